@@ -1,0 +1,231 @@
+"""The five primitives: the alignment's value, and its gradients in closed form.
+
+Letters: x input, W forward weight, B backward weight (layout of W), y = W x, z = B x, r = B^T y; M[.] is the mean
+over the batch. Equations: Kunin et al., ICML 2020 (arXiv 2003.01513), in the convention with 1/2.
+
+:func:`alignment_value` is the definition. :func:`backward_gradient` and :func:`forward_gradient` are its derivatives
+when no operation stands in the way, with terms that share a convolution fused; the tests hold them to automatic
+differentiation of the value. Everything is written over an :class:`~backroads.functional.operators.Operator`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from backroads.functional.operators import Operator
+from backroads.rules.alignment import ACTIVATIONS, Alignment, Operations
+
+Scale = float | Tensor  # one number: a float, or a 0-dimensional tensor where it is measured (power)
+
+
+def alignment_value(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: Alignment, op: Operator) -> Tensor:
+    """The alignment loss R of one layer; a 0-dimensional tensor.
+
+    Args:
+        x: the layer's input, (N, ...); one example without N counts as a batch of one.
+        W, B: weights in the same layout.
+        bias: the layer's bias, read only with ``use_bias_forward`` or ``use_bias_backward``.
+        rule: coefficients, reduction and operations. ``input_noise`` and ``every`` are the caller's.
+        op: the layer's map.
+
+    With ``update_forward`` decay adds 1/2|W|^2 and sparse 1/2 M|Wx|^2, which only W's gradient can tell.
+    """
+    ops = rule.operations
+    if op.unbatched(x):
+        x = x.unsqueeze(0)
+    if ops.center_input:
+        x = _center(x)
+    if ops.normalize_input:
+        x = _normalize(x)
+    x_B = _batch_center(x) if ops.batch_center_backward_input else x
+
+    y = op.project(x, W, bias if ops.use_bias_forward else None)
+    z = op.project(x_B, B, bias if ops.use_bias_backward else None)
+    activation = ACTIVATIONS[ops.activation] if ops.activation else _identity
+    if ops.activation_forward:
+        y = activation(y)
+    if ops.activation_backward:
+        z = activation(z)
+    # W^T z is the reference's "backward reconstruction", B^T y its "forward" one.
+    source = z if ops.reconstruction_reversal else y
+    reads_reconstruction = rule.null or (rule.amp and ops.reconstruction_amp)
+    r = op.pullback(source, W if ops.reconstruction_reversal else B, x) if reads_reconstruction else x
+
+    per_example = _per_example(rule, x, W, op)
+    amp_scale, sparse_scale = _scale(rule, x, per_example), _scale(rule, x_B, per_example)
+    null_scale = _scale(rule, source, per_example)
+    y, z = _forward_output(y, ops), _backward_output(z, ops)
+    r = (_backward_output if ops.reconstruction_reversal else _forward_output)(r, ops)
+
+    R = 0.5 * rule.decay * B.square().sum() - rule.self_ * (W * B).sum()
+    if rule.amp:
+        R = R - rule.amp * amp_scale * ((x * r).sum() if ops.reconstruction_amp else (y * z).sum())
+    if rule.null:
+        R = R + 0.5 * rule.null * null_scale * r.square().sum()
+    if rule.sparse:
+        R = R + 0.5 * rule.sparse * sparse_scale * z.square().sum()
+    if rule.update_forward:
+        R = R + 0.5 * rule.decay * W.square().sum()
+        if rule.sparse:
+            R = R + 0.5 * rule.sparse * amp_scale * y.square().sum()
+    return R
+
+
+def has_closed_form(rule: Alignment) -> bool:
+    """Whether no operation stands between the rule and its closed form."""
+    return rule.operations == Operations()
+
+
+def backward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: Alignment, op: Operator) -> Tensor:
+    """dR/dB in closed form, in the layout of W: decay B - amp M[y x^T] + null M[y r^T] + sparse M[z x^T] - self W.
+
+    Fused: amp and sparse share the projection of sparse B - amp W and one outer product; without sparse, amp and
+    null share the outer product of y with null r - amp x.
+
+    Args:
+        x: (N, ...) input; W, B: weights. y: ``W x`` without bias if the caller has it, else None.
+        W is read only if :attr:`Alignment.reads_forward_weight`.
+    """
+    y, amp_scale, null_scale = _activities(x, y, W, rule, op)
+    dB: Tensor | None = None
+    W_x, B_x = W.to(x.dtype), B.to(x.dtype)
+    if rule.sparse:
+        v = op.project(x, _combine(rule.sparse, B_x, -rule.amp, W_x))
+        dB = op.weight_gradient(x, v, W) * amp_scale
+        if rule.null:
+            assert y is not None
+            dB = dB + op.weight_gradient(op.pullback(y, B_x, x), y, W) * (rule.null * null_scale)
+    elif rule.null:
+        assert y is not None
+        r = op.pullback(y, B_x, x)
+        if rule.amp:
+            dB = op.weight_gradient(_combine(rule.null * null_scale, r, -rule.amp * amp_scale, x), y, W)
+        else:
+            dB = op.weight_gradient(r, y, W) * (rule.null * null_scale)
+    elif rule.amp:
+        assert y is not None
+        dB = op.weight_gradient(x, y, W) * (-rule.amp * amp_scale)
+    return _add_elementwise(dB, rule, B, W)
+
+
+def forward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: Alignment, op: Operator) -> Tensor:
+    """dR/dW in closed form (``update_forward``): decay W - amp M[z x^T] + null M[(B r) x^T] + sparse M[y x^T] - self B.
+
+    All data terms share one outer product with x, and amp and null the projection of null r - amp x.
+    Arguments as in :func:`backward_gradient`.
+    """
+    y, amp_scale, null_scale = _activities(x, y, W, rule, op)
+    B_x = B.to(x.dtype)
+    v: Tensor | None = None
+    if rule.null:
+        assert y is not None
+        r = op.pullback(y, B_x, x)
+        v = op.project(_combine(rule.null * null_scale, r, -rule.amp * amp_scale, x), B_x)
+    elif rule.amp:
+        v = op.project(x, B_x) * (-rule.amp * amp_scale)
+    if rule.sparse:
+        assert y is not None
+        v = y * (rule.sparse * amp_scale) if v is None else v + y * (rule.sparse * amp_scale)
+    dW = None if v is None else op.weight_gradient(x, v, W)
+    return _add_elementwise(dW, rule, W, B)
+
+
+def gradients_by_differentiation(
+    x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: Alignment, op: Operator
+) -> tuple[Tensor, Tensor | None]:
+    """(dR/dB, dR/dW or None without ``update_forward``) by differentiating :func:`alignment_value`: any operations."""
+    if bias is not None:
+        bias = bias.detach()
+
+    def value(B: Tensor, W: Tensor) -> Tensor:
+        return alignment_value(x, W.to(x.dtype), B.to(x.dtype), bias, rule, op)
+
+    if rule.update_forward:
+        dB, dW = torch.func.grad(value, argnums=(0, 1))(B, W)
+        return dB, dW
+    return torch.func.grad(value)(B, W), None
+
+
+def _activities(
+    x: Tensor, y: Tensor | None, W: Tensor, rule: Alignment, op: Operator
+) -> tuple[Tensor | None, Scale, Scale]:
+    """y where a term needs it, and the factors that turn sums into M for terms quadratic in x and in y."""
+    if y is None and (rule.null or (rule.amp and not rule.sparse) or (rule.sparse and rule.update_forward)):
+        y = op.project(x, W.to(x.dtype))
+    if not (rule.amp or rule.null or rule.sparse):
+        return y, 1.0, 1.0
+    per_example = _per_example(rule, x, W, op)
+    amp_scale = _scale(rule, x, per_example)
+    null_scale = _scale(rule, y, per_example) if rule.null and y is not None else 1.0
+    return y, amp_scale, null_scale
+
+
+def _add_elementwise(data: Tensor | None, rule: Alignment, own: Tensor, other: Tensor) -> Tensor:
+    """``data + decay own - self other``, in the dtype of ``own``, one pass over memory a term."""
+    g = None if data is None else data.to(own.dtype)
+    if rule.decay:
+        if g is None and rule.decay == rule.self_:
+            return (own - other) if rule.decay == 1 else (own - other) * rule.decay
+        g = own * rule.decay if g is None else torch.add(g, own, alpha=rule.decay)
+    if rule.self_:
+        g = other * -rule.self_ if g is None else torch.sub(g, other, alpha=rule.self_)
+    return torch.zeros_like(own) if g is None else g
+
+
+def _combine(a: Scale, u: Tensor, b: Scale, v: Tensor) -> Tensor:
+    """``a u + b v``; b may be 0."""
+    if isinstance(b, float):
+        return torch.add(u * a, v, alpha=b) if b else u * a
+    return u * a + v * b
+
+
+def _per_example(rule: Alignment, x: Tensor, W: Tensor, op: Operator) -> float:
+    """1/N, or 1/(N positions) unless positions are summed. An empty batch has no terms to divide."""
+    rows = 1 if op.unbatched(x) else x.shape[0]
+    if rule.reduction != "sum":
+        rows *= op.positions(x, W)
+    return 1.0 / max(rows, 1)
+
+
+def _scale(rule: Alignment, activity: Tensor, per_example: float) -> Scale:
+    """``per_example``, divided by the mean square of the activity under "power" (a constant of R)."""
+    if rule.reduction != "power" or activity.numel() == 0:
+        return per_example
+    mean_square = activity.detach().square().mean()
+    # A silent activity has no power to divide by; its terms are 0 whatever the divisor.
+    return per_example / mean_square.clamp_min(torch.finfo(mean_square.dtype).tiny)
+
+
+def _forward_output(v: Tensor, ops: Operations) -> Tensor:
+    if ops.center_forward_output:
+        v = _center(v)
+    if ops.normalize_forward_output:
+        v = _normalize(v)
+    return _batch_center(v) if ops.batch_center_forward_output else v
+
+
+def _backward_output(v: Tensor, ops: Operations) -> Tensor:
+    if ops.center_backward_output:
+        v = _center(v)
+    return _normalize(v) if ops.normalize_backward_output else v
+
+
+def _identity(v: Tensor) -> Tensor:
+    return v
+
+
+def _center(v: Tensor) -> Tensor:
+    """Subtract each example's mean over features and positions. v: (N, ...)."""
+    return v - v.mean(dim=tuple(range(1, v.dim())), keepdim=True)
+
+
+def _normalize(v: Tensor) -> Tensor:
+    """Center, then bring each example to norm 1; the floor 1e-12 on the sum of squares is the reference's."""
+    v = _center(v)
+    return v * v.square().sum(dim=tuple(range(1, v.dim())), keepdim=True).clamp_min(1e-12).rsqrt()
+
+
+def _batch_center(v: Tensor) -> Tensor:
+    """Subtract the mean over the batch axis. v: (N, ...)."""
+    return v - v.mean(dim=0, keepdim=True) if v.shape[0] else v

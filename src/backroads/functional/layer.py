@@ -1,0 +1,190 @@
+"""One layer's forward and backward pass: the autograd Functions that send the error back through B.
+
+The alignment gradient of B is returned by the Function in the one ordinary backward pass, so that
+``loss.backward(); optimizer.step()`` is all there is, and data parallelism, gradient accumulation, autocast and
+compilation see an ordinary parameter with an ordinary gradient.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backroads.functional.alignment import (
+    backward_gradient,
+    forward_gradient,
+    gradients_by_differentiation,
+    has_closed_form,
+)
+from backroads.functional.operators import Operator
+from backroads.rules.alignment import Alignment
+
+
+def aligned(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, op: Operator, rule: Alignment) -> Tensor:
+    """``y = W x + bias``, whose backward pass goes through B and teaches B.
+
+    Gradients, with dy the error of y and R the rule's alignment loss:
+
+    - ``dx = B^T dy``
+    - ``dW = dy x^T`` (``+ dR/dW`` with ``update_forward``)
+    - ``dB = dR/dB`` (``+ dy x^T`` with ``tie_grad``), independent of dy otherwise
+    - ``dbias = sum dy``
+
+    dR/dB does not scale with the task's loss; see :func:`backroads.alignment_scale` for gradient accumulation.
+
+    Args:
+        x: input, in the dtype to compute in. W, B: weights in one layout; they may be of a wider dtype, and their
+            gradients come in it (mixed precision). bias: (O,) or None. op: the layer's map. rule: what teaches B.
+    """
+    y: Tensor = _AlignedFunction.apply(x, W, B, bias, op, rule)  # type: ignore[no-untyped-call]
+    return _owned(y)
+
+
+def direct(x: Tensor, W: Tensor, D: Tensor, bias: Tensor | None, op: Operator) -> tuple[Tensor, Tensor]:
+    """``(W x + bias, carrier)``: a layer whose input error comes straight from the output of the network.
+
+    The carrier is a (N, K) tensor of zeros. Added to the network's output (N, K), it brings the output's error e
+    here by ordinary differentiation, and the layer answers ``dx = D^T e / positions`` in place of ``W^T dy``.
+
+    Args:
+        x: (N, ..., I) or (N, I, *spatial). D: (K, I), fixed. Others as in :func:`aligned`.
+    """
+    y, carrier = _DirectFunction.apply(x, W, D, bias, op)  # type: ignore[no-untyped-call]
+    return _owned(y), carrier
+
+
+def _traced() -> bool:
+    """Whether a compiler or a function transform (vmap, grad) is looking on."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _owned(y: Tensor) -> Tensor:
+    """``y``, safe for in-place activations.
+
+    Where the Function saves its own output, an in-place operation under compilation would change what is saved, and
+    vmap makes a Function's output a view, which refuses such operations. (A compiler fuses the copy away.)
+    """
+    return y.clone() if _traced() else y
+
+
+@dataclasses.dataclass(frozen=True)
+class _KeptOutput:
+    """The layer's output, and its version when it was made; see :func:`_keep`."""
+
+    y: Tensor
+    version: int
+
+    @property
+    def unchanged(self) -> bool:
+        return self.y._version == self.version
+
+
+class _AlignedFunction(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, op: Operator, rule: Alignment) -> Tensor:
+        return op.project(x, W.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, W, B, bias, op, rule = inputs
+        learns = ctx.needs_input_grad[2] or rule.update_forward
+        reads_W = learns and (rule.reads_forward_weight or not has_closed_form(rule))
+        ctx.op, ctx.rule = op, rule
+        ctx.weight_dtype = W.dtype
+        ctx.kept = None
+        y = None
+        if learns and rule.reads_output and has_closed_form(rule):
+            ctx.kept, y = _keep(output)
+        ctx.save_for_backward(x, W if reads_W else None, B, bias, y)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        with torch.autocast(dy.device.type, enabled=False):
+            return _backward(ctx, dy)
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    x, W, B, bias, y = ctx.saved_tensors
+    op, rule = ctx.op, ctx.rule
+    needs_x, needs_W, needs_B, needs_bias = ctx.needs_input_grad[:4]
+
+    tied = needs_B and rule.tie_grad
+    dx, dW, db = op.backward(dy, x, B.to(x.dtype), (needs_x, needs_W or tied, needs_bias))
+    dW = None if dW is None else dW.to(ctx.weight_dtype)
+    db = None if db is None else db.to(bias.dtype)
+    task_dW = dW
+
+    dB: Tensor | None = None
+    dW_alignment: Tensor | None = None
+    if needs_B or (needs_W and rule.update_forward):
+        if rule.input_noise is not None:
+            x, y = rule.input_noise.like(x), None
+        elif y is None:
+            y = _recall(ctx.kept, bias, op)
+        elif bias is not None:
+            y = op.add_bias(y, bias.to(y.dtype), -1)
+        if W is None:
+            W = B  # never read by this rule; stands in for its shape
+        if has_closed_form(rule):
+            dB = backward_gradient(x, y, W, B, rule, op) if needs_B else None
+            if rule.update_forward:
+                dW_alignment = forward_gradient(x, y, W, B, rule, op)
+        else:
+            dB, dW_alignment = gradients_by_differentiation(x, W, B, bias, rule, op)
+        if tied and dB is not None and task_dW is not None:
+            dB = dB + task_dW
+        if dW is not None and dW_alignment is not None:
+            dW = dW + dW_alignment
+    return dx, dW if needs_W else None, dB, db, None, None
+
+
+def _keep(output: Tensor) -> tuple[_KeptOutput | None, Tensor | None]:
+    """How the output is kept for the backward pass: aside with its version, or saved the ordinary way.
+
+    A saved output makes autograd refuse an in-place activation right after the layer (``ReLU(inplace=True)``), which
+    plain torch layers allow. Kept aside, a changed output is noticed and ``W x`` computed again. Compilers and
+    function transforms need everything saved; :func:`_owned` keeps it from changing there.
+    """
+    if _traced():
+        return None, output
+    return _KeptOutput(output.detach(), output._version), None
+
+
+def _recall(kept: _KeptOutput | None, bias: Tensor | None, op: Operator) -> Tensor | None:
+    """``W x`` from the kept output, or None if it changed or must stay differentiable (double backward)."""
+    if kept is None or torch.is_grad_enabled() or not kept.unchanged:
+        return None
+    return kept.y if bias is None else op.add_bias(kept.y, bias.to(kept.y.dtype), -1)
+
+
+class _DirectFunction(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, W: Tensor, D: Tensor, bias: Tensor | None, op: Operator) -> tuple[Tensor, Tensor]:
+        y = op.project(x, W.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return y, y.new_zeros(1 if op.unbatched(x) else x.shape[0], D.shape[0])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, W, D, bias, op = inputs
+        ctx.op = op
+        ctx.weight_dtype, ctx.bias_dtype = W.dtype, None if bias is None else bias.dtype
+        ctx.save_for_backward(x, W, D)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, e: Tensor) -> tuple[Any, ...]:
+        x, W, D = ctx.saved_tensors
+        op: Operator = ctx.op
+        needs_x, needs_W, _, needs_bias = ctx.needs_input_grad[:4]
+        with torch.autocast(dy.device.type, enabled=False):
+            dx = op.spread(e.to(x.dtype) @ D.to(x.dtype), x) if needs_x else None
+            _, dW, db = op.backward(dy, x, W.to(x.dtype), (False, needs_W, needs_bias))
+        dW = None if dW is None else dW.to(ctx.weight_dtype)
+        db = None if db is None else db.to(ctx.bias_dtype)
+        return dx, dW, None, db, None

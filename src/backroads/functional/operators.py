@@ -1,0 +1,184 @@
+"""The two linear maps a layer can be, each with its two adjoints.
+
+A layer's map ``y = W x`` is bilinear in (W, x). Everything a rule needs is that map and its adjoints::
+
+    project(x, W)              y = W x
+    pullback(dy, B, x)         B^T dy         the adjoint in x: takes an error (or activity) back
+    weight_gradient(x, dy, W)  sum dy x^T     the adjoint in W: an outer product summed over batch and positions
+
+so that ``<dy, project(x, W)> = <pullback(dy, W), x> = <weight_gradient(x, dy), W>``. The formulas of
+:mod:`backroads.functional.alignment` are written once, over these three, for linear layers and all convolutions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Operator(Protocol):
+    """A bilinear layer map. Shapes are documented on the two implementations."""
+
+    def project(self, x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``W x (+ bias)``."""
+        ...
+
+    def pullback(self, dy: Tensor, B: Tensor, x: Tensor) -> Tensor:
+        """``B^T dy``, with the shape of ``x`` (whose values are not read)."""
+        ...
+
+    def weight_gradient(self, x: Tensor, dy: Tensor, W: Tensor) -> Tensor:
+        """``sum dy x^T`` over batch and positions, with the shape of ``W`` (whose values are not read)."""
+        ...
+
+    def backward(
+        self, dy: Tensor, x: Tensor, B: Tensor, needs: tuple[bool, bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """``(B^T dy, sum dy x^T, sum dy)``: errors of input, weight and bias in one call, where needed."""
+        ...
+
+    def unbatched(self, x: Tensor) -> bool:
+        """Whether ``x`` is one example without a batch dimension."""
+        ...
+
+    def positions(self, x: Tensor, W: Tensor) -> int:
+        """Number of places per example at which the map is applied; only the shapes are read."""
+        ...
+
+    def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
+        """``y + sign * bias``, the bias broadcast over batch and positions."""
+        ...
+
+    def spread(self, v: Tensor, x: Tensor) -> Tensor:
+        """A feature vector per example, (N, I), divided evenly over the positions of ``x`` and shaped like it."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearMap:
+    """``y = W x``. x: (N, ..., I) or (I,); W, B: (O, I); y: (N, ..., O) or (O,).
+
+    The first dimension is the batch; further leading dimensions are positions (tokens), like a convolution's.
+    """
+
+    def project(self, x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, W, bias)
+
+    def pullback(self, dy: Tensor, B: Tensor, x: Tensor) -> Tensor:
+        return dy @ B
+
+    def weight_gradient(self, x: Tensor, dy: Tensor, W: Tensor) -> Tensor:
+        return dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
+
+    def backward(
+        self, dy: Tensor, x: Tensor, B: Tensor, needs: tuple[bool, bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        dx = self.pullback(dy, B, x) if needs[0] else None
+        dW = self.weight_gradient(x, dy, B) if needs[1] else None
+        db = dy.reshape(-1, dy.shape[-1]).sum(0) if needs[2] else None
+        return dx, dW, db
+
+    def unbatched(self, x: Tensor) -> bool:
+        return x.dim() == 1
+
+    def positions(self, x: Tensor, W: Tensor) -> int:
+        return math.prod(x.shape[1:-1])
+
+    def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
+        return torch.add(y, bias, alpha=sign)
+
+    def spread(self, v: Tensor, x: Tensor) -> Tensor:
+        if self.unbatched(x):
+            return v[0]
+        positions = math.prod(x.shape[1:-1])
+        return (v / positions).reshape(*x.shape[:1], *(1,) * (x.dim() - 2), x.shape[-1]).expand_as(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvolutionMap:
+    """Convolution in d = 1, 2 or 3 dimensions, as ``torch.nn.ConvNd`` with numeric zero padding.
+
+    x: (N, I, *spatial) or (I, *spatial); W, B: (O, I/groups, *kernel); y: (N, O, *positions) or without N.
+
+    ``pullback`` is the exact adjoint for every stride, padding, dilation and number of groups: it has the shape of
+    x whatever the stride leaves over at the border.
+
+    Attributes:
+        border: more zeros on single sides, in the order of ``torch.nn.functional.pad``: what "same" needs for kernels
+            of even size. Like ``padding`` it belongs to the map, so x and B^T y stay without it.
+    """
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    border: tuple[int, ...] = ()
+
+    def project(self, x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
+        conv = (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1]
+        return conv(self._bordered(x), W, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def _bordered(self, x: Tensor) -> Tensor:
+        return F.pad(x, self.border) if self.border else x
+
+    def _unbordered(self, x: Tensor) -> Tensor:
+        return F.pad(x, [-width for width in self.border]) if self.border else x
+
+    def pullback(self, dy: Tensor, B: Tensor, x: Tensor) -> Tensor:
+        dx = self.backward(dy, x, B, (True, False, False))[0]
+        assert dx is not None
+        return dx
+
+    def weight_gradient(self, x: Tensor, dy: Tensor, W: Tensor) -> Tensor:
+        dW = self.backward(dy, x, W, (False, True, False))[1]
+        assert dW is not None
+        return dW
+
+    def backward(
+        self, dy: Tensor, x: Tensor, B: Tensor, needs: tuple[bool, bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        alone = self.unbatched(x)
+        if alone:
+            dy, x = dy.unsqueeze(0), x.unsqueeze(0)
+        # The kernel torch itself uses: the weight is read for dx alone, so B in its place is the whole change.
+        dx, dW, db = torch.ops.aten.convolution_backward(
+            dy,
+            self._bordered(x),
+            B,
+            [B.shape[0]] if needs[2] else None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            False,
+            (0,) * len(self.stride),
+            self.groups,
+            needs,
+        )
+        if needs[0]:
+            dx = self._unbordered(dx)
+        return (dx[0] if alone and needs[0] else dx), dW, db
+
+    def unbatched(self, x: Tensor) -> bool:
+        return x.dim() == len(self.stride) + 1
+
+    def positions(self, x: Tensor, W: Tensor) -> int:
+        d = len(self.stride)
+        border = [sum(self.border[2 * i : 2 * i + 2]) for i in reversed(range(d))] if self.border else [0] * d
+        count = 1
+        for i in range(d):
+            reach = self.dilation[i] * (W.shape[i - d] - 1) + 1
+            count *= (x.shape[i - d] + 2 * self.padding[i] + border[i] - reach) // self.stride[i] + 1
+        return count
+
+    def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
+        return torch.add(y, bias.view(-1, *(1,) * len(self.stride)), alpha=sign)
+
+    def spread(self, v: Tensor, x: Tensor) -> Tensor:
+        d = len(self.stride)
+        v = v / math.prod(x.shape[-d:])
+        return (v[0] if self.unbatched(x) else v).reshape(*x.shape[:-d], *(1,) * d).expand_as(x)

@@ -1,0 +1,265 @@
+"""Alignment: a weighted sum of five primitives that teaches the backward weights B.
+
+Kunin et al., "Two Routes to Scalable Credit Assignment without Weight Symmetry", ICML 2020 (arXiv 2003.01513).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backroads.errors import RuleError, nearest
+from backroads.rules.base import Rule, check_number
+
+REDUCTIONS = ("sum", "mean", "power")
+PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": F.softplus,
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "leaky_relu": F.leaky_relu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Operations:
+    """What is done to the activities before the alignment is computed; the reference's options by their names.
+
+    Order: center_input; normalize_input; batch_center_backward_input (input of the B projection only); projections
+    y = W x and z = B x; biases; activations; reconstructions B^T y and W^T z; then centering, normalising and batch
+    centering of the outputs and their reconstructions (B^T y with the forward options, W^T z with the backward ones).
+
+    Centering and normalising act per example over all features, channels and positions. Normalising subtracts the
+    mean and multiplies by rsqrt(max(sum of squares, 1e-12)). Batch centering subtracts the mean over the batch axis.
+
+    Attributes:
+        activation: name of the activation that ``activation_forward`` and ``activation_backward`` apply, one of
+            relu, tanh, sigmoid, softplus, elu, gelu, silu, leaky_relu; None is the identity (a torch layer has no
+            activation of its own).
+        reconstruction_reversal: null (and amp, with ``reconstruction_amp``) use W^T z in place of B^T y.
+        reconstruction_amp: amp is -M<x, reconstruction> in place of -M<y, z>.
+
+    Raises:
+        RuleError: for an unknown activation or a flag that is not a bool.
+    """
+
+    center_input: bool = False
+    normalize_input: bool = False
+    batch_center_backward_input: bool = False
+    use_bias_forward: bool = False
+    use_bias_backward: bool = False
+    activation: str | None = None
+    activation_forward: bool = False
+    activation_backward: bool = False
+    center_forward_output: bool = False
+    normalize_forward_output: bool = False
+    batch_center_forward_output: bool = False
+    center_backward_output: bool = False
+    normalize_backward_output: bool = False
+    reconstruction_reversal: bool = False
+    reconstruction_amp: bool = False
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "activation":
+                if value is not None and value not in ACTIVATIONS:
+                    raise RuleError(
+                        f"Operations: unknown activation {value!r}.{nearest(str(value), ACTIVATIONS)} "
+                        f"Known: {', '.join(ACTIVATIONS)}, or None"
+                    )
+            elif not isinstance(value, bool):
+                raise RuleError(f"Operations: {field.name} must be True or False, got {value!r}")
+
+    def __repr__(self) -> str:
+        chosen = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        ]
+        return f"Operations({', '.join(chosen)})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """White noise that drives a layer in place of its activity ("mirror mode").
+
+    Attributes:
+        distribution: "normal" or "uniform", both with mean 0.
+        std: its standard deviation, in units of the activity.
+
+    Raises:
+        RuleError: for another distribution or a std that is not a finite number > 0.
+    """
+
+    distribution: str = "normal"
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        known = ("normal", "uniform")
+        if self.distribution not in known:
+            raise RuleError(
+                f"Noise: unknown distribution {self.distribution!r}.{nearest(str(self.distribution), known)} "
+                f"Known: {', '.join(known)}"
+            )
+        check_number("Noise", "std", self.std)
+        if self.std == 0:
+            raise RuleError("Noise: std must be > 0, got 0; leave input_noise out to switch the noise off")
+
+    def like(self, x: Tensor) -> Tensor:
+        """A fresh draw with the shape, dtype and device of ``x``, from torch's global generator."""
+        if self.distribution == "normal":
+            return torch.randn_like(x) * self.std
+        half_width = self.std * math.sqrt(3)  # the variance of U(-a, a) is a^2 / 3
+        return (torch.rand_like(x) * 2 - 1) * half_width
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment(Rule):
+    """R = decay 1/2|B|^2 - amp M<Wx, Bx> + null 1/2 M|B^T y|^2 + sparse 1/2 M|Bx|^2 - self <W, B>.
+
+    Each layer's B descends R, while W descends the task's loss with errors that came back through B. M is the mean
+    over the batch; positions of a convolution are summed (see ``reduction``). Inputs, biases and, unless
+    ``update_forward``, W are constants of R, which never sends a gradient to another layer.
+
+    Args:
+        decay, amp, null, sparse, self_: coefficients of the primitives, finite and >= 0. With y = W x, z = B x and
+            r = B^T y their gradients for B are B, -M[y x^T], M[y r^T], M[z x^T] and -W. (The reference has no 1/2:
+            its coefficient of decay, null or sparse is half of ours.)
+        tie_grad: B also gets the task gradient of W (Kolen and Pollack).
+        update_forward: W also gets its gradient of R, to which decay then adds 1/2|W|^2 and sparse 1/2 M|Wx|^2.
+        reduction: "sum" over positions (the reference), "mean" over positions, or "power": mean, and each term
+            divided by the mean square of the activity it is quadratic in (x for amp and sparse, y for null), which
+            makes all coefficients dimensionless.
+        operations: what is done to the activities first.
+        input_noise: compute R on noise of the input's shape instead of the activity: a :class:`Noise`, its
+            distribution's name, its std, or a pair (distribution, std).
+        every: compute the terms that need activities on every k-th training step only, times k.
+
+    Raises:
+        RuleError: if a value makes no sense; the message says what was expected.
+
+    Rules add, and scale by a number: ``Alignment(decay=1) + 0.5 * Alignment(self_=2)``.
+    """
+
+    kind: ClassVar[str] = "alignment"
+
+    decay: float = 0.0
+    amp: float = 0.0
+    null: float = 0.0
+    sparse: float = 0.0
+    self_: float = 0.0
+    _: dataclasses.KW_ONLY
+    tie_grad: bool = False
+    update_forward: bool = False
+    reduction: str = "sum"
+    operations: Operations = Operations()
+    input_noise: Noise | None = None
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in PRIMITIVES:
+            check_number("Alignment", name, getattr(self, name))
+            object.__setattr__(self, name, float(getattr(self, name)))
+        for name in ("tie_grad", "update_forward"):
+            if not isinstance(getattr(self, name), bool):
+                raise RuleError(f"Alignment: {name} must be True or False, got {getattr(self, name)!r}")
+        if self.reduction not in REDUCTIONS:
+            raise RuleError(
+                f"Alignment: unknown reduction {self.reduction!r}.{nearest(str(self.reduction), REDUCTIONS)} "
+                f"Known: {', '.join(REDUCTIONS)}"
+            )
+        if not isinstance(self.operations, Operations):
+            raise RuleError(f"Alignment: operations must be Operations(...), got {self.operations!r}")
+        object.__setattr__(self, "input_noise", _as_noise(self.input_noise))
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+            raise RuleError(f"Alignment: every must be a whole number of steps >= 1, got {self.every!r}")
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """The five coefficients by name, in the order decay, amp, null, sparse, self_."""
+        return {name: getattr(self, name) for name in PRIMITIVES}
+
+    @property
+    def learns(self) -> bool:
+        """Whether B ever moves; False is feedback alignment."""
+        return self.tie_grad or any(self.coefficients.values())
+
+    @property
+    def reads_output(self) -> bool:
+        """Whether the closed form needs y = W x: keeping the layer's output then saves a projection."""
+        fused = self.sparse != 0 and not self.update_forward  # amp is then part of the projection of sparse
+        return self.input_noise is None and (self.null != 0 or (self.amp != 0 and not fused))
+
+    @property
+    def reads_forward_weight(self) -> bool:
+        """Whether the alignment gradient needs W."""
+        return self.update_forward or any((self.amp, self.null, self.sparse, self.self_))
+
+    def scaled(self, everything: float, data: float = 1.0) -> Alignment:
+        """The same rule with all coefficients times ``everything`` and amp, null, sparse times ``data`` as well."""
+        factors = {name: everything if name in ("decay", "self_") else everything * data for name in PRIMITIVES}
+        return dataclasses.replace(self, **{name: getattr(self, name) * f for name, f in factors.items()})
+
+    def __add__(self, other: object) -> Alignment:
+        if not isinstance(other, Alignment):
+            return NotImplemented
+        for name in ("reduction", "operations", "input_noise", "every"):
+            if getattr(self, name) != getattr(other, name):
+                raise RuleError(
+                    f"cannot add rules with different {name}: {getattr(self, name)!r} and {getattr(other, name)!r}; "
+                    f"give both the same {name}"
+                )
+        return dataclasses.replace(
+            self,
+            **{name: getattr(self, name) + getattr(other, name) for name in PRIMITIVES},
+            tie_grad=self.tie_grad or other.tie_grad,
+            update_forward=self.update_forward or other.update_forward,
+        )
+
+    def __mul__(self, factor: object) -> Alignment:
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
+            return NotImplemented
+        check_number("Alignment", "the factor", factor)
+        return self.scaled(float(factor))
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        terms = [f"{c:g} {name.rstrip('_')}" for name, c in self.coefficients.items() if c]
+        text = f"R = {' + '.join(terms) or '0'}"
+        if self.tie_grad:
+            text += ", dB += dW"
+        options = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in dataclasses.fields(self)
+            if f.name not in (*PRIMITIVES, "tie_grad") and getattr(self, f.name) != f.default
+        ]
+        return f"{text} [{', '.join(options)}]" if options else text
+
+
+def _as_noise(value: object) -> Noise | None:
+    """Read the short forms of ``input_noise``."""
+    if value is None or isinstance(value, Noise):
+        return value
+    if isinstance(value, str):
+        return Noise(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Noise(std=float(value))
+    if isinstance(value, tuple | list) and len(value) == 2:
+        return Noise(*value)
+    raise RuleError(
+        f"Alignment: input_noise must be None, a std, 'normal', 'uniform', a pair (distribution, std) or Noise(...), "
+        f"got {value!r}"
+    )

@@ -1,0 +1,110 @@
+"""The named rules, each with defaults that work; the defaults and how they were chosen: docs/defaults.md.
+
+The reference is Kunin et al., "Two Routes to Scalable Credit Assignment without Weight Symmetry", ICML 2020
+(arXiv 2003.01513), and its public code. Letters: x input, W forward, B backward weights, y = W x, z = B x,
+M[.] the mean over the batch. The defaults of the alignment rules expect plain SGD with rate 1 on B.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backroads.rules.alignment import Alignment
+from backroads.rules.base import Backprop, DirectFeedback, SignSymmetry
+
+
+def backprop() -> Backprop:
+    """Backpropagation: ``dx = W^T dy``. The comparator, and the rule for layers to leave as they are.
+
+    Source: Rumelhart, Hinton, Williams, Nature 323 (1986).
+    """
+    return Backprop()
+
+
+def feedback_alignment() -> Alignment:
+    """Feedback alignment: ``dx = B^T dy`` with B fixed and random. R = 0.
+
+    Source: Lillicrap, Cownden, Tweed, Akerman, Nature Communications 7 (2016).
+    """
+    return Alignment()
+
+
+def sign_symmetry(variant: str = "uniform") -> SignSymmetry:
+    """Sign symmetry: B shares the signs of W and has magnitudes of its own.
+
+    - "uniform" (uSF): ``B = s sign(W)``, s the standard deviation of the layer's initial W;
+    - "batch_random" (brSF): ``B = |R| sign(W)``, R drawn anew in each forward pass from N(0, s^2);
+    - "fixed_random" (frSF): ``B = |R| sign(W)``, R drawn once.
+
+    Sources: Liao, Leibo, Poggio, AAAI 2016; Moskovitz, Litwin-Kumar, Abbott, arXiv 1812.06488 (2018).
+
+    Raises:
+        RuleError: for another variant.
+    """
+    return SignSymmetry(variant)
+
+
+def weight_mirror(amp: float = 0.01, decay: float = 0.01, **options: Any) -> Alignment:
+    """Weight mirror: ``dB = decay B - amp M[y x^T]``. Local.
+
+    With W held, B settles at ``(amp / decay) W C``, C = M[x x^T]: the right direction only for white input.
+
+    Source: Akrout, Wilson, Humphreys, Lillicrap, Tweed, NeurIPS 2019; as a sum of primitives: Kunin et al. 2020.
+    """
+    return Alignment(amp=amp, decay=decay, **{"reduction": "power", **options})
+
+
+def information_alignment(amp: float = 0.01, null: float = 0.01, decay: float = 0.01, **options: Any) -> Alignment:
+    """Information alignment: ``dB = decay B - amp M[y x^T] + null M[y r^T]``, r = B^T y. Local.
+
+    null bounds what amp alone lets explode: with W held and equal coefficients (reduction "sum"), B settles at the
+    ridge pseudo-inverse ``(W C W^T + I)^-1 W C``.
+
+    Source: Kunin et al. 2020.
+    """
+    return Alignment(amp=amp, null=null, decay=decay, **{"reduction": "power", **options})
+
+
+def symmetric_alignment(decay: float = 0.3, self_: float = 0.3, **options: Any) -> Alignment:
+    """Symmetric alignment: ``dB = decay B - self W``. Reads W (weight estimation); for any input B settles at
+    ``(self / decay) W``, and ``decay = self_`` is the fraction of the way covered in a step of rate 1.
+
+    Source: Kunin et al. 2020.
+    """
+    return Alignment(decay=decay, self_=self_, **options)
+
+
+def activation_alignment(amp: float = 0.1, sparse: float = 0.1, **options: Any) -> Alignment:
+    """Activation alignment: ``dB = sparse M[z x^T] - amp M[y x^T]``: makes B x follow W x (weight estimation).
+
+    B settles at ``(amp / sparse) W`` where C = M[x x^T] has full rank, as slowly as C is ill-conditioned.
+
+    Source: Kunin et al. 2020.
+    """
+    return Alignment(amp=amp, sparse=sparse, **{"reduction": "power", **options})
+
+
+def kolen_pollack(decay: float = 5e-4, **options: Any) -> Alignment:
+    """Kolen-Pollack: ``dB = dW_task + decay B``: the same increments and the same decay bring B and W together.
+
+    W needs the same decay from its optimiser, and W and B the same effective rate: with W on SGD at rate lr and
+    momentum m, B on plain SGD at rate lr / (1 - m), ``decay`` is W's ``weight_decay``.
+
+    Sources: Kolen, Pollack, ICNN 1994; Akrout et al., NeurIPS 2019.
+    """
+    return Alignment(decay=decay, tie_grad=True, **options)
+
+
+def direct_feedback_alignment(outputs: int | None = None) -> DirectFeedback:
+    """Direct feedback alignment: ``dx = D^T e``: the error e of the network's output, straight to each layer.
+
+    D is (K, features of x), fixed and random, for K outputs of the network; e is (N, K). Over the positions of a
+    feature map the error is divided evenly: D is shared between positions as a convolution's weights are (Nokland
+    has a row for every unit, which takes K numbers for every pixel).
+
+    Args:
+        outputs: K; None reads it off the last layer that is converted.
+
+    Source: Nokland, NeurIPS 2016.
+    """
+    return DirectFeedback(outputs)

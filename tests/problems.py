@@ -1,0 +1,118 @@
+"""The one table of all rules and the one table of layer problems, over which the property tests run."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import backroads as br
+from backroads.nn import AlignedLayer
+
+OUTPUTS = 3  # outputs of the networks below, for direct feedback
+
+# Every named rule with its defaults, every variant, and rules that reach every branch of the closed forms.
+RULES: dict[str, br.Rule] = {
+    **{name: br.get_rule(name) for name in br.list_rules() if name != "direct_feedback_alignment"},
+    "direct_feedback_alignment": br.rules.direct_feedback_alignment(outputs=OUTPUTS),
+    "sign_symmetry(batch_random)": br.rules.sign_symmetry("batch_random"),
+    "sign_symmetry(fixed_random)": br.rules.sign_symmetry("fixed_random"),
+    "all five primitives": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5),
+    "all five, mean": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="mean"),
+    "all five, power": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="power"),
+    "all five, update_forward": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, update_forward=True),
+    "all five, tied": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, tie_grad=True),
+    "activation_alignment, centered": br.Alignment(
+        amp=0.3, sparse=0.4, operations=br.Operations(center_input=True, normalize_backward_output=True)
+    ),
+}
+# Rules whose backward weights are an Alignment's.
+ALIGNMENTS = {name: rule for name, rule in RULES.items() if isinstance(rule, br.Alignment)}
+# All 2^5 subsets of the primitives, as bare coefficients.
+SUBSETS = [
+    br.Alignment(*(c if used else 0.0 for c, used in zip((0.2, 0.3, 0.1, 0.4, 0.5), use, strict=True)))
+    for use in itertools.product((False, True), repeat=5)
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A layer and an input for it.
+
+    Attributes:
+        make: rule -> layer. shape: of the input.
+    """
+
+    make: Callable[..., AlignedLayer]
+    shape: tuple[int, ...]
+
+    def layer(self, rule: br.Rule, dtype: torch.dtype = torch.float64, seed: int = 0) -> AlignedLayer:
+        """The layer under ``rule``, its weights drawn from ``seed``."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return self.make(rule=rule, dtype=dtype)
+
+    def input(self, dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
+        """An input drawn from ``seed``."""
+        return torch.randn(self.shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def _conv(d: int, *args: Any, **kwargs: Any) -> Callable[..., AlignedLayer]:
+    cls = (br.nn.Conv1d, br.nn.Conv2d, br.nn.Conv3d)[d - 1]
+    return lambda **more: cls(*args, **kwargs, **more)
+
+
+def _linear(*args: Any, **kwargs: Any) -> Callable[..., AlignedLayer]:
+    return lambda **more: br.nn.Linear(*args, **kwargs, **more)
+
+
+# All are rectangular: a transpose in the wrong place fails. Strides that leave a rest at the border are among them.
+PROBLEMS: dict[str, Problem] = {
+    "linear": Problem(_linear(5, 3), (7, 5)),
+    "linear without bias": Problem(_linear(5, 3, bias=False), (7, 5)),
+    "linear over tokens": Problem(_linear(5, 3), (4, 6, 5)),
+    "linear of one example": Problem(_linear(5, 3), (5,)),
+    "linear of an empty batch": Problem(_linear(5, 3), (0, 5)),
+    "conv1d": Problem(_conv(1, 2, 3, 3, stride=2, padding=1), (4, 2, 10)),
+    "conv2d": Problem(_conv(2, 2, 3, (3, 2), padding=1), (4, 2, 6, 5)),
+    "conv2d strided with a rest": Problem(_conv(2, 2, 3, 3, stride=2), (4, 2, 8, 6)),
+    "conv2d dilated in groups": Problem(_conv(2, 4, 6, 3, dilation=2, groups=2, padding=2), (3, 4, 7, 7)),
+    "conv2d depthwise without bias": Problem(_conv(2, 4, 4, 3, groups=4, padding=1, bias=False), (3, 4, 5, 5)),
+    "conv2d same, even kernel": Problem(_conv(2, 2, 3, (2, 4), padding="same"), (3, 2, 5, 6)),
+    "conv2d valid 1x1": Problem(_conv(2, 3, 2, 1, padding="valid"), (3, 3, 4, 4)),
+    "conv2d circular": Problem(_conv(2, 2, 3, 3, padding=1, padding_mode="circular"), (3, 2, 5, 5)),
+    "conv2d of one example": Problem(_conv(2, 2, 3, 3, padding=1), (2, 5, 5)),
+    "conv2d of an empty batch": Problem(_conv(2, 2, 3, 3, padding=1), (0, 2, 5, 5)),
+    "conv3d": Problem(_conv(3, 2, 3, 2, stride=(1, 2, 1)), (2, 2, 3, 4, 3)),
+}
+
+
+def small_network(rule: Any, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.nn.Module:
+    """A converted network with convolutions, batch norm, an in-place activation and two linear layers.
+
+    Input (N, 2, 6, 6), output (N, OUTPUTS).
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(2, 4, 3, padding=1),
+            torch.nn.ReLU(inplace=True),
+            torch.nn.Conv2d(4, 6, 3, stride=2, bias=False),
+            torch.nn.BatchNorm2d(6),
+            torch.nn.Tanh(),
+            torch.nn.Flatten(),
+            torch.nn.Linear(24, 5),
+            torch.nn.ReLU(),
+            torch.nn.Linear(5, OUTPUTS),
+        ).to(dtype)
+        return br.convert(net, rule)
+
+
+def batch(n: int = 6, dtype: torch.dtype = torch.float64, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Images (n, 2, 6, 6) and labels (n,) for :func:`small_network`."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 2, 6, 6, dtype=dtype, generator=generator), torch.randint(OUTPUTS, (n,), generator=generator)
