@@ -146,7 +146,7 @@ class ConvolutionMap:
         if alone:
             dy, x = dy.unsqueeze(0), x.unsqueeze(0)
         # The kernel torch itself uses: the weight is read for dx alone, so B in its place is the whole change.
-        dx, dW, db = torch.ops.aten.convolution_backward(
+        dx, dW, db = torch.ops.aten.convolution_backward.default(
             dy,
             self._bordered(x),
             B,

@@ -1,0 +1,106 @@
+"""``backroads compare``: rules side by side, with a table and a report at the end."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from backroads.train.config import CompareConfig, read_toml, resolve
+
+if TYPE_CHECKING:
+    from backroads.train.compare import Progress
+
+
+def compare(
+    *,
+    settings: Annotated[CompareConfig | None, Parameter(name="*")] = None,
+    config: Annotated[Path | None, Parameter(help="TOML file of settings; flags override it.")] = None,
+    out: Annotated[Path | None, Parameter(help="New folder for the run; runs/compare-TIME if not given.")] = None,
+) -> None:
+    """Train the same network under several rules, and compare them.
+
+    Writes a run folder (config.toml, environment.json, events.jsonl, results.json, report.html) and prints a table.
+    """
+    given = settings.model_dump(include=settings.model_fields_set) if settings is not None else {}
+    resolved = resolve({**(read_toml(config) if config is not None else {}), **given})
+    folder = out if out is not None else Path("runs") / f"compare-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+    # After the settings are known to be right: torch takes seconds to import.
+    from backroads.report import write_report
+    from backroads.train.compare import compare as run
+    from backroads.train.compare import rules_of
+    from backroads.train.environment import environment
+    from backroads.train.events import RunFolder
+
+    rules_of(resolved)
+    if resolved.threads is not None:
+        import torch
+
+        torch.set_num_threads(resolved.threads)
+    run_folder = RunFolder(folder, resolved.model_dump(exclude_none=True), environment())
+    try:
+        with _progress() as report:
+            results = run(resolved, run_folder, report)
+    finally:
+        run_folder.close()
+    print(_table(results))
+    print(f"{results['seconds']:.0f} s; report: {write_report(folder)}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """A live bar on a terminal, a line an epoch otherwise."""
+    if not sys.stdout.isatty():
+        yield _print_line
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("training"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.description}")) as bar:
+        task = bar.add_task("")
+
+        def report(progress: Any) -> None:
+            bar.update(task, completed=progress.done, total=progress.total)
+            if progress.line is not None:
+                bar.update(task, description=progress.line.partition(":")[0])
+
+        yield report
+
+
+def _print_line(progress: Progress) -> None:
+    if progress.line is not None:
+        print(f"[{100 * progress.done / progress.total:3.0f} %] {progress.line}", flush=True)
+
+
+def _table(results: dict[str, Any]) -> str:
+    """The results as text: accuracy and gap in percent points, angle in degrees, time relative to backprop."""
+    lines = [("rule", f"{results['split']} accuracy, %", "gap to backprop", "weight angle", "step time")]
+    for row in results["rows"]:
+        spread = row["step_ratio_spread"]
+        lines.append(
+            (
+                row["label"] + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
+                f"{100 * row['accuracy_mean']:.2f}" + _plus_minus(row["accuracy_std"]),
+                f"{100 * row['gap_mean']:+.2f}" + _plus_minus(row["gap_std"]),
+                "-" if row["weight_angle_mean"] is None else f"{row['weight_angle_mean']:.1f} deg",
+                "-" if row["step_ratio"] is None else f"{row['step_ratio']:.2f} [{spread[0]:.2f}, {spread[1]:.2f}]",
+            )
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    table.insert(1, "-" * max(map(len, table)))
+    note = (
+        f"n = {results['n_seeds']} seeds; +- sample standard deviation; step time as a ratio to backprop's, "
+        f"measured interleaved: median [quartiles]"
+    )
+    return "\n".join(["", *table, note])
+
+
+def _plus_minus(spread: float | None) -> str:
+    return "" if spread is None else f" +- {100 * spread:.2f}"

@@ -1,0 +1,64 @@
+"""scikit-learn's digits: 1,797 real handwritten digits of 8x8 pixels, which ship with the package.
+
+Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository (1998).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+TEST_FRACTION = 0.2
+VALIDATION_FRACTION = 0.2  # of the training split
+SPLIT_SEED = 0  # one split for everybody: results of different runs compare
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images to train and to evaluate on.
+
+    Attributes:
+        train_x, eval_x: (N, 1, 8, 8) float32, centred and scaled by the training images' mean and deviation.
+        train_y, eval_y: (N,) int64, 0 to 9.
+    """
+
+    train_x: Tensor
+    train_y: Tensor
+    eval_x: Tensor
+    eval_y: Tensor
+
+
+def load_digits(split: str = "test") -> Split:
+    """The digits, divided by class and always in the same way.
+
+    Args:
+        split: "test": train on the training split (1,437 images), evaluate on the test split (360). "validation":
+            train on four fifths of the training split and evaluate on the rest of it; the test split is not read.
+            Choices are made on "validation".
+
+    Raises:
+        ConfigError: for another split.
+    """
+    from sklearn.datasets import load_digits as load
+    from sklearn.model_selection import train_test_split
+
+    from backroads.errors import ConfigError
+
+    if split not in ("test", "validation"):
+        raise ConfigError(f"split: expected 'test' or 'validation', got {split!r}")
+    bunch = load()
+    images, labels = bunch.images, bunch.target
+    train, evaluate = train_test_split(
+        range(len(labels)), test_size=TEST_FRACTION, random_state=SPLIT_SEED, stratify=labels
+    )
+    if split == "validation":
+        train, evaluate = train_test_split(
+            train, test_size=VALIDATION_FRACTION, random_state=SPLIT_SEED, stratify=labels[train]
+        )
+    x = torch.as_tensor(images, dtype=torch.float32).unsqueeze(1)
+    y = torch.as_tensor(labels, dtype=torch.int64)
+    mean, std = x[train].mean(), x[train].std()
+    x = (x - mean) / std
+    return Split(x[train], y[train], x[evaluate], y[evaluate])

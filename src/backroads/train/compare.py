@@ -1,0 +1,202 @@
+"""Rules side by side: one network a rule, trained in lockstep on the same batches.
+
+Every step is taken by every rule before the next one, so the times of a step are measured interleaved, under the
+same conditions, and their ratios mean something.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backroads.convert import backward_parameters, convert, forward_parameters
+from backroads.data import batches, load_digits
+from backroads.metrics import weight_angles
+from backroads.models import MODELS
+from backroads.rules import Rule, get_rule
+from backroads.train.config import CompareConfig
+from backroads.train.events import RunFolder
+
+WARM_UP_STEPS = 10  # of each run, not timed
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a comparison is: ``done`` of ``total`` steps of all rules together, and a line when an epoch ends."""
+
+    done: int
+    total: int
+    line: str | None = None
+
+
+def compare(config: CompareConfig, folder: RunFolder, report: Callable[[Progress], None]) -> dict[str, Any]:
+    """Train every rule with every seed, write events and results into the folder, and return the results.
+
+    Args:
+        config: the settings. folder: where to write. report: called after every step.
+
+    Raises:
+        RuleError: for an unknown rule or options it does not take; before anything is trained.
+    """
+    rules = rules_of(config)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    split = load_digits(config.split)
+    n = len(split.train_x)
+    steps_per_epoch = math.ceil(n / config.batch_size)
+    total = len(rules) * len(config.seeds) * config.epochs * steps_per_epoch
+    started = time.perf_counter()
+    folder.event("start", rules={name: repr(rule) for name, rule in rules.items()}, steps_per_epoch=steps_per_epoch)
+
+    done = 0
+    runs: dict[str, list[Run]] = {name: [] for name in rules}
+    for seed in config.seeds:
+        present = [Run(name, rule, seed, config, config.epochs * steps_per_epoch) for name, rule in rules.items()]
+        for run in present:
+            runs[run.name].append(run)
+            folder.event("epoch", **run.end_epoch(0, split.eval_x, split.eval_y))
+        for epoch in range(1, config.epochs + 1):
+            for step, picks in enumerate(batches(n, config.batch_size, seed, epoch)):
+                x, y = split.train_x[picks], split.train_y[picks]
+                first = step % len(present)  # no rule always comes first
+                for run in present[first:] + present[:first]:
+                    run.step(x, y)
+                    done += 1
+                    report(Progress(done, total))
+            for run in present:
+                folder.event("epoch", **run.end_epoch(epoch, split.eval_x, split.eval_y))
+            shown = "  ".join(f"{run.name} {100 * run.accuracy:.1f}" for run in present)
+            report(Progress(done, total, f"seed {seed} epoch {epoch}/{config.epochs}: {shown} %"))
+
+    results = {
+        "kind": "compare",
+        "split": config.split,
+        "n_seeds": len(config.seeds),
+        "rows": [_row(name, rule, runs[name], runs["backprop"]) for name, rule in rules.items()],
+        "seconds": time.perf_counter() - started,
+    }
+    folder.event("end", seconds=results["seconds"])
+    folder.results(results)
+    return results
+
+
+def rules_of(config: CompareConfig) -> dict[str, Rule]:
+    """The rules by name, with their options; raises RuleError."""
+    for name in config.rule_settings:
+        get_rule(name)
+    return {name: get_rule(name, **config.rule_settings.get(name, {})) for name in config.rules}
+
+
+class Run:
+    """One rule's network with its optimiser, and what is measured of it."""
+
+    def __init__(self, name: str, rule: Rule, seed: int, config: CompareConfig, total_steps: int) -> None:
+        self.name, self.seed = name, seed
+        torch.manual_seed(seed)  # the same W for every rule
+        self.model = convert(MODELS.get(config.model)(width=config.width), rule, generator=seed + 1)
+        self.optimizer = torch.optim.SGD(
+            [
+                {
+                    "params": forward_parameters(self.model),
+                    "lr": config.learning_rate,
+                    "momentum": config.momentum,
+                    "nesterov": config.momentum > 0,
+                    "weight_decay": config.weight_decay,
+                },
+                {"params": backward_parameters(self.model), "lr": config.backward_rate},
+            ]
+        )
+        # One linear decay to 0 for both rates, so that B keeps its pace relative to W.
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1 - step / total_steps)
+        self.steps = 0
+        self.seconds: list[float] = []
+        self.diverged = False
+        self.accuracy = math.nan
+        self.angles: dict[str, float] = {}
+        self._losses: list[Tensor] = []
+        self._hits: list[Tensor] = []
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """One step of training, timed. A run whose loss is not finite has diverged and stops."""
+        if self.diverged:
+            return
+        torch.manual_seed(self.seed * 1_000_003 + self.steps)  # draws do not depend on who else is compared
+        start = time.perf_counter()
+        self.optimizer.zero_grad()
+        logits = self.model(x)
+        loss = F.cross_entropy(logits, y)
+        loss.backward()
+        self.optimizer.step()
+        self.seconds.append(time.perf_counter() - start)
+        self.schedule.step()
+        self.steps += 1
+        self.diverged = not math.isfinite(loss.item())
+        self._losses.append(loss.detach() * len(y))
+        self._hits.append((logits.detach().argmax(1) == y).double())
+
+    def end_epoch(self, epoch: int, x: Tensor, y: Tensor) -> dict[str, Any]:
+        """Evaluate; the fields of the epoch's event."""
+        hits = torch.cat(self._hits) if self._hits else None
+        train_loss = None if hits is None else float(torch.stack(self._losses).sum()) / len(hits)
+        self._losses, self._hits = [], []
+        self.model.eval()
+        with torch.no_grad():
+            logits = self.model(x)
+        self.model.train()
+        loss = float(F.cross_entropy(logits, y))
+        self.accuracy = float((logits.argmax(1) == y).double().mean())
+        self.diverged = self.diverged or not math.isfinite(loss)
+        self.angles = weight_angles(self.model)
+        return {
+            "rule": self.name,
+            "seed": self.seed,
+            "epoch": epoch,
+            "train_loss": train_loss,
+            "train_accuracy": None if hits is None else float(hits.mean()),
+            "eval_loss": loss,
+            "eval_accuracy": self.accuracy,
+            "weight_angle": self.angles,
+        }
+
+
+def _row(name: str, rule: Rule, runs: list[Run], baseline: list[Run]) -> dict[str, Any]:
+    accuracies = [run.accuracy for run in runs]
+    gaps = [run.accuracy - other.accuracy for run, other in zip(runs, baseline, strict=True)]
+    layers = runs[0].angles
+    angles = {layer: statistics.fmean(run.angles[layer] for run in runs) for layer in layers}
+    ratios = [
+        own / other
+        for run, reference in zip(runs, baseline, strict=True)
+        for own, other in list(zip(run.seconds, reference.seconds, strict=False))[WARM_UP_STEPS:]
+    ]
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else None
+    seconds = [s for run in runs for s in run.seconds[WARM_UP_STEPS:]]
+    return {
+        "rule": name,
+        "label": name.replace("_", " "),
+        "repr": repr(rule),
+        "accuracy_mean": statistics.fmean(accuracies),
+        "accuracy_std": _spread(accuracies),
+        "accuracies": accuracies,
+        "gap_mean": statistics.fmean(gaps),
+        "gap_std": _spread(gaps),
+        "weight_angle_mean": statistics.fmean(angles.values()) if angles else None,
+        "weight_angles": angles,
+        "step_ms": 1000 * statistics.median(seconds) if seconds else None,
+        "step_ratio": quartiles[1] if quartiles else None,
+        "step_ratio_spread": [quartiles[0], quartiles[2]] if quartiles else None,
+        "diverged": sum(run.diverged for run in runs),
+    }
+
+
+def _spread(values: list[float]) -> float | None:
+    """Sample standard deviation; None for a single value."""
+    return statistics.stdev(values) if len(values) > 1 else None

@@ -1,0 +1,98 @@
+"""Settings as data: one schema for flags, TOML and code. Imports no torch, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from backroads.errors import ConfigError, nearest
+
+COMPARED_RULES = [
+    "backprop",
+    "feedback_alignment",
+    "sign_symmetry",
+    "kolen_pollack",
+    "weight_mirror",
+    "information_alignment",
+    "symmetric_alignment",
+    "activation_alignment",
+]
+
+
+class CompareConfig(BaseModel):
+    """Settings of ``backroads compare``: the same network, seeds and order of data for every rule."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    data: Literal["digits"] = Field("digits", description="Data set: scikit-learn's 8x8 handwritten digits.")
+    split: Literal["test", "validation"] = Field(
+        "test", description="What to evaluate on; choices are made on 'validation', a part of the training split."
+    )
+    model: Literal["digits_conv"] = Field("digits_conv", description="Network.")
+    width: int = Field(16, ge=1, le=1024, description="Channels of its first convolution.")
+    rules: list[str] = Field(
+        COMPARED_RULES, min_length=1, description="Rules side by side; backprop, the comparator, is added if missing."
+    )
+    seeds: list[int] = Field([0, 1, 2], min_length=1, description="Seeds of initial weights and order of data.")
+    epochs: int = Field(15, ge=1, le=100_000, description="Passes through the training split.")
+    batch_size: int = Field(64, ge=2, description="Examples a step.")
+    learning_rate: float = Field(0.1, gt=0, allow_inf_nan=False, description="Rate of W (SGD).")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of W.")
+    weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False, description="Weight decay of W.")
+    backward_rate: float = Field(1.0, ge=0, allow_inf_nan=False, description="Rate of B (plain SGD).")
+    threads: int | None = Field(None, ge=1, description="CPU threads; torch's choice if not given.")
+    rule_settings: dict[str, dict[str, Any]] = Field(
+        {}, description="Options of rules by name, as in rule_settings.weight_mirror = {amp = 0.02}."
+    )
+
+    @field_validator("rules")
+    @classmethod
+    def _with_backprop(cls, rules: list[str]) -> list[str]:
+        if len(set(rules)) != len(rules):
+            raise ValueError(f"each rule once, got {', '.join(rules)}")
+        return rules if "backprop" in rules else ["backprop", *rules]
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+            raise ValueError(f"different whole numbers >= 0, got {', '.join(map(str, seeds))}")
+        return seeds
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file; raises ConfigError if it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: cannot read {path}: {error.strerror}; give the path of a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: {path} is not TOML: {error}") from None
+
+
+def resolve(data: dict[str, Any]) -> CompareConfig:
+    """Check settings and fill in defaults.
+
+    Raises:
+        ConfigError: naming every wrong field, with the nearest name for unknown ones.
+    """
+    try:
+        return CompareConfig(**data)
+    except ValidationError as error:
+        raise ConfigError(explain(error, CompareConfig)) from None
+
+
+def explain(error: ValidationError, schema: type[BaseModel]) -> str:
+    """A pydantic error in one line a field: what was expected, what came, the nearest name."""
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {name!r}.{nearest(name, schema.model_fields)}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            lines.append(f"{name}: expected {message}, got {problem['input']!r}")
+    return "\n".join(lines)
