@@ -34,11 +34,7 @@ def alignment_value(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: 
     ops = rule.operations
     if op.unbatched(x):
         x = x.unsqueeze(0)
-    if ops.center_input:
-        x = _center(x)
-    if ops.normalize_input:
-        x = _normalize(x)
-    x_B = _batch_center(x) if ops.batch_center_backward_input else x
+    x, x_B = _operate_on_input(x, ops)
 
     y = op.project(x, W, bias if ops.use_bias_forward else None)
     z = op.project(x_B, B, bias if ops.use_bias_backward else None)
@@ -53,46 +49,41 @@ def alignment_value(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: 
     r = op.pullback(source, W if ops.reconstruction_reversal else B, x) if reads_reconstruction else x
 
     per_example = _per_example(rule, x, W, op)
-    amp_scale, sparse_scale = _scale(rule, x, per_example), _scale(rule, x_B, per_example)
-    null_scale = _scale(rule, source, per_example)
+    x_scale, null_scale = _scale(rule, x_B, per_example), _scale(rule, source, per_example)
     y, z = _forward_output(y, ops), _backward_output(z, ops)
     r = (_backward_output if ops.reconstruction_reversal else _forward_output)(r, ops)
 
     R = 0.5 * rule.decay * B.square().sum() - rule.self_ * (W * B).sum()
     if rule.amp:
-        R = R - rule.amp * amp_scale * ((x * r).sum() if ops.reconstruction_amp else (y * z).sum())
+        R = R - rule.amp * x_scale * ((x * r).sum() if ops.reconstruction_amp else (y * z).sum())
     if rule.null:
         R = R + 0.5 * rule.null * null_scale * r.square().sum()
     if rule.sparse:
-        R = R + 0.5 * rule.sparse * sparse_scale * z.square().sum()
+        R = R + 0.5 * rule.sparse * x_scale * z.square().sum()
     if rule.update_forward:
         R = R + 0.5 * rule.decay * W.square().sum()
         if rule.sparse:
-            R = R + 0.5 * rule.sparse * amp_scale * y.square().sum()
+            R = R + 0.5 * rule.sparse * x_scale * y.square().sum()
     return R
-
-
-def has_closed_form(rule: Alignment) -> bool:
-    """Whether no operation stands between the rule and its closed form."""
-    return rule.operations == Operations()
 
 
 def backward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: Alignment, op: Operator) -> Tensor:
     """dR/dB in closed form, in the layout of W: decay B - amp M[y x^T] + null M[y r^T] + sparse M[z x^T] - self W.
 
     Fused: amp and sparse share the projection of sparse B - amp W and one outer product; without sparse, amp and
-    null share the outer product of y with null r - amp x.
+    null share the outer product of y with null r - amp x. Operations on the input only change x: it is the one of the
+    B projection here, and as a batch-centred x has mean 0, M[(W x) x_B^T] = M[(W x_B) x_B^T].
 
     Args:
         x: (N, ...) input; W, B: weights. y: ``W x`` without bias if the caller has it, else None.
-        W is read only if :attr:`Alignment.reads_forward_weight`.
+        rule: with ``closed_form``. W is read only if :attr:`Alignment.reads_forward_weight`.
     """
-    y, amp_scale, null_scale = _activities(x, y, W, rule, op)
-    dB: Tensor | None = None
+    _, x, y, x_scale, null_scale = _activities(x, y, W, rule, op)
     W_x, B_x = W.to(x.dtype), B.to(x.dtype)
+    dB: Tensor | None = None
     if rule.sparse:
         v = op.project(x, _combine(rule.sparse, B_x, -rule.amp, W_x))
-        dB = op.weight_gradient(x, v, W) * amp_scale
+        dB = op.weight_gradient(x, v, W) * x_scale
         if rule.null:
             assert y is not None
             dB = dB + op.weight_gradient(op.pullback(y, B_x, x), y, W) * (rule.null * null_scale)
@@ -100,12 +91,12 @@ def backward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: A
         assert y is not None
         r = op.pullback(y, B_x, x)
         if rule.amp:
-            dB = op.weight_gradient(_combine(rule.null * null_scale, r, -rule.amp * amp_scale, x), y, W)
+            dB = op.weight_gradient(_combine(rule.null * null_scale, r, -rule.amp * x_scale, x), y, W)
         else:
             dB = op.weight_gradient(r, y, W) * (rule.null * null_scale)
     elif rule.amp:
         assert y is not None
-        dB = op.weight_gradient(x, y, W) * (-rule.amp * amp_scale)
+        dB = op.weight_gradient(x, y, W) * (-rule.amp * x_scale)
     return _add_elementwise(dB, rule, B, W)
 
 
@@ -115,19 +106,19 @@ def forward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: Al
     All data terms share one outer product with x, and amp and null the projection of null r - amp x.
     Arguments as in :func:`backward_gradient`.
     """
-    y, amp_scale, null_scale = _activities(x, y, W, rule, op)
+    x_W, x, y, x_scale, null_scale = _activities(x, y, W, rule, op)
     B_x = B.to(x.dtype)
     v: Tensor | None = None
     if rule.null:
         assert y is not None
         r = op.pullback(y, B_x, x)
-        v = op.project(_combine(rule.null * null_scale, r, -rule.amp * amp_scale, x), B_x)
+        v = op.project(_combine(rule.null * null_scale, r, -rule.amp * x_scale, x), B_x)
     elif rule.amp:
-        v = op.project(x, B_x) * (-rule.amp * amp_scale)
+        v = op.project(x, B_x) * (-rule.amp * x_scale)
     if rule.sparse:
         assert y is not None
-        v = y * (rule.sparse * amp_scale) if v is None else v + y * (rule.sparse * amp_scale)
-    dW = None if v is None else op.weight_gradient(x, v, W)
+        v = y * (rule.sparse * x_scale) if v is None else v + y * (rule.sparse * x_scale)
+    dW = None if v is None else op.weight_gradient(x_W, v, W)
     return _add_elementwise(dW, rule, W, B)
 
 
@@ -149,16 +140,32 @@ def gradients_by_differentiation(
 
 def _activities(
     x: Tensor, y: Tensor | None, W: Tensor, rule: Alignment, op: Operator
-) -> tuple[Tensor | None, Scale, Scale]:
-    """y where a term needs it, and the factors that turn sums into M for terms quadratic in x and in y."""
-    if y is None and (rule.null or (rule.amp and not rule.sparse) or (rule.sparse and rule.update_forward)):
-        y = op.project(x, W.to(x.dtype))
+) -> tuple[Tensor, Tensor, Tensor | None, Scale, Scale]:
+    """Inputs of the W and B projections, y where a term needs it, and the factors that turn sums into M for terms
+    quadratic in x and in y."""
     if not (rule.amp or rule.null or rule.sparse):
-        return y, 1.0, 1.0
+        return x, x, y, 1.0, 1.0
+    ops = rule.operations
+    if ops.center_input or ops.normalize_input:
+        y = None  # the layer's own y is of another x
+    alone = op.unbatched(x)
+    x_W, x_B = _operate_on_input(x.unsqueeze(0) if alone else x, ops)
+    if alone:
+        x_W, x_B = x_W[0], x_B[0]
+    if y is None and (rule.null or (rule.amp and not rule.sparse) or (rule.sparse and rule.update_forward)):
+        y = op.project(x_W, W.to(x.dtype))
     per_example = _per_example(rule, x, W, op)
-    amp_scale = _scale(rule, x, per_example)
     null_scale = _scale(rule, y, per_example) if rule.null and y is not None else 1.0
-    return y, amp_scale, null_scale
+    return x_W, x_B, y, _scale(rule, x_B, per_example), null_scale
+
+
+def _operate_on_input(x: Tensor, ops: Operations) -> tuple[Tensor, Tensor]:
+    """The inputs of the W and of the B projection. x: (N, ...)."""
+    if ops.center_input:
+        x = _center(x)
+    if ops.normalize_input:
+        x = _normalize(x)
+    return x, _batch_center(x) if ops.batch_center_backward_input else x
 
 
 def _add_elementwise(data: Tensor | None, rule: Alignment, own: Tensor, other: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from backroads.functional.alignment import (
     backward_gradient,
     forward_gradient,
     gradients_by_differentiation,
-    has_closed_form,
 )
 from backroads.functional.operators import Operator
 from backroads.rules.alignment import Alignment
@@ -91,7 +90,7 @@ class _Aligned(torch.autograd.Function):
     ) -> Tensor:
         y = _forward(x, W, bias, op)
         _save(ctx, x, W, B, bias, op, rule, None)
-        if _learns(ctx) and rule.reads_output and has_closed_form(rule):
+        if _learns(ctx) and rule.reads_output:
             ctx.kept = _KeptOutput(y.detach(), y._version)
         return y
 
@@ -112,7 +111,7 @@ class _AlignedTraced(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, W, B, bias, op, rule = inputs
-        _save(ctx, x, W, B, bias, op, rule, output if rule.reads_output and has_closed_form(rule) else None)
+        _save(ctx, x, W, B, bias, op, rule, output if rule.reads_output else None)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
@@ -127,7 +126,7 @@ def _save(
     ctx: Any, x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, op: Operator, rule: Alignment, y: Tensor | None
 ) -> None:
     ctx.op, ctx.rule, ctx.weight_dtype, ctx.kept = op, rule, W.dtype, None
-    reads_W = _learns(ctx) and (rule.reads_forward_weight or not has_closed_form(rule))
+    reads_W = _learns(ctx) and rule.reads_forward_weight
     ctx.save_for_backward(x, W if reads_W else None, B, bias, y if _learns(ctx) else None)
 
 
@@ -168,7 +167,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
             y = op.add_bias(y, bias.to(y.dtype), -1)
         if W is None:
             W = B  # never read by this rule; stands in for its shape
-        if has_closed_form(rule):
+        if rule.closed_form:
             dB = backward_gradient(x, y, W, B, rule, op) if needs_B else None
             if rule.update_forward:
                 dW_alignment = forward_gradient(x, y, W, B, rule, op)

@@ -82,6 +82,23 @@ class Operations:
             elif not isinstance(value, bool):
                 raise RuleError(f"Operations: {field.name} must be True or False, got {value!r}")
 
+    @property
+    def only_on_input(self) -> bool:
+        """Whether nothing is done but to the input. Spelt out: it is asked in every pass of every layer."""
+        return not (
+            self.use_bias_forward
+            or self.use_bias_backward
+            or self.activation_forward
+            or self.activation_backward
+            or self.center_forward_output
+            or self.normalize_forward_output
+            or self.batch_center_forward_output
+            or self.center_backward_output
+            or self.normalize_backward_output
+            or self.reconstruction_reversal
+            or self.reconstruction_amp
+        )
+
     def __repr__(self) -> str:
         chosen = [
             f"{f.name}={getattr(self, f.name)!r}"
@@ -197,15 +214,22 @@ class Alignment(Rule):
         return self.tie_grad or any(self.coefficients.values())
 
     @property
+    def closed_form(self) -> bool:
+        """Whether no operation but those on the input stands between the rule and its closed form."""
+        return self.operations.only_on_input
+
+    @property
     def reads_output(self) -> bool:
-        """Whether the closed form needs y = W x: keeping the layer's output then saves a projection."""
+        """Whether the closed form needs the layer's own y = W x: keeping it then saves a projection."""
+        ops = self.operations
+        own = self.closed_form and self.input_noise is None and not (ops.center_input or ops.normalize_input)
         fused = self.sparse != 0 and not self.update_forward  # amp is then part of the projection of sparse
-        return self.input_noise is None and (self.null != 0 or (self.amp != 0 and not fused))
+        return own and (self.null != 0 or (self.amp != 0 and not fused) or (self.sparse != 0 and self.update_forward))
 
     @property
     def reads_forward_weight(self) -> bool:
         """Whether the alignment gradient needs W."""
-        return self.update_forward or any((self.amp, self.null, self.sparse, self.self_))
+        return self.update_forward or not self.closed_form or any((self.amp, self.null, self.sparse, self.self_))
 
     def scaled(self, everything: float, data: float = 1.0) -> Alignment:
         """The same rule with all coefficients times ``everything`` and amp, null, sparse times ``data`` as well."""

@@ -89,10 +89,15 @@ def compare(config: CompareConfig, folder: RunFolder, report: Callable[[Progress
 
 
 def rules_of(config: CompareConfig) -> dict[str, Rule]:
-    """The rules by name, with their options; raises RuleError."""
-    for name in config.rule_settings:
+    """The rules by name, with their options; raises RuleError.
+
+    Kolen-Pollack takes W's weight decay unless told otherwise: B must decay as W does.
+    """
+    settings: dict[str, dict[str, Any]] = {"kolen_pollack": {"decay": config.weight_decay}}
+    for name, options in config.rule_settings.items():
         get_rule(name)
-    return {name: get_rule(name, **config.rule_settings.get(name, {})) for name in config.rules}
+        settings[name] = {**settings.get(name, {}), **options}
+    return {name: get_rule(name, **settings.get(name, {})) for name in config.rules}
 
 
 class Run:
