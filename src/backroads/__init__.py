@@ -9,26 +9,39 @@ Every layer has its own backward weights B, and a learning rule, not a transpose
                            {"params": br.backward_parameters(model), "lr": 1.0}])
 """
 
-from backroads import errors, functional, metrics, nn, rules
-from backroads.convert import (
-    Plan,
-    aligned_layers,
-    alignment_scale,
-    backward_parameters,
-    convert,
-    forward_parameters,
-    plan,
-    revert,
-)
-from backroads.rules import Alignment, Noise, Operations, Rule, get_rule, list_rules, register_rule
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from backroads.errors import nearest
+
+if TYPE_CHECKING:
+    from backroads import errors, functional, metrics, nn, rules
+    from backroads.conversion import (
+        Plan,
+        aligned_layers,
+        alignment_scale,
+        backward_parameters,
+        convert,
+        forward_parameters,
+        plan,
+        revert,
+        set_coefficients,
+    )
+    from backroads.rules import Alignment, Noise, Operations, Rule, get_rule, list_rules, register_rule
+    from backroads.train.schedule import CoefficientSchedule, LearningRateSchedule, RateSchedule
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Alignment",
+    "CoefficientSchedule",
+    "LearningRateSchedule",
     "Noise",
     "Operations",
     "Plan",
+    "RateSchedule",
     "Rule",
     "__version__",
     "aligned_layers",
@@ -46,4 +59,41 @@ __all__ = [
     "register_rule",
     "revert",
     "rules",
+    "set_coefficients",
 ]
+
+# Where the public names live. They are imported when first asked for: torch takes seconds, and the command line's
+# ``--help`` needs none of it.
+_PLACES = {
+    **dict.fromkeys(("Alignment", "Noise", "Operations", "Rule", "get_rule", "list_rules", "register_rule"), "rules"),
+    **dict.fromkeys(("CoefficientSchedule", "LearningRateSchedule", "RateSchedule"), "train.schedule"),
+    **dict.fromkeys(
+        (
+            "Plan",
+            "aligned_layers",
+            "alignment_scale",
+            "backward_parameters",
+            "convert",
+            "forward_parameters",
+            "plan",
+            "revert",
+            "set_coefficients",
+        ),
+        "conversion",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        value = getattr(importlib.import_module(f"backroads.{_PLACES[name]}"), name)
+    elif name in __all__:
+        value = importlib.import_module(f"backroads.{name}")
+    else:
+        raise AttributeError(f"module 'backroads' has no attribute {name!r}.{nearest(name, __all__)}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -32,6 +32,8 @@ def compare(
     folder = out if out is not None else Path("runs") / f"compare-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
     # After the settings are known to be right: torch takes seconds to import.
+    import torch
+
     from backroads.report import write_report
     from backroads.train.compare import compare as run
     from backroads.train.compare import rules_of
@@ -39,10 +41,7 @@ def compare(
     from backroads.train.events import RunFolder
 
     rules_of(resolved)
-    if resolved.threads is not None:
-        import torch
-
-        torch.set_num_threads(resolved.threads)
+    torch.set_num_threads(resolved.threads)
     run_folder = RunFolder(folder, resolved.model_dump(exclude_none=True), environment())
     try:
         with _progress() as report:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backroads.convert.swap import aligned_layers, forward_parameters
+from backroads.conversion.swap import aligned_layers, forward_parameters
 from backroads.metrics.angles import angle, norm_ratio
 from backroads.nn.layers import AlignedLayer
 

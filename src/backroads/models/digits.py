@@ -7,13 +7,13 @@ import collections
 import torch
 
 
-def digits_conv(width: int = 16, classes: int = 10) -> torch.nn.Module:
-    """Three 3x3 convolutions with batch norm and ReLU, 8x8 -> 4x4 -> 2x2, and a linear readout.
+def digits_conv(width: int = 8, classes: int = 10) -> torch.nn.Module:
+    """Two 3x3 convolutions with batch norm and ReLU, 8x8 -> 4x4, and a linear readout.
 
     Input (N, 1, 8, 8), output (N, classes).
 
     Args:
-        width: channels of the first convolution; the others have twice and four times as many.
+        width: channels of the first convolution; the second has twice as many.
     """
 
     def block(inputs: int, outputs: int, stride: int) -> torch.nn.Module:
@@ -29,8 +29,7 @@ def digits_conv(width: int = 16, classes: int = 10) -> torch.nn.Module:
         collections.OrderedDict(
             block1=block(1, width, 1),
             block2=block(width, 2 * width, 2),
-            block3=block(2 * width, 4 * width, 2),
             flatten=torch.nn.Flatten(),
-            readout=torch.nn.Linear(16 * width, classes),
+            readout=torch.nn.Linear(32 * width, classes),
         )
     )

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from backroads.rules.alignment import Alignment
+from backroads.rules.alignment import Alignment, Operations
 from backroads.rules.base import Backprop, DirectFeedback, SignSymmetry
+
+_BATCH_CENTRED = Operations(batch_center_backward_input=True)
+_NORMALISED = Operations(normalize_input=True)
 
 
 def backprop() -> Backprop:
@@ -47,22 +50,24 @@ def sign_symmetry(variant: str = "uniform") -> SignSymmetry:
 def weight_mirror(amp: float = 0.01, decay: float = 0.01, **options: Any) -> Alignment:
     """Weight mirror: ``dB = decay B - amp M[y x^T]``. Local.
 
-    With W held, B settles at ``(amp / decay) W C``, C = M[x x^T]: the right direction only for white input.
+    With W held, B settles at ``(amp / decay) W C``, C = M[x x^T]: the right direction only for white input. So by
+    default x is centred over the batch, which makes C a covariance, and ``reduction="power"`` divides C by the power
+    of x, which makes the gain the same in every layer.
 
     Source: Akrout, Wilson, Humphreys, Lillicrap, Tweed, NeurIPS 2019; as a sum of primitives: Kunin et al. 2020.
     """
-    return Alignment(amp=amp, decay=decay, **{"reduction": "power", **options})
+    return Alignment(amp=amp, decay=decay, **{"reduction": "power", "operations": _BATCH_CENTRED, **options})
 
 
 def information_alignment(amp: float = 0.01, null: float = 0.01, decay: float = 0.01, **options: Any) -> Alignment:
     """Information alignment: ``dB = decay B - amp M[y x^T] + null M[y r^T]``, r = B^T y. Local.
 
-    null bounds what amp alone lets explode: with W held and equal coefficients (reduction "sum"), B settles at the
-    ridge pseudo-inverse ``(W C W^T + I)^-1 W C``.
+    null bounds what amp alone lets explode: with W held and equal coefficients (reduction "sum", no operations), B
+    settles at the ridge pseudo-inverse ``(W C W^T + I)^-1 W C``. Reduction and centring as for the weight mirror.
 
     Source: Kunin et al. 2020.
     """
-    return Alignment(amp=amp, null=null, decay=decay, **{"reduction": "power", **options})
+    return Alignment(amp=amp, null=null, decay=decay, **{"reduction": "power", "operations": _BATCH_CENTRED, **options})
 
 
 def symmetric_alignment(decay: float = 0.3, self_: float = 0.3, **options: Any) -> Alignment:
@@ -77,11 +82,14 @@ def symmetric_alignment(decay: float = 0.3, self_: float = 0.3, **options: Any) 
 def activation_alignment(amp: float = 0.1, sparse: float = 0.1, **options: Any) -> Alignment:
     """Activation alignment: ``dB = sparse M[z x^T] - amp M[y x^T]``: makes B x follow W x (weight estimation).
 
-    B settles at ``(amp / sparse) W`` where C = M[x x^T] has full rank, as slowly as C is ill-conditioned.
+    B settles at ``(amp / sparse) W`` where C = M[x x^T] has full rank, as slowly as C is ill-conditioned. A step of
+    rate 1 is stable while ``sparse`` times the largest eigenvalue of C is below 2. By default each example is centred
+    and brought to norm 1 first, which bounds that eigenvalue in every layer: by 1 for a linear layer, and by the
+    number of positions at which a kernel sees a pixel for a convolution (9 for 3x3).
 
     Source: Kunin et al. 2020.
     """
-    return Alignment(amp=amp, sparse=sparse, **{"reduction": "power", **options})
+    return Alignment(amp=amp, sparse=sparse, **{"operations": _NORMALISED, **options})
 
 
 def kolen_pollack(decay: float = 5e-4, **options: Any) -> Alignment:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backroads.convert import backward_parameters, convert, forward_parameters
+from backroads.conversion import backward_parameters, convert, forward_parameters
 from backroads.data import batches, load_digits
 from backroads.metrics import weight_angles
 from backroads.models import MODELS
@@ -47,8 +47,7 @@ def compare(config: CompareConfig, folder: RunFolder, report: Callable[[Progress
         RuleError: for an unknown rule or options it does not take; before anything is trained.
     """
     rules = rules_of(config)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads)
     split = load_digits(config.split)
     n = len(split.train_x)
     steps_per_epoch = math.ceil(n / config.batch_size)

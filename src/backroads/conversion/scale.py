@@ -1,14 +1,17 @@
-"""The alignment gradient's own factor: gradient accumulation, loss scaling, alternating steps."""
+"""Changing how strongly B is taught while training: the alignment gradient's factor, and the coefficients."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from types import TracebackType
+from typing import Any, cast
 
 import torch
 
-from backroads.convert.swap import aligned_layers
-from backroads.errors import ConversionError, UsageError
+from backroads.conversion.swap import aligned_layers
+from backroads.errors import ConversionError, RuleError, UsageError, nearest
+from backroads.rules.alignment import PRIMITIVES, Alignment
 
 
 class alignment_scale:
@@ -51,3 +54,30 @@ class alignment_scale:
     ) -> None:
         for layer, scale in zip(self._layers, self._before, strict=True):
             layer.alignment_scale = scale
+
+
+def set_coefficients(model: torch.nn.Module, **coefficients: float) -> None:
+    """Change coefficients of the alignment rules of all layers, as a schedule does between steps.
+
+    Args:
+        model: a converted model; layers whose rule is no Alignment are left alone.
+        coefficients: new values by name (decay, amp, null, sparse, self_); the others stay.
+
+    Raises:
+        RuleError: for an unknown name or a value that makes no sense; nothing is changed then.
+        ConversionError: if no layer has an Alignment.
+
+    Example, with a :class:`backroads.CoefficientSchedule` called before every step::
+
+        br.set_coefficients(model, amp=schedule(step))
+    """
+    for name in coefficients:
+        if name not in PRIMITIVES:
+            raise RuleError(f"unknown primitive {name!r}.{nearest(name, PRIMITIVES)} Known: {', '.join(PRIMITIVES)}")
+    layers = [layer for _, layer in aligned_layers(model) if isinstance(layer.rule, Alignment)]
+    if not layers:
+        raise ConversionError("set_coefficients: no layer of the model has an alignment rule; call br.convert first")
+    changes: dict[str, Any] = dict(coefficients)
+    rules = [dataclasses.replace(cast(Alignment, layer.rule), **changes) for layer in layers]
+    for layer, rule in zip(layers, rules, strict=True):
+        layer.rule = rule

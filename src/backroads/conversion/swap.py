@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from backroads.convert.plan import REFUSE, Rules, make_plan
+from backroads.conversion.plan import REFUSE, Rules, make_plan
 from backroads.errors import ConversionError, StateError
 from backroads.nn.broadcast import broadcast_error
 from backroads.nn.layers import BY_TORCH_CLASS, FEEDBACK_KEYS, AlignedLayer

@@ -1,0 +1,5 @@
+"""``python -m backroads``."""
+
+from backroads.cli import main
+
+main()

@@ -1,0 +1,34 @@
+"""Turns the folder of a run into one self-contained web page."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from backroads.report.comparison import comparison_page
+from backroads.report.runs import read_run
+
+__all__ = ["write_report"]
+
+
+def write_report(folder: Path) -> Path:
+    """Writes ``folder/report.html`` from the files of the run in ``folder``.
+
+    The page needs nothing but itself, and the same folder always gives the same bytes. An older report stays
+    as it is until the new one is complete.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        ConfigError: the folder or one of its files is missing or damaged.
+    """
+    target = folder / "report.html"
+    page = comparison_page(read_run(folder))
+    part = folder / f".report-{os.getpid()}.html"
+    try:
+        part.write_text(page, encoding="utf-8", newline="\n")
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target

@@ -1,0 +1,87 @@
+"""Numbers and lists as a reader wants them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+DASH = "\N{EN DASH}"
+"""Stands for a number that is missing."""
+
+MINUS = "\N{MINUS SIGN}"
+NBSP = "\N{NO-BREAK SPACE}"
+
+
+def percent(fraction: float | None) -> str:
+    """``0.981`` as ``98.1``."""
+    return DASH if fraction is None else _fixed(100 * fraction, 1)
+
+
+def points(fraction: float | None) -> str:
+    """``-0.006`` as ``−0.6`` and ``0.006`` as ``+0.6``: percentage points with their sign."""
+    if fraction is None:
+        return DASH
+    text = _fixed(100 * fraction, 1)
+    return text if text.startswith(MINUS) or text == "0.0" else f"+{text}"
+
+
+def degrees(angle: float | None) -> str:
+    """``12.34`` as ``12.3``."""
+    return DASH if angle is None else _fixed(angle, 1)
+
+
+def ratio(value: float | None) -> str:
+    """``1.234`` as ``1.23``."""
+    return DASH if value is None else _fixed(value, 2)
+
+
+def loss(value: float | None) -> str:
+    """A loss with three digits."""
+    return DASH if value is None else f"{value:.3g}".replace("-", MINUS)
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that gives it a short number."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 seed`` or ``3 seeds``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listing(words: Sequence[str]) -> str:
+    """``a, b and c``."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Sorted whole numbers with runs joined: ``3, 6–15``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}{DASH}{run[-1]}" for run in runs)
+
+
+def setting(value: object) -> str:
+    """The value of a setting."""
+    if value is None:
+        return DASH
+    if isinstance(value, list) and not any(isinstance(part, list | dict) for part in value):
+        return ", ".join(setting(part) for part in value) or DASH
+    if isinstance(value, bool | list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def _fixed(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", MINUS)
