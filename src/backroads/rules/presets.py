@@ -12,8 +12,11 @@ from typing import Any
 from backroads.rules.alignment import Alignment, Operations
 from backroads.rules.base import Backprop, DirectFeedback, SignSymmetry
 
-_BATCH_CENTRED = Operations(batch_center_backward_input=True)
-_NORMALISED = Operations(normalize_input=True)
+# One setting for every layer: coefficients without units, and covariances in place of second moments.
+_DIMENSIONLESS: dict[str, Any] = {
+    "reduction": "power",
+    "operations": Operations(batch_center_backward_input=True),
+}
 
 
 def backprop() -> Backprop:
@@ -52,22 +55,25 @@ def weight_mirror(amp: float = 0.01, decay: float = 0.01, **options: Any) -> Ali
 
     With W held, B settles at ``(amp / decay) W C``, C = M[x x^T]: the right direction only for white input. So by
     default x is centred over the batch, which makes C a covariance, and ``reduction="power"`` divides C by the power
-    of x, which makes the gain the same in every layer.
+    of x, which makes the gain the same in every layer. ``decay`` is the fraction of the way covered in a step of
+    rate 1.
 
     Source: Akrout, Wilson, Humphreys, Lillicrap, Tweed, NeurIPS 2019; as a sum of primitives: Kunin et al. 2020.
     """
-    return Alignment(amp=amp, decay=decay, **{"reduction": "power", "operations": _BATCH_CENTRED, **options})
+    return Alignment(amp=amp, decay=decay, **{**_DIMENSIONLESS, **options})
 
 
-def information_alignment(amp: float = 0.01, null: float = 0.01, decay: float = 0.01, **options: Any) -> Alignment:
+def information_alignment(amp: float = 0.003, null: float = 0.003, decay: float = 0.003, **options: Any) -> Alignment:
     """Information alignment: ``dB = decay B - amp M[y x^T] + null M[y r^T]``, r = B^T y. Local.
 
     null bounds what amp alone lets explode: with W held and equal coefficients (reduction "sum", no operations), B
-    settles at the ridge pseudo-inverse ``(W C W^T + I)^-1 W C``. Reduction and centring as for the weight mirror.
+    settles at the ridge pseudo-inverse ``(W C W^T + I)^-1 W C``. Reduction and centring are the weight mirror's. A
+    step of rate 1 is stable while null times the largest eigenvalue of the output's second moment (over its power) is
+    below 2, which for wide layers asks for a small null.
 
     Source: Kunin et al. 2020.
     """
-    return Alignment(amp=amp, null=null, decay=decay, **{"reduction": "power", "operations": _BATCH_CENTRED, **options})
+    return Alignment(amp=amp, null=null, decay=decay, **{**_DIMENSIONLESS, **options})
 
 
 def symmetric_alignment(decay: float = 0.3, self_: float = 0.3, **options: Any) -> Alignment:
@@ -79,17 +85,17 @@ def symmetric_alignment(decay: float = 0.3, self_: float = 0.3, **options: Any) 
     return Alignment(decay=decay, self_=self_, **options)
 
 
-def activation_alignment(amp: float = 0.1, sparse: float = 0.1, **options: Any) -> Alignment:
+def activation_alignment(amp: float = 0.003, sparse: float = 0.003, **options: Any) -> Alignment:
     """Activation alignment: ``dB = sparse M[z x^T] - amp M[y x^T]``: makes B x follow W x (weight estimation).
 
     B settles at ``(amp / sparse) W`` where C = M[x x^T] has full rank, as slowly as C is ill-conditioned. A step of
-    rate 1 is stable while ``sparse`` times the largest eigenvalue of C is below 2. By default each example is centred
-    and brought to norm 1 first, which bounds that eigenvalue in every layer: by 1 for a linear layer, and by the
-    number of positions at which a kernel sees a pixel for a convolution (9 for 3x3).
+    rate 1 is stable while ``sparse`` times the largest eigenvalue of C is below 2: with the default reduction and
+    centring, of the inputs' covariance over their power, at most the fan-in and mostly a few percent of it. So small
+    networks allow more than the default.
 
     Source: Kunin et al. 2020.
     """
-    return Alignment(amp=amp, sparse=sparse, **{"operations": _NORMALISED, **options})
+    return Alignment(amp=amp, sparse=sparse, **{**_DIMENSIONLESS, **options})
 
 
 def kolen_pollack(decay: float = 5e-4, **options: Any) -> Alignment:

@@ -21,6 +21,13 @@ COMPARED_RULES = [
     "activation_alignment",
 ]
 
+# Small networks allow faster alignment than the rules' own defaults, which must be safe in wide layers. Chosen by
+# benchmarks/choose_defaults.py on a validation part of the training split; see docs/defaults.md.
+CHOSEN_ON_VALIDATION = {
+    "information_alignment": {"amp": 0.03, "null": 0.03, "decay": 0.03},
+    "activation_alignment": {"amp": 0.03, "sparse": 0.03},
+}
+
 
 class CompareConfig(BaseModel):
     """Settings of ``backroads compare``: the same network, seeds and order of data for every rule."""
@@ -45,7 +52,8 @@ class CompareConfig(BaseModel):
     backward_rate: float = Field(1.0, ge=0, allow_inf_nan=False, description="Rate of B (plain SGD).")
     threads: int = Field(1, ge=1, description="CPU threads; one is fastest for networks this small.")
     rule_settings: dict[str, dict[str, Any]] = Field(
-        {}, description="Options of rules by name, as in rule_settings.weight_mirror = {amp = 0.02}."
+        CHOSEN_ON_VALIDATION,
+        description="Options of rules by name, as in rule_settings.weight_mirror = {amp = 0.02, decay = 0.02}.",
     )
 
     @field_validator("rules")
