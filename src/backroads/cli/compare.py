@@ -85,8 +85,10 @@ def _table(results: dict[str, Any]) -> str:
         lines.append(
             (
                 row["label"] + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
-                f"{100 * row['accuracy_mean']:.2f}" + _plus_minus(row["accuracy_std"]),
-                f"{100 * row['gap_mean']:+.2f}" + _plus_minus(row["gap_std"]),
+                "-"
+                if row["accuracy_mean"] is None
+                else f"{100 * row['accuracy_mean']:.2f}" + _plus_minus(row["accuracy_std"]),
+                "-" if row["gap_mean"] is None else f"{100 * row['gap_mean']:+.2f}" + _plus_minus(row["gap_std"]),
                 "-" if row["weight_angle_mean"] is None else f"{row['weight_angle_mean']:.1f} deg",
                 "-" if row["step_ratio"] is None else f"{row['step_ratio']:.2f} [{spread[0]:.2f}, {spread[1]:.2f}]",
             )

@@ -165,17 +165,18 @@ class Run:
             "epoch": epoch,
             "train_loss": train_loss,
             "train_accuracy": None if hits is None else float(hits.mean()),
-            "eval_loss": loss,
-            "eval_accuracy": self.accuracy,
-            "weight_angle": self.angles,
+            "eval_loss": None if self.diverged else loss,
+            "eval_accuracy": None if self.diverged else self.accuracy,
+            "weight_angle": {} if self.diverged else self.angles,
         }
 
 
 def _row(name: str, rule: Rule, runs: list[Run], baseline: list[Run]) -> dict[str, Any]:
-    accuracies = [run.accuracy for run in runs]
-    gaps = [run.accuracy - other.accuracy for run, other in zip(runs, baseline, strict=True)]
-    layers = runs[0].angles
-    angles = {layer: statistics.fmean(run.angles[layer] for run in runs) for layer in layers}
+    """One line of the results; runs that diverged have no accuracy and are left out of the means."""
+    pairs = [(run, other) for run, other in zip(runs, baseline, strict=True) if not run.diverged]
+    accuracies = [run.accuracy for run, _ in pairs]
+    gaps = [run.accuracy - other.accuracy for run, other in pairs if not other.diverged]
+    angles = {layer: statistics.fmean(run.angles[layer] for run, _ in pairs) for layer in runs[0].angles if pairs}
     ratios = [
         own / other
         for run, reference in zip(runs, baseline, strict=True)
@@ -187,12 +188,12 @@ def _row(name: str, rule: Rule, runs: list[Run], baseline: list[Run]) -> dict[st
         "rule": name,
         "label": name.replace("_", " "),
         "repr": repr(rule),
-        "accuracy_mean": statistics.fmean(accuracies),
+        "accuracy_mean": _mean(accuracies),
         "accuracy_std": _spread(accuracies),
-        "accuracies": accuracies,
-        "gap_mean": statistics.fmean(gaps),
+        "accuracies": [None if run.diverged else run.accuracy for run in runs],
+        "gap_mean": _mean(gaps),
         "gap_std": _spread(gaps),
-        "weight_angle_mean": statistics.fmean(angles.values()) if angles else None,
+        "weight_angle_mean": _mean(list(angles.values())),
         "weight_angles": angles,
         "step_ms": 1000 * statistics.median(seconds) if seconds else None,
         "step_ratio": quartiles[1] if quartiles else None,
@@ -201,6 +202,10 @@ def _row(name: str, rule: Rule, runs: list[Run], baseline: list[Run]) -> dict[st
     }
 
 
+def _mean(values: list[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
 def _spread(values: list[float]) -> float | None:
-    """Sample standard deviation; None for a single value."""
+    """Sample standard deviation; None for less than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
