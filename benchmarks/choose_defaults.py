@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", default="", help="only candidates whose name contains this")
     arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
 
     chosen = {name: rule for name, rule in candidates().items() if arguments.only in name}
     for name, rule in chosen.items():

@@ -110,6 +110,8 @@ def plan(model: torch.nn.Module, rules: Rules) -> Plan:
 
 def make_plan(model: torch.nn.Module, rules: Rules) -> tuple[Plan, list[tuple[str, torch.nn.Module, Rule]]]:
     """The plan, and its conversions as (name, module, rule), with the outputs of direct feedback filled in."""
+    if not isinstance(model, torch.nn.Module):
+        raise ConversionError(f"expected a torch.nn.Module, got {type(model).__name__}")
     patterns = _read_patterns(rules)
     names: dict[torch.nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -120,10 +122,10 @@ def make_plan(model: torch.nn.Module, rules: Rules) -> tuple[Plan, list[tuple[st
     used: set[str] = set()
     reached: set[str] = set()
     for module, (name, *others) in names.items():
-        if _inside_refused(name, names, model):
-            continue
         matches = [p for p in patterns if any(_matches(p, n) for n in (name, *others))]
         reached.update(matches)
+        if _inside_refused(name, model):
+            continue
         verdict = _verdict(module)
         if verdict is None:
             continue
@@ -138,7 +140,8 @@ def make_plan(model: torch.nn.Module, rules: Rules) -> tuple[Plan, list[tuple[st
                 work.append((name, module, rule))
         rows.append(Row(name or ROOT, type(module).__name__, action, rule, why, tuple(others)))
 
-    _check_patterns(patterns, used, reached, [n for all_names in names.values() for n in all_names])
+    if isinstance(rules, Mapping):
+        _check_patterns(patterns, used, reached, [n for all_names in names.values() for n in all_names])
     outputs = _outputs(work)
     work = [
         (name, module, dataclasses.replace(rule, outputs=outputs))
@@ -240,7 +243,7 @@ def _bypasses(module: torch.nn.Module) -> bool:
     return any(f"{cls.__module__}.{cls.__qualname__}" in _BYPASSING for cls in type(module).__mro__)
 
 
-def _inside_refused(name: str, names: dict[torch.nn.Module, list[str]], model: torch.nn.Module) -> bool:
+def _inside_refused(name: str, model: torch.nn.Module) -> bool:
     """Whether a module belongs to one that cannot be converted and uses its parts in its own way."""
     for parent in list(_lineage(name))[1:] + ([""] if name else []):
         module = model.get_submodule(parent)

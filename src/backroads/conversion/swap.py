@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -39,15 +39,13 @@ def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Ge
             model is then untouched.
         RuleError: for something that is not a rule.
     """
-    if not isinstance(model, torch.nn.Module):
-        raise ConversionError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    plan, work = make_plan(model, rules)
     done = [name or "(root)" for name, module in model.named_modules() if isinstance(module, AlignedLayer)]
     if done:
         raise ConversionError(
             f"the model is converted already ({', '.join(done[:3])}{', ...' if len(done) > 3 else ''}); "
             f"call br.revert(model) first, and give one mapping for all its layers"
         )
-    plan, work = make_plan(model, rules)
     refused = plan.select(REFUSE)
     listed = "; ".join(f"{row.name} ({row.module}): {row.why}" for row in refused)
     if refused and strict:
@@ -58,6 +56,8 @@ def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Ge
             f"{', '.join(cls.__name__ for cls in BY_TORCH_CLASS)} that can be converted"
             + (f"; it has {listed}" if refused else "")
         )
+    if refused:  # before anything changes: a warning may be made an error
+        warnings.warn(f"these modules still transport weights: {listed}", stacklevel=2)
     if isinstance(generator, int):
         generator = torch.Generator().manual_seed(generator)
 
@@ -67,7 +67,9 @@ def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Ge
             # A new class over the same object keeps every reference to it, its hooks and its Parameters.
             _own_dicts(module)
             module.__class__ = BY_TORCH_CLASS[type(module)]
-            module.attach(rule, generator)  # type: ignore[operator]
+            layer = cast(AlignedLayer, module)
+            layer.attach(rule, generator)
+            layer.announces_draws = False  # the root does, once for all
     except BaseException:
         for module, cls, attributes in before:
             module.__class__ = cls
@@ -78,8 +80,6 @@ def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Ge
     if any(isinstance(rule, DirectFeedback) for _, _, rule in work):
         handles += broadcast_error(model)
     object.__setattr__(model, _HOOKS, handles)
-    if refused:
-        warnings.warn(f"these modules still transport weights: {listed}", stacklevel=2)
     return model
 
 
@@ -126,10 +126,6 @@ def forward_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     return [p for p in model.parameters() if id(p) not in backward]
 
 
-def _is_feedback(key: str) -> bool:
-    return key.rpartition(".")[2] in FEEDBACK_KEYS
-
-
 def _check_state(
     model: torch.nn.Module,
     state_dict: dict[str, Any],
@@ -142,26 +138,37 @@ def _check_state(
 ) -> None:
     """Refuse, before anything is loaded, a state dict with backward weights for some layers only or of other shapes."""
     own = model.state_dict(keep_vars=True)
-    feedback = [key for key in own if _is_feedback(key)]
-    missing = [key for key in feedback if prefix + key not in state_dict]
-    foreign = [key for key in state_dict if key.startswith(prefix) and _is_feedback(key)]
-    foreign = [key for key in foreign if key.removeprefix(prefix) not in own]
-    if foreign and strict:
+    layers = [f"{name}." if name else "" for name, _ in aligned_layers(model)]
+    layers = [layer for layer in layers if f"{prefix}{layer}weight" in state_dict]  # the others are not meant
+    keys = {prefix + layer + key: layer for layer in layers for key in FEEDBACK_KEYS}
+    foreign = [key for key in keys if key in state_dict and key.removeprefix(prefix) not in own]
+    missing = {key: layer for key, layer in keys.items() if key.removeprefix(prefix) in own and key not in state_dict}
+    there = {layer for key, layer in keys.items() if key in state_dict}
+    if foreign:
         raise StateError(
-            f"the state dict was saved under other rules: it has {', '.join(foreign[:3])}"
-            f"{', ...' if len(foreign) > 3 else ''}, for which this model has no place; convert the model with the "
-            f"rules it was saved with, or load its forward weights only"
+            f"the state dict was saved under other rules: it has {_first(foreign)}, for which this model has no "
+            f"place; convert the model with the rules it was saved with, or load its forward weights only"
         )
-    if missing and len(missing) < len(feedback) and strict:
+    if missing and there:
         raise StateError(
-            f"the state dict is half converted: it has backward weights for {len(feedback) - len(missing)} layers and "
-            f"none for {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}; load one saved from a model "
-            f"converted with the same rules, or a plain one without any backward weights"
+            f"the state dict is half converted: it has backward weights for {len(there - set(missing.values()))} "
+            f"layers and lacks {_first(list(missing))}; load one saved from a model converted with the same rules, or "
+            f"a plain one without any backward weights"
         )
     for key, tensor in own.items():
-        given = state_dict.get(prefix + key)
-        if isinstance(given, Tensor) and isinstance(tensor, Tensor) and given.shape != tensor.shape:
+        value = state_dict.get(prefix + key)
+        if isinstance(value, Tensor) and isinstance(tensor, Tensor) and value.shape != tensor.shape:
             raise StateError(
-                f"the state dict does not fit: {prefix}{key} has shape {tuple(given.shape)}, the model needs "
+                f"the state dict does not fit: {prefix}{key} has shape {tuple(value.shape)}, the model needs "
                 f"{tuple(tensor.shape)}; nothing was loaded"
             )
+    if missing:
+        drawn = [prefix + layer.rstrip(".") or "the model itself" for layer in dict.fromkeys(missing.values())]
+        warnings.warn(
+            f"the state dict has no backward weights; drawn anew, to fit the loaded weights: {', '.join(drawn)}",
+            stacklevel=2,
+        )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -59,6 +59,11 @@ def direct(x: Tensor, W: Tensor, D: Tensor, bias: Tensor | None, op: Operator) -
     return (y.clone() if _traced() else y), carrier
 
 
+def autocast_enabled(device: str) -> bool:
+    """Whether autocast is on for a device type; torch raises for those that have none, such as meta."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def _traced() -> bool:
     """Whether a compiler or a function transform (vmap, grad) is at work."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
@@ -139,7 +144,7 @@ def _learns(ctx: Any) -> bool:
 def _without_autocast(backward: Callable[[Any, Tensor], tuple[Any, ...]], ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     """Call ``backward`` in the dtypes it states, also where the caller is inside an autocast context."""
     device = dy.device.type
-    if not torch.is_autocast_enabled(device):
+    if not autocast_enabled(device):
         return backward(ctx, dy)
     with torch.autocast(device, enabled=False):
         return backward(ctx, dy)
@@ -159,7 +164,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     dB: Tensor | None = None
     dW_alignment: Tensor | None = None
     if _learns(ctx):
-        if rule.input_noise is not None:
+        if rule.input_noise is not None and (rule.amp or rule.null or rule.sparse):
             x, y = rule.input_noise.like(x), None
         elif y is None:
             y = _recall(ctx.kept, bias, op)

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from backroads.errors import RuleError, ShapeError
 from backroads.functional import ConvolutionMap, LinearMap, Operator, aligned, direct
+from backroads.functional.layer import autocast_enabled
 from backroads.nn.broadcast import carriers
 from backroads.rules import as_rule, symmetric_alignment
 from backroads.rules.alignment import Alignment
@@ -59,32 +60,42 @@ class AlignedLayer(torch.nn.Module):
             rule: what teaches B.
             generator: source of B (CPU); None is torch's global generator.
         """
-        W = self.weight
         self._rule = rule
         self._alignment_scale = 1.0
         self._clock = _Clock()
         self._as_backprop = False
+        self.announces_draws = True
         self.register_parameter("backward_weight", None)
+        for name, value in self._draw(generator).items():
+            if name == "backward_weight":
+                learns = isinstance(rule, Alignment) and rule.learns
+                self.backward_weight = torch.nn.Parameter(value, requires_grad=learns)
+            else:
+                self.register_buffer(name, value)
+        self._refresh()
+
+    def _draw(self, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """What the rule keeps beside W, drawn to fit the present W."""
+        rule, W = self._rule, self.weight
         if isinstance(rule, Alignment):
-            B = draw_like(W, generator)
-            self.backward_weight = torch.nn.Parameter(B, requires_grad=rule.learns)
-        elif isinstance(rule, DirectFeedback):
+            return {"backward_weight": draw_like(W, generator)}
+        if isinstance(rule, DirectFeedback):
             if rule.outputs is None:
                 raise RuleError(
                     "direct_feedback_alignment on a single layer needs outputs=K, the network's number of outputs; "
                     "br.convert(model, rule) reads K off the last layer"
                 )
-            D = _direct_weight(W, self._features(), rule.outputs, generator)
-            self.backward_weight = torch.nn.Parameter(D, requires_grad=False)
-        elif isinstance(rule, SignSymmetry):
-            self.register_buffer("sign_scale", _spread(W).to(W.dtype))
+            return {"backward_weight": _direct_weight(W, self._features(), rule.outputs, generator)}
+        if isinstance(rule, SignSymmetry):
+            kept = {"sign_scale": _spread(W).to(W.dtype)}
             if rule.variant == "fixed_random":
-                self.register_buffer("sign_magnitude", draw_like(W, generator).abs())
-        self._refresh()
+                kept["sign_magnitude"] = draw_like(W, generator).abs()
+            return kept
+        return {}
 
     def detach_rule(self) -> None:
         """Remove what :meth:`attach` set, but for the weights; the layer can then become torch's own again."""
-        for name in ("_rule", "_alignment_scale", "_clock", "_as_backprop", "_active", "_idle"):
+        for name in ("_rule", "_alignment_scale", "_clock", "_as_backprop", "_active", "_idle", "announces_draws"):
             self.__dict__.pop(name, None)
 
     @property
@@ -153,6 +164,8 @@ class AlignedLayer(torch.nn.Module):
 
     def _is_plain(self) -> bool:
         """Whether the way back is W's transpose, so that torch's own layer does everything."""
+        if self._as_backprop:
+            self.feedback_weight()  # make the draw it may make, so that dropout later on draws the same
         return self._as_backprop or isinstance(self._rule, Backprop)
 
     def _project(self, x: Tensor) -> Tensor:
@@ -178,7 +191,7 @@ class AlignedLayer(torch.nn.Module):
     def _compute_dtype(self, x: Tensor) -> Tensor:
         """Check the input's dtype, and cast it under autocast as torch's own layer would."""
         device = x.device.type
-        if torch.is_autocast_enabled(device) and x.dtype in (torch.float32, torch.float16, torch.bfloat16):
+        if autocast_enabled(device) and x.dtype in (torch.float32, torch.float16, torch.bfloat16):
             return x.to(torch.get_autocast_dtype(device))
         if x.dtype != self.weight.dtype:
             raise ShapeError(
@@ -219,8 +232,10 @@ class AlignedLayer(torch.nn.Module):
         missing: list[str] = []
         load(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
         missing_keys.extend(key for key in missing if key.removeprefix(prefix) not in own)
-        if not error_msgs:
-            self._redraw()
+        if error_msgs:
+            return
+        self._redraw()
+        if self.announces_draws:
             name = prefix.rstrip(".") or "the layer"
             warnings.warn(
                 f"{name}: the state dict has no backward weights; drew them anew to fit the loaded weight",
@@ -229,17 +244,16 @@ class AlignedLayer(torch.nn.Module):
 
     def _redraw(self) -> None:
         """Draw B, or what sign symmetry keeps, anew from the present W, in place."""
-        W, rule = self.weight, self._rule
+        fresh = self._draw(None)
         with torch.no_grad():
-            if isinstance(rule, Alignment) and self.backward_weight is not None:
-                self.backward_weight.copy_(draw_like(W))
-            elif isinstance(rule, DirectFeedback) and self.backward_weight is not None:
-                assert rule.outputs is not None
-                self.backward_weight.copy_(_direct_weight(W, self._features(), rule.outputs))
-            elif isinstance(rule, SignSymmetry):
-                self.sign_scale.copy_(_spread(W))
-                if rule.variant == "fixed_random":
-                    self.sign_magnitude.copy_(draw_like(W).abs())
+            for name, value in fresh.items():
+                old = getattr(self, name)
+                if old.device == value.device:
+                    old.copy_(value)
+                elif name == "backward_weight":  # loaded by assignment over a model on the meta device
+                    self.backward_weight = torch.nn.Parameter(value, requires_grad=old.requires_grad)
+                else:
+                    setattr(self, name, value)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
