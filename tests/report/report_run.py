@@ -167,7 +167,7 @@ def _environment() -> dict[str, Any]:
         "threads": 2,
         "device": "cpu",
         "commit": "0f3c9a1e5b7d2468ace013579bdf02468ace1357",
-        "dirty": False,
+        "uncommitted_changes": False,
         "command": COMMAND,
         "started": "2026-03-01T12:00:00+00:00",
     }

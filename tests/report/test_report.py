@@ -230,7 +230,7 @@ def test_settings_formulas_environment_and_command_are_all_there(report: str, ru
 
     assert shown.keys() == environment.keys()
     assert shown["cores"] == "2"
-    assert shown["dirty"] == "false"
+    assert shown["uncommitted_changes"] == "false"
     assert settings["learning_rate"] == "0.1"
     assert settings["seeds"] == "0, 1, 2"
     assert settings["rules"] == ", ".join(NAMES)

@@ -6,10 +6,16 @@ import sys
 
 import cyclopts
 
+from backroads import __version__
 from backroads.cli.compare import compare
 from backroads.errors import BackroadsError
 
-app = cyclopts.App(name="backroads", help="Train neural networks without weight symmetry.", version="0.1.0")
+app = cyclopts.App(
+    name="backroads",
+    help="Train neural networks without weight symmetry.",
+    version=__version__,
+    default_parameter=cyclopts.Parameter(consume_multiple=True, negative=()),
+)
 app.command(compare)
 
 

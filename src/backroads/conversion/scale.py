@@ -21,7 +21,8 @@ class alignment_scale:
 
     - gradient accumulation over k backward passes sums k alignment gradients: use 1/k;
     - a loss scaler for fp16 divides all gradients by its scale afterwards: use that scale;
-    - 0 switches the alignment off for a step (gradients of B are then 0, so data parallelism stays in step).
+    - 0 switches the alignment off for a step (what is left of B's gradient is the tied one of Kolen-Pollack, or zeros,
+      so that data parallelism stays in step).
 
     The scale is read in the forward pass and stays until set again; in a ``with`` statement, until its end::
 

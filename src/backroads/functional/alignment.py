@@ -126,11 +126,11 @@ def gradients_by_differentiation(
     x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: Alignment, op: Operator
 ) -> tuple[Tensor, Tensor | None]:
     """(dR/dB, dR/dW or None without ``update_forward``) by differentiating :func:`alignment_value`: any operations."""
-    if bias is not None:
-        bias = bias.detach()
+    if x.dtype == torch.float16:  # sums over a batch leave its range before they are divided by N
+        x = x.float()
 
     def value(B: Tensor, W: Tensor) -> Tensor:
-        return alignment_value(x, W.to(x.dtype), B.to(x.dtype), bias, rule, op)
+        return alignment_value(x, W.to(x.dtype), B.to(x.dtype), None if bias is None else bias.to(x.dtype), rule, op)
 
     if rule.update_forward:
         dB, dW = torch.func.grad(value, argnums=(0, 1))(B, W)
@@ -145,6 +145,8 @@ def _activities(
     quadratic in x and in y."""
     if not (rule.amp or rule.null or rule.sparse):
         return x, x, y, 1.0, 1.0
+    if x.dtype == torch.float16:  # sums over a batch leave its range before they are divided by N
+        x, y = x.float(), None if y is None else y.float()
     ops = rule.operations
     if ops.center_input or ops.normalize_input:
         y = None  # the layer's own y is of another x
@@ -171,6 +173,11 @@ def _operate_on_input(x: Tensor, ops: Operations) -> tuple[Tensor, Tensor]:
 def _add_elementwise(data: Tensor | None, rule: Alignment, own: Tensor, other: Tensor) -> Tensor:
     """``data + decay own - self other``, in the dtype of ``own``, one pass over memory a term."""
     g = None if data is None else data.to(own.dtype)
+    if torch.compiler.is_compiling():
+        # The compiler fuses these; a float given as alpha= or compared would be a constant to it, and a schedule
+        # would have it compile anew in every step.
+        terms = [t for t, c in ((own * rule.decay, rule.decay), (other * -rule.self_, rule.self_)) if c]
+        return sum(terms, start=torch.zeros_like(own) if g is None else g)
     if rule.decay:
         if g is None and rule.decay == rule.self_:
             return (own - other) if rule.decay == 1 else (own - other) * rule.decay
@@ -182,7 +189,7 @@ def _add_elementwise(data: Tensor | None, rule: Alignment, own: Tensor, other: T
 
 def _combine(a: Scale, u: Tensor, b: Scale, v: Tensor) -> Tensor:
     """``a u + b v``; b may be 0."""
-    if isinstance(b, float):
+    if isinstance(b, float) and not torch.compiler.is_compiling():
         return torch.add(u * a, v, alpha=b) if b else u * a
     return u * a + v * b
 
@@ -200,8 +207,9 @@ def _scale(rule: Alignment, activity: Tensor, per_example: float) -> Scale:
     if rule.reduction != "power" or activity.numel() == 0:
         return per_example
     mean_square = activity.detach().square().mean()
-    # A silent activity has no power to divide by; its terms are 0 whatever the divisor.
-    return per_example / mean_square.clamp_min(torch.finfo(mean_square.dtype).tiny)
+    # A silent activity has no power to divide by, and nothing to teach.
+    silent = mean_square <= torch.finfo(mean_square.dtype).tiny
+    return (per_example / mean_square).masked_fill(silent, 0.0)
 
 
 def _forward_output(v: Tensor, ops: Operations) -> Tensor:

@@ -64,6 +64,11 @@ def autocast_enabled(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
+def recomputing() -> bool:
+    """Whether this forward pass runs inside a backward pass: activation checkpointing repeats it."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
 def _traced() -> bool:
     """Whether a compiler or a function transform (vmap, grad) is at work."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
@@ -116,7 +121,9 @@ class _AlignedTraced(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, W, B, bias, op, rule = inputs
-        _save(ctx, x, W, B, bias, op, rule, output if rule.reads_output else None)
+        # Not for function transforms: they would differentiate the saved output through B.
+        kept = output if rule.reads_output and torch.compiler.is_compiling() else None
+        _save(ctx, x, W, B, bias, op, rule, kept)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
@@ -174,7 +181,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
             W = B  # never read by this rule; stands in for its shape
         if rule.closed_form:
             dB = backward_gradient(x, y, W, B, rule, op) if needs_B else None
-            if rule.update_forward:
+            if needs_W and rule.update_forward:
                 dW_alignment = forward_gradient(x, y, W, B, rule, op)
         else:
             dB, dW_alignment = gradients_by_differentiation(x, W, B, bias, rule, op)

@@ -104,7 +104,7 @@ def backprop_mode(model: torch.nn.Module) -> Iterator[None]:
 def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     """Put buffers, step counters and the random state back at the end."""
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    clocks = [(layer._clock, layer._clock.step) for _, layer in aligned_layers(model)]
+    clocks = [(layer._clock, dict(vars(layer._clock))) for _, layer in aligned_layers(model)]
     try:
         with torch.random.fork_rng():
             yield
@@ -112,8 +112,8 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
-        for clock, step in clocks:
-            clock.step = step
+        for clock, state in clocks:
+            vars(clock).update(state)
 
 
 class _Seen:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from backroads.errors import UsageError
+from backroads.functional.layer import recomputing
 
 
 class _Carriers:
@@ -31,7 +32,7 @@ class _Carriers:
     def attach(self, made: tuple[Tensor, Tensor]) -> Tensor:
         """Hand the carrier of ``made = (output, carrier)`` to the root, and return the output."""
         output, carrier = made
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or recomputing():
             return output
         if not self._open:
             raise UsageError(
@@ -69,33 +70,36 @@ def _close(root: torch.nn.Module, args: Any, output: Any) -> Any:
     made = carriers.close()
     if not made or output is None:
         return output
-    total = sum(made[1:], start=made[0])
-    if isinstance(output, Tensor):
-        return output + _fitting(output, total)
-    if isinstance(output, dict):
-        key = next((k for k, v in output.items() if _fits(v, total)), None)
-        if key is not None:
-            output[key] = output[key] + total
-            return output
-    if isinstance(output, tuple | list):
-        place = next((i for i, v in enumerate(output) if _fits(v, total)), None)
-        if place is not None:
-            parts = [v + total if i == place else v for i, v in enumerate(output)]
-            return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-    raise UsageError(
-        f"direct feedback alignment: expected an output with a tensor of shape {tuple(total.shape)}, got a "
-        f"{type(output).__name__} without one; set outputs=K in the rule, or use another rule for this model"
-    )
-
-
-def _fits(value: Any, total: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == total.shape
-
-
-def _fitting(output: Tensor, total: Tensor) -> Tensor:
-    if output.shape != total.shape:
+    for carrier in made:
+        if carrier.shape != made[0].shape:
+            raise UsageError(
+                f"direct feedback alignment: expected every layer to see the batch of the network's output, got "
+                f"{carrier.shape[0]} and {made[0].shape[0]} rows; use another rule for layers of a flattened batch"
+            )
+    output, found = _add_to_first(output, sum(made[1:], start=made[0]))
+    if not found:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__} without one"
         raise UsageError(
-            f"direct feedback alignment: expected an output of shape {tuple(total.shape)} (N, K), got "
-            f"{tuple(output.shape)}; set outputs=K in the rule, or use another rule for this model"
+            f"direct feedback alignment: expected an output with a tensor of shape {tuple(made[0].shape)} (N, K), "
+            f"got {shape}; set outputs=K in the rule, or use another rule for this model"
         )
-    return total
+    return output
+
+
+def _add_to_first(value: Any, total: Tensor) -> tuple[Any, bool]:
+    """Add ``total`` to the first tensor of its shape in a tensor, dict, tuple or list; whether there was one."""
+    if isinstance(value, Tensor):
+        return (value + total, True) if value.shape == total.shape else (value, False)
+    if isinstance(value, dict):
+        for key, part in value.items():
+            part, found = _add_to_first(part, total)
+            if found:
+                value[key] = part
+                return value, True
+    if isinstance(value, tuple | list):
+        for place, part in enumerate(value):
+            part, found = _add_to_first(part, total)
+            if found:
+                parts = [*value[:place], part, *value[place + 1 :]]
+                return (type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)), True
+    return value, False

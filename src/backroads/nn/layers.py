@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from backroads.errors import RuleError, ShapeError
 from backroads.functional import ConvolutionMap, LinearMap, Operator, aligned, direct
-from backroads.functional.layer import autocast_enabled
+from backroads.functional.layer import autocast_enabled, recomputing
 from backroads.nn.broadcast import carriers
 from backroads.rules import as_rule, symmetric_alignment
 from backroads.rules.alignment import Alignment
@@ -21,18 +21,28 @@ from backroads.rules.base import Backprop, DirectFeedback, Rule, SignSymmetry
 
 FEEDBACK_KEYS = ("backward_weight", "sign_scale", "sign_magnitude")
 STEP_KEY = "alignment_steps"
+_CAST_BY_AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class _Clock:
-    """Counts training passes. Outside the module, whose integers torch.compile takes for constants."""
+    """Says on which training passes of ``every`` the terms that need activities are computed.
+
+    It counts modulo ``every``: torch.compile takes the count for a constant and makes one graph for each.
+
+    Attributes:
+        step: passes since the last active one began, modulo ``every``. active: what the last pass was told.
+    """
 
     def __init__(self) -> None:
         self.step = 0
+        self.active = True
 
-    def tick(self) -> int:
-        """The count before this call."""
-        self.step += 1
-        return self.step - 1
+    def tick(self, every: int) -> bool:
+        """Whether this pass is an active one. A pass that activation checkpointing repeats is what it was before."""
+        if not recomputing():
+            self.active = self.step == 0
+            self.step = (self.step + 1) % every
+        return self.active
 
 
 class AlignedLayer(torch.nn.Module):
@@ -170,9 +180,9 @@ class AlignedLayer(torch.nn.Module):
 
     def _project(self, x: Tensor) -> Tensor:
         """The forward pass with its own way back."""
-        rule = self._rule
-        x = self._compute_dtype(x)
-        op = self.operator
+        rule, op = self._rule, self.operator
+        if x.dtype in _CAST_BY_AUTOCAST and autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         x = self.operand(x)
         if isinstance(rule, DirectFeedback):
             assert self.backward_weight is not None
@@ -185,20 +195,17 @@ class AlignedLayer(torch.nn.Module):
             return aligned(x, self.weight, B.detach(), self.bias, op, rule)
         active = True
         if rule.every > 1 and self.training and torch.is_grad_enabled():
-            active = self._clock.tick() % rule.every == 0
+            active = self._clock.tick(rule.every)
         return aligned(x, self.weight, B, self.bias, op, self._active if active else self._idle)
 
-    def _compute_dtype(self, x: Tensor) -> Tensor:
-        """Check the input's dtype, and cast it under autocast as torch's own layer would."""
-        device = x.device.type
-        if autocast_enabled(device) and x.dtype in (torch.float32, torch.float16, torch.bfloat16):
-            return x.to(torch.get_autocast_dtype(device))
-        if x.dtype != self.weight.dtype:
-            raise ShapeError(
-                f"{type(self).__name__}: expected input of dtype {self.weight.dtype}, the weight's, got {x.dtype}; "
-                f"cast the input or the model"
-            )
-        return x
+    def _check_dtype(self, x: Tensor) -> None:
+        """Refuse an input of another dtype than the weight's, unless autocast brings them together."""
+        if x.dtype == self.weight.dtype or (x.dtype in _CAST_BY_AUTOCAST and autocast_enabled(x.device.type)):
+            return
+        raise ShapeError(
+            f"{type(self).__name__}: expected input of dtype {self.weight.dtype}, the weight's, got {x.dtype}; "
+            f"cast the input or the model"
+        )
 
     def _features(self) -> int:
         """Number of features or channels of the input."""
@@ -222,7 +229,7 @@ class AlignedLayer(torch.nn.Module):
         steps = state_dict.get(prefix + STEP_KEY)
         if steps is not None:
             state_dict = {key: value for key, value in state_dict.items() if key != prefix + STEP_KEY}
-            self._clock.step = int(steps)
+            self._clock.step = int(steps) % max(getattr(self._rule, "every", 1), 1)
         own = [name for name in FEEDBACK_KEYS if isinstance(getattr(self, name, None), Tensor)]
         plain = prefix + "weight" in state_dict and not any(prefix + name in state_dict for name in FEEDBACK_KEYS)
         load = super()._load_from_state_dict
@@ -304,6 +311,7 @@ class Linear(AlignedLayer, torch.nn.Linear):
                 f"Linear: expected input of shape (..., {self.in_features}), got {tuple(input.shape)}; "
                 f"the last dimension must be in_features"
             )
+        self._check_dtype(input)
         return super().forward(input) if self._is_plain() else self._project(input)
 
     def _features(self) -> int:
@@ -348,6 +356,7 @@ class _Convolution(AlignedLayer, _ConvNd):
                 f"{type(self).__name__}: expected input of shape (N, {self.in_channels}, {places}) or "
                 f"({self.in_channels}, {places}), got {tuple(input.shape)}"
             )
+        self._check_dtype(input)
         return super().forward(input) if self._is_plain() else self._project(input)
 
     def _features(self) -> int:
@@ -472,7 +481,7 @@ def _spread(W: Tensor) -> Tensor:
     """Root mean square of W (its standard deviation, as initialisers have mean 0), or its initialiser's if W is 0."""
     if W.is_meta:
         return torch.empty((), device=W.device)
-    s = W.detach().float().square().mean().sqrt()
+    s = W.detach().to(torch.promote_types(W.dtype, torch.float32)).square().mean().sqrt()
     return s if s > 0 else torch.full_like(s, 1 / math.sqrt(3 * W[0].numel()))
 
 

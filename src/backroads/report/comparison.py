@@ -63,7 +63,7 @@ def comparison_page(run: Run) -> str:
         environment=[(key, text.setting(value)) for key, value in run.environment.items()],
         command=run.environment.get("command"),
         commit=run.environment.get("commit"),
-        dirty=run.environment.get("dirty") is True,
+        dirty=run.environment.get("uncommitted_changes") is True,
     )
 
 

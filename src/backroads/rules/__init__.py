@@ -101,7 +101,7 @@ def from_dict(data: dict[str, Any]) -> Rule:
     """
     fields = dict(data)
     kind = fields.pop("kind", None)
-    if kind not in _CLASSES:
+    if not isinstance(kind, str) or kind not in _CLASSES:
         raise RuleError(f"unknown kind of rule {kind!r}.{nearest(str(kind), _CLASSES)} Known: {', '.join(_CLASSES)}")
     cls = _CLASSES[kind]
     _check_fields(cls, fields, f"rule of kind {kind!r}")

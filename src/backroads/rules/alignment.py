@@ -74,7 +74,7 @@ class Operations:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name == "activation":
-                if value is not None and value not in ACTIVATIONS:
+                if value is not None and (not isinstance(value, str) or value not in ACTIVATIONS):
                     raise RuleError(
                         f"Operations: unknown activation {value!r}.{nearest(str(value), ACTIVATIONS)} "
                         f"Known: {', '.join(ACTIVATIONS)}, or None"
@@ -125,7 +125,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         known = ("normal", "uniform")
-        if self.distribution not in known:
+        if not isinstance(self.distribution, str) or self.distribution not in known:
             raise RuleError(
                 f"Noise: unknown distribution {self.distribution!r}.{nearest(str(self.distribution), known)} "
                 f"Known: {', '.join(known)}"
@@ -192,7 +192,7 @@ class Alignment(Rule):
         for name in ("tie_grad", "update_forward"):
             if not isinstance(getattr(self, name), bool):
                 raise RuleError(f"Alignment: {name} must be True or False, got {getattr(self, name)!r}")
-        if self.reduction not in REDUCTIONS:
+        if not isinstance(self.reduction, str) or self.reduction not in REDUCTIONS:
             raise RuleError(
                 f"Alignment: unknown reduction {self.reduction!r}.{nearest(str(self.reduction), REDUCTIONS)} "
                 f"Known: {', '.join(REDUCTIONS)}"
@@ -229,7 +229,7 @@ class Alignment(Rule):
     @property
     def reads_forward_weight(self) -> bool:
         """Whether the alignment gradient needs W."""
-        return self.update_forward or not self.closed_form or any((self.amp, self.null, self.sparse, self.self_))
+        return self.update_forward or not self.closed_form or any((self.amp, self.null, self.self_))
 
     def scaled(self, everything: float, data: float = 1.0) -> Alignment:
         """The same rule with all coefficients times ``everything`` and amp, null, sparse times ``data`` as well."""

@@ -38,8 +38,6 @@ class Rule:
                     for f in dataclasses.fields(value)
                     if getattr(value, f.name) != f.default
                 }
-                if not value:
-                    continue
             data[field.name] = value
         return data
 
@@ -49,7 +47,11 @@ def check_number(owner: str, name: str, value: object, *, negative: bool = False
     expected = "a finite number" if negative else "a finite number >= 0"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RuleError(f"{owner}: {name} must be {expected}, got {value!r} of type {type(value).__name__}")
-    if not math.isfinite(value) or (value < 0 and not negative):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        finite = False
+    if not finite or (value < 0 and not negative):
         raise RuleError(f"{owner}: {name} must be {expected}, got {value!r}; leave it out to switch it off")
 
 

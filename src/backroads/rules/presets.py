@@ -38,7 +38,8 @@ def feedback_alignment() -> Alignment:
 def sign_symmetry(variant: str = "uniform") -> SignSymmetry:
     """Sign symmetry: B shares the signs of W and has magnitudes of its own.
 
-    - "uniform" (uSF): ``B = s sign(W)``, s the standard deviation of the layer's initial W;
+    - "uniform" (uSF): ``B = s sign(W)``, s the root mean square of the layer's initial W (its standard deviation, as
+      initialisers have mean 0);
     - "batch_random" (brSF): ``B = |R| sign(W)``, R drawn anew in each forward pass from N(0, s^2);
     - "fixed_random" (frSF): ``B = |R| sign(W)``, R drawn once.
 
@@ -50,7 +51,7 @@ def sign_symmetry(variant: str = "uniform") -> SignSymmetry:
     return SignSymmetry(variant)
 
 
-def weight_mirror(amp: float = 0.01, decay: float = 0.01, **options: Any) -> Alignment:
+def weight_mirror(amp: float = 0.003, decay: float = 0.003, **options: Any) -> Alignment:
     """Weight mirror: ``dB = decay B - amp M[y x^T]``. Local.
 
     With W held, B settles at ``(amp / decay) W C``, C = M[x x^T]: the right direction only for white input. So by

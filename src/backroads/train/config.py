@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +22,9 @@ COMPARED_RULES = [
     "activation_alignment",
 ]
 
-# Small networks allow faster alignment than the rules' own defaults, which must be safe in wide layers. Chosen by
+# A small network allows faster alignment than the rule's own default, which must be safe in wide layers. Chosen by
 # benchmarks/choose_defaults.py on a validation part of the training split; see docs/defaults.md.
-CHOSEN_ON_VALIDATION = {
-    "information_alignment": {"amp": 0.03, "null": 0.03, "decay": 0.03},
-    "activation_alignment": {"amp": 0.03, "sparse": 0.03},
-}
+CHOSEN_ON_VALIDATION: dict[str, dict[str, Any]] = {"activation_alignment": {"amp": 0.01, "sparse": 0.01}}
 
 
 class CompareConfig(BaseModel):
@@ -52,7 +50,7 @@ class CompareConfig(BaseModel):
     backward_rate: float = Field(1.0, ge=0, allow_inf_nan=False, description="Rate of B (plain SGD).")
     threads: int = Field(1, ge=1, description="CPU threads; one is fastest for networks this small.")
     rule_settings: dict[str, dict[str, Any]] = Field(
-        CHOSEN_ON_VALIDATION,
+        {},
         description="Options of rules by name, as in rule_settings.weight_mirror = {amp = 0.02, decay = 0.02}.",
     )
 
@@ -63,12 +61,31 @@ class CompareConfig(BaseModel):
             raise ValueError(f"each rule once, got {', '.join(rules)}")
         return rules if "backprop" in rules else ["backprop", *rules]
 
+    @field_validator("rule_settings")
+    @classmethod
+    def _over_the_chosen(cls, settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        given = {name: {key: _parse(value) for key, value in options.items()} for name, options in settings.items()}
+        return {
+            name: {**CHOSEN_ON_VALIDATION.get(name, {}), **given.get(name, {})}
+            for name in {**CHOSEN_ON_VALIDATION, **given}
+        }
+
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) != len(seeds) or min(seeds) < 0:
             raise ValueError(f"different whole numbers >= 0, got {', '.join(map(str, seeds))}")
         return seeds
+
+
+def _parse(value: Any) -> Any:
+    """A flag's text as the number or truth value it spells; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
 
 
 def read_toml(path: Path) -> dict[str, Any]:

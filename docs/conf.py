@@ -1,0 +1,36 @@
+"""Sphinx configuration: MyST Markdown, furo, docstrings of the package, and tables made from its own data."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import backroads
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "backroads"
+author = "The backroads developers"
+copyright = "The backroads developers"
+version = release = backroads.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "from_code",
+    "mathml",  # formulas without a script and without a network
+]
+myst_enable_extensions = ["dollarmath", "deflist"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build", "_ext"]
+
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # torch's own docstrings are not ours to repeat
+napoleon_use_ivar = True
+napoleon_use_param = False  # "decay, amp: ..." is one entry
+
+html_theme = "furo"
+html_title = "backroads"
+html_math_renderer = "mathml"
+html_copy_source = False

@@ -1,0 +1,88 @@
+"""The command line as a user meets it: a separate process, its output and its exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+QUICK = ["--epochs", "1", "--seeds", "0", "--width", "2", "--batch-size", "256", "--rules", "symmetric_alignment"]
+
+
+def backroads(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "backroads", *words], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_compare_prints_plain_lines_and_a_table_and_writes_a_report(tmp_path: Path) -> None:
+    done = backroads("compare", *QUICK, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "[100 %] seed 0 epoch 1/1" in done.stdout
+    assert "\x1b" not in done.stdout  # no terminal codes into a pipe
+    assert "symmetric alignment" in done.stdout
+    assert "report: run/report.html" in done.stdout
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"config.toml", "environment.json", "events.jsonl", "results.json", "report.html"}
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert "compare --epochs 1 --seeds 0" in environment["command"]
+    for key in ("torch", "python", "cpu", "cores", "started", "backroads"):
+        assert environment[key]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", "--epoch", "3"], "Did you mean --epochs?"),
+        (["comare"], 'Did you mean "compare"?'),
+        (["compare", "--epochs", "0"], "epochs: expected greater than or equal to 1, got '0'"),
+        (["compare", "--rules", "feedback_alignmnt"], "Did you mean 'feedback_alignment'?"),
+        (["compare", "--config", "nowhere.toml"], "cannot read nowhere.toml"),
+        (["compare", "--config", "broken.toml"], "is not TOML"),
+        (["compare", "--config", "misspelt.toml"], "Did you mean 'epochs'?"),
+        (["compare", "--out", "full"], "full exists and is not empty"),
+    ],
+)
+def test_mistakes_get_one_message_and_leave_nothing_behind(tmp_path: Path, words: list[str], message: str) -> None:
+    (tmp_path / "broken.toml").write_text("epochs = = 3")
+    (tmp_path / "misspelt.toml").write_text("epoch = 3")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    done = backroads(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('epochs = 7\nseeds = [0]\nwidth = 2\nrules = ["backprop"]\nbatch_size = 512\n')
+    done = backroads("compare", "--config", "run.toml", "--epochs", "1", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "run" / "config.toml").read_text()
+    assert "epochs = 1" in written
+    assert "width = 2" in written
+
+
+def test_lists_take_several_words_and_settings_of_rules_are_numbers(tmp_path: Path) -> None:
+    words = ["--epochs", "1", "--seeds", "0", "1", "--width", "2", "--batch-size", "512"]
+    words += ["--rules", "backprop", "weight_mirror", "--rule-settings.weight_mirror.amp", "0.25", "--out", "run"]
+    done = backroads("compare", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert written["seeds"] == [0, 1]
+    assert written["rules"] == ["backprop", "weight_mirror"]
+    assert written["rule_settings"]["weight_mirror"] == {"amp": 0.25}
+
+
+def test_help_needs_no_torch(tmp_path: Path) -> None:
+    code = "import sys, backroads.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    done = backroads("compare", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "--learning-rate" in done.stdout

@@ -1,0 +1,138 @@
+"""Data parallelism: two processes hold the same gradients, for B as well as for W, and those of the joined batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from problems import RULES, batch, small_network
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+import backroads as br
+
+WORLD, ROWS = 2, 8
+NOISY = "weight_mirror, noise"
+NOW_AND_THEN = "weight_mirror, every 2"
+
+
+def is_mean_over_batch(rule: br.Rule) -> bool:
+    """Whether the halves' mean gradient must be the whole's: no power of a batch, no batch statistics, no noise."""
+    if not isinstance(rule, br.Alignment):
+        return True
+    centered = rule.operations.batch_center_backward_input or rule.operations.batch_center_forward_output
+    return rule.reduction != "power" and rule.input_noise is None and not centered
+
+
+CASES: dict[str, br.Rule] = {
+    **RULES,
+    # Rules that look at the batch as a whole, made means over it.
+    **{
+        f"{name}, a mean": dataclasses.replace(rule, reduction="mean", operations=br.Operations())
+        for name, rule in RULES.items()
+        if not is_mean_over_batch(rule)
+    },
+    NOISY: br.rules.weight_mirror(input_noise=1.0),
+    NOW_AND_THEN: br.Alignment(decay=1, amp=1, reduction="mean", every=2),
+    "batch centering": br.Alignment(
+        amp=1, sparse=1, operations=br.Operations(batch_center_backward_input=True, batch_center_forward_output=True)
+    ),
+}
+MEANS = [name for name, rule in CASES.items() if is_mean_over_batch(rule)]
+
+
+def network(name: str) -> torch.nn.Module:
+    """The small network without batch norm, which couples the examples of a batch."""
+    net = small_network(CASES[name])
+    net[3] = torch.nn.Identity()
+    return net
+
+
+def backward(net: torch.nn.Module, x: Tensor, labels: Tensor, seed: int = 0, factor: float = 1.0) -> None:
+    torch.manual_seed(seed)
+    (factor * F.cross_entropy(net(x), labels)).backward()
+
+
+def learned(net: torch.nn.Module) -> dict[str, Tensor]:
+    return {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
+
+
+def results(name: str, rank: int) -> dict[str, Any]:
+    """What one process sees of one rule: gradients of its half, accumulated ones, and weights after steps."""
+    x, labels = (t.chunk(WORLD)[rank] for t in batch(ROWS))
+    # Noise must differ between processes; the draw of "batch_random" is a B, which they must share.
+    seed = rank if name == NOISY else 0
+
+    net = network(name)
+    parallel = DistributedDataParallel(net)
+    backward(parallel, x, labels, seed)
+    gradients = learned(net)
+
+    net = network(name)
+    parallel = DistributedDataParallel(net)
+    with br.alignment_scale(net, 0.5):
+        with parallel.no_sync():
+            backward(parallel, x[:2], labels[:2], seed, factor=0.5)
+        backward(parallel, x[2:], labels[2:], seed, factor=0.5)
+    accumulated = learned(net)
+
+    opt = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for step in range(2):
+        opt.zero_grad()
+        backward(parallel, x, labels, seed + 2 * step)
+        opt.step()
+    return {"gradients": gradients, "accumulated": accumulated, "weights": net.state_dict()}
+
+
+def work(rank: int, folder: str) -> None:
+    """One process: all rules, one after another."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    try:
+        torch.save({name: results(name, rank) for name in CASES}, f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Any]]]:
+    folder: Path = tmp_path_factory.mktemp("distributed")
+    torch.multiprocessing.spawn(work, (str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+def exactly(actual: Any, expected: Any) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_all_processes_hold_the_same_gradients_and_stay_together(ranks, name):
+    first, second = (of_rank[name] for of_rank in ranks)
+    exactly(first, second)  # gradients, accumulated gradients, and weights after steps
+    before = network(name)
+    learning = {k for k, p in before.named_parameters() if p.requires_grad}
+    assert set(first["gradients"]) == set(first["accumulated"]) == learning
+    moved = {k for k, v in before.state_dict().items() if not torch.equal(v, first["weights"][k])}
+    assert moved - {k for k in moved if k.endswith("alignment_steps")} == learning
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_two_processes_have_the_gradients_of_one_on_the_joined_batch(ranks, name):
+    net = network(name)
+    backward(net, *batch(ROWS))
+    torch.testing.assert_close(ranks[0][name]["gradients"], learned(net), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", [n for n in MEANS if n != NOW_AND_THEN])
+def test_gradients_accumulated_without_synchronisation_are_those_of_the_joined_batch(ranks, name):
+    """Two micro-batches on each of two processes, the alignment and the loss scaled by 1/2."""
+    net = network(name)
+    backward(net, *batch(ROWS))
+    torch.testing.assert_close(ranks[0][name]["accumulated"], learned(net), rtol=1e-10, atol=1e-13)
