@@ -13,10 +13,10 @@ demo: $(VENV)/.runtime
 	$(BIN)/backroads compare
 
 test: $(VENV)/.development
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-slow: $(VENV)/.development
-	$(BIN)/python -m pytest --run-slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --run-slow
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

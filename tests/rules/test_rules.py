@@ -65,9 +65,8 @@ each_rule = pytest.mark.parametrize("rule", [pytest.param(rule, id=name) for nam
 
 def test_rules_add_primitive_by_primitive() -> None:
     assert A(decay=1, amp=2) + A(amp=3, self_=4) == A(decay=1, amp=5, self_=4)
-    assert A(null=1, tie_grad=True) + A(sparse=2, update_forward=True) == A(
-        null=1, sparse=2, tie_grad=True, update_forward=True
-    )
+    tied, both = A(null=1, tie_grad=True), A(sparse=2, update_forward=True)
+    assert tied + both == both + tied == A(null=1, sparse=2, tie_grad=True, update_forward=True)
 
 
 @pytest.mark.parametrize("factor", [0, 3, 0.5])
@@ -129,15 +128,28 @@ def test_only_alignments_add(other: object) -> None:
         (A(0.1, 0.2, 0.3, 0.4, 0.5), "R = 0.1 decay + 0.2 amp + 0.3 null + 0.4 sparse + 0.5 self"),
         (A(decay=0.0005, tie_grad=True), "R = 0.0005 decay, dB += dW"),
         (A(amp=1, reduction="mean", every=3), "R = 1 amp [reduction='mean', every=3]"),
-        (A(amp=1, operations=br.Operations(center_input=True)), "[operations=Operations(center_input=True)]"),
+        (
+            A(amp=1, operations=br.Operations(center_input=True)),
+            "R = 1 amp [operations=Operations(center_input=True)]",
+        ),
+    ],
+    ids=str,
+)
+def test_a_sum_reads_as_its_formula(rule: br.Alignment, text: str) -> None:
+    assert repr(rule) == text
+
+
+@pytest.mark.parametrize(
+    ("rule", "formula"),
+    [
         (rules.backprop(), "B = W"),
         (rules.sign_symmetry(), "B = s sign(W)"),
         (rules.direct_feedback_alignment(), "dx = D^T e"),
     ],
     ids=str,
 )
-def test_a_rule_reads_as_its_formula(rule: br.Rule, text: str) -> None:
-    assert text in repr(rule)
+def test_what_is_no_sum_reads_as_its_formula(rule: br.Rule, formula: str) -> None:
+    assert formula in repr(rule)
 
 
 @each_rule
@@ -157,6 +169,7 @@ def test_different_rules_differ() -> None:
     named = dict(zip(map(repr, everything), everything, strict=True))  # equal rules read the same
     assert len(set(everything)) == len(named)
     assert A(decay=1) == A(decay=1.0)
+    assert isinstance(A(decay=1).decay, float)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +230,7 @@ def test_options_a_rule_does_not_take_are_an_error() -> None:
         br.get_rule("backprop", decay=1)
 
 
-@pytest.mark.parametrize("value", [None, 3, A, ["backprop"], object()], ids=repr)
+@pytest.mark.parametrize("value", [None, 3, A, ["backprop"], object()], ids=lambda value: type(value).__name__)
 def test_what_is_no_rule_is_an_error(value: object) -> None:
     with pytest.raises(RuleError, match="expected a rule such as"):
         rules.as_rule(value)
