@@ -29,12 +29,17 @@ def candidates() -> dict[str, br.Rule]:
         for gain in (1.0, 0.3):
             found[f"weight_mirror {c}, amp x{gain:g}"] = br.rules.weight_mirror(gain * c, c)
             found[f"information_alignment {c}, amp x{gain:g}"] = br.rules.information_alignment(gain * c, c, c)
-    for c in (0.003, 0.01, 0.03, 0.1):
+    for c in (0.1, 0.2, 0.4):
         found[f"activation_alignment {c}"] = br.rules.activation_alignment(c, c)
+    centred: dict[str, Any] = {
+        "reduction": "power",
+        "operations": br.Operations(batch_center_backward_input=True),
+    }
+    for c in (0.003, 0.01, 0.03, 0.1):
+        found[f"activation_alignment {c}, power"] = br.rules.activation_alignment(c, c, **centred)
     plain: dict[str, Any] = {"operations": br.Operations()}
     found["weight_mirror 0.01 not centred"] = br.rules.weight_mirror(0.01, 0.01, **plain)
     found["information_alignment 0.01 not centred"] = br.rules.information_alignment(0.01, 0.01, 0.01, **plain)
-    found["activation_alignment 0.01 not centred"] = br.rules.activation_alignment(0.01, 0.01, **plain)
     return found
 
 

@@ -126,11 +126,12 @@ def gradients_by_differentiation(
     x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: Alignment, op: Operator
 ) -> tuple[Tensor, Tensor | None]:
     """(dR/dB, dR/dW or None without ``update_forward``) by differentiating :func:`alignment_value`: any operations."""
-    if x.dtype == torch.float16:  # sums over a batch leave its range before they are divided by N
-        x = x.float()
+    # In float32 at least, under autocast too: operations on the outputs lose too much in half precision.
+    wide = torch.promote_types(W.dtype, torch.float32)
+    x, bias = x.to(wide), None if bias is None else bias.to(wide)
 
     def value(B: Tensor, W: Tensor) -> Tensor:
-        return alignment_value(x, W.to(x.dtype), B.to(x.dtype), None if bias is None else bias.to(x.dtype), rule, op)
+        return alignment_value(x, W.to(wide), B.to(wide), bias, rule, op)
 
     if rule.update_forward:
         dB, dW = torch.func.grad(value, argnums=(0, 1))(B, W)

@@ -114,8 +114,8 @@ class AlignedLayer(torch.nn.Module):
         return self._rule
 
     @rule.setter
-    def rule(self, rule: Rule) -> None:
-        old = self._rule
+    def rule(self, rule: Rule | str) -> None:
+        old, rule = self._rule, as_rule(rule)
         same = type(old) is type(rule) and ((isinstance(old, Alignment) and isinstance(rule, Alignment)) or old == rule)
         if not same:
             raise RuleError(

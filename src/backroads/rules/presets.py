@@ -12,7 +12,9 @@ from typing import Any
 from backroads.rules.alignment import Alignment, Operations
 from backroads.rules.base import Backprop, DirectFeedback, SignSymmetry
 
-# One setting for every layer: coefficients without units, and covariances in place of second moments.
+# Each example of norm 1: bounded steps in every layer.
+_NORMALISED: dict[str, Any] = {"operations": Operations(normalize_input=True)}
+# Coefficients without units, the same gain in every layer, and covariances in place of second moments.
 _DIMENSIONLESS: dict[str, Any] = {
     "reduction": "power",
     "operations": Operations(batch_center_backward_input=True),
@@ -70,7 +72,7 @@ def information_alignment(amp: float = 0.003, null: float = 0.003, decay: float 
     null bounds what amp alone lets explode: with W held and equal coefficients (reduction "sum", no operations), B
     settles at the ridge pseudo-inverse ``(W C W^T + I)^-1 W C``. Reduction and centring are the weight mirror's. A
     step of rate 1 is stable while null times the largest eigenvalue of the output's second moment (over its power) is
-    below 2, which for wide layers asks for a small null.
+    below 2. Wide convolutions whose channels move together exceed that: there, take smaller coefficients.
 
     Source: Kunin et al. 2020.
     """
@@ -86,17 +88,18 @@ def symmetric_alignment(decay: float = 0.3, self_: float = 0.3, **options: Any) 
     return Alignment(decay=decay, self_=self_, **options)
 
 
-def activation_alignment(amp: float = 0.003, sparse: float = 0.003, **options: Any) -> Alignment:
+def activation_alignment(amp: float = 0.1, sparse: float = 0.1, **options: Any) -> Alignment:
     """Activation alignment: ``dB = sparse M[z x^T] - amp M[y x^T]``: makes B x follow W x (weight estimation).
 
     B settles at ``(amp / sparse) W`` where C = M[x x^T] has full rank, as slowly as C is ill-conditioned. A step of
-    rate 1 is stable while ``sparse`` times the largest eigenvalue of C is below 2: with the default reduction and
-    centring, of the inputs' covariance over their power, at most the fan-in and mostly a few percent of it. So small
-    networks allow more than the default.
+    rate 1 is stable while ``sparse`` times the largest eigenvalue of C is below 2. By default each example is centred
+    and brought to norm 1 first, which bounds that eigenvalue in every layer, at any width: by 1 for a linear layer,
+    by the number of positions at which a kernel meets one pixel for a convolution (9 for 3x3 at stride 1). What
+    centring takes away, the mean over an example's features, B does not learn.
 
     Source: Kunin et al. 2020.
     """
-    return Alignment(amp=amp, sparse=sparse, **{**_DIMENSIONLESS, **options})
+    return Alignment(amp=amp, sparse=sparse, **{**_NORMALISED, **options})
 
 
 def kolen_pollack(decay: float = 5e-4, **options: Any) -> Alignment:
