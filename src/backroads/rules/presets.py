@@ -66,7 +66,7 @@ def weight_mirror(amp: float = 0.003, decay: float = 0.003, **options: Any) -> A
     return Alignment(amp=amp, decay=decay, **{**_DIMENSIONLESS, **options})
 
 
-def information_alignment(amp: float = 0.003, null: float = 0.003, decay: float = 0.003, **options: Any) -> Alignment:
+def information_alignment(amp: float = 0.001, null: float = 0.001, decay: float = 0.001, **options: Any) -> Alignment:
     """Information alignment: ``dB = decay B - amp M[y x^T] + null M[y r^T]``, r = B^T y. Local.
 
     null bounds what amp alone lets explode: with W held and equal coefficients (reduction "sum", no operations), B
