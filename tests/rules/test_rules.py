@@ -486,6 +486,6 @@ def test_a_layer_can_start_and_stop_learning_its_way_back() -> None:
 def test_a_layer_keeps_its_kind_of_rule(old: str, new: Any) -> None:
     layer = br.nn.Linear(2, 3, rule=old)
     before = layer.rule
-    with pytest.raises(RuleError, match="cannot change|expected a rule"):
+    with pytest.raises(RuleError, match=r"cannot change|expected a rule"):
         layer.rule = new
     assert layer.rule == before
