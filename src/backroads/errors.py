@@ -38,6 +38,10 @@ class ConfigError(BackroadsError, ValueError):
     """A configuration or command line is wrong: change the named field."""
 
 
+class RunError(BackroadsError, RuntimeError):
+    """A run cannot go on (disk full, a process lost): mend the cause and resume."""
+
+
 class MissingDependencyError(BackroadsError, ImportError):
     """An optional package is needed: install the named extra."""
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from backroads.cli.progress import progress
 from backroads.train.config import CompareConfig, read_toml, resolve
-
-if TYPE_CHECKING:
-    from backroads.train.compare import Progress
 
 
 def compare(
@@ -44,37 +39,12 @@ def compare(
     torch.set_num_threads(resolved.threads)
     run_folder = RunFolder(folder, resolved.model_dump(exclude_none=True), environment())
     try:
-        with _progress() as report:
+        with progress() as report:
             results = run(resolved, run_folder, report)
     finally:
         run_folder.close()
     print(_table(results))
     print(f"{results['seconds']:.0f} s; report: {write_report(folder)}")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[Progress], None]]:
-    """A live bar on a terminal, a line an epoch otherwise."""
-    if not sys.stdout.isatty():
-        yield _print_line
-        return
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("training"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}")) as bar:
-        task = bar.add_task("")
-
-        def report(progress: Any) -> None:
-            bar.update(task, completed=progress.done, total=progress.total)
-            if progress.line is not None:
-                bar.update(task, description=progress.line.partition(":")[0])
-
-        yield report
-
-
-def _print_line(progress: Progress) -> None:
-    if progress.line is not None:
-        print(f"[{100 * progress.done / progress.total:3.0f} %] {progress.line}", flush=True)
 
 
 def _table(results: dict[str, Any]) -> str:

@@ -67,7 +67,7 @@ class CompareConfig(BaseModel):
     @field_validator("rule_settings")
     @classmethod
     def _over_the_chosen(cls, settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        given = {name: {key: _parse(value) for key, value in options.items()} for name, options in settings.items()}
+        given = {name: {key: parse(value) for key, value in options.items()} for name, options in settings.items()}
         return {
             name: {**CHOSEN_ON_VALIDATION.get(name, {}), **given.get(name, {})}
             for name in {**CHOSEN_ON_VALIDATION, **given}
@@ -81,7 +81,7 @@ class CompareConfig(BaseModel):
         return seeds
 
 
-def _parse(value: Any) -> Any:
+def parse(value: Any) -> Any:
     """A flag's text as the number or truth value it spells; other values as they are."""
     if not isinstance(value, str):
         return value

@@ -16,6 +16,9 @@ from backroads.errors import ConfigError
 class RunFolder:
     """A new folder with ``config.toml``, ``environment.json``, ``events.jsonl`` and, at the end, ``results.json``.
 
+    Events hold nothing but what follows from the settings, so that two runs of the same ones write the same bytes;
+    a training's speed and its interruptions go to ``system.jsonl``.
+
     Args:
         path: where; it is created, and must not exist with anything in it.
 
@@ -32,9 +35,35 @@ class RunFolder:
             raise ConfigError(f"out: cannot make the folder {path}: {error.strerror}; choose another place") from None
         if taken:
             raise ConfigError(f"out: {path} exists and is not empty; choose another folder, nothing was overwritten")
-        write_atomically(path / "config.toml", tomli_w.dumps(config))
         write_json(path / "environment.json", environment)
+        write_atomically(path / "config.toml", tomli_w.dumps(config))  # last: a folder with one is a run
         self._events = (path / "events.jsonl").open("a", encoding="utf-8")
+
+    @classmethod
+    def reopen(cls, path: Path, events_size: int) -> RunFolder:
+        """A run's folder again, its events cut back to the first ``events_size`` bytes.
+
+        Raises:
+            ConfigError: if it has fewer: the events were altered.
+        """
+        self = cls.__new__(cls)
+        self.path = path
+        events = path / "events.jsonl"
+        events.touch()
+        if events.stat().st_size < events_size:
+            raise ConfigError(
+                f"resume: {events} has {events.stat().st_size} bytes, fewer than the {events_size} that the checkpoint "
+                f"knows of; put the file back as it was, or start a new run"
+            )
+        os.truncate(events, events_size)
+        self._events = events.open("a", encoding="utf-8")
+        return self
+
+    def events_size(self) -> int:
+        """Bytes of events written so far, once they are on the disk."""
+        self._events.flush()
+        os.fsync(self._events.fileno())
+        return os.fstat(self._events.fileno()).st_size
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to the events; numbers that are not finite become null."""
@@ -44,6 +73,13 @@ class RunFolder:
     def results(self, results: dict[str, Any]) -> None:
         """Write the results, all or nothing."""
         write_json(self.path / "results.json", results)
+
+    def system(self, kind: str, **fields: Any) -> None:
+        """Append one line to ``system.jsonl``: what differs between two runs of the same settings, such as speed."""
+        with (self.path / "system.jsonl").open("ab+") as file:
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                file.write(b"\n")  # the line before was cut off
+            file.write((json.dumps({"event": kind, **_finite(fields)}) + "\n").encode())
 
     def close(self) -> None:
         """Close the events."""
@@ -58,7 +94,10 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write a file aside and rename it, so that a reader sees the old content or the new."""
     aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(aside, path)
 
 

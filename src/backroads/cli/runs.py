@@ -1,0 +1,61 @@
+"""``backroads eval``, ``export`` and ``report``: what can be done with the folder of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+Which = Annotated[Literal["best", "last"], Parameter(help="Which checkpoint.")]
+
+
+def evaluate(
+    run: Annotated[Path, Parameter(help="Folder of the run.")],
+    /,
+    *,
+    checkpoint: Which = "best",
+    split: Annotated[
+        Literal["test", "validation"] | None, Parameter(help="What on; the run's own if not given.")
+    ] = None,
+) -> None:
+    """Evaluate a run's model: loss, top-1 and top-5 over every image once."""
+    import torch
+
+    from backroads.train.load import load_config, load_model
+    from backroads.train.runtime import Runtime
+    from backroads.train.step import evaluate as measure
+
+    config = load_config(run)
+    if split is not None:
+        config = config.model_copy(update={"split": split})
+    model, dataset, found = load_model(run, checkpoint, config=config)
+    measured = measure(model, dataset.evaluate, config, Runtime(torch.device("cpu")))
+    print(
+        f"step {found.manifest.step}, {len(dataset.evaluate)} images of {config.data} ({config.split}): "
+        f"loss {measured['eval_loss']:.4f}, top-1 {100 * measured['eval_accuracy']:.2f} %, "
+        f"top-5 {100 * measured['eval_top5']:.2f} %"
+    )
+
+
+def export(
+    run: Annotated[Path, Parameter(help="Folder of the run.")],
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="Folder to write into; RUN/export if not given.")] = None,
+    checkpoint: Which = "best",
+    program: Annotated[bool, Parameter(help="Write a torch.export program too.", negative="--no-program")] = True,
+) -> None:
+    """Write a run's model as plain torch weights (safetensors) and as a torch.export program."""
+    from backroads.train.export import export as write
+
+    folder = out if out is not None else run / "export"
+    about = write(run, folder, checkpoint, program=program)
+    print(f"{about['model']} of step {about['step']} (bit-identical outputs): {folder}")
+
+
+def report(run: Annotated[Path, Parameter(help="Folder of the run, finished or not.")], /) -> None:
+    """Write RUN/report.html from what the run has written so far."""
+    from backroads.report import write_report
+
+    print(write_report(run))

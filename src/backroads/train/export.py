@@ -1,0 +1,65 @@
+"""A trained model as others use it: plain torch weights, and a program that needs no Python of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backroads.conversion import revert
+from backroads.errors import ConfigError, RunError
+from backroads.train import checkpoint
+from backroads.train.load import load_config, load_model
+
+
+def export(run: Path, out: Path, which: str = "best", *, program: bool = True) -> dict[str, Any]:
+    """Write ``model.safetensors`` (plain torch names, no backward weights), ``model.json`` and ``model.pt2``.
+
+    The outputs of the plain model are compared with those of the converted one, bit for bit, before anything is
+    written.
+
+    Args:
+        run: folder of the run. out: folder to write into. which: "best" or "last". program: also torch.export.
+
+    Returns:
+        What ``model.json`` says.
+
+    Raises:
+        ConfigError: no run, or ``out`` has these files already. StateError: no whole checkpoint. RunError: outputs
+            differ (a bug), or the model cannot be exported as a program.
+    """
+    names = ["model.safetensors", "model.json", *(["model.pt2"] if program else [])]
+    taken = [name for name in names if (out / name).exists()]
+    if taken:
+        raise ConfigError(f"out: {out} has {', '.join(taken)} already; choose another folder, nothing was overwritten")
+    config = load_config(run)
+    model, dataset, found = load_model(run, which, config=config)
+    x = next(iter(dataset.evaluate.eval_batches(4)))[0]
+    with torch.no_grad():
+        expected = model(x)
+        plain = revert(model).eval()
+        if not torch.equal(plain(x), expected):
+            raise RunError("export: the plain model's outputs differ from the converted one's; please report this")
+    about = {
+        "model": config.model,
+        "model_options": config.model_options,
+        "classes": dataset.classes,
+        "class_names": list(dataset.class_names),
+        "input_shape": list(dataset.shape),
+        "rule": config.rule,
+        "step": found.manifest.step,
+        "accuracy": found.manifest.score,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    if program:
+        try:
+            batch = torch.export.Dim("batch", min=1)
+            made = torch.export.export(plain, (x,), dynamic_shapes=({0: batch},))
+        except Exception as error:
+            raise RunError(f"export: torch.export cannot trace this model: {error}; use --no-program") from error
+        torch.export.save(made, out / "model.pt2")
+    checkpoint.write_flushed(out / "model.safetensors", checkpoint.pack(plain.state_dict()))
+    checkpoint.write_flushed(out / "model.json", (json.dumps(about, indent=2) + "\n").encode())
+    return about

@@ -1,0 +1,207 @@
+"""One step of training: forward, backward and update; and the passes that only look."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backroads.conversion import aligned_layers, alignment_scale, set_coefficients
+from backroads.data import Source
+from backroads.errors import ConfigError, nearest
+from backroads.rules import Alignment
+from backroads.rules.alignment import PRIMITIVES
+from backroads.train.optimizers import Optimizers, clip
+from backroads.train.runtime import Runtime, layout
+from backroads.train.schedule import CoefficientSchedule, RateSchedule
+from backroads.train.settings import TrainConfig
+
+
+@dataclasses.dataclass
+class Step:
+    """What one step was like.
+
+    Attributes:
+        loss: mean over this process's part of the batch, without label smoothing's constant. hits: how many of it
+            were right. n: its size. gradient_norm: of W before clipping; None without clipping.
+        learning_rate, backward_rate: in effect. coefficients: of the rule, where they are scheduled.
+    """
+
+    loss: Tensor
+    hits: Tensor
+    n: int
+    learning_rate: float = 0.0
+    backward_rate: float = 0.0
+    gradient_norm: float | None = None
+    coefficients: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Stepper:
+    """Takes steps: holds the model, its optimisers and the schedules, and nothing that a checkpoint does not."""
+
+    def __init__(self, model: torch.nn.Module, config: TrainConfig, here: Runtime, steps_per_epoch: int) -> None:
+        self.model, self.config, self.here = model, config, here
+        self.optimizers = Optimizers(model, config, steps_per_epoch)
+        self.wrapped = here.wrap(model, config)
+        self._learns = any(True for _ in aligned_layers(model))
+        self._rates = RateSchedule(
+            delay_epochs=config.delay_epochs or None,
+            alternate_step_freq=config.alternate_step_freq,
+            steps_per_epoch=steps_per_epoch,
+        )
+        self._coefficients = coefficient_schedules(model, config, steps_per_epoch)
+        self.ema: dict[str, Tensor] | None = None
+        if config.ema is not None:
+            self.ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def forward_backward(self, step: int, x: Tensor, y: Tensor) -> Step:
+        """Gradients of one batch; the loss of every part is known before anything is updated."""
+        config, here = self.config, self.here
+        # Draws of noise, dropout and random rules: a function of (seed, step, process), whatever came before.
+        torch.manual_seed((config.seed * 1_000_003 + step) * 4_099 + here.rank)
+        coefficients = {name: schedule(step) for name, schedule in self._coefficients.items()}
+        if coefficients:
+            set_coefficients(self.model, **coefficients)
+        task, align = self._rates(step)
+        if self._learns:
+            alignment_scale(self.model, align / config.accumulate)
+        for optimizer in (self.optimizers.forward, self.optimizers.backward):
+            if optimizer is not None:
+                optimizer.zero_grad(set_to_none=True)
+        losses, hits = [], []
+        xs, ys = x.chunk(config.accumulate), y.chunk(config.accumulate)
+        for i, (part_x, part_y) in enumerate(zip(xs, ys, strict=True)):
+            quiet = self.wrapped.no_sync() if here.world > 1 and i + 1 < len(xs) else contextlib.nullcontext()
+            with quiet:
+                with here.autocast(config.precision):
+                    logits = self.wrapped(layout(part_x, config))
+                    loss = F.cross_entropy(logits.float(), part_y, label_smoothing=config.label_smoothing)
+                (loss * (task * len(part_x) / len(x))).backward()
+            losses.append(loss.detach().double() * len(part_x))
+            hits.append((logits.detach().argmax(1) == part_y).sum())
+        done = Step(torch.stack(losses).sum() / len(x), torch.stack(hits).sum(), len(x), coefficients=coefficients)
+        done.learning_rate, done.backward_rate = self.optimizers.set_rates(step)
+        return done
+
+    def update(self, step: int, done: Step) -> None:
+        """Move the weights by the gradients that are there."""
+        task, align = self._rates(step)
+        if self.config.clip_norm is not None:
+            done.gradient_norm = clip(self.model, self.config.clip_norm)
+        if task:
+            self.optimizers.forward.step()
+        if align and self.optimizers.backward is not None:
+            self.optimizers.backward.step()
+        if self.ema is not None:
+            self._average(step)
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        """Exponential running mean of weights and statistics, with the usual faster start."""
+        assert self.ema is not None
+        assert self.config.ema is not None
+        decay = min(self.config.ema, (1 + step) / (10 + step))
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point():
+                self.ema[name].lerp_(value, 1 - decay)
+            else:
+                self.ema[name].copy_(value)
+
+    @contextlib.contextmanager
+    def evaluated(self) -> Iterator[torch.nn.Module]:
+        """The model to evaluate: with its running mean inside, if there is one, and in evaluation mode."""
+        kept = None
+        if self.ema is not None:
+            kept = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self.model.load_state_dict(self.ema)
+        self.model.eval()
+        try:
+            yield self.model
+        finally:
+            self.model.train()
+            if kept is not None:
+                self.model.load_state_dict(kept)
+
+
+def coefficient_schedules(
+    model: torch.nn.Module, config: TrainConfig, steps_per_epoch: int
+) -> dict[str, CoefficientSchedule]:
+    """The schedules of the rule's coefficients; raises ConfigError for settings that make no sense."""
+    if not config.coefficients:
+        return {}
+    rules = [layer.rule for _, layer in aligned_layers(model)]
+    if not rules or not isinstance(rules[0], Alignment):
+        raise ConfigError(f"coefficients: expected a rule with coefficients, got {config.rule!r}; leave them out")
+    made = {}
+    for name, fields in config.coefficients.items():
+        if name not in PRIMITIVES:
+            hint = nearest(name, PRIMITIVES)
+            raise ConfigError(f"coefficients: unknown {name!r}.{hint} Known: {', '.join(PRIMITIVES)}")
+        try:
+            given = {"value": rules[0].coefficients[name], **fields}
+            made[name] = CoefficientSchedule(**given, steps_per_epoch=steps_per_epoch, epochs=config.epochs)
+        except TypeError as error:
+            raise ConfigError(f"coefficients.{name}: {error}; see CoefficientSchedule for the fields") from None
+    return made
+
+
+@torch.no_grad()
+def evaluate(model: torch.nn.Module, source: Source, config: TrainConfig, here: Runtime) -> dict[str, float]:
+    """Loss and accuracy over every image of ``source`` exactly once, whatever the number of processes.
+
+    Returns:
+        ``eval_loss``, ``eval_accuracy`` and ``eval_top5`` (1 with five classes or fewer).
+    """
+    loss = hits = hits5 = n = 0.0
+    for x, y in source.eval_batches(config.batch_size, rank=here.rank, world=here.world):
+        with here.autocast(config.precision):
+            logits = model(layout(x, config)).float()
+        loss += float(F.cross_entropy(logits, y, reduction="sum").double())
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
+        hits += float(best[:, 0].sum())
+        hits5 += float(best.any(1).sum())
+        n += len(y)
+    loss, hits, hits5, n = here.sum(loss, hits, hits5, n)
+    return {"eval_loss": loss / n, "eval_accuracy": hits / n, "eval_top5": hits5 / n}
+
+
+def first_bad(model: torch.nn.Module, x: Tensor) -> str:
+    """Where numbers stop being finite, in words: the first layer of a forward pass on ``x``, or its weights."""
+    if not bool(x.isfinite().all()):
+        return "the input batch itself"
+    found: list[str] = []
+
+    def hook(name: str) -> Any:
+        def look(module: torch.nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not bool(output.isfinite().all()):
+                found.append(name)
+
+        return look
+
+    leaves = [(name, m) for name, m in model.named_modules() if not any(True for _ in m.children())]
+    handles = [module.register_forward_hook(hook(name or "(root)")) for name, module in leaves]
+    try:
+        with torch.no_grad():
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        return "the loss"
+    modules = dict(leaves)
+    bad = [n for n, p in modules.get(found[0], model).named_parameters(recurse=False) if not bool(p.isfinite().all())]
+    return found[0] + (f" (its {', '.join(bad)} is not finite)" if bad else "")
+
+
+def weights_finite(model: torch.nn.Module) -> str | None:
+    """The first parameter that is not finite, or None."""
+    norms = torch._foreach_norm([p.detach() for p in model.parameters()], math.inf)
+    if bool(torch.stack([n.float() for n in norms]).isfinite().all()):
+        return None
+    return next((name for name, p in model.named_parameters() if not bool(p.isfinite().all())), None)

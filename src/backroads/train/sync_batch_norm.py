@@ -1,0 +1,70 @@
+"""Batch norm with statistics over all processes, on any device.
+
+torch's own SyncBatchNorm runs on accelerators only; on a CPU (two gloo processes of a laptop or a test) this one does
+the same with a differentiable all-reduce.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch norm over (N, C, ...) whose mean and variance are those of all processes' batches together."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise by mean and variance over all processes while training, as usual otherwise."""
+        if not self.training or not self.track_running_stats or dist.get_world_size() == 1:
+            return F.batch_norm(
+                input,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                self.training or not self.track_running_stats,
+                self.momentum or 0.0,
+                self.eps,
+            )
+        x = input.float()
+        dims = [d for d in range(x.dim()) if d != 1]
+        count = x.new_full((1,), float(x.numel() // x.shape[1]))
+        shape = (1, x.shape[1], *(1,) * (x.dim() - 2))
+        total = all_reduce(torch.cat([x.sum(dims), count]))
+        n = total[-1].detach()
+        mean = total[:-1] / n
+        centred = x - mean.view(shape)
+        var = all_reduce(centred.square().sum(dims)) / n
+        self._track(mean.detach(), var.detach() * n / (n - 1).clamp(min=1))
+        y = centred * (var + self.eps).rsqrt().view(shape)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        out: Tensor = y.to(input.dtype)
+        return out
+
+    def _track(self, mean: Tensor, var: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        rate = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
+        self.running_var.lerp_(var.to(self.running_var.dtype), rate)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        return
+
+
+def convert_batch_norms(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """Let every batch norm of ``model`` use the statistics of all processes; returns the model."""
+    if device.type != "cpu":
+        return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return]
+    for module in model.modules():
+        # A new class over the same object, so that names, buffers and hooks stay.
+        if type(module) in (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d):
+            module.__class__ = SyncBatchNorm
+    return model
