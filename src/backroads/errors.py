@@ -38,6 +38,10 @@ class ConfigError(BackroadsError, ValueError):
     """A configuration or command line is wrong: change the named field."""
 
 
+class DataError(BackroadsError, RuntimeError):
+    """Data turned out to be damaged while it was read: mend the named files, or allow more of them."""
+
+
 class RunError(BackroadsError, RuntimeError):
     """A run cannot go on (disk full, a process lost): mend the cause and resume."""
 

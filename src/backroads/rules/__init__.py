@@ -60,7 +60,7 @@ def get_rule(name: str, /, **options: Any) -> Rule:
     """
     preset = _PRESETS.get(name)
     try:
-        return preset(**options)
+        return preset(**{key: _nested(key, value) for key, value in options.items()})
     except TypeError as error:
         raise RuleError(f"rule {name!r} does not take these options: {error}") from None
 
@@ -105,11 +105,16 @@ def from_dict(data: dict[str, Any]) -> Rule:
         raise RuleError(f"unknown kind of rule {kind!r}.{nearest(str(kind), _CLASSES)} Known: {', '.join(_CLASSES)}")
     cls = _CLASSES[kind]
     _check_fields(cls, fields, f"rule of kind {kind!r}")
-    for name, nested in (("operations", Operations), ("input_noise", Noise)):
-        if isinstance(fields.get(name), dict):
-            _check_fields(nested, fields[name], name)
-            fields[name] = nested(**fields[name])
-    return cls(**fields)
+    return cls(**{name: _nested(name, value) for name, value in fields.items()})
+
+
+def _nested(name: str, value: Any) -> Any:
+    """The object that a table of a rule's data stands for; anything else as it is."""
+    cls = {"operations": Operations, "input_noise": Noise}.get(name)
+    if cls is None or not isinstance(value, dict):
+        return value
+    _check_fields(cls, value, name)
+    return cls(**value)
 
 
 def _check_fields(cls: Any, fields: dict[str, Any], what: str) -> None:

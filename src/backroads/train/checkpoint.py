@@ -176,7 +176,7 @@ def pack(tensors: dict[str, Tensor]) -> bytes:
 
 def unpack(content: bytes) -> dict[str, Tensor]:
     """The inverse of :func:`pack`."""
-    return dict(load_tensors(content))
+    return dict(sorted(load_tensors(content).items()))
 
 
 def write_flushed(path: Path, content: bytes) -> None:

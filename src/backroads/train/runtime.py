@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import os
 import signal
 from collections.abc import Iterator
@@ -76,11 +77,14 @@ class Runtime:
         if self.world > 1:
             # Each process makes these gradients from W and B alone: they are equal without being sent.
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, local_gradients(model))
+            # Synchronised statistics are equal without being sent; otherwise the leader's own are saved.
+            known = inspect.signature(DistributedDataParallel.__init__).parameters
+            quiet = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
             wrapped = DistributedDataParallel(
                 model,
                 device_ids=[self.device.index] if self.device.type == "cuda" else None,
-                broadcast_buffers=False,  # synchronised statistics are equal; the leader's own are saved otherwise
                 gradient_as_bucket_view=True,
+                **{quiet: False},
             )
         return torch.compile(wrapped) if config.compile else wrapped
 

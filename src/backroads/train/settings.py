@@ -98,7 +98,7 @@ class TrainConfig(BaseModel):
     @field_validator("rule_options", "model_options")
     @classmethod
     def _parsed(cls, options: dict[str, Any]) -> dict[str, Any]:
-        return {name: parse(value) for name, value in options.items()}
+        return {name: parse(value) for name, value in options.items() if value is not None}  # TOML has no None
 
     @field_validator("coefficients")
     @classmethod

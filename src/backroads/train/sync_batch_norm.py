@@ -6,12 +6,34 @@ the same with a differentiable all-reduce.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over processes. Each one's loss depends on it: the gradients are summed, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, dx: Tensor) -> Tensor:
+        dx = dx.clone()
+        dist.all_reduce(dx)
+        return dx
+
+
+def _sum(x: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(x)
+    return total
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -34,11 +56,11 @@ class SyncBatchNorm(_BatchNorm):
         dims = [d for d in range(x.dim()) if d != 1]
         count = x.new_full((1,), float(x.numel() // x.shape[1]))
         shape = (1, x.shape[1], *(1,) * (x.dim() - 2))
-        total = all_reduce(torch.cat([x.sum(dims), count]))
+        total = _sum(torch.cat([x.sum(dims), count]))
         n = total[-1].detach()
         mean = total[:-1] / n
         centred = x - mean.view(shape)
-        var = all_reduce(centred.square().sum(dims)) / n
+        var = _sum(centred.square().sum(dims)) / n
         self._track(mean.detach(), var.detach() * n / (n - 1).clamp(min=1))
         y = centred * (var + self.eps).rsqrt().view(shape)
         if self.affine:

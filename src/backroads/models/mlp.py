@@ -1,0 +1,34 @@
+"""Fully connected networks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+
+ACTIVATIONS: dict[str, type[torch.nn.Module]] = {
+    "relu": torch.nn.ReLU,
+    "tanh": torch.nn.Tanh,
+    "gelu": torch.nn.GELU,
+    "sigmoid": torch.nn.Sigmoid,
+}
+
+
+def mlp(
+    classes: int = 10,
+    shape: tuple[int, int, int] = (1, 28, 28),
+    hidden: Sequence[int] = (1024, 1024, 1024),
+    activation: str = "relu",
+) -> torch.nn.Module:
+    """Flatten, then linear layers with an activation between them. Input (N, C, H, W), output (N, classes).
+
+    Args:
+        hidden: widths of the hidden layers. activation: "relu", "tanh", "gelu" or "sigmoid".
+    """
+    widths = [math.prod(shape), *hidden]
+    layers: list[torch.nn.Module] = [torch.nn.Flatten()]
+    for inputs, outputs in itertools.pairwise(widths):
+        layers += [torch.nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(widths[-1], classes))
