@@ -84,7 +84,7 @@ class Runtime:
                 model,
                 device_ids=[self.device.index] if self.device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
-                **{quiet: False},
+                **{quiet: False},  # type: ignore[arg-type]
             )
         return torch.compile(wrapped) if config.compile else wrapped
 

@@ -1,0 +1,80 @@
+"""Real processes that train, to be killed: forked from a server that has torch imported, so that they start at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import socket
+import sys
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+_CONTEXT: ForkServerContext = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["backroads.train.trainer", "sklearn.datasets", "sklearn.model_selection"])
+
+
+def start(settings: dict[str, Any], path: Path, *, resume: bool = True, world: int = 1) -> list[ForkServerProcess]:
+    """One process a rank, training; exit status 0 at the end, 128 + signal after a signal, 1 for a failed run."""
+    port = _free_port()
+    started = []
+    for rank in range(world):
+        environment = {"WORLD_SIZE": world, "RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
+        process = _CONTEXT.Process(target=_train, args=(settings, str(path), resume, environment))
+        process.start()
+        started.append(process)
+    return started
+
+
+def finish(settings: dict[str, Any], path: Path, *, resume: bool = True, world: int = 1) -> list[int | None]:
+    """Train to the end; the exit statuses."""
+    processes = start(settings, path, resume=resume, world=world)
+    for process in processes:
+        process.join(120)
+        if process.exitcode is None:
+            for other in processes:
+                other.kill()
+            raise AssertionError("the run hangs")
+    return [process.exitcode for process in processes]
+
+
+def _train(settings: dict[str, Any], path: str, resume: bool, environment: dict[str, int]) -> None:
+    os.environ.update({name: str(value) for name, value in environment.items()}, MASTER_ADDR="127.0.0.1")
+    import torch
+
+    from backroads.errors import BackroadsError
+    from backroads.train.settings import resolve
+    from backroads.train.trainer import Training, train
+
+    limit = settings.pop("largest_file", None)
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    dump = settings.pop("dump", False)
+    finish = Training._finish
+    if dump:  # what each process ends with, not what the first one saves
+
+        def dumping(self: Training, *args: Any) -> dict[str, Any]:
+            torch.save(dict(self.model.state_dict()), Path(path).parent / f"rank-{self.here.rank}.pt")
+            return finish(self, *args)
+
+        Training._finish = dumping  # type: ignore[method-assign]
+    torch.set_num_threads(1)
+    import faulthandler
+
+    faulthandler.dump_traceback_later(20, exit=False)
+    errors = Path(path).parent / f"errors-{environment['RANK']}.txt"
+    try:
+        results = train(resolve(settings), Path(path), lambda _: None, resume=resume)
+    except BackroadsError as error:
+        errors.write_text(f"{type(error).__name__}: {error}")
+        sys.exit(1)
+    status = {"finished": 0, "diverged": 1, "stopped": 128 + results.get("signal", 0)}
+    sys.stdout.flush()
+    os._exit(status[results["status"]])
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])

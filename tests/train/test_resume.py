@@ -1,0 +1,164 @@
+"""A run that was killed and went on is, bit for bit, the run that never was."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from train.processes import finish, start
+
+from backroads.train import checkpoint
+
+# Everything that has a state or draws: noise in the rule, a count of steps, momentum, a running mean, accumulation.
+SETTINGS: dict[str, Any] = {
+    "data": "digits",
+    "model": "digits_conv",
+    "model_options": {"width": 4},
+    "rule": "weight_mirror",
+    "rule_options": {"every": 3, "input_noise": {"std": 0.1}},
+    "backward_momentum": 0.5,
+    "ema": 0.9,
+    "epochs": 12,
+    "batch_size": 64,
+    "accumulate": 2,
+    "log_every": 3,
+    "angles_every": 0.3,
+    "checkpoint_every": 2,
+    "threads": 1,
+}
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """What has to be equal: the log to the byte, weights and optimisers to the bit, results but for the time."""
+    found, problems = checkpoint.load_newest(run / "checkpoints")
+    assert found is not None
+    assert problems == []
+    results = json.loads((run / "results.json").read_text())
+    results.pop("seconds")
+    return {
+        "events": (run / "events.jsonl").read_bytes(),
+        "step": found.manifest.step,
+        "model": found.model,
+        "state": found.state,
+        "results": results,
+        "best": checkpoint.best_step(run / "checkpoints"),
+        "names": sorted(p.name for p in (run / "checkpoints").iterdir()),
+    }
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def test_killed_at_twenty_random_moments(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert finish(SETTINGS, whole, resume=False) == [0]
+    draw = random.Random(0)
+    kills = 0
+    for _ in range(200):
+        (process,) = start(SETTINGS, broken)
+        delay = draw.uniform(0.02, 0.8)
+        process.join(delay)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            kills += 1
+            if kills == 20:
+                break
+        else:
+            assert process.exitcode == 0
+            break
+    assert kills == 20, f"the run ended after {kills} kills; make it longer"
+    assert finish(SETTINGS, broken) == [0]
+    assert_same(contents(whole), contents(broken))
+
+
+def test_killed_while_two_processes_train(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "epochs": 3, "sync_batch_norm": True, "checkpoint_every": 5}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert finish(settings, whole, resume=False, world=2) == [0, 0]
+    for step in (8, 31):
+        processes = start(settings, broken, world=2)
+        _wait_for_step(broken, step)
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+    assert finish(settings, broken, world=2) == [0, 0]
+    assert_same(contents(whole), contents(broken))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> None:
+    settings = {**SETTINGS, "epochs": 4, "checkpoint_every": None}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert finish(settings, whole, resume=False) == [0]
+    (process,) = start(settings, broken)
+    _wait_for_step(broken, 30)
+    os.kill(process.pid or 0, number)
+    process.join(30)
+    assert process.exitcode == 128 + number
+    found, _ = checkpoint.load_newest(broken / "checkpoints")
+    assert found is not None
+    assert found.manifest.step % 22 != 0  # saved where it was, in the middle of an epoch of 22 steps
+    assert finish(settings, broken) == [0]
+    assert contents(whole)["events"] == contents(broken)["events"]
+    assert_same(contents(whole)["model"], contents(broken)["model"])
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_is_the_same(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "epochs": 3}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert finish(settings, whole, resume=False) == [0]
+    (process,) = start(settings, broken)
+    _wait_for_step(broken, 20)
+    process.kill()
+    process.join()
+    newest = max((broken / "checkpoints").glob("step-*"))
+    model = newest / checkpoint.MODEL
+    model.write_bytes(model.read_bytes()[:-10])
+    assert finish(settings, broken) == [0]
+    assert (newest.parent / f"damaged-{newest.name}").is_dir()
+    lines = [json.loads(line) for line in (broken / "system.jsonl").read_text().splitlines()]
+    assert any("checksum" in str(line.get("problems")) for line in lines)
+    assert contents(whole)["events"] == contents(broken)["events"]
+
+
+def test_more_epochs_go_on_from_the_end(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "epochs": 2, "schedule": "constant"}
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    assert finish({**settings, "epochs": 3}, once, resume=False) == [0]
+    assert finish(settings, twice) == [0]
+    assert finish({**settings, "epochs": 3}, twice) == [0]
+    assert_same(contents(once)["model"], contents(twice)["model"])
+
+
+def _wait_for_step(run: Path, step: int) -> None:
+    """Until the log says that a step was taken."""
+    for _ in range(2000):
+        events = run / "events.jsonl"
+        if events.exists():
+            for line in events.read_text().splitlines():
+                if line.endswith("}") and json.loads(line).get("step", 0) >= step:
+                    return
+        time.sleep(0.02)
+    raise AssertionError("the run does not get there")

@@ -1,0 +1,69 @@
+"""Settings of a training: one schema, clear answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from backroads.errors import ConfigError
+from backroads.train.settings import HARMLESS, TrainConfig, differences, read_settings, recipes, resolve
+
+
+def test_settings_round_trip_through_toml(tmp_path: Path) -> None:
+    config = resolve({"rule_options": {"self_": "0.1"}, "drop_epochs": [1.5, 2.0], "clip_norm": 1.0})
+    assert config.rule_options == {"self_": 0.1}
+    path = tmp_path / "run.toml"
+    path.write_text(tomli_w.dumps(config.model_dump(exclude_none=True)))
+    assert resolve(read_settings(str(path))) == config
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epoch": 3}, "unknown setting 'epoch'. Did you mean 'epochs'"),
+        ({"epochs": 0}, "epochs: expected greater than or equal to 1, got 0"),
+        ({"learning_rate": float("nan")}, "learning_rate: expected"),
+        ({"optimizer": "sdg"}, "optimizer: expected 'sgd'"),
+        ({"batch_size": 10, "accumulate": 3}, "accumulate: expected a divisor of batch_size 10, got 3"),
+        ({"drop_epochs": [3.0, 1.0]}, "drop_epochs: expected growing epochs"),
+        ({"coefficients": {"amp": {"stop": 0.5}}, "rules": {"fc": "backprop"}}, "coefficients: expected one rule"),
+    ],
+)
+def test_wrong_settings_are_answered_by_name(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(dict(wrong))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_is_valid(name: str) -> None:
+    config = resolve(read_settings(name))
+    assert config.rule == "symmetric_alignment"
+
+
+def test_the_reference_recipes_are_the_reference_settings() -> None:
+    for name, size in (("resnet18", 224), ("resnet50", 224), ("resnet50-v2", 299), ("resnet101-v2", 299)):
+        config = resolve(read_settings(f"imagenet-{name}"))
+        assert config.model == name.replace("-", "_")
+        assert (config.image_size, config.epochs, config.batch_size, config.warmup_epochs) == (size, 90, 256, 5)
+        assert (config.momentum, config.weight_decay, config.drop_epochs) == (0.9, 1e-4, [30, 60, 80])
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'cifar10-resnet8'"):
+        read_settings("cifar10-resnet9")
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_settings("missing.toml")
+
+
+def test_harmless_differences_are_those_that_change_no_weight() -> None:
+    old = resolve({})
+    assert set(TrainConfig.model_fields) >= HARMLESS
+    assert differences(old, resolve({"epochs": 11, "workers": 4, "keep": 5})) == []
+    assert differences(old, resolve({"epochs": 9})) == ["epochs: the run has 10, now 9"]
+    assert differences(old, resolve({"learning_rate": 0.2, "seed": 1})) == [
+        "learning_rate: the run has 0.1, now 0.2",
+        "seed: the run has 0, now 1",
+    ]

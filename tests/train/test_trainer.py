@@ -1,0 +1,407 @@
+"""What a training does, step by step and at its ends."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from problems import RULES
+from train.processes import finish
+
+import backroads as br
+from backroads.errors import ConfigError, RunError
+from backroads.train import checkpoint, trainer
+from backroads.train.optimizers import Optimizers, clip, factor
+from backroads.train.runtime import Runtime, local_gradients
+from backroads.train.settings import resolve
+from backroads.train.step import Stepper, evaluate, first_bad
+from backroads.train.trainer import collapsed, dead, train
+
+HERE = Runtime(torch.device("cpu"))
+QUICK: dict[str, Any] = {
+    "data": "digits",
+    "model": "digits_conv",
+    "model_options": {"width": 4},
+    "epochs": 2,
+    "batch_size": 64,
+    "threads": 1,
+    "log_every": 5,
+}
+
+
+def run(path: Path, **changes: Any) -> dict[str, Any]:
+    return train(resolve({**QUICK, **changes}), path, lambda _: None)
+
+
+def events(path: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+def mlp(rule: Any = None, *, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).to(dtype)
+    return net if rule is None else br.convert(net, rule, generator=1)
+
+
+def stepper(model: torch.nn.Module, steps_per_epoch: int = 10, **changes: Any) -> Stepper:
+    return Stepper(model, resolve({**QUICK, **changes}), HERE, steps_per_epoch)
+
+
+def batch(n: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(3)
+    return torch.randn(n, 6, generator=g, dtype=torch.float64), torch.randint(3, (n,), generator=g)
+
+
+# -- the step ---------------------------------------------------------------------------------------------------------
+
+
+def test_backprop_is_plain_torch(tmp_path: Path) -> None:
+    ours, plain = mlp("backprop"), mlp()
+    taker = stepper(ours, momentum=0.9, weight_decay=0.01, learning_rate=0.2, schedule="constant", decay_vectors=True)
+    opt = torch.optim.SGD(plain.parameters(), lr=0.2, momentum=0.9, nesterov=True, weight_decay=0.01)
+    x, y = batch()
+    for step in range(5):
+        done = taker.forward_backward(step, x, y)
+        taker.update(step, done)
+        opt.zero_grad()
+        loss = F.cross_entropy(plain(x), y)
+        loss.backward()
+        opt.step()
+        assert float(done.loss) == pytest.approx(float(loss.detach()), rel=1e-6)
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["symmetric_alignment", "kolen_pollack", "feedback_alignment"])
+def test_accumulation_gives_the_gradients_of_the_whole_batch(name: str) -> None:
+    x, y = batch()
+    whole, parts = mlp(name), mlp(name)
+    stepper(whole).forward_backward(0, x, y)
+    done = stepper(parts, accumulate=4).forward_backward(0, x, y)
+    assert done.n == 16
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        if a.grad is None:
+            assert b.grad is None
+        else:
+            # The loss is taken in float32.
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_data_dependent_alignment_is_averaged_over_the_parts() -> None:
+    """A mean over the batch is the mean of the means of equal parts."""
+    rule = br.Alignment(amp=0.1, sparse=0.2, null=0.05, decay=0.3)
+    x, y = batch()
+    whole, parts = mlp(rule), mlp(rule)
+    stepper(whole).forward_backward(0, x, y)
+    stepper(parts, accumulate=4).forward_backward(0, x, y)
+    for a, b in zip(br.backward_parameters(whole), br.backward_parameters(parts), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_clipping_leaves_alignment_right() -> None:
+    x, y = batch()
+    free, clipped = mlp("symmetric_alignment"), mlp("symmetric_alignment")
+    for model in (free, clipped):
+        stepper(model).forward_backward(0, x, y)
+    norm = torch.linalg.vector_norm(
+        torch.cat([p.grad.flatten() for p in br.forward_parameters(free) if p.grad is not None])
+    )
+    assert clip(clipped, float(norm) / 10) == pytest.approx(float(norm))
+    for a, b in zip(br.backward_parameters(free), br.backward_parameters(clipped), strict=True):
+        assert torch.equal(a.grad, b.grad)  # type: ignore[arg-type]
+    for a, b in zip(br.forward_parameters(free), br.forward_parameters(clipped), strict=True):
+        torch.testing.assert_close(b.grad, a.grad / 10, rtol=1e-4, atol=0)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_clipping_scales_what_kolen_pollack_shares_and_not_its_decay(decay: float) -> None:
+    x, y = batch()
+    model = mlp(br.rules.kolen_pollack(decay=decay))
+    stepper(model, backward_optimizer="sgd").forward_backward(0, x, y)
+    clip(model, 1e-3)
+    for layer in (model[0], model[2]):
+        expected = layer.weight.grad + decay * layer.backward_weight.detach()
+        torch.testing.assert_close(layer.backward_weight.grad, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_kolen_pollack_brings_b_to_w_by_the_decay_alone(optimizer: str, clip_norm: float | None) -> None:
+    """B has W's updates and W's decay, so W - B follows the optimiser's own decay from any start."""
+    x, y = batch()
+    model = mlp(br.rules.kolen_pollack(decay=0))
+    taker = stepper(
+        model,
+        optimizer=optimizer,
+        learning_rate=0.1,
+        momentum=0.0 if optimizer == "sgd" else 0.9,
+        weight_decay=0.2,
+        schedule="constant",
+        clip_norm=clip_norm,
+    )
+    before = [layer.weight.detach() - layer.backward_weight.detach() for layer in (model[0], model[2])]
+    for step in range(20):
+        taker.update(step, taker.forward_backward(step, x, y))
+    for layer, old in zip((model[0], model[2]), before, strict=True):
+        now = layer.weight.detach() - layer.backward_weight.detach()
+        torch.testing.assert_close(now, old * (1 - 0.1 * 0.2) ** 20, rtol=1e-6, atol=1e-9)
+
+
+def test_delay_trains_b_alone_and_alternation_takes_turns() -> None:
+    x, y = batch()
+    model = mlp("symmetric_alignment")
+    taker = stepper(model, steps_per_epoch=2, delay_epochs=1.0, alternate_step_freq=2, weight_decay=0.0, epochs=9)
+    moved = []
+    for step in range(8):
+        W, B = model[0].weight.detach().clone(), model[0].backward_weight.detach().clone()
+        taker.update(step, taker.forward_backward(step, x, y))
+        moved.append((not torch.equal(W, model[0].weight), not torch.equal(B, model[0].backward_weight)))
+    task, align, both = (True, False), (False, True), [(False, True)] * 2
+    assert moved == [*both, task, align, task, task, align, task]  # steps 0, 1 are the delay; 0, 3, 6 align
+
+
+def test_scheduled_coefficients_reach_the_layers() -> None:
+    x, y = batch()
+    model = mlp("symmetric_alignment")
+    taker = stepper(model, steps_per_epoch=2, epochs=2, coefficients={"self_": {"start": 0.5}})
+    seen = [taker.forward_backward(step, x, y).coefficients["self_"] for step in range(4)]
+    value = br.rules.symmetric_alignment().self_
+    assert seen == [0.0, 0.0, value, value]
+    with pytest.raises(ConfigError, match="Did you mean 'self_'"):
+        stepper(mlp("symmetric_alignment"), coefficients={"self": {}})
+    with pytest.raises(ConfigError, match="expected a rule with coefficients"):
+        stepper(mlp("backprop"), coefficients={"amp": {}})
+
+
+def test_rates_follow_their_schedules() -> None:
+    config = resolve({"epochs": 4, "learning_rate": 2.0, "warmup_epochs": 1.0, "schedule": "linear"})
+    rates = [Optimizers(mlp("symmetric_alignment"), config, 2).rates(step) for step in range(8)]
+    fall = [1 - step / 8 for step in range(8)]
+    assert [b for _, b in rates] == fall  # B does not warm up
+    assert [w for w, _ in rates] == [2 * f * min(1, (step + 1) / 2) for step, f in enumerate(fall)]
+    steps = resolve({"epochs": 9, "schedule": "steps", "drop_epochs": [3.0, 6.0], "drop_factor": 0.1})
+    assert [factor("steps", e, steps) for e in (0, 2.99, 3, 6, 8)] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
+    assert [factor("cosine", e, steps) for e in (0, 4.5, 9)] == pytest.approx([1, 0.5, 0])
+    assert factor("constant", 5, steps) == 1
+
+
+def test_decay_spares_vectors_unless_asked() -> None:
+    model = mlp("backprop")
+    for flag, decays in ((False, [0.01, 0.0]), (True, [0.01])):
+        config = resolve({"weight_decay": 0.01, "decay_vectors": flag})
+        assert [g["weight_decay"] for g in Optimizers(model, config, 1).forward.param_groups] == decays
+
+
+def test_the_running_mean_is_what_is_evaluated() -> None:
+    x, y = batch()
+    model = mlp("symmetric_alignment")
+    taker = stepper(model, ema=0.9)
+    means = {name: value.clone() for name, value in model.state_dict().items()}
+    for step in range(3):
+        taker.update(step, taker.forward_backward(step, x, y))
+        decay = min(0.9, (1 + step) / (10 + step))
+        means = {name: decay * means[name] + (1 - decay) * value for name, value in model.state_dict().items()}
+    own = model[0].weight.detach().clone()
+    with taker.evaluated() as evaluated:
+        torch.testing.assert_close(evaluated.state_dict(), means)
+        assert not evaluated.training
+    assert torch.equal(model[0].weight, own)
+    assert model.training
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_what_stays_out_of_the_all_reduce_does_not_depend_on_data(rule: str) -> None:
+    """The gradient of B is the same on other data, exactly for the layers that are named."""
+    torch.manual_seed(0)
+    model = mlp(RULES[rule])
+    named = local_gradients(model)
+    gradients = []
+    for seed in (0, 1):
+        g = torch.Generator().manual_seed(seed)
+        x, y = torch.randn(9, 6, generator=g, dtype=torch.float64), torch.randint(3, (9,), generator=g)
+        model.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if n.endswith("backward_weight")})
+    for name, first in gradients[0].items():
+        second = gradients[1][name]
+        same = first is None or torch.equal(first, second)  # type: ignore[arg-type]
+        assert same == (name in named), name
+
+
+# -- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_learns_and_writes_what_it_promises(tmp_path: Path) -> None:
+    results = run(tmp_path / "r", epochs=4)
+    assert results["status"] == "finished"
+    assert results["eval_accuracy"] > 0.9
+    assert max(results["weight_angles"].values()) < 10
+    assert results["collapsed"] == results["dead"] == []
+    path = tmp_path / "r"
+    assert {"config.toml", "environment.json", "events.jsonl", "system.jsonl", "results.json", "checkpoints"} == {
+        p.name for p in path.iterdir()
+    }
+    epochs = events(path, "epoch")
+    assert [e["epoch"] for e in epochs] == [0, 1, 2, 3, 4]
+    assert epochs[0]["train_loss"] is None
+    assert epochs[-1]["eval_accuracy"] == results["eval_accuracy"]
+    assert [e["step"] for e in events(path, "step")][:5] == [5, 10, 15, 20, 22]
+    assert len(events(path, "angles")) == 5
+    speeds = [json.loads(line) for line in (path / "system.jsonl").read_text().splitlines()]
+    assert all(s["images_per_second"] > 0 for s in speeds if s["event"] == "speed")
+
+
+def test_the_mean_loss_of_the_lines_is_that_of_the_epoch(tmp_path: Path) -> None:
+    run(tmp_path / "r", epochs=1)
+    lines = events(tmp_path / "r", "step")
+    weights = [5, 5, 5, 5, 2]
+    mean = sum(w * line["loss"] for w, line in zip(weights, lines, strict=True)) / 22
+    assert events(tmp_path / "r", "epoch")[1]["train_loss"] == pytest.approx(mean, rel=1e-12)
+
+
+def test_evaluation_counts_every_image_once() -> None:
+    config = resolve({**QUICK, "batch_size": 50})
+    data = trainer.dataset_of(config, torch.device("cpu"))
+    model = trainer.make_model(config, data).eval()
+    whole = evaluate(model, data.evaluate, config, HERE)
+    xs, ys = zip(*data.evaluate.eval_batches(7), strict=True)
+    with torch.no_grad():
+        logits, y = model(torch.cat(xs)), torch.cat(ys)
+    assert len(y) == len(data.evaluate) == 360
+    assert whole["eval_accuracy"] == pytest.approx(float((logits.argmax(1) == y).double().mean()))
+    assert whole["eval_top5"] == pytest.approx(
+        float((logits.argsort(1, descending=True)[:, :5] == y[:, None]).any(1).double().mean())
+    )
+    assert whole["eval_loss"] == pytest.approx(float(F.cross_entropy(logits, y)), rel=1e-5)
+
+
+def test_a_diverged_run_stops_names_the_place_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    results = run(tmp_path / "r", learning_rate=1e30, checkpoint_every=1)
+    assert results["status"] == "diverged"
+    assert "step" in results["reason"]
+    assert results["layer"]
+    found, problems = checkpoint.load_newest(tmp_path / "r" / "checkpoints")
+    assert found is not None
+    assert problems == []
+    assert all(bool(v.isfinite().all()) for v in found.model.values())
+    assert events(tmp_path / "r", "diverged")[0]["reason"] == results["reason"]
+
+
+def test_the_first_bad_layer_is_named() -> None:
+    model = mlp("symmetric_alignment")
+    x, _ = batch()
+    assert first_bad(model, x) == "the loss"
+    with torch.no_grad():
+        model[2].weight[0, 0] = math.inf
+    assert first_bad(model, x) == "2 (its weight is not finite)"
+    x[0, 0] = math.nan
+    assert first_bad(model, x) == "the input batch itself"
+
+
+def test_collapsed_and_dead_layers_are_named(tmp_path: Path) -> None:
+    results = run(tmp_path / "r", backward_rate=0.0, epochs=1)
+    assert results["collapsed"] == ["block1.conv", "block2.conv", "readout"] or results["collapsed"]
+    model = mlp("symmetric_alignment")
+    model[0].weight.grad = torch.zeros_like(model[0].weight)
+    model[2].weight.grad = torch.ones_like(model[2].weight)
+    assert dead(model) == ["0"]
+    assert collapsed(model, {"0": 90.0, "2": 10.0}) == ["0"]
+    assert collapsed(mlp("feedback_alignment"), {"0": 90.0}) == []  # its B is not meant to learn
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
+    settings = {**QUICK, "rule": "activation_alignment", "epochs": 2, "log_every": 1, "sync_batch_norm": True}
+    assert finish(settings, tmp_path / "one", resume=False) == [0]
+    assert finish({**settings, "dump": True}, tmp_path / "two", resume=False, world=2) == [0, 0]
+    one, two = (events(tmp_path / name, "step") for name in ("one", "two"))
+    assert len(one) == 44
+    for a, b in zip(one[:10], two[:10], strict=True):  # rounding grows with every step
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+    for a, b in zip(one, two, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=0.05)
+    a, b = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("rule", ["feedback_alignment", "sign_symmetry", "symmetric_alignment"])
+def test_b_stays_bit_equal_across_processes_without_being_sent(tmp_path: Path, rule: str) -> None:
+    settings = {**QUICK, "rule": rule, "epochs": 1, "dump": True, "sync_batch_norm": True}
+    assert finish(settings, tmp_path / "two", resume=False, world=2) == [0, 0]
+    a, b = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+# -- what can go wrong ------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_ends_with_the_reason_and_the_last_checkpoint_intact(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    assert finish({**QUICK, "epochs": 1}, path, resume=False) == [0]
+    size = max(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    grown = {**QUICK, "epochs": 50, "log_every": 1, "largest_file": size + 2000}  # the log outgrows this
+    assert finish(grown, path) == [1]
+    message = (tmp_path / "errors-0.txt").read_text()
+    assert message.startswith("RunError")
+    assert "is intact" in message
+    found, problems = checkpoint.load_newest(path / "checkpoints")
+    assert found is not None
+    assert problems == []
+    assert finish({**QUICK, "epochs": 2, "log_every": 1}, path) == [0]
+
+
+def test_a_place_that_cannot_be_written_is_an_error_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot make the folder"):
+        run(tmp_path / "file" / "r")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "something").write_text("precious")
+    with pytest.raises(ConfigError, match="not empty"):
+        run(tmp_path / "taken")
+    assert (tmp_path / "taken" / "something").read_text() == "precious"
+
+
+def test_a_folder_that_becomes_read_only_ends_the_run_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = checkpoint.save
+
+    def fails_later(folder: Path, step: int, *args: Any) -> Path:
+        if step:
+            raise OSError(30, "Read-only file system", str(folder))
+        return real(folder, step, *args)
+
+    monkeypatch.setattr(checkpoint, "save", fails_later)
+    with pytest.raises(RunError, match=r"Read-only file system.*the checkpoint of step 0 is intact"):
+        run(tmp_path / "r")
+
+
+def test_bad_settings_leave_no_folder(tmp_path: Path) -> None:
+    for changes in ({"model": "resnet9"}, {"rule": "symmetric"}, {"data": "digit"}, {"batch_size": 100_000}):
+        with pytest.raises(ValueError, match=r"expected|unknown|Did you mean"):
+            run(tmp_path / "r", **changes)
+        assert not (tmp_path / "r").exists()
+
+
+def test_a_lost_process_ends_the_others_with_a_clear_message(tmp_path: Path) -> None:
+    from train.processes import start
+
+    settings = {**QUICK, "epochs": 500, "checkpoint_every": 5, "sync_batch_norm": True}
+    first, second = start(settings, tmp_path / "r", world=2)
+    for _ in range(1000):
+        if (tmp_path / "r" / "checkpoints" / "step-000000010").exists() or first.exitcode is not None:
+            break
+        first.join(0.02)
+    second.kill()
+    second.join()
+    first.join(60)
+    if first.exitcode is None:
+        first.kill()
+        pytest.fail("the first process hangs")
+    assert first.exitcode == 1
+    message = (tmp_path / "errors-0.txt").read_text()
+    assert "another process of this run was lost" in message
+    assert checkpoint.load_newest(tmp_path / "r" / "checkpoints")[1] == []
