@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import resource
@@ -39,6 +40,56 @@ def finish(settings: dict[str, Any], path: Path, *, resume: bool = True, world: 
     return [process.exitcode for process in processes]
 
 
+def sent_bytes(rules: list[str], folder: Path) -> dict[str, int]:
+    """Bytes of gradients that a step of data parallelism sums over processes, by rule of the table."""
+    process = _CONTEXT.Process(target=_sent, args=(rules, str(folder)))
+    process.start()
+    process.join(60)
+    process.kill()
+    found: dict[str, int] = json.loads((folder / "sent").read_text())
+    return found
+
+
+def small_model(rule: Any) -> Any:
+    """A convolution and a readout, converted."""
+    import torch
+
+    import backroads as br
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 4, 3, bias=False), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4 * 4 * 4, 3)
+    )
+    return br.convert(net, rule)
+
+
+def _sent(rules: list[str], folder: str) -> None:
+    import torch
+    import torch.nn.functional as F
+    from problems import RULES
+    from torch.nn.parallel import DistributedDataParallel
+
+    from backroads.train.runtime import local_gradients
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+    sent = dict.fromkeys(rules, 0)
+    for rule in rules:
+        net = small_model(RULES[rule])
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, local_gradients(net))
+        wrapped = DistributedDataParallel(net)
+
+        def hook(rule, bucket):  # type: ignore[no-untyped-def]  # torch inspects annotations
+            sent[rule] += bucket.buffer().nbytes
+            future = torch.futures.Future()
+            future.set_result(bucket.buffer())
+            return future
+
+        wrapped.register_comm_hook(rule, hook)
+        F.cross_entropy(wrapped(torch.randn(5, 2, 6, 6)), torch.randint(3, (5,))).backward()
+    (Path(folder) / "sent").write_text(json.dumps(sent))
+    torch.distributed.destroy_process_group()
+
+
 def _train(settings: dict[str, Any], path: str, resume: bool, environment: dict[str, int]) -> None:
     os.environ.update({name: str(value) for name, value in environment.items()}, MASTER_ADDR="127.0.0.1")
     import torch
@@ -60,9 +111,6 @@ def _train(settings: dict[str, Any], path: str, resume: bool, environment: dict[
 
         Training._finish = dumping  # type: ignore[method-assign]
     torch.set_num_threads(1)
-    import faulthandler
-
-    faulthandler.dump_traceback_later(20, exit=False)
     errors = Path(path).parent / f"errors-{environment['RANK']}.txt"
     try:
         results = train(resolve(settings), Path(path), lambda _: None, resume=resume)

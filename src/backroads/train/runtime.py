@@ -54,6 +54,14 @@ class Runtime:
         """For each flag, whether it is set in any process; all learn the same."""
         return [value > 0 for value in self.sum(*map(float, flags))]
 
+    def gathered(self, values: list[float]) -> list[list[float]]:
+        """Every process's values, in all of them."""
+        found: list[Any] = [None] * self.world
+        if self.world == 1:
+            return [values]
+        dist.all_gather_object(found, values, group=self.control)
+        return found
+
     def shared(self, value: Any) -> Any:
         """The leader's value, in every process: a number, text, list or dict of these."""
         if self.world == 1:

@@ -46,20 +46,49 @@ class Counters:
     """Where the run is, between two steps; saved as it is.
 
     Attributes:
-        step: optimiser steps done. loss, hits, n: sums since the epoch began. logged_*: since the last line of the log.
+        step: optimiser steps done.
         best: highest accuracy so far; best_epoch: when. dead: layers whose W got no gradient in the epoch's last step.
     """
 
     step: int = 0
-    loss: float = 0.0
-    hits: float = 0.0
-    n: float = 0.0
-    logged_loss: float = 0.0
-    logged_hits: float = 0.0
-    logged_n: float = 0.0
     best: float = -1.0
     best_epoch: int = 0
     dead: list[str] = dataclasses.field(default_factory=list)
+
+
+class Sums:
+    """Loss, hits and images of this process's part of the training, since the epoch and since the log's last line.
+
+    They stay on the device until they are asked for. Saved as they are, one row a process: added up at another moment,
+    their last bit would be another.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._epoch = torch.zeros(3, dtype=torch.float64, device=device)
+        self._line = torch.zeros(3, dtype=torch.float64, device=device)
+
+    def add(self, done: Step) -> None:
+        """Count a step in."""
+        step = torch.stack([done.loss * done.n, done.hits.double(), torch.full_like(done.loss, done.n)])
+        self._epoch += step
+        self._line += step
+
+    def take(self, which: str) -> list[float]:
+        """[loss, hits, images] since the "epoch" or the "line" began, which begins anew."""
+        sums = self._epoch if which == "epoch" else self._line
+        values: list[float] = sums.tolist()
+        sums.zero_()
+        return values
+
+    def state(self) -> list[float]:
+        """All six numbers."""
+        return [*self._epoch.tolist(), *self._line.tolist()]
+
+    def load(self, rows: list[list[float]], rank: int) -> None:
+        """The inverse of :meth:`state`, from the rows of all processes; processes beyond them begin at zero."""
+        own = rows[rank] if rank < len(rows) else [0.0] * 6
+        self._epoch.copy_(torch.tensor(own[:3], dtype=torch.float64))
+        self._line.copy_(torch.tensor(own[3:], dtype=torch.float64))
 
 
 def rules_of(config: TrainConfig) -> Rule | dict[str, Rule]:
@@ -158,7 +187,7 @@ class Training:
         self._board: Any = None
         self._began = self._logged_at = time.perf_counter()
         self._logged_step = 0
-        self._sums = torch.zeros(2, dtype=torch.float64, device=here.device)
+        self._sums = Sums(here.device)
         self._resume() if resume else self._start()
 
     # -- start, save and go on ------------------------------------------------------------------------------------
@@ -195,6 +224,10 @@ class Training:
         if self.stepper.ema is not None:
             self.stepper.ema = {key: value.to(self.here.device) for key, value in found.state["ema"].items()}
         self.counters = Counters(**found.state["counters"])
+        rows = found.state["sums"]
+        if len(rows) != self.here.world:
+            rows = [[sum(column) for column in zip(*rows, strict=True)]]
+        self._sums.load(rows, self.here.rank)
         self._accuracy = found.manifest.score
         self.resumed_from = self._logged_step = self.counters.step
         if self.here.leads:
@@ -219,14 +252,15 @@ class Training:
 
     def _save(self, score: float | None = None) -> None:
         """A checkpoint of this moment; weights that are not finite are never saved."""
-        self._collect()
         if (bad := weights_finite(self.model)) is not None:
             raise _Diverged(f"{bad} is not finite after step {self.counters.step}", bad)
+        sums = self.here.gathered(self._sums.state())
         if self.folder is None:
             return
         began = time.perf_counter()
         state = {
             "optimizers": self.stepper.optimizers.state(),
+            "sums": sums,
             "counters": dataclasses.asdict(self.counters),
             "events_size": self.folder.events_size(),
             "ema": self.stepper.ema,
@@ -293,9 +327,7 @@ class Training:
             )
         self.stepper.update(counters.step, done)
         self._last = done
-        self._sums += torch.stack([done.loss * done.n, done.hits.double()])
-        counters.n += done.n
-        counters.logged_n += done.n
+        self._sums.add(done)
         counters.step += 1
         self._stop = (self.stopper.signal or 15) if stop else 0
         self.report(Progress(counters.step, self.total))
@@ -304,22 +336,12 @@ class Training:
     _last: Step
     _accuracy: float | None = None
 
-    def _collect(self) -> None:
-        """Bring this process's sums from the device into the counters."""
-        loss, hits = self._sums.tolist()
-        self._sums.zero_()
-        for prefix in ("", "logged_"):
-            setattr(self.counters, f"{prefix}loss", getattr(self.counters, f"{prefix}loss") + loss)
-            setattr(self.counters, f"{prefix}hits", getattr(self.counters, f"{prefix}hits") + hits)
-
     # -- what is written ------------------------------------------------------------------------------------------
 
     def _log(self) -> None:
         """The mean loss and accuracy since the last line, the rates, and the speed."""
-        self._collect()
         counters, last = self.counters, self._last
-        loss, hits, n = self.here.sum(counters.logged_loss, counters.logged_hits, counters.logged_n)
-        counters.logged_loss = counters.logged_hits = counters.logged_n = 0.0
+        loss, hits, n = self.here.sum(*self._sums.take("line"))
         fields: dict[str, Any] = {
             "step": counters.step,
             "epoch": counters.step / self.steps_per_epoch,
@@ -361,10 +383,8 @@ class Training:
 
     def _end_epoch(self, epoch: int) -> None:
         """Evaluate, and write the epoch's line."""
-        self._collect()
         counters = self.counters
-        loss, hits, n = self.here.sum(counters.loss, counters.hits, counters.n)
-        counters.loss = counters.hits = counters.n = 0.0
+        loss, hits, n = self.here.sum(*self._sums.take("epoch"))
         with self.stepper.evaluated() as model:
             measured = evaluate(model, self.data.evaluate, self.config, self.here)
         self._accuracy = measured["eval_accuracy"]
