@@ -1,230 +1,123 @@
-"""Folders of images, class by folder: read into memory if small, streamed through decoding processes if large."""
+"""Folders of images: which files there are, and what they look like. Pixels are read in ``decode.py``."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import dataclasses
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from backroads.data.source import Batches, Source
-from backroads.errors import ConfigError, DataError, MissingDependencyError
+from backroads.data.decode import describe, pillow
+from backroads.data.parts import Files, Found
+from backroads.errors import ConfigError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+SAMPLE = 256  # images whose size is looked at before a folder is read
 
 
-def list_images(root: Path) -> tuple[list[Path], list[int], list[str]]:
-    """(paths, labels, class names) of ``root/CLASS/**/image``, in the order of their names.
+def list_folder(folder: Path, split: str, evaluation: Sequence[str] = ("test", "val")) -> Found[Files]:
+    """The images of ``train/CLASS`` and of the first of ``evaluation`` that is there.
+
+    Args:
+        folder: holds ``train`` and one of ``evaluation``. split: with "validation", only ``train`` is looked at.
 
     Raises:
-        ConfigError: no such folder, no class folders, or a class without images.
+        ConfigError: for what is missing: a folder, classes, images of a class, a class in one of the splits.
     """
-    if not root.is_dir():
-        raise ConfigError(f"data: expected a folder {root}, which is not there; give the folder that holds train/")
-    names = sorted(path.name for path in root.iterdir() if path.is_dir())
-    if not names:
-        raise ConfigError(f"data: expected a folder for each class in {root}, found none")
-    paths: list[Path] = []
+    if not folder.is_dir():
+        raise ConfigError(f"data: expected a folder of images, and {folder} is none; check the path")
+    if not (folder / "train").is_dir():
+        raise ConfigError(f"data: expected {folder / 'train'} with a folder for each class, and there is none")
+    train, classes = _list_split(folder / "train")
+    if len(classes) < 2:
+        raise ConfigError(f"data: expected at least two classes in {folder / 'train'}, got {classes[0]!r} only")
+    if split == "validation":
+        return Found(train, None, tuple(classes))
+    there = [name for name in evaluation if (folder / name).is_dir()]
+    if not there:
+        raise ConfigError(
+            f"data: expected {' or '.join(str(folder / name) for name in evaluation)} to evaluate on, and there is "
+            "none; add it, or hold out a part of the training split with split 'validation'"
+        )
+    evaluate, others = _list_split(folder / there[0])
+    if others != classes:
+        differing = sorted(set(classes) ^ set(others))
+        raise ConfigError(
+            f"data: expected the same classes in {folder / 'train'} and {folder / there[0]}, and only one of them has "
+            f"{', '.join(differing[:10])}{', ...' if len(differing) > 10 else ''}; make the two agree"
+        )
+    return Found(train, evaluate, tuple(classes))
+
+
+def _list_split(folder: Path) -> tuple[Files, list[str]]:
+    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise ConfigError(f"data: expected a folder for each class in {folder}, and there are none")
+    names: list[bytes] = []
     labels: list[int] = []
-    for label, name in enumerate(names):
-        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+    for label, name in enumerate(classes):
+        found = sorted(_images(folder, name))
         if not found:
             raise ConfigError(
-                f"data: the class {name!r} in {root} has no images ({', '.join(sorted(SUFFIXES))}); "
-                f"remove the folder or fill it"
+                f"data: expected images in {folder / name}, and there are none ({', '.join(EXTENSIONS)}); add some, "
+                "or remove the folder"
             )
-        paths += found
+        names += map(os.fsencode, found)
         labels += [label] * len(found)
-    return paths, labels, names
+    return Files(folder, np.array(names), torch.tensor(labels)), classes
 
 
-def open_image(path: Path, mode: str = "RGB") -> Any:
-    """A decoded PIL image; raises OSError and its kin for one that cannot be read."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingDependencyError(
-            "images: the package 'pillow' is needed and not installed; install the extra with "
-            'pip install "backroads[vision]"'
-        ) from error
-    with Image.open(path) as image:
-        return image.convert(mode)
-
-
-class Corrupt:
-    """Counts images that cannot be read, by name; too many end the run.
-
-    Args:
-        found: path -> reason, filled here. limit: how many may be.
-    """
-
-    def __init__(self, found: dict[str, str], limit: int) -> None:
-        self.found, self.limit = found, limit
-
-    def add(self, path: str, reason: str) -> None:
-        """Note one; raises DataError over the limit."""
-        self.found[path] = reason
-        if len(self.found) > self.limit:
-            shown = "; ".join(f"{p}: {r}" for p, r in list(self.found.items())[:5])
-            raise DataError(
-                f"{len(self.found)} unreadable images, {self.limit} allowed (corrupt_limit): {shown}; "
-                f"mend or remove them, or allow more"
-            )
-
-
-def read_all(paths: list[Path], labels: list[int], mode: str, corrupt: Corrupt) -> tuple[Tensor, Tensor]:
-    """All images, (N, C, H, W) uint8, and labels, without those that cannot be read; they must be of one size."""
-    images: list[Any] = []
-    kept: list[int] = []
-    for path, label in zip(paths, labels, strict=True):
-        try:
-            image = np.asarray(open_image(path, mode))
-        except MissingDependencyError:
-            raise
-        except Exception as error:  # decoders raise anything
-            corrupt.add(str(path), f"{type(error).__name__}: {error}")
-            continue
-        if images and image.shape != images[0].shape:
-            raise ConfigError(
-                f"data: expected images of one size, as {paths[0]} of {images[0].shape}, got {path} of {image.shape}; "
-                f"give --image-size"
-            )
-        images.append(image)
-        kept.append(label)
-    stacked = torch.from_numpy(np.stack(images))
-    stacked = stacked.unsqueeze(1) if stacked.dim() == 3 else stacked.permute(0, 3, 1, 2)
-    return stacked.contiguous(), torch.tensor(kept)
-
-
-class StreamSource(Source):
-    """Images that are decoded as they are needed, in other processes if ``workers``.
-
-    Training: a crop of 8 to 100 % of the area and 3/4 to 4/3 in shape, resized, and mirrored half of the time
-    (Szegedy et al., CVPR 2015). Evaluation: the shorter side resized to 256/224 of the size, and the middle.
-
-    Args:
-        size: pixels of the square that the network sees. vary: whether training images vary at all.
-    """
-
-    def __init__(
-        self,
-        paths: list[Path],
-        labels: list[int],
-        *,
-        size: int,
-        mode: str,
-        mean: Tensor,
-        std: Tensor,
-        vary: str = "random_resized",
-        workers: int = 0,
-        corrupt_limit: int = 0,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        super().__init__()
-        self.paths, self.labels = [str(path) for path in paths], labels
-        self.size, self.mode, self.vary, self.workers = size, mode, vary, workers
-        self.device = torch.device(device)
-        self._corrupt = Corrupt(self.corrupt, corrupt_limit)
-        self._mean, self._std = mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def batches_of(self, picks: list[Tensor], first: list[int], seed: int | None, epoch: int) -> Batches:
-        wanted = [
-            [(int(i), start + offset) for offset, i in enumerate(picked)]
-            for picked, start in zip(picks, first, strict=True)
+def _images(folder: Path, name: str) -> list[str]:
+    """Paths relative to ``folder`` of all images below ``folder/name``. Hidden files are none, whatever their name."""
+    found = []
+    for where, _, files in os.walk(folder / name, followlinks=True):
+        below = os.path.relpath(where, folder)
+        found += [
+            os.path.join(below, file)
+            for file in files
+            if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
         ]
-        decoder = _Decoder(self.paths, self.size, self.mode, self.vary, seed, epoch)
-        loader: Iterator[list[tuple[int, Any]]]
-        if self.workers:
-            loader = iter(
-                torch.utils.data.DataLoader(
-                    _Wanted(decoder, wanted),
-                    batch_size=None,
-                    num_workers=self.workers,
-                    prefetch_factor=4,
-                    pin_memory=False,
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What a sample of images looks like.
+
+    Attributes:
+        size: (H, W) of all of them, or None if they differ. grey: whether all have one channel.
+    """
+
+    size: tuple[int, int] | None
+    grey: bool
+
+
+def look(files: Sequence[Files]) -> Look:
+    """Look at the headers of up to 256 images of each split.
+
+    Raises:
+        ConfigError: if none can be read, or for more than 8 bits a channel. MissingDependencyError: without pillow.
+    """
+    pillow()  # a missing package is not a fault of the images
+    sizes: set[tuple[int, int]] = set()
+    grey, reason = True, ""
+    for part in files:
+        for index in range(0, len(part.y), -(-len(part.y) // SAMPLE)):
+            try:
+                header = describe(part.path(index))
+            except Exception as error:
+                reason = f"{part.path(index)}: {error}"
+                continue
+            if header.wide:
+                raise ConfigError(
+                    f"data: expected 8 bits a channel, and {part.path(index)} has more; convert the images, or save "
+                    "them as float arrays for npz:PATH"
                 )
-            )
-        else:
-            loader = (decoder(batch) for batch in wanted)
-        for decoded in loader:
-            images, labels = [], []
-            for index, image in decoded:
-                if isinstance(image, str):
-                    self._corrupt.add(self.paths[index], image)
-                    continue
-                images.append(image)
-                labels.append(self.labels[index])
-            if images:
-                x = torch.stack(images).to(self.device).float() / 255
-                x = (x - self._mean.to(self.device)) / self._std.to(self.device)
-                yield x, torch.tensor(labels).to(self.device)
-
-
-class _Wanted(torch.utils.data.Dataset[Any]):
-    """The batches of an epoch, decoded by number."""
-
-    def __init__(self, decoder: _Decoder, wanted: list[list[tuple[int, int]]]) -> None:
-        self._decoder, self._wanted = decoder, wanted
-
-    def __len__(self) -> int:
-        return len(self._wanted)
-
-    def __getitem__(self, i: int) -> list[tuple[int, Any]]:
-        return self._decoder(self._wanted[i])
-
-
-class _Decoder:
-    """(index, position) of images -> (index, (C, size, size) uint8, or the reason why there is none)."""
-
-    def __init__(self, paths: list[str], size: int, mode: str, vary: str, seed: int | None, epoch: int) -> None:
-        self._paths, self._size, self._mode, self._vary = paths, size, mode, vary
-        self._seed, self._epoch = seed, epoch
-
-    def __call__(self, batch: list[tuple[int, int]]) -> list[tuple[int, Any]]:
-        return [(index, self._decode(index, position)) for index, position in batch]
-
-    def _decode(self, index: int, position: int) -> Tensor | str:
-        try:
-            image = open_image(Path(self._paths[index]), self._mode)
-        except MissingDependencyError:
-            raise
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-        if self._seed is None or self._vary == "none":
-            image = _middle(image, self._size)
-        else:
-            # SplitMix-like mixing: neighbouring positions must not give neighbouring streams.
-            key = (self._seed * 1_000_003 + self._epoch) * 2_654_435_761 + position
-            draws = np.random.default_rng(key % 2**63)
-            image = _random_resized(image, self._size, draws)
-            if draws.random() < 0.5:
-                image = image.transpose(0)  # Image.Transpose.FLIP_LEFT_RIGHT
-        array = torch.from_numpy(np.array(image))
-        return array.unsqueeze(0) if array.dim() == 2 else array.permute(2, 0, 1).contiguous()
-
-
-def _middle(image: Any, size: int) -> Any:
-    width, height = image.size
-    scale = size * 256 / 224 / min(width, height)
-    image = image.resize((max(size, round(width * scale)), max(size, round(height * scale))), 2)  # bilinear
-    left, top = (image.size[0] - size) // 2, (image.size[1] - size) // 2
-    return image.crop((left, top, left + size, top + size))
-
-
-def _random_resized(image: Any, size: int, draws: np.random.Generator) -> Any:
-    width, height = image.size
-    for _ in range(10):
-        area = width * height * draws.uniform(0.08, 1)
-        ratio = math.exp(draws.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(draws.integers(width - w + 1)), int(draws.integers(height - h + 1))
-            return image.resize((size, size), 2, box=(left, top, left + w, top + h))
-    return _middle(image, size)
+            sizes.add(header.size)
+            grey = grey and header.grey
+    if not sizes:
+        raise ConfigError(f"data: expected images, and none of the sampled ones can be read; {reason}")
+    return Look(sizes.pop() if len(sizes) == 1 else None, grey)

@@ -1,95 +1,95 @@
-"""Small sets: all images on the device, cropped, flipped and normalised there, a batch at a time."""
+"""Images that live on the device as they are, and are normalised and varied there in whole batches."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from backroads.data.source import Batches, Source
+from backroads.data.augment import Augment
+from backroads.data.parts import Labelled
+from backroads.data.source import Batches, IndexedSource
 
-CROP_PADDING = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """How training images vary.
-
-    Attributes:
-        crop: shift by up to this many pixels each way, over a border of the mean (zeros after normalisation).
-        flip: mirror half of the images, left to right.
-    """
-
-    crop: int = 0
-    flip: bool = False
+CHUNK = 1024  # images handled at once where all of them are gone through
 
 
-class MemorySource(Source):
-    """Images that are held on a device.
+class Normalise:
+    """(x - mean) / std by channel.
 
     Args:
-        images: (N, C, H, W), uint8 or float32. labels: (N,) int64. mean, std: (C,), in units of the images divided by
-            ``scale``. augmentation: of the training batches.
+        mean, std: (C,), in the units of the stored pixels. device: where images come from and go to.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor, device: torch.device) -> None:
+        self.mean, self.std = (t.to(device, torch.float32)[:, None, None] for t in (mean, std))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, C, H, W), uint8 or float32 -> a new tensor of that shape, float32."""
+        return x.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)
+
+
+class MemorySource(IndexedSource):
+    """Images in the device's memory.
+
+    Args:
+        part: images and labels, moved to ``device``. normalise: made for that device. augment: how training images
+            are varied. corrupt: what could not be read.
     """
 
     def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        mean: Tensor,
-        std: Tensor,
-        scale: float,
-        augmentation: Augmentation = Augmentation(),
-        device: str | torch.device = "cpu",
+        self, part: Labelled, normalise: Normalise, augment: Augment, device: torch.device, corrupt: dict[str, str]
     ) -> None:
-        super().__init__()
-        self.images, self.labels = images.to(device), labels.to(device)
-        shape = (1, -1, 1, 1)
-        # One multiplication and one subtraction a pixel.
-        self._factor = (1 / (std * scale)).reshape(shape).to(device, torch.float32)
-        self._offset = (mean / std).reshape(shape).to(device, torch.float32)
-        self._augmentation = augmentation
+        self.x, self.y = part.x.to(device), part.y.to(device)
+        self.normalise, self.augment, self.device = normalise, augment, device
+        self.corrupt = corrupt
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.y)
 
-    def batches_of(self, picks: list[Tensor], first: list[int], seed: int | None, epoch: int) -> Batches:
-        vary = self._augmentation
-        shifts = flips = None
-        if seed is not None and vary.crop:
-            shifts = draw(len(self), 2, 2 * vary.crop + 1, seed, epoch, "crop")
-        if seed is not None and vary.flip:
-            flips = draw(len(self), 1, 2, seed, epoch, "flip")[:, 0]
-        for picked, start in zip(picks, first, strict=True):
-            places = picked.to(self.images.device)
-            x = self.images[places].float() * self._factor - self._offset
-            here = slice(start, start + len(picked))
-            if shifts is not None:
-                x = crop(x, shifts[here].to(x.device), vary.crop)
-            if flips is not None:
-                x = torch.where(flips[here].to(x.device).bool()[:, None, None, None], x.flip(-1), x)
-            yield x, self.labels[places]
+    def _varied(self, picks: Tensor, positions: Tensor, seed: int, epoch: int) -> Batches:
+        # For the whole epoch at once: on a GPU, many small copies would cost more than the batches.
+        size = (self.x.shape[2], self.x.shape[3])
+        draws = self.augment.draw(seed, epoch, positions.flatten(), size).to(self.device)
+        share = picks.shape[1]
+        for step, batch in enumerate(picks.to(self.device)):
+            x = self.normalise(self.x.index_select(0, batch))
+            yield draws.at(slice(step * share, (step + 1) * share)).apply(x), self.y[batch]
+
+    def _plain(self, picks: Sequence[Tensor]) -> Batches:
+        for batch in picks:
+            there = batch.to(self.device)
+            yield self.normalise(self.x.index_select(0, there)), self.y[there]
 
 
-def draw(n: int, columns: int, high: int, seed: int, epoch: int, purpose: str) -> Tensor:
-    """Whole numbers below ``high``, (n, columns), on the CPU: a function of (seed, epoch, purpose), row by position."""
-    salt = sum(ord(letter) << (8 * i) for i, letter in enumerate(purpose))
-    generator = torch.Generator().manual_seed(((seed * 1_000_003 + epoch) * 7_919 + salt) % 2**63)
-    return torch.randint(high, (n, columns), generator=generator)
-
-
-def crop(x: Tensor, shifts: Tensor, padding: int) -> Tensor:
-    """Windows of the size of the image out of the image with a border of zeros.
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation by channel, in the units of the pixels; 1 for a deviation of zero.
 
     Args:
-        x: (N, C, H, W). shifts: (N, 2), row and column of each window's corner, 0 to 2 padding.
+        x: (N, C, H, W), uint8 or float32.
+
+    Returns:
+        Two tensors (C,) float64.
     """
-    n, channels, height, width = x.shape
-    padded = torch.nn.functional.pad(x, (padding,) * 4)
-    rows = shifts[:, 0, None] + torch.arange(height, device=x.device)
-    columns = shifts[:, 1, None] + torch.arange(width, device=x.device)
-    i = torch.arange(n, device=x.device)[:, None, None, None]
-    c = torch.arange(channels, device=x.device)[None, :, None, None]
-    return padded[i, c, rows[:, None, :, None], columns[:, None, None, :]]
+    count = x.numel() // x.shape[1]
+    mean = sum(chunk.double().sum((0, 2, 3)) for chunk in x.split(CHUNK)) / torch.tensor(count, dtype=torch.float64)
+    squares = [(chunk.double() - mean[:, None, None]).square().sum((0, 2, 3)) for chunk in x.split(CHUNK)]
+    std = (torch.stack(squares).sum(0) / count).sqrt()
+    return mean, torch.where(std > 0, std, torch.ones_like(std))
+
+
+def fit(x: Tensor, image_size: int) -> Tensor:
+    """Resize the shorter side and cut out the middle: (N, C, H, W) -> (N, C, image_size, image_size), same dtype."""
+    h, w = x.shape[2:]
+    if (h, w) == (image_size, image_size):
+        return x
+    shorter = min(h, w)
+    size = (image_size * h // shorter, image_size * w // shorter)
+    top, left = (size[0] - image_size) // 2, (size[1] - image_size) // 2
+    parts = []
+    for chunk in x.split(CHUNK):
+        new = F.interpolate(chunk.float(), size=size, mode="bilinear", antialias=True)
+        new = new[:, :, top : top + image_size, left : left + image_size]
+        parts.append(new if x.is_floating_point() else new.round().clamp(0, 255).to(x.dtype))
+    return torch.cat(parts)

@@ -1,69 +1,68 @@
-"""What a training reads its images from."""
+"""What a training loop sees of data: batches, in an order that is a function of (seed, epoch) alone."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from backroads.data.check import check_rank, check_steps
 from backroads.data.order import epoch_order
-from backroads.errors import ConfigError
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class Source(abc.ABC):
-    """Labelled images in an order, and with variations, that are functions of (seed, epoch, position) alone.
+    """The images of one split, with their labels.
 
-    Batches are (x, y): x (N, C, H, W) float32, normalised; y (N,) int64; both on the source's device.
+    Batches are pairs of x, (N, C, H, W) float32, normalised, and y, (N,) int64, both on the source's device.
 
     Attributes:
-        corrupt: images that could not be read and were skipped so far: path -> reason.
+        corrupt: the unreadable images that were skipped so far, path -> reason; of the whole data set, so that those
+            of the evaluation are named too.
     """
 
-    def __init__(self) -> None:
-        self.corrupt: dict[str, str] = {}
+    corrupt: dict[str, str]
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """Number of images."""
+        """Images in this split; for a folder that is streamed, unreadable ones included."""
 
     @abc.abstractmethod
-    def batches_of(self, picks: list[Tensor], first: list[int], seed: int | None, epoch: int) -> Batches:
-        """Batches of these images; ``first`` has the position of each batch's first one in the epoch.
-
-        Args:
-            seed: of the variations; None for none of them (evaluation).
-        """
-
     def train_batches(
         self, batch_size: int, *, seed: int, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1
     ) -> Batches:
-        """Varied images of one epoch, in whole batches, of each the part that process ``rank`` of ``world`` works on.
+        """One epoch of augmented batches, whole ones only: ``len(self) // batch_size`` of them.
+
+        Order and augmentation are a pure function of (seed, epoch, position): the same for any number of workers and
+        processes, and wherever an epoch is taken up again.
 
         Args:
-            batch_size: over all processes. start_step: batches to leave out at the start, without reading them.
+            batch_size: images of a batch, over all processes together. seed, epoch: what the order depends on.
+            start_step: batches to leave out at the start; they are not decoded.
+            rank, world: this process, of so many. It gets the positions from ``rank * batch_size // world`` on of each
+                batch, ``batch_size // world`` of them.
 
         Raises:
-            ConfigError: a batch that is larger than the split or cannot be shared between the processes.
+            ConfigError: at the call, for a batch larger than the split or not divisible by ``world``.
+            DataError: while iterating, when too many images are unreadable.
         """
-        n = len(self)
-        if not 1 <= batch_size <= n:
-            raise ConfigError(f"batch_size: expected 1 to {n}, the images of the training split, got {batch_size}")
-        if batch_size % world:
-            raise ConfigError(f"batch_size: expected a multiple of the {world} processes, got {batch_size}")
-        order = epoch_order(n, seed, epoch)
-        share = batch_size // world
-        first = [step * batch_size + rank * share for step in range(start_step, n // batch_size)]
-        return self.batches_of([order[i : i + share] for i in first], first, seed, epoch)
 
+    @abc.abstractmethod
     def eval_batches(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Batches:
-        """Every image once over all processes, unvaried, in the order of the data; the last batch may be smaller."""
-        picks = list(torch.arange(len(self))[rank::world].split(batch_size)) if len(self) > rank else []
-        return self.batches_of(picks, [0] * len(picks), None, 0)
+        """Every image once over all processes, in the split's own order and not augmented; the last batch is smaller.
+
+        Args:
+            batch_size: images of a batch, over all processes together. rank, world: this process, of so many. It gets
+                a contiguous part of the split.
+
+        Raises:
+            ConfigError: at the call, for numbers that make no sense.
+            DataError: while iterating, when too many images are unreadable.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Dataset:
 
     Attributes:
         name: as it was asked for. classes: how many. shape: (C, H, W) of an image as the network sees it.
-        train, evaluate: where they come from. class_names: in the order of the labels.
+        train, evaluate: the two splits. class_names: one for each class, in the order of the labels.
     """
 
     name: str
@@ -81,3 +80,29 @@ class Dataset:
     train: Source
     evaluate: Source
     class_names: tuple[str, ...]
+
+
+class IndexedSource(Source):
+    """A source that can fetch any image by its index: which images make up which batch is decided here."""
+
+    def train_batches(
+        self, batch_size: int, *, seed: int, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1
+    ) -> Batches:
+        steps = check_steps(len(self), batch_size, start_step, rank, world)
+        share = torch.arange(rank * batch_size // world, (rank + 1) * batch_size // world)
+        positions = torch.arange(start_step, steps)[:, None] * batch_size + share
+        return self._varied(epoch_order(len(self), seed, epoch)[positions], positions, seed, epoch)
+
+    def eval_batches(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Batches:
+        check_rank(batch_size, rank, world)
+        n = len(self)
+        mine = torch.arange(n * rank // world, n * (rank + 1) // world)
+        return self._plain(mine.split(max(1, batch_size // world)) if len(mine) else ())
+
+    @abc.abstractmethod
+    def _varied(self, picks: Tensor, positions: Tensor, seed: int, epoch: int) -> Batches:
+        """Augmented batches of the images ``picks``, (steps, N) int64, at ``positions`` of the epoch, of that shape."""
+
+    @abc.abstractmethod
+    def _plain(self, picks: Sequence[Tensor]) -> Batches:
+        """Batches of the images ``picks``, each (N,) int64, as they are."""

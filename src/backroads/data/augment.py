@@ -1,0 +1,157 @@
+"""Random crops, flips and zooms of whole batches, from numbers that depend on (seed, epoch, position) alone.
+
+The numbers are counted, not drawn one after the other: number c of position p is the hash of a key of (seed, epoch) and
+of (p, c). So any part of an epoch is varied as it would have been within the whole, on any device, in any process.
+
+Sources: G. Steele, D. Lea, C. Flood, Fast splittable pseudorandom number generators, OOPSLA 2014 (the hash, and its
+constants); K. He et al., Deep residual learning, CVPR 2016 (pad 4, crop, flip); C. Szegedy et al., Going deeper with
+convolutions, CVPR 2015 (the random resized crop, here with torchvision's ten attempts).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PAD = 4  # pixels on each side
+SCALE = (0.08, 1.0)  # of the image's area
+RATIO = (3 / 4, 4 / 3)  # width by height
+ATTEMPTS = 10
+# What the numbers of a position are for: flip, shift down, shift right, then areas and ratios of the attempts.
+FLIP, DOWN, RIGHT, AREAS, RATIOS = 0, 1, 2, 3, 3 + ATTEMPTS
+COLUMNS = 3 + 2 * ATTEMPTS
+
+
+def uniforms(seed: int, epoch: int, positions: Tensor) -> Tensor:
+    """Numbers of [0, 1) for ``positions`` (N,) int64 of an epoch: (N, COLUMNS) float64."""
+    digest = hashlib.blake2b(f"augment {seed} {epoch}".encode(), digest_size=8).digest()
+    counter = positions.numpy().astype(np.uint64)[:, None] * np.uint64(COLUMNS) + np.arange(COLUMNS, dtype=np.uint64)
+    key, step = np.uint64(int.from_bytes(digest, "little")), np.uint64(0x9E3779B97F4A7C15)
+    z = np.add((counter + np.uint64(1)) * step, key, dtype=np.uint64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """How training images are varied.
+
+    Attributes:
+        crop: zeros (the mean colour, after normalisation) are put around the image, 4 pixels wide, and it is cut to
+            its size again at a random place. flip: half of the images are mirrored, left to right.
+        resized: a random part of the image, of 8 % to 100 % of its area, is resized to the whole.
+    """
+
+    crop: bool = False
+    flip: bool = False
+    resized: bool = False
+
+    def draw(self, seed: int, epoch: int, positions: Tensor, size: tuple[int, int]) -> Draws:
+        """What happens to the images of ``size`` (H, W) at ``positions`` (N,) of an epoch; on the CPU."""
+        u = uniforms(seed, epoch, positions)
+        return Draws(
+            offsets=(u[:, [DOWN, RIGHT]] * (2 * PAD + 1)).long() if self.crop else None,
+            flips=u[:, FLIP] < 0.5 if self.flip else None,
+            boxes=boxes(u, *size) if self.resized else None,
+        )
+
+
+AUGMENTS = {
+    "none": Augment(),
+    "flip": Augment(flip=True),
+    "crop_flip": Augment(crop=True, flip=True),
+    "random_resized": Augment(resized=True, flip=True),
+}
+CHOICES = ("default", "none", "crop_flip", "random_resized")
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """What happens to N images; None for what does not.
+
+    Attributes:
+        offsets: (N, 2) int64, rows and columns of the padded image that the crop leaves out at top and left.
+        flips: (N,) bool. boxes: (N, 4) int64; see :func:`boxes`.
+    """
+
+    offsets: Tensor | None = None
+    flips: Tensor | None = None
+    boxes: Tensor | None = None
+
+    def to(self, device: torch.device) -> Draws:
+        return Draws(*(None if t is None else t.to(device) for t in (self.offsets, self.flips, self.boxes)))
+
+    def at(self, picks: slice | Tensor) -> Draws:
+        return Draws(*(None if t is None else t[picks] for t in (self.offsets, self.flips, self.boxes)))
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Vary normalised images, (N, C, H, W) float32; a new tensor of that shape, or ``x`` itself."""
+        if self.boxes is not None:
+            x = zoom(x, self.boxes)
+        if self.offsets is not None:
+            x = shift(x, self.offsets)
+        if self.flips is not None:
+            x = torch.where(self.flips[:, None, None, None], x.flip(3), x)
+        return x
+
+
+def shift(x: Tensor, offsets: Tensor) -> Tensor:
+    """Pad with zeros and cut to size: (N, C, H, W), offsets (N, 2) int64 of 0 to 2 PAD -> (N, C, H, W)."""
+    windows = F.pad(x, (PAD, PAD, PAD, PAD)).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
+    return windows[torch.arange(len(x), device=x.device), :, offsets[:, 0], offsets[:, 1]]
+
+
+def zoom(x: Tensor, boxes: Tensor) -> Tensor:
+    """Cut out a box and resize it, bilinearly: (N, C, H, W), boxes (N, 4) int64 inside it -> (N, C, H, W)."""
+    y_grid, x_grid = (
+        _centres(boxes[:, axis], boxes[:, axis + 2], x.shape[axis + 2]) * 2 / x.shape[axis + 2] - 1 for axis in (0, 1)
+    )
+    n, h, w = len(x), x.shape[2], x.shape[3]
+    grid = torch.stack([x_grid[:, None, :].expand(n, h, w), y_grid[:, :, None].expand(n, h, w)], dim=3)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _centres(start: Tensor, length: Tensor, pixels: int) -> Tensor:
+    """Centres of ``pixels`` pixels that divide a box evenly, kept within the centres of its own: (N, pixels)."""
+    steps = (torch.arange(pixels, device=start.device) + 0.5) / pixels
+    centres = start[:, None] + steps * length[:, None]
+    return torch.minimum(torch.maximum(centres, start[:, None] + 0.5), (start + length)[:, None] - 0.5)
+
+
+def boxes(u: Tensor, height: int, width: int) -> Tensor:
+    """Random parts of an image of ``height`` x ``width`` pixels.
+
+    Area and logarithm of the ratio are uniform; of ten attempts the first that fits into the image is taken, and if
+    none does, the middle of the image, as large as the ratios allow.
+
+    Args:
+        u: (N, COLUMNS) numbers of [0, 1).
+
+    Returns:
+        (N, 4) int64: top, left, height, width in pixels.
+    """
+    areas = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * u[:, AREAS : AREAS + ATTEMPTS])
+    low, high = math.log(RATIO[0]), math.log(RATIO[1])
+    ratios = torch.exp(low + (high - low) * u[:, RATIOS : RATIOS + ATTEMPTS])
+    hs, ws = (areas / ratios).sqrt().round().long(), (areas * ratios).sqrt().round().long()
+    fits = (hs >= 1) & (hs <= height) & (ws >= 1) & (ws <= width)
+    first = fits.byte().argmax(dim=1, keepdim=True)  # of equal ones, argmax takes the first
+    h, w = hs.gather(1, first)[:, 0], ws.gather(1, first)[:, 0]
+    top = (u[:, DOWN] * (height - h + 1)).long()
+    left = (u[:, RIGHT] * (width - w + 1)).long()
+    found = torch.stack([top, left, h, w], dim=1)
+    return torch.where(fits.any(1, keepdim=True), found, torch.tensor(_middle(height, width)))
+
+
+def _middle(height: int, width: int) -> list[int]:
+    h = min(height, round(width / RATIO[0]))
+    w = min(width, round(height * RATIO[1]))
+    return [(height - h) // 2, (width - w) // 2, h, w]

@@ -1,0 +1,113 @@
+"""What data must be, checked before anything is trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from backroads.data.parts import Labelled
+from backroads.errors import ConfigError, DataError
+
+SHOWN = 10  # names in a message
+
+
+class Ledger:
+    """Unreadable images: skipped up to a limit, and all named.
+
+    Args:
+        limit: how many different images may be unreadable.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.images: dict[str, str] = {}
+
+    def add(self, path: str, reason: str) -> None:
+        """Count ``path``, once; raises DataError beyond the limit."""
+        self.images[path] = reason
+        if len(self.images) > self.limit:
+            names = "\n  ".join(f"{name} ({why})" for name, why in list(self.images.items())[:SHOWN])
+            more = f"\n  and {len(self.images) - SHOWN} more" if len(self.images) > SHOWN else ""
+            raise DataError(
+                f"expected at most {self.limit} unreadable images (corrupt_limit), got {len(self.images)}; mend or "
+                f"remove them, or raise the limit:\n  {names}{more}"
+            )
+
+
+def check_rank(batch_size: int, rank: int, world: int) -> None:
+    """Numbers that any iteration needs; raises ConfigError."""
+    if batch_size < 1:
+        raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}")
+    if not 0 <= rank < world:
+        raise ConfigError(f"rank: expected 0 to world - 1 = {world - 1}, got {rank}")
+
+
+def check_steps(n: int, batch_size: int, start_step: int, rank: int, world: int) -> int:
+    """The whole batches in ``n`` images; raises ConfigError where an epoch cannot be made of them."""
+    check_rank(batch_size, rank, world)
+    if batch_size > n:
+        raise ConfigError(f"batch_size: expected at most {n}, the images of the training split, got {batch_size}")
+    if batch_size % world:
+        raise ConfigError(f"batch_size: expected a multiple of the {world} processes, got {batch_size}")
+    steps = n // batch_size
+    if not 0 <= start_step <= steps:
+        raise ConfigError(f"start_step: expected 0 to {steps}, the batches of an epoch, got {start_step}")
+    return steps
+
+
+def check_labels(y: Tensor, classes: int, what: str) -> None:
+    """Labels are 0 to classes - 1; raises ConfigError naming the first one that is not."""
+    wrong = ((y < 0) | (y >= classes)).nonzero().flatten()
+    if len(wrong):
+        first = int(wrong[0])
+        raise ConfigError(
+            f"{what}: expected labels from 0 to {classes - 1}, got {int(y[first])} (index {first}); number the classes "
+            "of the training split 0, 1, 2, ... without gaps, and use no others"
+        )
+
+
+def check_classes(y: Tensor, what: str) -> int:
+    """The number of classes in training labels, (N,) int64, which must be 0, 1, 2, ...; raises ConfigError."""
+    present = y.unique()
+    classes = int(present[-1]) + 1
+    check_labels(y, classes, what)
+    if len(present) < classes:
+        missing = int((present != torch.arange(len(present))).nonzero()[0])
+        raise ConfigError(
+            f"{what}: expected every label from 0 to {classes - 1} at least once, and {missing} is missing; number the "
+            "classes 0, 1, 2, ... without gaps"
+        )
+    if classes < 2:
+        raise ConfigError(f"{what}: expected at least two classes, got {classes}")
+    return classes
+
+
+def check_images(part: Labelled, what: str) -> None:
+    """Images of one split fit the labels and are images; raises ConfigError."""
+    n, channels = part.x.shape[:2]
+    if n == 0:
+        raise ConfigError(f"{what}: expected images, got none")
+    if n != len(part.y):
+        raise ConfigError(f"{what}: expected one label for each of {n} images, got {len(part.y)} labels")
+    if channels not in (1, 3):
+        raise ConfigError(f"{what}: expected 1 or 3 channels, got {channels}")
+    if part.x.is_floating_point():
+        bad = (~part.x.flatten(1).isfinite().all(1)).nonzero().flatten()
+        if len(bad):
+            raise ConfigError(
+                f"{what}: expected finite numbers, got NaN or infinity in {len(bad)} images, the first of index "
+                f"{int(bad[0])}; remove or repair them"
+            )
+
+
+def check_pair(train: Labelled, evaluate: Labelled) -> None:
+    """Both splits have images of one kind; raises ConfigError."""
+    for what, ours, theirs in (
+        ("(C, H, W)", tuple(train.x.shape[1:]), tuple(evaluate.x.shape[1:])),
+        ("dtype", train.x.dtype, evaluate.x.dtype),
+    ):
+        if ours != theirs:
+            raise ConfigError(
+                f"data: expected images of one {what} in both splits, got {ours} to train and {theirs} to evaluate on; "
+                "save both in the same way"
+            )

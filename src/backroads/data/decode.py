@@ -1,0 +1,177 @@
+"""Image files to pixels, in this process or in workers; what cannot be read is reported, not raised."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.utils.data
+from numpy.typing import NDArray
+from torch import Tensor
+
+from backroads.data.augment import boxes, uniforms
+from backroads.data.parts import Files
+from backroads.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Decoded images (N, C, H, W) uint8, their places (N,) int64 among those asked for, and path and reason of the others.
+Decoded = tuple[Tensor, Tensor, list[tuple[str, str]]]
+
+
+def pillow() -> ModuleType:
+    """``PIL.Image``; raises MissingDependencyError."""
+    try:
+        import PIL.Image
+    except ModuleNotFoundError as error:
+        if error.name != "PIL":
+            raise
+        raise MissingDependencyError(
+            "the package 'pillow' is needed to read images and not installed; install the extra with "
+            'pip install "backroads[vision]"'
+        ) from error
+    return PIL.Image
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """Of one image: size (H, W), whether it is grey, whether it has more than 8 bits a channel."""
+
+    size: tuple[int, int]
+    grey: bool
+    wide: bool
+
+
+def describe(path: str) -> Header:
+    """Read the header of an image; raises what pillow raises."""
+    with pillow().open(path) as image:
+        wide = image.mode == "F" or image.mode.startswith("I")
+        return Header((image.height, image.width), image.mode in ("1", "L"), wide)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How images are read.
+
+    Attributes:
+        size: (H, W) of the result. resize: whether images of another size are resized; they count as unreadable
+            otherwise. margin: for evaluation, the shorter side is resized to this multiple of the result's before the
+            middle is cut out. rgb: three channels always; otherwise one for a batch that is all grey.
+        zoom: (seed, epoch) of random resized crops instead, or None.
+    """
+
+    size: tuple[int, int]
+    resize: bool
+    margin: float = 1.0
+    rgb: bool = True
+    zoom: tuple[int, int] | None = None
+
+    def __call__(self, path: str, u: Tensor | None) -> NDArray[np.uint8]:
+        """Pixels, (H, W) of a grey image or (H, W, 3); ``u``: its numbers, (1, COLUMNS), to crop by."""
+        with pillow().open(path) as image:
+            if image.mode == "F" or image.mode.startswith("I"):
+                raise ValueError("more than 8 bits a channel")
+            if image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")  # pillow's own way: it warns of the direct one
+            image = image.convert("L" if image.mode in ("1", "L") and not self.rgb else "RGB")
+            if u is not None:
+                top, left, h, w = boxes(u, image.height, image.width)[0].tolist()
+                image = _resized(image.crop((left, top, left + w, top + h)), self.size)
+            elif self.resize:
+                image = self._middle(image)
+            elif (image.height, image.width) != self.size:
+                raise ValueError(
+                    f"its size is {image.height} x {image.width} and not {self.size[0]} x {self.size[1]} like the "
+                    "others'; give image_size to resize all"
+                )
+            return np.array(image)
+
+    def _middle(self, image: Image) -> Image:
+        h, w = self.size
+        shorter, longer = round(self.margin * min(h, w)), max(image.size) / min(image.size)
+        tall = image.height > image.width
+        image = _resized(image, (int(shorter * longer), shorter) if tall else (shorter, int(shorter * longer)))
+        top, left = round((image.height - h) / 2), round((image.width - w) / 2)
+        return image.crop((left, top, left + w, top + h))
+
+
+def _resized(image: Image, size: tuple[int, int]) -> Image:
+    return image.resize((size[1], size[0]), pillow().Resampling.BILINEAR)
+
+
+class Decoder(torch.utils.data.Dataset[Decoded]):
+    """Batches of images, by number.
+
+    Args:
+        files: where the images are. picks: indices of each batch's images, each (N,). reading: how.
+        positions: (batches, N) of the images in the epoch, for random crops.
+    """
+
+    def __init__(
+        self, files: Files, picks: Sequence[Tensor] | Tensor, reading: Reading, positions: Tensor | None = None
+    ) -> None:
+        self.files, self.reading = files, reading
+        self.picks, self.positions = picks, positions
+
+    def __len__(self) -> int:
+        return len(self.picks)
+
+    def __getitem__(self, number: int) -> Decoded:
+        u = None
+        if self.reading.zoom is not None and self.positions is not None:
+            u = uniforms(*self.reading.zoom, self.positions[number])
+        images: list[NDArray[np.uint8]] = []
+        kept: list[int] = []
+        bad: list[tuple[str, str]] = []
+        for place, index in enumerate(self.picks[number].tolist()):
+            path = self.files.path(index)
+            try:
+                images.append(self.reading(path, None if u is None else u[place : place + 1]))
+            except MemoryError:
+                raise
+            except Exception as error:  # decoders raise nearly anything for broken files
+                bad.append((path, f"{type(error).__name__}: {error}"))
+            else:
+                kept.append(place)
+        return _stack(images, self.reading), torch.tensor(kept, dtype=torch.int64), bad
+
+
+def _stack(images: list[NDArray[np.uint8]], reading: Reading) -> Tensor:
+    if not images:
+        return torch.empty((0, 3 if reading.rgb else 1, *reading.size), dtype=torch.uint8)
+    if any(image.ndim == 3 for image in images):
+        images = [image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2) for image in images]
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(np.stack(images))[:, None]
+
+
+def decode(decoder: Decoder, workers: int, pin: bool = False) -> Iterator[Decoded]:
+    """All batches of a decoder, in order, read ahead by worker processes.
+
+    Args:
+        workers: processes; 0 reads here. pin: into page-locked memory, for GPUs.
+    """
+    loader: torch.utils.data.DataLoader[Decoded] = torch.utils.data.DataLoader(
+        decoder,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_ignore_interrupts,
+        pin_memory=pin,
+        generator=torch.Generator(),  # its own: torch's would be advanced, and what follows changed
+    )
+    yield from loader
+
+
+def _as_it_is(decoded: Any) -> Any:
+    return decoded
+
+
+def _ignore_interrupts(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches workers too; when to stop is their parent's choice

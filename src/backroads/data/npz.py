@@ -1,0 +1,79 @@
+"""Arrays in a file that ``numpy.savez`` writes."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backroads.data.check import check_classes, check_images
+from backroads.data.parts import Found, Labelled
+from backroads.data.request import Request
+from backroads.errors import ConfigError
+
+KEYS = ("train_x", "train_y", "test_x", "test_y")
+
+
+def read_npz(request: Request) -> Found[Labelled]:
+    """``train_x``, ``train_y``, ``test_x``, ``test_y``; the latter two are not read for split "validation".
+
+    x: (N, H, W) or (N, H, W, C), uint8 or floating point. y: (N,), integers from 0. Pickled objects are refused.
+
+    Raises:
+        ConfigError: for a file, keys, types or shapes that are none of this.
+    """
+    path = request.path
+    if not path.is_file():
+        raise ConfigError(f"data: expected a file that numpy.savez wrote, and {path} is none; check the path")
+    try:
+        with path.open("rb") as file:  # numpy leaves the file of a broken archive open
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise ConfigError(f"data: expected an archive of {', '.join(KEYS)}, and {path} is one array")
+            wanted = KEYS[:2] if request.split == "validation" else KEYS
+            missing = [key for key in wanted if key not in arrays]
+            if missing:
+                raise ConfigError(f"data: expected {', '.join(KEYS)} in {path}, got {', '.join(arrays) or 'nothing'}")
+            parts = [_labelled(arrays, name) for name in ("train", "test")[: len(wanted) // 2]]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"data: {path} cannot be read ({error}); write it again with numpy.savez, from arrays of numbers"
+        ) from error
+    classes = check_classes(parts[0].y, "train_y")
+    return Found(parts[0], parts[1] if len(parts) > 1 else None, tuple(str(label) for label in range(classes)))
+
+
+def _labelled(arrays: Mapping[str, Any], name: str) -> Labelled:
+    part = Labelled(_images(arrays[f"{name}_x"], f"{name}_x"), _labels(arrays[f"{name}_y"], f"{name}_y"))
+    check_images(part, f"{name}_x")
+    return part
+
+
+def _images(x: Any, key: str) -> Tensor:
+    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+        raise ConfigError(f"{key}: expected uint8 or floating point, got {x.dtype}; convert it with astype")
+    if x.ndim not in (3, 4):
+        raise ConfigError(f"{key}: expected shape (N, H, W) or (N, H, W, C), got {x.shape}")
+    if 0 in x.shape:
+        raise ConfigError(f"{key}: expected images, got an array of shape {x.shape}")
+    if x.ndim == 4 and x.shape[3] not in (1, 3):
+        hint = "; channels come last: transpose(0, 2, 3, 1)" if x.shape[1] in (1, 3) else ""
+        raise ConfigError(f"{key}: expected 1 or 3 channels in (N, H, W, C), got shape {x.shape}{hint}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused as such
+        tensor = torch.as_tensor(x if x.dtype == np.uint8 else x.astype(np.float32))
+    return tensor[:, None] if x.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()
+
+
+def _labels(y: Any, key: str) -> Tensor:
+    if not np.issubdtype(y.dtype, np.integer):
+        raise ConfigError(f"{key}: expected integers, got {y.dtype}; number the classes 0, 1, 2, ...")
+    if y.ndim != 1:
+        raise ConfigError(f"{key}: expected shape (N,), got {y.shape}")
+    return torch.as_tensor(y.astype(np.int64))

@@ -1,0 +1,151 @@
+"""Training as a user meets it: start, stop, go on, look, take away."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_cli import backroads
+
+from backroads.data import load_dataset
+from backroads.models import build_model
+
+QUICK = ["--model-options.width", "4", "--epochs", "2", "--batch-size", "64", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = backroads("train", *QUICK, "--out", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "[100 %] epoch 2/2: loss" in done.stdout
+    assert "report: run/report.html" in done.stdout
+    return folder / "run"
+
+
+def test_the_folder_repeats_the_run(run: Path) -> None:
+    config = tomllib.loads((run / "config.toml").read_text())
+    assert config["epochs"] == 2
+    assert config["model_options"] == {"width": 4}
+    assert config["learning_rate"] == 0.1  # defaults, too
+    again = backroads("train", "--config", "run/config.toml", "--out", "again", cwd=run.parent)
+    assert again.returncode == 0, again.stderr
+    assert (run / "events.jsonl").read_bytes() == (run.parent / "again" / "events.jsonl").read_bytes()
+
+
+def test_eval_says_what_the_run_said(run: Path) -> None:
+    done = backroads("eval", "run", "--checkpoint", "last", cwd=run.parent)
+    assert done.returncode == 0, done.stderr
+    accuracy = json.loads((run / "results.json").read_text())["eval_accuracy"]
+    assert f"top-1 {100 * accuracy:.2f} %" in done.stdout
+    assert "360 images of digits" in done.stdout
+
+
+def test_export_is_plain_torch_with_the_same_outputs(run: Path) -> None:
+    done = backroads("export", "run", "--out", "plain", "--checkpoint", "last", cwd=run.parent)
+    assert done.returncode == 0, done.stderr
+    weights = load_file(run.parent / "plain" / "model.safetensors")
+    assert not any("backward" in name for name in weights)
+    about = json.loads((run.parent / "plain" / "model.json").read_text())
+    model = build_model(
+        about["model"],
+        classes=about["classes"],
+        shape=tuple(about["input_shape"]),
+        options=about["model_options"],
+    )
+    model.load_state_dict(weights)
+    model.eval()
+    hits, n = 0, 0
+    program = torch.export.load(run.parent / "plain" / "model.pt2").module()
+    with torch.no_grad():
+        for x, y in load_dataset("digits").evaluate.eval_batches(90):
+            logits = model(x)
+            torch.testing.assert_close(program(x), logits)
+            hits, n = hits + int((logits.argmax(1) == y).sum()), n + len(y)
+    assert hits / n == json.loads((run / "results.json").read_text())["eval_accuracy"]
+    again = backroads("export", "run", "--out", "plain", cwd=run.parent)
+    assert again.returncode == 2
+    assert "nothing was overwritten" in again.stderr
+
+
+def test_the_report_is_made_on_demand(run: Path) -> None:
+    done = backroads("report", "run", cwd=run.parent)
+    assert done.returncode == 0, done.stderr
+    assert "symmetric" in (run / "report.html").read_text()
+
+
+def test_other_settings_are_refused_with_a_list_and_more_epochs_are_not(run: Path) -> None:
+    done = backroads("train", "--resume", "--out", "run", "--learning-rate", "0.2", "--seed", "3", cwd=run.parent)
+    assert done.returncode == 2
+    assert "learning_rate: the run has 0.1, now 0.2" in done.stderr
+    assert "seed: the run has 0, now 3" in done.stderr
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "backroads", "train", *QUICK[:2], "--epochs", "500", "--log-every", "1"]
+    process = subprocess.Popen(
+        [*command, "--out", "run"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    events = tmp_path / "run" / "events.jsonl"
+    for _ in range(1200):
+        if events.exists() and '"event": "step"' in events.read_text():
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "saved, go on with: backroads train --resume --out run" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_a_diverged_run_says_where_and_ends_with_1(tmp_path: Path) -> None:
+    done = backroads("train", *QUICK, "--learning-rate", "1e30", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "diverged: " in done.stdout
+    assert "the last good checkpoint is kept" in done.stdout
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--epoch", "3"], "Did you mean --epochs?"),
+        (["train", "--epochs", "0"], "epochs: expected greater than or equal to 1, got '0'"),
+        (["train", "--data", "cifar11"], "Did you mean 'cifar10'?"),
+        (["train", "--data", "folder:nowhere"], "nowhere"),
+        (["train", "--model", "resnet21"], "Did you mean 'resnet20'?"),
+        (["train", "--model", "torchvision:resnet19"], "Did you mean"),
+        (["train", "--model", "no.such:thing"], "cannot import 'no.such'"),
+        (["train", "--model", "resnet50", "--model-options.depht", "3"], "takes no option 'depht'"),
+        (["train", "--rule", "symetric_alignment"], "Did you mean 'symmetric_alignment'?"),
+        (["train", "--config", "cifar10-resnet9"], "Did you mean 'cifar10-resnet8'?"),
+        (["train", "--device", "cuda:77"], "cannot be used here"),
+        (["eval", "nowhere"], "has no config.toml"),
+        (["export", "nowhere"], "has no config.toml"),
+    ],
+)
+def test_mistakes_get_one_message_and_leave_nothing_behind(tmp_path: Path, words: list[str], message: str) -> None:
+    done = backroads(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_names_what_is_there_and_how_to_get_the_rest(tmp_path: Path) -> None:
+    done = backroads("doctor", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert torch.__version__ in done.stdout
+    for package in ("torchvision", "timm", "tensorboard"):
+        line = next(line for line in done.stdout.splitlines() if line.startswith(package))
+        assert "works" in line or "pip install" in line
