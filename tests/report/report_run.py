@@ -64,7 +64,7 @@ def write_run(
     lines = [{"event": "start", "rules": len(rules)}, *events, {"event": "end", "seconds": 65.2}]
     (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_json(folder / "results.json", _results(rules, events, seeds, epochs, diverged))
-    write_json(folder / "environment.json", _environment())
+    write_json(folder / "environment.json", environment())
     (folder / "config.toml").write_text(_config(rules, seeds, epochs))
     return folder
 
@@ -156,7 +156,8 @@ def _std(values: list[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _environment() -> dict[str, Any]:
+def environment(command: str = COMMAND) -> dict[str, Any]:
+    """What is recorded about the machine and the versions."""
     return {
         "backroads": "0.1.0",
         "python": "3.11.7",
@@ -168,7 +169,7 @@ def _environment() -> dict[str, Any]:
         "device": "cpu",
         "commit": "0f3c9a1e5b7d2468ace013579bdf02468ace1357",
         "uncommitted_changes": False,
-        "command": COMMAND,
+        "command": command,
         "started": "2026-03-01T12:00:00+00:00",
     }
 

@@ -28,13 +28,13 @@ app.command(report)
 app.command(doctor)
 
 
-def main() -> None:
-    """Entry point of the ``backroads`` command.
+def main(words: list[str] | None = None) -> None:
+    """Entry point of the ``backroads`` command; ``words`` are those after its name, None for this process's.
 
     Exit status: 0 done, 1 a run that failed, 2 bad input, 128 + signal interrupted.
     """
     try:
-        app(exit_on_error=False, print_error=False)
+        app(sys.argv[1:] if words is None else words, exit_on_error=False, print_error=False)
     except RunError as error:
         print(f"backroads: {error}", file=sys.stderr)
         sys.exit(1)
