@@ -504,9 +504,10 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
 
     assert not page.all("script")
     evil = EVIL.split()[0]
-    places = [page.one("h1"), page.one("p", class_="summary"), page.one("div", class_="alert"), page.one("caption")]
-    places += [section(page, name) for name in ("accuracy", "loss", "angle", "steps", "layers", "repeat")]
-    assert all(evil in place.text for place in places)
+    places = [page.one("h1"), page.one("p", class_="summary"), page.one("div", class_="alert")]
+    names = ("accuracy", "loss", "angle", "steps", "layers", "settings", "environment", "repeat")
+    places += [section(page, name) for name in names]
+    assert [place for place in places if evil not in place.text] == []
     assert words(section(page, "resume").one("pre")) == "backroads train --resume --out '<script>run'"
 
 
@@ -609,4 +610,4 @@ def test_what_a_training_writes_is_understood(tmp_path: Path) -> None:
     assert f"{100 * results['eval_accuracy']:.1f} % test accuracy" in summary(page)
     assert [name.split()[1] for name in layers(page)] == list(results["weight_angles"])
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
-    assert "0 lines" not in page.text
+    assert "could not be read" not in page.text

@@ -257,6 +257,37 @@ def test_a_run_learns_and_writes_what_it_promises(tmp_path: Path) -> None:
     assert all(s["images_per_second"] > 0 for s in speeds if s["event"] == "speed")
 
 
+@pytest.mark.parametrize("rule", ["symmetric_alignment", "activation_alignment", "kolen_pollack"])
+def test_bf16_and_channels_last_learn_too(tmp_path: Path, rule: str) -> None:
+    results = run(tmp_path / "r", rule=rule, precision="bf16", channels_last=True, deterministic=True, epochs=3)
+    assert results["status"] == "finished"
+    assert results["eval_accuracy"] > 0.8
+    found, _ = checkpoint.load_newest(tmp_path / "r" / "checkpoints")
+    assert found is not None
+    assert {v.dtype for v in found.model.values()} == {torch.float32, torch.int64}  # the weights stay in full precision
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_a_compiled_run_is_the_plain_one(tmp_path: Path) -> None:
+    plain, compiled = run(tmp_path / "a", epochs=1), run(tmp_path / "b", epochs=1, compile=True)
+    assert compiled["eval_accuracy"] == pytest.approx(plain["eval_accuracy"], abs=0.03)
+    for a, b in zip(events(tmp_path / "a", "step"), events(tmp_path / "b", "step"), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-2)
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tmp_path / "r", epochs=1, tensorboard=True)
+    board = EventAccumulator(str(tmp_path / "r" / "tensorboard"))
+    board.Reload()
+    written = [scalar.value for scalar in board.Scalars("step/loss")]
+    assert written == pytest.approx([line["loss"] for line in events(tmp_path / "r", "step")], rel=1e-6)
+    assert "angles/weight_angle/readout" in board.Tags()["scalars"]
+
+
 def test_the_mean_loss_of_the_lines_is_that_of_the_epoch(tmp_path: Path) -> None:
     run(tmp_path / "r", epochs=1)
     lines = events(tmp_path / "r", "step")

@@ -49,6 +49,7 @@ class Stepper:
         self.model, self.config, self.here = model, config, here
         self.optimizers = Optimizers(model, config, steps_per_epoch)
         self.wrapped = here.wrap(model, config)
+        self._scale: float | None = None
         self._learns = any(True for _ in aligned_layers(model))
         self._rates = RateSchedule(
             delay_epochs=config.delay_epochs or None,
@@ -69,8 +70,9 @@ class Stepper:
         if coefficients:
             set_coefficients(self.model, **coefficients)
         task, align = self._rates(step)
-        if self._learns:
-            alignment_scale(self.model, align / config.accumulate)
+        if self._learns and self._scale != align / config.accumulate:
+            self._scale = align / config.accumulate
+            alignment_scale(self.model, self._scale)
         for optimizer in (self.optimizers.forward, self.optimizers.backward):
             if optimizer is not None:
                 optimizer.zero_grad(set_to_none=True)
