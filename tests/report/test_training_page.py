@@ -167,6 +167,13 @@ def test_files_that_are_empty_or_not_there_yet(tmp_path: Path) -> None:
     ]
 
 
+def test_a_best_that_was_equally_good_is_the_first_of_them(tmp_path: Path) -> None:
+    folder = fixed(training(epochs=4))
+    folder.of("epoch")[2]["eval_accuracy"] = folder.of("epoch")[4]["eval_accuracy"] = 0.75
+
+    assert "75.0 % test accuracy; the best, also 75.0 %, after epoch 2;" in summary(page_of(folder, tmp_path))
+
+
 def test_stopped_by_a_signal_until_it_goes_on(tmp_path: Path) -> None:
     folder = fixed(training(epochs=4)).until(125)
     folder.system.append({"event": "stopped", "step": 127, "signal": 15})

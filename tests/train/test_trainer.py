@@ -324,6 +324,22 @@ def test_a_diverged_run_stops_names_the_place_and_keeps_the_last_good_checkpoint
     assert events(tmp_path / "r", "diverged")[0]["reason"] == results["reason"]
 
 
+def test_a_model_that_is_bad_before_training_is_a_diverged_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer.make_model
+
+    def broken(*args: Any) -> torch.nn.Module:
+        model = made(*args)
+        with torch.no_grad():
+            model.get_parameter("readout.weight").fill_(math.nan)
+        return model
+
+    monkeypatch.setattr(trainer, "make_model", broken)
+    results = run(tmp_path / "r")
+    assert results["status"] == "diverged"
+    assert results["layer"] == "readout.weight"
+    assert results["collapsed"] == []
+
+
 def test_the_first_bad_layer_is_named() -> None:
     model = mlp("symmetric_alignment")
     x, _ = batch()

@@ -58,7 +58,7 @@ def comparison_page(run: Run) -> str:
         without_angle=without_angle,
         unlisted=[rule for rule in curves.epochs if rule not in {row.rule for row in run.results.rows}],
         cut_off=run.cut_off,
-        settings=_settings(run.config),
+        settings=text.settings(run.config, without=("rule_settings",)),
         formulas=[(row.label, row.repr) for row in run.results.rows],
         environment=[(key, text.setting(value)) for key, value in run.environment.items()],
         command=run.environment.get("command"),
@@ -108,13 +108,3 @@ def _facts(run: Run) -> list[str]:
         str(run.environment.get("started", ""))[:10],
     ]
     return [fact.replace(" ", text.NBSP) for fact in facts if isinstance(fact, str) and fact]
-
-
-def _settings(config: Mapping[str, object]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The settings, those of the top first, then each table; the rules have a list of their own."""
-    flat = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
-    tables = {key: value for key, value in config.items() if isinstance(value, Mapping) and key != "rule_settings"}
-    groups = {"": flat, **tables}
-    return [
-        (name, [(key, text.setting(value)) for key, value in group.items()]) for name, group in groups.items() if group
-    ]

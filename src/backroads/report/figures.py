@@ -14,8 +14,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from backroads.report.curves import NAN, Curve
 from backroads.report.svg import AXIS, REFERENCE, SERIES, TEXT, Size, draw
 
-_OVERVIEW = Size(370, 280, left=46, right=8, top=8, bottom=36)
-_PANEL = Size(172, 136, left=33, right=7, top=8, bottom=20)
+OVERVIEW = Size(370, 280, left=46, right=8, top=8, bottom=36)
+PANEL = Size(172, 136, left=33, right=7, top=8, bottom=20)
 _SWATCH = Size(30, 12, right=0.5, left=0.5)
 
 _DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 1.6), (7, 2, 1.6, 2))
@@ -76,7 +76,7 @@ def swatch(name: str, look: Look) -> Markup:
     def paint(axes: Axes) -> None:
         axes.set_axis_off()
         axes.set(xlim=(0, 2), ylim=(-1, 1))
-        _line(axes, Curve((0, 1, 2), (0.0, 0.0, 0.0), (NAN,) * 3), look, mark=slice(1, 2))
+        line(axes, Curve((0, 1, 2), (0.0, 0.0, 0.0), (NAN,) * 3), look, mark=slice(1, 2))
 
     return draw(name, "", _SWATCH, paint)
 
@@ -90,25 +90,25 @@ def accuracy_overview(name: str, label: str, curves: Sequence[Curve], looks: Seq
     """The mean accuracies of all rules in one figure."""
 
     def paint(axes: Axes) -> None:
-        _accuracy_axes(axes, curves)
+        accuracy_axes(axes, curves)
         axes.set(xlabel="epoch", ylabel="accuracy, %")
         for place, (curve, look) in enumerate(zip(curves, looks, strict=True)):
             # Marks of neighbouring rules at different epochs: lines that run together stay apart.
-            _line(axes, curve, look, mark=slice(place % 3, None, 3))
+            line(axes, curve, look, mark=slice(place % 3, None, 3))
 
-    return draw(name, label, _OVERVIEW, paint)
+    return draw(name, label, OVERVIEW, paint)
 
 
 def accuracy_panel(name: str, label: str, curves: Sequence[Curve], shown: int, look: Look) -> Markup:
     """The accuracy of one rule with its band, in front of the means of the others."""
 
     def paint(axes: Axes) -> None:
-        _accuracy_axes(axes, curves)
-        _behind(axes, [curve for place, curve in enumerate(curves) if place != shown])
-        _band(axes, curves[shown], look.colour)
-        _line(axes, curves[shown], Look(look.colour))
+        accuracy_axes(axes, curves)
+        behind(axes, [curve for place, curve in enumerate(curves) if place != shown])
+        band(axes, curves[shown], look.colour)
+        line(axes, curves[shown], Look(look.colour))
 
-    return draw(name, label, _PANEL, paint)
+    return draw(name, label, PANEL, paint)
 
 
 def loss_panel(
@@ -124,15 +124,15 @@ def loss_panel(
     """Training loss (dashed) and evaluation loss of one rule, with bands."""
 
     def paint(axes: Axes) -> None:
-        _loss_axes(axes, limits)
-        _epoch_axis(axes, [train, evaluated])
-        _behind(axes, [reference] if reference else [])
+        loss_axes(axes, limits)
+        epoch_axis(axes, [train, evaluated])
+        behind(axes, [reference] if reference else [])
         for curve in (train, evaluated):
-            _band(axes, curve, look.colour, floor=limits.bottom)
-        _line(axes, train, Look(look.colour, TRAIN.dashes))
-        _line(axes, evaluated, Look(look.colour))
+            band(axes, curve, look.colour, floor=limits.bottom)
+        line(axes, train, Look(look.colour, TRAIN.dashes))
+        line(axes, evaluated, Look(look.colour))
 
-    return draw(name, label, _PANEL, paint)
+    return draw(name, label, PANEL, paint)
 
 
 def angle_panel(name: str, label: str, curves: Sequence[Curve], highest: float) -> Markup:
@@ -143,20 +143,21 @@ def angle_panel(name: str, label: str, curves: Sequence[Curve], highest: float) 
         axes.set_ylim(-2, top + 2)
         axes.yaxis.set_major_locator(FixedLocator(range(0, 181, 30)))
         axes.axhline(90, color=AXIS, linewidth=0.8)
-        _epoch_axis(axes, curves)
+        epoch_axis(axes, curves)
         for place, curve in enumerate(curves):
-            _line(axes, curve, look(place), mark=slice(place % 4, None, 4))
+            line(axes, curve, look(place), mark=slice(place % 4, None, 4))
 
-    return draw(name, label, _PANEL, paint)
+    return draw(name, label, PANEL, paint)
 
 
-def _accuracy_axes(axes: Axes, curves: Sequence[Curve]) -> None:
-    _epoch_axis(axes, curves)
+def accuracy_axes(axes: Axes, curves: Sequence[Curve]) -> None:
+    """An axis of accuracies for these curves, stretched where they crowd, over epochs."""
+    epoch_axis(axes, curves)
     best = max((point[1] for curve in curves for point in curve.known), default=1.0)
     if not is_stretched(curves):
         axes.set_ylim(0, min(1.0, 1.1 * best) or 1.0)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        axes.yaxis.set_major_formatter(_labels(100))
+        axes.yaxis.set_major_formatter(labels(100))
         return
     # Equal steps are equal factors of the error. The axis ends a little above the best mean, before 100 %.
     least_error = max(1 - best, 1e-3) / 1.7
@@ -171,10 +172,11 @@ def _accuracy_axes(axes: Axes, curves: Sequence[Curve]) -> None:
     some, many = (0.0, 0.5, 0.9, 0.99, 0.999), (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
     ticks = some if least_error < 0.003 else many
     axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick <= 1 - least_error]))
-    axes.yaxis.set_major_formatter(_labels(100))
+    axes.yaxis.set_major_formatter(labels(100))
 
 
-def _loss_axes(axes: Axes, limits: LossLimits) -> None:
+def loss_axes(axes: Axes, limits: LossLimits) -> None:
+    """An axis of losses."""
     if limits.log:
         axes.set_yscale("log")
         wide = limits.top / limits.bottom >= 100
@@ -182,15 +184,17 @@ def _loss_axes(axes: Axes, limits: LossLimits) -> None:
         axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_formatter(_labels(1))
+    axes.yaxis.set_major_formatter(labels(1))
     axes.set_ylim(limits.bottom, limits.top)
 
 
-def _labels(factor: float) -> FuncFormatter:
+def labels(factor: float) -> FuncFormatter:
+    """Labels of an axis whose values are multiplied by ``factor``."""
     return FuncFormatter(lambda value, _: f"{factor * value:.4g}".replace("-", "\N{MINUS SIGN}"))
 
 
-def _epoch_axis(axes: Axes, curves: Iterable[Curve]) -> None:
+def epoch_axis(axes: Axes, curves: Iterable[Curve]) -> None:
+    """An axis of epochs that holds all of these curves."""
     epochs = [epoch for curve in curves for epoch in curve.epochs] or [0]
     first, last = min(epochs), max(epochs)
     margin = 0.03 * (last - first) or 0.5
@@ -201,7 +205,8 @@ def _epoch_axis(axes: Axes, curves: Iterable[Curve]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
 
 
-def _line(axes: Axes, curve: Curve, look: Look, mark: slice | None = None) -> None:
+def line(axes: Axes, curve: Curve, look: Look, mark: slice | None = None) -> None:
+    """One curve; ``mark`` says which points get their marker."""
     alone = len(curve.known) == 1
     axes.plot(
         curve.epochs,
@@ -215,14 +220,15 @@ def _line(axes: Axes, curve: Curve, look: Look, mark: slice | None = None) -> No
     )
 
 
-def _behind(axes: Axes, curves: Sequence[Curve]) -> None:
+def behind(axes: Axes, curves: Sequence[Curve]) -> None:
     """Thin lines for comparison, drawn as one line with gaps: that keeps the page small."""
     epochs = [epoch for curve in curves for epoch in (*curve.epochs, NAN)]
     means = [mean for curve in curves for mean in (*curve.mean, NAN)]
     axes.plot(epochs, means, color=BEHIND.colour, linewidth=0.8)
 
 
-def _band(axes: Axes, curve: Curve, colour: str, floor: float = -math.inf) -> None:
+def band(axes: Axes, curve: Curve, colour: str, floor: float = -math.inf) -> None:
+    """The spread of a curve."""
     mean, spread = np.asarray(curve.mean), np.asarray(curve.spread)
     if np.isfinite(spread).any():
         low, high = np.maximum(mean - spread, floor), mean + spread

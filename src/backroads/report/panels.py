@@ -83,7 +83,7 @@ class Curves:
             gaps = missing(self.epochs[row.rule], pick, self.numbers, seeds)
             parts = [diverged(row, self.run.results.n_seeds)] if row.diverged else []
             if gaps:
-                places = [f"seed {seed} at {_epochs(gap)}" for seed, gap in gaps.items()]
+                places = [f"seed {seed} at {epochs_named(gap)}" for seed, gap in gaps.items()]
                 parts.append(f"no finite {what} for {text.listing(places)}")
             notes += [f"{row.label}: {'; '.join(parts)}."] if parts else []
         return notes
@@ -121,7 +121,7 @@ def accuracy_figure(curves: Curves) -> FigureParts:
                 row.label,
                 figures.accuracy_panel(
                     f"accuracy-{n}",
-                    f"{row.label}: mean {split} accuracy {_course(found[row.rule], text.percent, ' %')}.",
+                    f"{row.label}: mean {split} accuracy {course(found[row.rule], text.percent, ' %')}.",
                     each,
                     n,
                     looks[n],
@@ -143,8 +143,8 @@ def loss_figure(curves: Curves) -> tuple[FigureParts, figures.LossLimits]:
             row.label,
             figures.loss_panel(
                 f"loss-{n}",
-                f"{row.label}: mean {split} loss {_course(evaluated[row.rule], text.loss)}; "
-                f"training loss {_course(train[row.rule], text.loss)}.",
+                f"{row.label}: mean {split} loss {course(evaluated[row.rule], text.loss)}; "
+                f"training loss {course(train[row.rule], text.loss)}.",
                 train=train[row.rule],
                 evaluated=evaluated[row.rule],
                 reference=evaluated.get(BACKPROP) if row.rule != BACKPROP else None,
@@ -177,7 +177,7 @@ def angle_figure(curves: Curves) -> tuple[FigureParts, Sequence[str]]:
                 f"angle-{n}",
                 f"{row.label}: mean weight angle by layer. "
                 + "; ".join(
-                    f"{name} {_course(layer[row.rule], text.degrees, '°')}"
+                    f"{name} {course(layer[row.rule], text.degrees, '°')}"
                     for name, layer in zip(curves.layers, by_layer, strict=True)
                 ),
                 [layer[row.rule] for layer in by_layer],
@@ -212,13 +212,14 @@ def _angles(epoch: Epoch) -> list[tuple[str, float | None]]:
     return list((epoch.weight_angle or {}).items())
 
 
-def _epochs(numbers: Sequence[int]) -> str:
+def epochs_named(numbers: Sequence[int]) -> str:
+    """``epoch 3`` or ``epochs 3, 6–15``."""
     return f"epoch{'s' if len(numbers) > 1 else ''} {text.ranges(numbers)}"
 
 
-def _course(curve: Curve, format: Callable[[float], str], unit: str = "") -> str:
+def course(curve: Curve, format: Callable[[float], str], unit: str = "") -> str:
     """Where a curve begins and ends, in words."""
     if not curve.known:
         return "has no finite value"
     (first, start, _), (last, end, _) = curve.known[0], curve.known[-1]
-    return f"from {format(start)}{unit} at epoch {first} to {format(end)}{unit} at epoch {last}"
+    return f"from {format(start)}{unit} at epoch {text.plain(first)} to {format(end)}{unit} at epoch {text.plain(last)}"

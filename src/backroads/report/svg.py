@@ -19,12 +19,14 @@ from matplotlib.figure import Figure
 # Matplotlib wants real colours; each of these stands for one of the page and is replaced in the SVG.
 TEXT, AXIS, GRID, REFERENCE = "#010001", "#010002", "#010003", "#010004"
 SERIES = tuple(f"#0200{number:02x}" for number in range(1, 11))
+HEAT = tuple(f"#0300{number:02x}" for number in range(1, 9))
 _PAGE_COLOURS = {
     TEXT: "currentColor",
     AXIS: "var(--axis)",
     GRID: "var(--grid)",
     REFERENCE: "var(--reference)",
 } | {colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, 1)}
+_PAGE_COLOURS |= {colour: f"var(--heat-{number})" for number, colour in enumerate(HEAT, 1)}
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -116,4 +118,4 @@ def _plain_tag(match: re.Match[str]) -> str:
     tag = re.sub(r"font-family:[^;\"]*;? ?", "", tag)
     tag = re.sub(r' transform="rotate\(-?0 [^"]*"', "", tag)
     tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
-    return re.sub(r"#0[12]00[0-9a-f]{2}", lambda colour: _PAGE_COLOURS[colour[0]], tag)
+    return re.sub(r"#0[123]00[0-9a-f]{2}", lambda colour: _PAGE_COLOURS[colour[0]], tag)

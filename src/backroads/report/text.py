@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 DASH = "\N{EN DASH}"
 """Stands for a number that is missing."""
@@ -40,6 +40,21 @@ def loss(value: float | None) -> str:
     return DASH if value is None else f"{value:.3g}".replace("-", MINUS)
 
 
+def whole(value: float) -> str:
+    """``12345.6`` as ``12,346``."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def memory(mebibytes: float) -> str:
+    """Memory in the unit that gives it a short number."""
+    return f"{mebibytes:.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.1f} GiB"
+
+
+def plain(value: float) -> str:
+    """``3`` as ``3`` and ``2.456`` as ``2.46``."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
 def duration(seconds: float) -> str:
     """A time in the unit that gives it a short number."""
     if seconds < 120:
@@ -58,6 +73,11 @@ def listing(words: Sequence[str]) -> str:
     """``a, b and c``."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def some(words: Sequence[str], most: int) -> str:
+    """Like :func:`listing`, but names no more than ``most`` and counts the others."""
+    return listing(words) if len(words) <= most else listing([*words[:most], f"{len(words) - most} more"])
 
 
 def ranges(numbers: Sequence[int]) -> str:
@@ -80,6 +100,14 @@ def setting(value: object) -> str:
     if isinstance(value, bool | list | dict):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
+
+
+def settings(config: Mapping[str, object], without: Collection[str] = ()) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The settings, those of the top first, then each table but those in ``without``; empty ones are left out."""
+    flat = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
+    tables = {key: value for key, value in config.items() if isinstance(value, Mapping) and key not in without}
+    groups = {"": flat, **tables}
+    return [(name, [(key, setting(value)) for key, value in group.items()]) for name, group in groups.items() if group]
 
 
 def _fixed(value: float, digits: int) -> str:

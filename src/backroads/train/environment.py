@@ -22,7 +22,9 @@ def environment(command: list[str] | None = None) -> dict[str, Any]:
     """
     import backroads
 
-    words = command if command is not None else [Path(sys.argv[0]).name, *sys.argv[1:]]
+    if command is None:
+        name = Path(sys.argv[0]).name
+        command = [*(["python", "-m", "backroads"] if name == "__main__.py" else [name]), *sys.argv[1:]]
     commit, dirty = _commit()
     return {
         "backroads": backroads.__version__,
@@ -35,7 +37,7 @@ def environment(command: list[str] | None = None) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "command": shlex.join(words),
+        "command": shlex.join(command),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

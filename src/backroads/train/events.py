@@ -36,8 +36,12 @@ class RunFolder:
         if taken:
             raise ConfigError(f"out: {path} exists and is not empty; choose another folder, nothing was overwritten")
         write_json(path / "environment.json", environment)
-        write_atomically(path / "config.toml", tomli_w.dumps(config))  # last: a folder with one is a run
+        self.configure(config)  # last: a folder with settings is a run
         self._events = (path / "events.jsonl").open("a", encoding="utf-8")
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Write the settings."""
+        write_atomically(self.path / "config.toml", tomli_w.dumps(config))
 
     @classmethod
     def reopen(cls, path: Path, events_size: int) -> RunFolder:

@@ -158,7 +158,7 @@ def train(
 
 
 class Training:
-    """One run: built whole before anything is written, then :meth:`run`."""
+    """One run: built whole, so that what is wrong is said before anything is written; then :meth:`run`."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class Training:
         self._began = self._logged_at = time.perf_counter()
         self._logged_step = 0
         self._sums = Sums(here.device)
-        self._resume() if resume else self._start()
+        self._goes_on = resume
 
     # -- start, save and go on ------------------------------------------------------------------------------------
 
@@ -232,6 +232,7 @@ class Training:
         self.resumed_from = self._logged_step = self.counters.step
         if self.here.leads:
             self.folder = RunFolder.reopen(self.path, found.state["events_size"])
+            self.folder.configure(self.config.model_dump(exclude_none=True))
             self.folder.system("resume", step=self.counters.step, processes=self.here.world, problems=problems)
             for problem in problems:
                 self._say(f"damaged checkpoint set aside: {problem}")
@@ -274,6 +275,7 @@ class Training:
     def run(self) -> dict[str, Any]:
         """Train to the end, or until something ends it; writes and returns the results."""
         try:
+            self._resume() if self._goes_on else self._start()
             while self.counters.step < self.total:
                 if self._epoch() is not None:
                     return self._leave()
@@ -454,7 +456,7 @@ class Training:
             "best_accuracy": counters.best if counters.best >= 0 else None,
             "best_epoch": counters.best_epoch,
             "weight_angles": angles,
-            "collapsed": collapsed(self.model, angles),
+            "collapsed": [] if reason is not None else collapsed(self.model, angles),
             "dead": counters.dead,
             "corrupt_images": dict(self.data.train.corrupt),
             "seconds": time.perf_counter() - self._began,
