@@ -191,6 +191,31 @@ def test_rates_follow_their_schedules() -> None:
     assert factor("constant", 5, steps) == 1
 
 
+@pytest.mark.parametrize(
+    ("rule", "given", "expected"),
+    [
+        ("activation_alignment", None, 0.9),
+        ("activation_alignment", 0.0, 0.0),
+        ("symmetric_alignment", None, 0.0),
+        ("symmetric_alignment", 0.5, 0.5),
+        ("kolen_pollack", 0.5, 0.8),  # W's own
+    ],
+)
+def test_the_momentum_of_b_fits_the_rule(rule: str, given: float | None, expected: float) -> None:
+    made = Optimizers(mlp(rule), resolve({"momentum": 0.8, "backward_momentum": given}), 1).backward
+    assert made is not None
+    assert made.param_groups[0]["momentum"] == expected
+
+
+def test_the_default_of_activation_alignment_is_stable_under_its_momentum() -> None:
+    """Nesterov's method on a quadratic of curvature h: the map of (B, velocity) must have a spectral radius below 1."""
+    h = 9 * br.rules.activation_alignment().sparse  # the largest curvature of a 3x3 convolution at stride 1
+    m = 0.9
+    # v <- m v + h B;  B <- B - (h B + m v), as torch.optim.SGD does.
+    step = torch.tensor([[1 - h - m * h, -m * m], [h, m]], dtype=torch.float64)
+    assert float(torch.linalg.eigvals(step).abs().max()) < 1
+
+
 def test_decay_spares_vectors_unless_asked() -> None:
     model = mlp("backprop")
     for flag, decays in ((False, [0.01, 0.0]), (True, [0.01])):

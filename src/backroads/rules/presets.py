@@ -88,13 +88,14 @@ def symmetric_alignment(decay: float = 0.3, self_: float = 0.3, **options: Any) 
     return Alignment(decay=decay, self_=self_, **options)
 
 
-def activation_alignment(amp: float = 0.1, sparse: float = 0.1, **options: Any) -> Alignment:
+def activation_alignment(amp: float = 0.15, sparse: float = 0.15, **options: Any) -> Alignment:
     """Activation alignment: ``dB = sparse M[z x^T] - amp M[y x^T]``: makes B x follow W x (weight estimation).
 
     B settles at ``(amp / sparse) W`` where C = M[x x^T] has full rank, as slowly as C is ill-conditioned. A step of
     rate 1 is stable while ``sparse`` times the largest eigenvalue of C is below 2. By default each example is centred
     and brought to norm 1 first, which bounds that eigenvalue in every layer, at any width: by 1 for a linear layer,
-    by the number of positions at which a kernel meets one pixel for a convolution (9 for 3x3 at stride 1). What
+    by the number of positions at which a kernel meets one pixel for a convolution (9 for 3x3 at stride 1). 0.15 is the
+    most that is stable for 3x3 under Nesterov momentum 0.9, (2 + 2 m) / (1 + 2 m) / 9, which is ten times as fast. What
     centring takes away, the mean over an example's features, B does not learn.
 
     Source: Kunin et al. 2020.

@@ -12,6 +12,8 @@ from backroads.conversion import aligned_layers, backward_parameters, forward_pa
 from backroads.rules import Alignment
 from backroads.train.settings import TrainConfig
 
+MOMENTUM = 0.9  # of B, under rules with a sparse term
+
 # Name -> constructor of (groups, rate, momentum).
 _MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda p, lr, m: torch.optim.SGD(p, lr=lr, momentum=m, nesterov=m > 0),
@@ -50,7 +52,11 @@ class Optimizers:
             self.backward = _MAKERS[config.optimizer]([{"params": B, "weight_decay": decay}], 0.0, config.momentum)
         elif B:
             name = "sgd" if config.backward_optimizer == "auto" else config.backward_optimizer
-            self.backward = _MAKERS[name]([{"params": B, "weight_decay": 0.0}], 0.0, config.backward_momentum)
+            momentum = config.backward_momentum
+            if momentum is None:
+                # What the sparse term minimises is as ill-conditioned as the activities; the others' losses are not.
+                momentum = MOMENTUM if any(rule.sparse for rule in _alignments(model)) else 0.0
+            self.backward = _MAKERS[name]([{"params": B, "weight_decay": 0.0}], 0.0, momentum)
 
     def set_rates(self, step: int) -> tuple[float, float]:
         """Put this step's rates into the optimisers; returns (rate of W, rate of B)."""
@@ -118,11 +124,13 @@ def clip(model: torch.nn.Module, limit: float) -> float:
     return float(norm)
 
 
+def _alignments(model: torch.nn.Module) -> list[Alignment]:
+    return [layer.rule for _, layer in aligned_layers(model) if isinstance(layer.rule, Alignment)]
+
+
 def _decays_by_optimizer(model: torch.nn.Module) -> bool:
-    rules = [layer.rule for _, layer in aligned_layers(model)]
-    return all(rule.decay == 0 for rule in rules if isinstance(rule, Alignment))
+    return all(rule.decay == 0 for rule in _alignments(model))
 
 
 def _is_tied(model: torch.nn.Module) -> bool:
-    rules = [layer.rule for _, layer in aligned_layers(model)]
-    return any(isinstance(rule, Alignment) and rule.tie_grad for rule in rules)
+    return any(rule.tie_grad for rule in _alignments(model))

@@ -64,7 +64,12 @@ class TrainConfig(BaseModel):
         description="Optimiser of B; 'auto' is W's own for Kolen-Pollack, which needs that, and sgd for the others.",
     )
     backward_rate: float = Field(1.0, ge=0, allow_inf_nan=False, description="Rate of B, unless it is W's own.")
-    backward_momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of B, unless it is W's own.")
+    backward_momentum: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Momentum of B (Nesterov), unless it is W's own; None: 0.9 for rules with a sparse term, else 0.",
+    )
     backward_schedule: ScheduleName | Literal["same"] = Field(
         "same", description="How B's rate falls; 'same' is as W's. B's rate does not warm up, unless it is W's own."
     )
