@@ -21,6 +21,10 @@ CONVERT, LEAVE, REFUSE = "convert", "leave", "cannot convert"
 SA, FA, WM = (br.get_rule(name) for name in ("symmetric_alignment", "feedback_alignment", "weight_mirror"))
 
 
+class OwnAttention(nn.MultiheadAttention):
+    """A subclass may compute something else."""
+
+
 class OwnForward(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return super().forward(input) * 2
@@ -80,7 +84,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "LSTMCell": (lambda: nn.LSTMCell(2, 3), REFUSE, r"recurrent.*nn\.Linear"),
     "GRUCell": (lambda: nn.GRUCell(2, 3), REFUSE, r"recurrent.*nn\.Linear"),
     "RNNCell": (lambda: nn.RNNCell(2, 3), REFUSE, r"recurrent.*nn\.Linear"),
-    "MultiheadAttention": (lambda: nn.MultiheadAttention(4, 2), REFUSE, r"attention.*nn\.Linear"),
+    "attention of one's own": (lambda: OwnAttention(4, 2), REFUSE, r"subclass \(OwnAttention\)"),
     "ConvTranspose1d": (lambda: nn.ConvTranspose1d(2, 3, 3), REFUSE, r"transposed.*nn\.Conv1d"),
     "ConvTranspose2d": (lambda: nn.ConvTranspose2d(2, 3, 3), REFUSE, r"transposed.*nn\.Conv2d"),
     "ConvTranspose3d": (lambda: nn.ConvTranspose3d(2, 3, 3), REFUSE, r"transposed.*nn\.Conv3d"),
@@ -133,11 +137,17 @@ def test_a_lazy_layer_converts_once_it_has_weights() -> None:
     assert [(row.name, row.action) for row in br.plan(net, SA).rows] == [("0", CONVERT)]
 
 
-def test_parts_of_attention_are_its_own_affair_and_its_neighbours_convert() -> None:
+def test_attention_converts_with_its_output_projection_and_its_neighbours() -> None:
     plan = br.plan(nn.TransformerEncoderLayer(4, 2, 8), SA)
-    assert [row.name for row in plan.select(CONVERT)] == ["linear1", "linear2"]
-    assert [row.name for row in plan.select(REFUSE)] == ["self_attn"]
-    assert not any(row.name.startswith("self_attn.") for row in plan.rows)
+    assert [row.name for row in plan.select(CONVERT)] == ["self_attn", "self_attn.out_proj", "linear1", "linear2"]
+    assert plan.select(REFUSE) == []
+
+
+def test_parts_of_an_attention_that_is_refused_are_its_own_affair() -> None:
+    plan = br.plan(nn.Sequential(OwnAttention(4, 2), nn.Linear(4, 2)), SA)
+    assert [row.name for row in plan.select(CONVERT)] == ["1"]
+    assert [row.name for row in plan.select(REFUSE)] == ["0"]
+    assert not any(row.name.startswith("0.") for row in plan.rows)
 
 
 def test_the_printed_plan_shows_every_row_and_counts() -> None:
@@ -229,7 +239,7 @@ def test_a_pattern_for_modules_that_cannot_be_converted_says_so(pattern: str) ->
     net = network()
     net.add_module("rnn", nn.LSTM(2, 2))
     net.add_module("norm", nn.LayerNorm(2))
-    net.add_module("attention", nn.MultiheadAttention(2, 1))
+    net.add_module("attention", OwnAttention(2, 1))
     net.add_module("act", nn.ReLU())
     with pytest.raises(ConversionError, match="matches no layer that can be converted") as caught:
         br.plan(net, {"head": SA, pattern: SA})

@@ -69,7 +69,7 @@ QUICK: dict[str, tuple[Callable[[], torch.nn.Module], int, int]] = {
     "shufflenet_v2_x0_5": (_named("shufflenet_v2_x0_5"), 64, 0),
     "small resnet": (_small_resnet, 64, 0),
     "googlenet": (_named("googlenet"), 64, 0),
-    "small vit": (_small_vit, 32, 2),
+    "small vit": (_small_vit, 32, 0),
     "small swin": (_small_swin, 32, 4),
 }
 
@@ -94,7 +94,7 @@ def test_a_training_step_is_finite_and_reaches_the_first_layer(name: str, rule: 
     assert bench.problems(row | {"transporting": transporting}) == []
 
 
-@pytest.mark.parametrize("name", ["small vit", "small swin"])
+@pytest.mark.parametrize("name", ["small swin"])
 def test_attention_that_cannot_be_converted_is_warned_of_by_name(name: str) -> None:
     model, transporting = _quick(name), QUICK[name][2]
     attention = [n for n, m in model.named_modules() if "Attention" in type(m).__name__]

@@ -7,10 +7,13 @@ import fnmatch
 from collections.abc import Iterator, Mapping
 
 import torch
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import UninitializedParameter
 
 from backroads.errors import ConversionError, nearest
-from backroads.nn.layers import BY_TORCH_CLASS, AlignedLayer
+from backroads.nn.attention import MultiheadAttention
+from backroads.nn.layers import AlignedLayer
+from backroads.nn.torch_classes import BY_TORCH_CLASS
 from backroads.rules import as_rule
 from backroads.rules.base import DirectFeedback, Rule
 
@@ -24,7 +27,6 @@ Rules = RuleLike | Mapping[str, RuleLike]
 _TRANSPORTING: dict[type[torch.nn.Module], str] = {
     torch.nn.RNNBase: "recurrent weights; write the cell with nn.Linear, which converts",
     torch.nn.RNNCellBase: "recurrent weights; write the cell with nn.Linear, which converts",
-    torch.nn.MultiheadAttention: "attention projections inside one operation; write them as nn.Linear, which converts",
     torch.nn.ConvTranspose1d: "transposed convolution; use nn.Upsample and nn.Conv1d, which converts",
     torch.nn.ConvTranspose2d: "transposed convolution; use nn.Upsample and nn.Conv2d, which converts",
     torch.nn.ConvTranspose3d: "transposed convolution; use nn.Upsample and nn.Conv3d, which converts",
@@ -134,6 +136,8 @@ def make_plan(model: torch.nn.Module, rules: Rules) -> tuple[Plan, list[tuple[st
         if action == CONVERT:
             if not matches:
                 action, why = LEAVE, "no pattern matches it"
+            elif isinstance(module, NonDynamicallyQuantizableLinear) and _left_alone(name, model, work):
+                action, why = LEAVE, "its attention is left alone, and reads its weight without calling it"
             else:
                 rule = patterns[matches[0]]
                 used.update(matches)
@@ -195,6 +199,8 @@ def _verdict(module: torch.nn.Module) -> tuple[str, str] | None:
     """(action, why) for a module by itself; None where there is nothing to say (containers, activations)."""
     if type(module) in BY_TORCH_CLASS:
         return _convertible(module)
+    if isinstance(module, MultiheadAttention):
+        return LEAVE, "converted already: its projections are listed below"
     if isinstance(module, AlignedLayer):
         return LEAVE, f"converted already: {module.rule!r}"
     if _bypasses(module):
@@ -228,6 +234,11 @@ def _verdict(module: torch.nn.Module) -> tuple[str, str] | None:
 
 
 def _convertible(module: torch.nn.Module) -> tuple[str, str]:
+    if type(module) is torch.nn.MultiheadAttention:
+        stacked: object = module.in_proj_weight if module._qkv_same_embed_dim else module.q_proj_weight
+        if not isinstance(stacked, torch.nn.Parameter) or not stacked.is_floating_point():
+            return REFUSE, "its projections are not float Parameters; convert before quantising or parametrizing"
+        return CONVERT, "query, key and value projections, each with a backward weight of its own"
     weight = getattr(module, "weight", None)
     if not isinstance(weight, torch.nn.Parameter):
         return (
@@ -249,7 +260,15 @@ def _inside_refused(name: str, model: torch.nn.Module) -> bool:
         module = model.get_submodule(parent)
         if isinstance(module, tuple(_TRANSPORTING)) or _bypasses(module):
             return True
+        if isinstance(module, torch.nn.MultiheadAttention) and (_verdict(module) or ("",))[0] == REFUSE:
+            return True
     return False
+
+
+def _left_alone(name: str, model: torch.nn.Module, work: list[tuple[str, torch.nn.Module, Rule]]) -> bool:
+    """Whether a module belongs to an attention that is not converted (parents come first in the plan)."""
+    parent = model.get_submodule(name.rpartition(".")[0]) if "." in name or name else None
+    return isinstance(parent, torch.nn.MultiheadAttention) and not any(module is parent for _, module, _ in work)
 
 
 def _outputs(work: list[tuple[str, torch.nn.Module, Rule]]) -> int | None:
@@ -257,4 +276,6 @@ def _outputs(work: list[tuple[str, torch.nn.Module, Rule]]) -> int | None:
     if not work:
         return None
     last = work[-1][1]
+    if isinstance(last, torch.nn.MultiheadAttention):
+        return int(last.embed_dim)
     return last.out_features if isinstance(last, torch.nn.Linear) else last.out_channels  # type: ignore[return-value]

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from backroads.conversion.plan import REFUSE, Rules, make_plan
 from backroads.errors import ConversionError, StateError
+from backroads.nn.attention import MultiheadAttention, Projection
 from backroads.nn.broadcast import broadcast_error
-from backroads.nn.layers import BY_TORCH_CLASS, FEEDBACK_KEYS, AlignedLayer
+from backroads.nn.layers import FEEDBACK_KEYS, AlignedLayer
+from backroads.nn.torch_classes import BY_TORCH_CLASS
 from backroads.rules.base import DirectFeedback
 
 M = TypeVar("M", bound=torch.nn.Module)
@@ -67,15 +69,15 @@ def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Ge
             # A new class over the same object keeps every reference to it, its hooks and its Parameters.
             _own_dicts(module)
             module.__class__ = BY_TORCH_CLASS[type(module)]
-            layer = cast(AlignedLayer, module)
-            layer.attach(rule, generator)
-            layer.announces_draws = False  # the root does, once for all
+            cast(AlignedLayer | MultiheadAttention, module).attach(rule, generator)
     except BaseException:
         for module, cls, attributes in before:
             module.__class__ = cls
             module.__dict__.clear()
             module.__dict__.update(attributes)
         raise
+    for _, layer in aligned_layers(model):
+        layer.announces_draws = False  # the root does, once for all
     handles = [model.register_load_state_dict_pre_hook(_check_state)]  # type: ignore[no-untyped-call]
     if any(isinstance(rule, DirectFeedback) for _, _, rule in work):
         handles += broadcast_error(model)
@@ -89,10 +91,15 @@ def revert(model: M) -> M:
     Backward weights are dropped; save the state dict first to keep them. A model that is not converted is returned
     as it is.
     """
-    for module in model.modules():
+    for module in list(model.modules()):
         for handle in module.__dict__.pop(_HOOKS, ()):
             handle.remove()
-        if isinstance(module, AlignedLayer):
+        if isinstance(module, MultiheadAttention):
+            module.detach_rule()
+            module.__class__ = torch.nn.MultiheadAttention  # type: ignore[assignment]
+        elif isinstance(module, Projection):
+            continue  # gone with its attention
+        elif isinstance(module, AlignedLayer):
             for name in FEEDBACK_KEYS:
                 module._parameters.pop(name, None)
                 module._buffers.pop(name, None)
@@ -102,9 +109,10 @@ def revert(model: M) -> M:
 
 
 def _own_dicts(module: torch.nn.Module) -> None:
-    """Copy the dicts that :meth:`AlignedLayer.attach` adds to, so that a failed conversion can put them back."""
+    """Copy the dicts that ``attach`` adds to, so that a failed conversion can put them back."""
     module.__dict__["_parameters"] = dict(module._parameters)
     module.__dict__["_buffers"] = dict(module._buffers)
+    module.__dict__["_modules"] = dict(module._modules)
 
 
 def aligned_layers(model: torch.nn.Module) -> Iterator[tuple[str, AlignedLayer]]:
@@ -138,8 +146,9 @@ def _check_state(
 ) -> None:
     """Refuse, before anything is loaded, a state dict with backward weights for some layers only or of other shapes."""
     own = model.state_dict(keep_vars=True)
-    layers = [f"{name}." if name else "" for name, _ in aligned_layers(model)]
-    layers = [layer for layer in layers if f"{prefix}{layer}weight" in state_dict]  # the others are not meant
+    all_layers = [(f"{name}." if name else "", layer) for name, layer in aligned_layers(model)]
+    # The others are not meant.
+    layers = [name for name, layer in all_layers if layer.weight_key(prefix + name) in state_dict]
     keys = {prefix + layer + key: layer for layer in layers for key in FEEDBACK_KEYS}
     foreign = [key for key in keys if key in state_dict and key.removeprefix(prefix) not in own]
     missing = {key: layer for key, layer in keys.items() if key.removeprefix(prefix) in own and key not in state_dict}

@@ -79,9 +79,9 @@ def measure(model: torch.nn.Module, loss: Callable[[], Tensor]) -> Measurement:
 
     place = {id(p): i for i, p in enumerate(parameters)}
     for name, layer in layers.items():
-        i = place.get(id(layer.weight))
+        i = place.get(id(layer.parameter))
         if i is not None:
-            measured[name]["update_angle"] = angle(update[i], true_update[i])
+            measured[name]["update_angle"] = angle(layer.part(update[i]), layer.part(true_update[i]))
     return Measurement(
         {name: LayerMeasurement(**values) for name, values in measured.items()}, angle(update, true_update)
     )

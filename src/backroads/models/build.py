@@ -45,8 +45,11 @@ def build_model(
 
 def _call(name: str, make: Any, given: dict[str, Any], options: dict[str, Any]) -> torch.nn.Module:
     """``make`` with what it takes of ``given``, and the options."""
-    parameters = inspect.signature(make).parameters
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    try:
+        parameters = dict(inspect.signature(make).parameters)
+    except (TypeError, ValueError):  # some builtins have none
+        parameters = {}
+    takes_all = not parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     unknown = [key for key in options if key not in parameters and not takes_all]
     if unknown:
         known = [key for key in parameters if key not in given]

@@ -198,6 +198,19 @@ class AlignedLayer(torch.nn.Module):
             active = self._clock.tick(rule.every)
         return aligned(x, self.weight, B, self.bias, op, self._active if active else self._idle)
 
+    @property
+    def parameter(self) -> Tensor:
+        """The Parameter that holds W; usually W itself."""
+        return self.weight
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """The part of a tensor in the shape of :attr:`parameter` that belongs to W."""
+        return tensor
+
+    def weight_key(self, prefix: str) -> str:
+        """Where a state dict has :attr:`parameter`, if the layer's own names begin with ``prefix``."""
+        return prefix + "weight"
+
     def _check_dtype(self, x: Tensor) -> None:
         """Refuse an input of another dtype than the weight's, unless autocast brings them together."""
         if x.dtype == self.weight.dtype or (x.dtype in _CAST_BY_AUTOCAST and autocast_enabled(x.device.type)):
@@ -231,7 +244,7 @@ class AlignedLayer(torch.nn.Module):
             state_dict = {key: value for key, value in state_dict.items() if key != prefix + STEP_KEY}
             self._clock.step = int(steps) % max(getattr(self._rule, "every", 1), 1)
         own = [name for name in FEEDBACK_KEYS if isinstance(getattr(self, name, None), Tensor)]
-        plain = prefix + "weight" in state_dict and not any(prefix + name in state_dict for name in FEEDBACK_KEYS)
+        plain = self._is_plain_state(state_dict, prefix)
         load = super()._load_from_state_dict
         if not (own and plain):
             load(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
@@ -248,6 +261,11 @@ class AlignedLayer(torch.nn.Module):
                 f"{name}: the state dict has no backward weights; drew them anew to fit the loaded weight",
                 stacklevel=2,
             )
+
+    def _is_plain_state(self, state_dict: dict[str, Any], prefix: str) -> bool:
+        """Whether a state dict has W and nothing of what the rule keeps."""
+        own = any(prefix + name in state_dict for name in FEEDBACK_KEYS)
+        return self.weight_key(prefix) in state_dict and not own
 
     def _redraw(self) -> None:
         """Draw B, or what sign symmetry keeps, anew from the present W, in place."""
@@ -449,10 +467,6 @@ class Conv3d(_Convolution, torch.nn.Conv3d):
 
 _LINEAR = LinearMap()
 _NOTHING = Alignment()
-
-BY_TORCH_CLASS: dict[type[torch.nn.Module], type[AlignedLayer]] = {
-    cls.torch_class: cls for cls in (Linear, Conv1d, Conv2d, Conv3d)
-}
 
 
 def draw_like(W: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -499,7 +499,7 @@ def dead(model: torch.nn.Module) -> list[str]:
     return [
         name
         for name, layer in aligned_layers(model)
-        if layer.weight.grad is not None and not bool(layer.weight.grad.any())
+        if layer.parameter.grad is not None and not bool(layer.part(layer.parameter.grad).any())
     ]
 
 

@@ -1,0 +1,131 @@
+"""Networks by name: the published sizes, the shapes they promise, and answers to wrong names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import backroads as br
+from backroads._optional import import_torchvision
+from backroads.errors import ConfigError
+from backroads.models import MODELS, build_model, cifar_resnet, imagenet_resnet
+from backroads.models.resnet import Block, PaddedConv2d, PreBlock
+
+SMALL = {"digits_conv": (1, 8, 8), "mlp": (1, 28, 28), "lenet": (1, 28, 28), "vit": (3, 32, 32)}
+SMALL |= {f"resnet{depth}": (3, 32, 32) for depth in (8, 20, 32)}
+
+# He et al. 2016, tables 1 and 6 (given there as 0.27M, 0.46M, 0.85M, 1.7M), and torchvision's documentation.
+PARAMETERS = {
+    "resnet20": 269_722,
+    "resnet32": 464_154,
+    "resnet56": 853_018,
+    "resnet110": 1_727_962,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_sizes_are_the_published_ones(name: str) -> None:
+    large = int(name.removeprefix("resnet")) in (18, 34, 50, 101, 152)
+    with torch.device("meta"):
+        model = MODELS.get(name)(classes=1000 if large else 10)
+        size = 224 if large else 32
+        assert model(torch.empty(2, 3, size, size)).shape == (2, 1000 if large else 10)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("depth", [18, 50, 152])
+def test_version_2_has_the_shapes_of_version_1(depth: int) -> None:
+    with torch.device("meta"):
+        model = imagenet_resnet(depth, 2, classes=7)
+        assert model(torch.empty(2, 3, 299, 299)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_torchvisions_weights_load_by_name_and_give_its_outputs(name: str) -> None:
+    theirs = import_torchvision().models.get_model(name, num_classes=5).eval()
+    ours = MODELS.get(name)(classes=5).eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_networks_convert_and_learn(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(name, classes=4, shape=SMALL[name])
+    x, y = torch.randn(4, *SMALL[name]), torch.arange(4)
+    layers = sum(type(m) in (torch.nn.Linear, torch.nn.Conv2d) for m in model.modules())
+    br.convert(model, "symmetric_alignment")
+    assert len(list(br.aligned_layers(model))) >= layers
+    torch.nn.functional.cross_entropy(model(x), y).backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("model", [cifar_resnet(20), imagenet_resnet(18), imagenet_resnet(50, 2)], ids=str)
+def test_blocks_start_as_identities(model: torch.nn.Module) -> None:
+    for block in model.modules():
+        if isinstance(block, Block | PreBlock) and block.downsample is None:
+            channels = block.conv1.weight.shape[1]
+            x = torch.rand(2, channels, 8, 8)  # not negative, as after a ReLU
+            torch.testing.assert_close(block(x), x)
+
+
+def test_explicit_padding_is_the_references() -> None:
+    """A border of (k - 1) // 2 before and the rest after; at stride 2 and even size it is not torch's own."""
+    plain, padded = (
+        torch.nn.Conv2d(2, 3, 3, stride=2, padding=1, bias=False),
+        PaddedConv2d(2, 3, 3, stride=2, border=(1, 1)),
+    )
+    padded[1].load_state_dict(plain.state_dict())
+    x = torch.randn(2, 2, 9, 9)
+    torch.testing.assert_close(padded(x), plain(x))
+    with torch.device("meta"):
+        for depth, version, size in ((18, 1, 224), (50, 2, 299)):
+            model = imagenet_resnet(depth, version, explicit_padding=True)
+            assert model(torch.empty(1, 3, size, size)).shape == (1, 1000)
+            strided = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.stride == (2, 2)]
+            assert all(m.padding == (0, 0) for m in strided)
+
+
+def test_your_own_callable_gets_what_it_takes() -> None:
+    model = build_model("backroads.models.mlp:mlp", classes=3, shape=(1, 2, 2), options={"hidden": [5]})
+    assert model(torch.zeros(1, 1, 2, 2)).shape == (1, 3)
+
+
+def test_other_zoos_are_one_name_away() -> None:
+    assert build_model("torchvision:squeezenet1_1", classes=3, shape=(3, 64, 64)) is not None
+    pytest.importorskip("timm")
+    assert build_model("timm:test_resnet", classes=3, shape=(3, 64, 64)) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("rsenet20", {}, "Did you mean 'resnet20'"),
+        ("torchvision:resnet19", {}, "Did you mean 'resnet1"),
+        ("resnet20", {"widht": 3}, "takes no option 'widht'. Did you mean 'width'"),
+        ("resnet20", {"width": "three"}, "cannot be made with"),
+        ("nowhere.at:all", {}, "cannot import 'nowhere.at'"),
+        ("backroads.models:mpl", {}, "Did you mean 'mlp'"),
+        ("backroads.models:__name__", {}, "no callable '__name__'"),
+        ("torch.nn:Identity", {}, r"expected an output of shape \(N, 3\)"),
+        ("builtins:dict", {}, "expected a torch.nn.Module, got dict"),
+        ("vit", {"patch": 5}, "expected a patch that divides 32x32"),
+    ],
+)
+def test_wrong_names_and_options_are_answered(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_model(name, classes=3, shape=(3, 32, 32), options=options)
+
+
+def test_images_that_do_not_fit_are_answered_before_training() -> None:
+    with pytest.raises(ConfigError, match="does not take images of shape"):
+        build_model("lenet", classes=10, shape=(1, 4, 4))
+    with pytest.raises(ConfigError, match="does not take images of shape"):
+        build_model("torchvision:resnet18", classes=10, shape=(1, 32, 32))
