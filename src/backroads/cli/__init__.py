@@ -9,6 +9,7 @@ import cyclopts
 from backroads import __version__
 from backroads.cli.compare import compare
 from backroads.cli.doctor import doctor
+from backroads.cli.inspect import inspect
 from backroads.cli.runs import evaluate, export, report
 from backroads.cli.train import train
 from backroads.errors import BackroadsError, RunError
@@ -25,6 +26,7 @@ app.command(train)
 app.command(evaluate, name="eval")
 app.command(export)
 app.command(report)
+app.command(inspect)
 app.command(doctor)
 
 

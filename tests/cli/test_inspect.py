@@ -1,0 +1,38 @@
+"""``backroads inspect``: the plan and the costs."""
+
+from __future__ import annotations
+
+import pytest
+
+from backroads.cli import main
+
+
+def test_it_prints_the_plan_and_a_row_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", "resnet8", "--rule", "activation_alignment", "kolen_pollack", "--batch-size", "4"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "stage3.0.conv2" in out
+    assert "8 of 15 modules get backward weights of their own" in out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    parameters = 0.078  # He et al.'s 6 n + 2 layers with n = 1, in millions
+    assert float(rows["backprop"][1]) == pytest.approx(parameters, abs=0.005)
+    assert rows["backprop"][5] == "1.00"
+    assert float(rows["activation_alignment"][5]) > 1.5
+    assert rows["kolen_pollack"][5] == "1.00"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["resnet8", "--rule", "kolen"], "Did you mean 'kolen_pollack'?"),
+        (["resnet8", "--shape", "32"], "expected three whole numbers such as 3,32,32, got '32'"),
+        (["resnet8", "--batch-size", "0"], "expected a batch size"),
+        (["rsenet8"], "Did you mean 'resnet8'?"),
+    ],
+)
+def test_mistakes_get_one_message(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", *words])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
