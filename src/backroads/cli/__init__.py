@@ -7,11 +7,6 @@ import sys
 import cyclopts
 
 from backroads import __version__
-from backroads.cli.compare import compare
-from backroads.cli.doctor import doctor
-from backroads.cli.inspect import inspect
-from backroads.cli.runs import evaluate, export, report
-from backroads.cli.train import train
 from backroads.errors import BackroadsError, RunError
 
 app = cyclopts.App(
@@ -21,13 +16,17 @@ app = cyclopts.App(
     help_format="plaintext",  # the other formats take a tenth of a second to import
     default_parameter=cyclopts.Parameter(consume_multiple=True, negative=()),
 )
-app.command(compare)
-app.command(train)
-app.command(evaluate, name="eval")
-app.command(export)
-app.command(report)
-app.command(inspect)
-app.command(doctor)
+# Imported when they are called: a command's help waits for nobody else's settings.
+for _name, _place, _help in (
+    ("compare", "compare:compare", "Train the same network under several rules, and compare them."),
+    ("train", "train:train", "Train a model under a rule, on one machine or, started by torchrun, on many."),
+    ("eval", "runs:evaluate", "Evaluate a run's model: loss, top-1 and top-5 over every image once."),
+    ("export", "runs:export", "Write a run's model as plain torch weights and as a torch.export program."),
+    ("report", "runs:report", "Write RUN/report.html from what the run has written so far."),
+    ("inspect", "inspect:inspect", "Print what a rule does to a model, and what each rule costs."),
+    ("doctor", "doctor:doctor", "Versions, devices, and which optional parts work."),
+):
+    app.command(f"backroads.cli.{_place}", name=_name, help=_help)
 
 
 def main(words: list[str] | None = None) -> None:
