@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import backroads as br
 from backroads.errors import ConfigError, RunError
 from backroads.train import checkpoint, trainer
 from backroads.train.optimizers import Optimizers, clip, factor
-from backroads.train.runtime import Runtime, local_gradients
+from backroads.train.runtime import Runtime, Stopper, local_gradients
 from backroads.train.settings import resolve
 from backroads.train.step import Stepper, evaluate, first_bad
 from backroads.train.trainer import collapsed, dead, train
@@ -407,6 +409,26 @@ def test_b_stays_bit_equal_across_processes_without_being_sent(tmp_path: Path, r
     assert finish(settings, tmp_path / "two", resume=False, world=2) == [0, 0]
     a, b = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_a_second_signal_leaves_at_once_unless_the_launcher_repeats_it(
+    monkeypatch: pytest.MonkeyPatch, launched: bool
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    else:
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    with Stopper() as stopper:
+        signal.raise_signal(signal.SIGTERM)
+        assert stopper.signal == signal.SIGTERM
+        assert left == []
+        signal.raise_signal(signal.SIGTERM)
+        assert left == ([] if launched else [143])
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # -- what can go wrong ------------------------------------------------------------------------------------------------

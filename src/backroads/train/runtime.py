@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import os
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -179,10 +180,16 @@ def layout(x: Tensor, config: TrainConfig) -> Tensor:
 
 
 class Stopper:
-    """Notes SIGTERM and SIGINT, so that the loop can save and leave; a second one ends the process at once."""
+    """Notes SIGTERM and SIGINT, so that the loop can save and leave; a second one ends the process at once.
+
+    A cluster sends a signal to every process, and torchrun sends its own to the processes it started: there, a second
+    one within ten seconds is the same one.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._patience = 10.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+        self._noted = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stopper:
@@ -196,6 +203,8 @@ class Stopper:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._noted = number, now
+        elif now - self._noted > self._patience:
             os._exit(128 + number)
-        self.signal = number
