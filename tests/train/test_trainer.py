@@ -157,7 +157,7 @@ def test_kolen_pollack_brings_b_to_w_by_the_decay_alone(optimizer: str, clip_nor
 
 def test_delay_trains_b_alone_and_alternation_takes_turns() -> None:
     x, y = batch()
-    model = mlp("symmetric_alignment")
+    model = mlp(br.rules.symmetric_alignment(0.3, 0.3))  # not all the way at once
     taker = stepper(model, steps_per_epoch=2, delay_epochs=1.0, alternate_step_freq=2, weight_decay=0.0, epochs=9)
     moved = []
     for step in range(8):
@@ -262,6 +262,13 @@ def test_what_stays_out_of_the_all_reduce_does_not_depend_on_data(rule: str) -> 
 
 
 # -- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def test_symmetric_alignment_goes_all_the_way_unless_told_otherwise() -> None:
+    rule = trainer.rules_of(resolve({"rule": "symmetric_alignment"}))
+    assert rule == br.rules.symmetric_alignment(1.0, 1.0)
+    given = trainer.rules_of(resolve({"rule_options": {"decay": 0.2, "self_": 0.2}}))
+    assert given == br.rules.symmetric_alignment(0.2, 0.2)
 
 
 def test_a_run_learns_and_writes_what_it_promises(tmp_path: Path) -> None:

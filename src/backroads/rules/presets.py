@@ -79,11 +79,11 @@ def information_alignment(amp: float = 0.001, null: float = 0.001, decay: float 
     return Alignment(amp=amp, null=null, decay=decay, **{**_DIMENSIONLESS, **options})
 
 
-def symmetric_alignment(decay: float = 1.0, self_: float = 1.0, **options: Any) -> Alignment:
+def symmetric_alignment(decay: float = 0.3, self_: float = 0.3, **options: Any) -> Alignment:
     """Symmetric alignment: ``dB = decay B - self W``. Reads W (weight estimation); for any input B settles at
-    ``(self / decay) W``, and ``decay = self_`` is the fraction of the way covered in a step of rate 1. By default that
-    is all of it: B is the W of the step before. Smaller fractions average W over time, which helps where W is noisy,
-    and lag behind it, which costs speed at high rates of W.
+    ``(self / decay) W``, and ``decay = self_`` is the fraction of the way covered in a step of rate 1. At 1, B is the W
+    of the step before; the default also stands a layer that is used several times in a step, or gradients accumulated
+    over several passes without :class:`backroads.alignment_scale`: these sum, and above 2 B grows without bound.
 
     Source: Kunin et al. 2020.
     """

@@ -94,9 +94,12 @@ class Sums:
 def rules_of(config: TrainConfig) -> Rule | dict[str, Rule]:
     """The rule, or the rules by pattern; raises RuleError.
 
-    Kolen-Pollack's decay is left to its optimiser, which is W's own; see ``train/optimizers.py``.
+    Kolen-Pollack's decay is left to its optimiser, which is W's own; see ``train/optimizers.py``. Symmetric alignment
+    goes all the way in each step: a B that lags behind W costs speed at high rates of W.
     """
     options = dict(config.rule_options)
+    if config.rule == "symmetric_alignment":
+        options = {"decay": 1.0, "self_": 1.0} | options
     if config.rule == "kolen_pollack" and config.backward_optimizer == "auto":
         options.setdefault("decay", 0.0)
     rule = get_rule(config.rule, **options)
