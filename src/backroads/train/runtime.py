@@ -71,10 +71,11 @@ class Runtime:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
-    def wait(self) -> None:
-        """Until all are here."""
+    def share_buffers(self, model: torch.nn.Module) -> None:
+        """Give every process the leader's statistics of batch norms: those that are saved are those evaluated."""
         if self.world > 1:
-            dist.barrier(group=self.control)
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
 
     def autocast(self, precision: str) -> Any:
         """The context of the forward pass."""
@@ -86,7 +87,7 @@ class Runtime:
         if self.world > 1:
             # Each process makes these gradients from W and B alone: they are equal without being sent.
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, local_gradients(model))
-            # Synchronised statistics are equal without being sent; otherwise the leader's own are saved.
+            # Statistics are equal if they are synchronised; otherwise the leader's are shared before an evaluation.
             known = inspect.signature(DistributedDataParallel.__init__).parameters
             quiet = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
             wrapped = DistributedDataParallel(

@@ -391,6 +391,7 @@ class Training:
         counters = self.counters
         loss, hits, n = self.here.sum(*self._sums.take("epoch"))
         with self.stepper.evaluated() as model:
+            self.here.share_buffers(model)
             measured = evaluate(model, self.data.evaluate, self.config, self.here)
         self._accuracy = measured["eval_accuracy"]
         counters.dead = dead(self.model)
