@@ -67,13 +67,46 @@ def test_small_networks_convert_and_learn(name: str) -> None:
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
-@pytest.mark.parametrize("model", [cifar_resnet(20), imagenet_resnet(18), imagenet_resnet(50, 2)], ids=str)
+@pytest.mark.parametrize("model", [cifar_resnet(20, shortcut="conv"), imagenet_resnet(18), imagenet_resnet(50, 2)], ids=str)
 def test_blocks_start_as_identities(model: torch.nn.Module) -> None:
     for block in model.modules():
         if isinstance(block, Block | PreBlock) and block.downsample is None:
             channels = block.conv1.weight.shape[1]
             x = torch.rand(2, channels, 8, 8)  # not negative, as after a ReLU
             torch.testing.assert_close(block(x), x)
+
+
+RESIDUAL = {
+    "pad": lambda: cifar_resnet(14),
+    "conv": lambda: cifar_resnet(14, shortcut="conv"),
+    "v1": lambda: imagenet_resnet(18, width=8),
+    "v2": lambda: imagenet_resnet(18, 2, width=8),
+}
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_every_channel_learns_from_the_first_steps_on(name: str) -> None:
+    """What starts at zero behind a ReLU may stay there: each row of each weight gets a gradient within three steps."""
+    torch.manual_seed(0)
+    model = RESIDUAL[name]()
+    x, y = torch.randn(16, 3, 32, 32), torch.arange(16) % 10
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    moved = {name: torch.zeros(p.shape[0], dtype=torch.bool) for name, p in model.named_parameters()}
+    for _ in range(3):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        for name, p in model.named_parameters():
+            assert p.grad is not None
+            moved[name] |= p.grad.flatten(1).any(1) if p.dim() > 1 else p.grad != 0
+        optimizer.step()
+    assert [name for name, rows in moved.items() if not rows.all()] == []
+
+
+def test_norms_at_zero_do_not_go_with_channels_at_zero() -> None:
+    with pytest.raises(ConfigError, match="zero_init_last=True needs shortcut='conv'"):
+        cifar_resnet(20, zero_init_last=True)
+    with pytest.raises(ConfigError, match="shortcut must be 'pad' or 'conv', got 'none'"):
+        cifar_resnet(20, shortcut="none")
 
 
 def test_explicit_padding_is_the_references() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backroads.errors import ConfigError
+
 _DEPTHS: dict[int, tuple[tuple[int, ...], bool]] = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -77,8 +79,8 @@ class Block(nn.Module):
         self.downsample = shortcut
 
     @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """The one before the sum."""
+    def last(self) -> nn.Module:
+        """What makes the block an identity when its weight is zero: the norm before the sum."""
         return self.bn3 if self.bottleneck else self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,9 +114,12 @@ class PreBlock(nn.Module):
         self.downsample = shortcut
 
     @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """The one before the last convolution."""
-        return self.bn3 if self.bottleneck else self.bn2
+    def last(self) -> nn.Module:
+        """What makes the block an identity when its weight is zero: the convolution before the sum.
+
+        Not the last norm: behind a norm at zero the ReLU passes no gradient, ever.
+        """
+        return self.conv3 if self.bottleneck else self.conv2
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
@@ -133,7 +138,7 @@ def cifar_resnet(
     shape: tuple[int, int, int] = (3, 32, 32),
     width: int = 16,
     shortcut: str = "pad",
-    zero_init_last: bool = True,
+    zero_init_last: bool | None = None,
     explicit_padding: bool = False,
 ) -> nn.Module:
     """A residual network for small images: a 3x3 stem and three stages of (depth - 2) / 6 blocks.
@@ -143,9 +148,21 @@ def cifar_resnet(
     Args:
         depth: 6 n + 2. width: channels of the first stage; twice and four times as many in the others. shortcut: where
             the shape changes: "pad" (option A, without weights) or "conv" (option B, a 1x1 convolution and a norm).
-        zero_init_last: the last norm of each block starts at zero, so that blocks start as identities.
+        zero_init_last: the last norm of each block starts at zero, so that blocks start as identities; None is yes
+            for the shortcut "conv" and no for "pad": the channels it adds would start at zero and, behind a ReLU,
+            never leave it.
         explicit_padding: of strided convolutions; see :func:`conv`.
+
+    Raises:
+        ConfigError: for another shortcut, and for ``zero_init_last`` with the shortcut "pad".
     """
+    if shortcut not in ("pad", "conv"):
+        raise ConfigError(f"shortcut must be 'pad' or 'conv', got {shortcut!r}")
+    if zero_init_last and shortcut == "pad":
+        raise ConfigError(
+            "zero_init_last=True needs shortcut='conv': the channels that shortcut='pad' adds are zero, and with the "
+            "last norm at zero too no gradient passes their ReLU, ever; leave zero_init_last out or change the shortcut"
+        )
     blocks, inputs = (depth - 2) // 6, width
     stages: list[nn.Module] = []
     for stage in range(3):
@@ -170,7 +187,7 @@ def cifar_resnet(
     named = nn.Sequential()
     for name, module in zip(("stem", "stage1", "stage2", "stage3", "pool", "flatten", "fc"), model, strict=True):
         named.add_module(name, module)
-    return _initialised(named, zero_init_last)
+    return _initialised(named, shortcut == "conv" if zero_init_last is None else zero_init_last)
 
 
 class ImageNetResNet(nn.Module):
@@ -230,8 +247,8 @@ def imagenet_resnet(
 
     Args:
         depth: 18, 34, 50, 101 or 152. version: 1, or 2 (norm and ReLU before each convolution). width: channels of the
-            first stage. zero_init_last: the last norm of each block starts at zero. explicit_padding: of strided
-            convolutions; see :func:`conv`.
+            first stage. zero_init_last: blocks start as identities: the last norm of each starts at zero, in version 2
+            the last convolution. explicit_padding: of strided convolutions; see :func:`conv`.
     """
     return _initialised(
         ImageNetResNet(depth, version, classes, shape[0], width, explicit=explicit_padding), zero_init_last
@@ -243,6 +260,8 @@ def _initialised(model: nn.Module, zero_init_last: bool) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif zero_init_last and isinstance(module, Block | PreBlock):
-            nn.init.zeros_(module.last_norm.weight)
+    for module in model.modules():
+        if zero_init_last and isinstance(module, Block | PreBlock):
+            assert isinstance(module.last.weight, Tensor)
+            nn.init.zeros_(module.last.weight)
     return model
