@@ -15,15 +15,23 @@ from backroads.nn import AlignedLayer
 
 OUTPUTS = 3  # outputs of the networks below, for direct feedback
 
+
+def on_the_whole_batch(rule: br.Rule) -> br.Rule:
+    """A rule that draws no part of the batch, so that its gradients can be written down."""
+    return dataclasses.replace(rule, fraction=1.0) if isinstance(rule, br.Alignment) else rule
+
+
 # Every named rule with its defaults, every variant, and rules that reach every branch of the closed forms.
 RULES: dict[str, br.Rule] = {
-    **{name: br.get_rule(name) for name in br.list_rules() if name != "direct_feedback_alignment"},
+    **{n: on_the_whole_batch(br.get_rule(n)) for n in br.list_rules() if n != "direct_feedback_alignment"},
     "direct_feedback_alignment": br.rules.direct_feedback_alignment(outputs=OUTPUTS),
     "sign_symmetry(batch_random)": br.rules.sign_symmetry("batch_random"),
     "sign_symmetry(fixed_random)": br.rules.sign_symmetry("fixed_random"),
     "all five primitives": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5),
     "all five, mean": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="mean"),
     "all five, power": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="power"),
+    "all five, overlap": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="overlap"),
+    "all five, y not kept": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, keep_output=False),
     "all five, update_forward": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, update_forward=True),
     "all five, tied": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, tie_grad=True),
     "activation_alignment, centered": br.Alignment(

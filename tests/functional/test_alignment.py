@@ -28,7 +28,7 @@ from backroads.functional import (
 )
 
 PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")
-REDUCTIONS = ("sum", "mean", "power")
+REDUCTIONS = ("sum", "overlap", "mean", "power")
 LINEAR = LinearMap()
 
 
@@ -124,7 +124,11 @@ def table(
     u = batch_center(x) if rule.operations.batch_center_backward_input else x
     y, z = p.map(x, W), p.map(u, B)
     r = p.back(B, y)
-    m_x = m_y = 1 / (x.shape[0] * (1 if rule.reduction == "sum" else y.shape[1]))
+    # How many rows the most often met pixel is in.
+    ones = torch.ones_like(x)
+    met = round(float(p.image(p.patches(ones)).max()))
+    terms = {"sum": 1, "overlap": met}.get(rule.reduction, y.shape[1])
+    m_x = m_y = 1 / (x.shape[0] * terms)
     if rule.reduction == "power":
         m_x, m_y = m_x / u.detach().square().mean(), m_y / y.detach().square().mean()
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from problems import ALIGNMENTS, PROBLEMS
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import backroads as br
 from backroads.functional import LinearMap, Operator, aligned, alignment_value, direct
@@ -251,6 +252,7 @@ class Spy(LinearMap):
         # y is kept, so y x^T is all that is new; what R is needs no error for x
         (br.Alignment(decay=1, amp=1), "xWB", {"project": 1, "pullback": 1, "weight_gradient": 2}),
         (br.Alignment(decay=1, amp=1), "B", {"project": 1, "weight_gradient": 1}),
+        (br.Alignment(decay=1, amp=1, keep_output=False), "B", {"project": 2, "weight_gradient": 1}),
         (br.Alignment(decay=1, amp=1), "xW", {"project": 1, "pullback": 1, "weight_gradient": 1}),
         (NORMALISED, "xW", {"project": 1, "pullback": 1, "weight_gradient": 1}),
         # (sparse B - amp W) x and one outer product; B^T y and one outer product
@@ -360,6 +362,53 @@ def test_noise_drives_a_mirror_to_the_weights_of_the_layer() -> None:
 
 
 # --- direct feedback ---
+
+
+PARTS = {
+    "sum": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5),
+    "mean": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="mean"),
+    "overlap, normalised": br.Alignment(
+        amp=0.3, sparse=0.4, reduction="overlap", operations=br.Operations(normalize_input=True)
+    ),
+    "y not kept": br.Alignment(amp=0.3, null=0.4, keep_output=False),
+    "by differentiation": br.Alignment(amp=0.3, operations=br.Operations(center_backward_output=True)),
+}
+
+
+@pytest.mark.parametrize("rule", [pytest.param(rule, id=name) for name, rule in PARTS.items()])
+@pytest.mark.parametrize("problem", ["linear", "linear over tokens", "conv2d"])
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.75])
+def test_a_part_of_the_batch_is_unbiased(
+    fraction: float, problem: str, rule: br.Alignment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradients of B over all places that the part may begin at have the whole batch's for their mean, exactly."""
+    p = PROBLEMS[problem]
+
+    layer, n = p.layer(rule), p.shape[0]
+
+    def gradient(rule: br.Alignment) -> Tensor:
+        layer.rule, layer.backward_weight.grad = rule, None
+        layer(p.input()).sum().backward()
+        return layer.backward_weight.grad
+
+    whole = gradient(rule)
+    found = []
+    for start in range(n):
+        monkeypatch.setattr(torch, "randint", lambda high, shape, device, at=start: torch.full(shape, at))
+        found.append(gradient(dataclasses.replace(rule, fraction=fraction)))
+    agree(torch.stack(found).mean(0), whole)
+    assert not torch.allclose(found[0], found[1])  # each from its own part
+
+
+def test_a_part_costs_its_part() -> None:
+    """Rows of the alignment's products: an eighth of the batch, and one example of a tiny batch."""
+    rule = br.Alignment(amp=0.3, sparse=0.3, fraction=0.125)
+    layer = br.nn.Linear(5, 3, rule=rule)
+    for n, rows in ((16, 2), (20, 2), (3, 1), (1, 1)):
+        with FlopCounterMode(display=False) as whole:
+            layer(torch.randn(n, 5)).sum().backward()
+        # forward pass and dW of all rows, projection and outer product of some; no dx is asked for
+        assert whole.get_total_flops() == 2 * 5 * 3 * (2 * n + 2 * rows)
 
 
 @pytest.mark.parametrize("problem", [name for name in PROBLEMS if name != "conv2d circular"])

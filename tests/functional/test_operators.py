@@ -9,6 +9,8 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from problems import PROBLEMS
 from torch import Tensor
 
@@ -106,6 +108,17 @@ def test_positions_is_the_number_of_places_in_the_output(name: str) -> None:
     else:
         places = math.prod(y.shape[-len(op.stride) :])
     assert op.positions(x, W) == places
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(*[st.integers(1, 5)] * 2, st.integers(1, 4))
+def test_overlap_is_the_most_positions_that_meet_one_pixel(kernel: int, stride: int, dilation: int) -> None:
+    op, W = ConvolutionMap((stride,), (0,), (dilation,), 1), torch.ones(1, 1, kernel)
+    x = torch.zeros(1, 1, 60)  # long enough for a pixel to meet all it can
+    met = op.pullback(torch.ones_like(op.project(x, W)), W, x)
+    assert op.overlap(W) == met.max()
+    square = ConvolutionMap((stride, 1), (0, 0), (dilation, 1), 1)
+    assert square.overlap(torch.ones(1, 1, kernel, 3)) == 3 * met.max()
 
 
 @pytest.mark.parametrize("name", [name for name in PROBLEMS if name != "linear over tokens"])  # (6, 5) is a batch too

@@ -67,7 +67,9 @@ def test_small_networks_convert_and_learn(name: str) -> None:
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
-@pytest.mark.parametrize("model", [cifar_resnet(20, shortcut="conv"), imagenet_resnet(18), imagenet_resnet(50, 2)], ids=str)
+@pytest.mark.parametrize(
+    "model", [cifar_resnet(20, shortcut="conv"), imagenet_resnet(18), imagenet_resnet(50, 2)], ids=["20", "18", "50-v2"]
+)
 def test_blocks_start_as_identities(model: torch.nn.Module) -> None:
     for block in model.modules():
         if isinstance(block, Block | PreBlock) and block.downsample is None:

@@ -24,7 +24,10 @@ import backroads as br
 from backroads.functional import direct
 
 DIRECT = "direct_feedback_alignment"
-NOISY = {"weight_mirror, noise": br.rules.weight_mirror(input_noise=1.0)}
+NOISY = {
+    "weight_mirror, noise": br.rules.weight_mirror(input_noise=1.0),
+    "all five, on a part": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, fraction=0.5),
+}
 every_rule = pytest.mark.parametrize("name", RULES)
 Gradients = dict[str, Tensor | None]
 
@@ -198,7 +201,7 @@ def test_a_compiled_network_has_the_gradients_of_an_eager_one(name):
     expected = gradients(tiny(rule, inplace=False, layers=1))
     assert all(found[k].any() for k in found if found[k] is not None)
     # What is drawn anew need not come from the same place of the generator's stream.
-    drawn = {"sign_symmetry(batch_random)": "x", "weight_mirror, noise": "0.backward_weight"}.get(name)
+    drawn = "x" if name == "sign_symmetry(batch_random)" else "0.backward_weight" if name in NOISY else None
     for of in (found, expected):
         of.pop(drawn, None)
     closely(found, expected)

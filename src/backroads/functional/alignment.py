@@ -196,9 +196,11 @@ def _combine(a: Scale, u: Tensor, b: Scale, v: Tensor) -> Tensor:
 
 
 def _per_example(rule: Alignment, x: Tensor, W: Tensor, op: Operator) -> float:
-    """1/N, or 1/(N positions) unless positions are summed. An empty batch has no terms to divide."""
+    """1/N, times what the reduction makes of the sum over positions. An empty batch has no terms to divide."""
     rows = 1 if op.unbatched(x) else x.shape[0]
-    if rule.reduction != "sum":
+    if rule.reduction == "overlap":
+        rows *= op.overlap(W)
+    elif rule.reduction != "sum":
         rows *= op.positions(x, W)
     return 1.0 / max(rows, 1)
 

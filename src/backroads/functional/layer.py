@@ -171,12 +171,8 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     dB: Tensor | None = None
     dW_alignment: Tensor | None = None
     if _learns(ctx):
-        if rule.input_noise is not None and (rule.amp or rule.null or rule.sparse):
-            x, y = rule.input_noise.like(x), None
-        elif y is None:
-            y = _recall(ctx.kept, bias, op)
-        elif bias is not None:
-            y = op.add_bias(y, bias.to(y.dtype), -1)
+        if rule.amp or rule.null or rule.sparse:
+            x, y = _activities(ctx, x, y, bias)
         if W is None:
             W = B  # never read by this rule; stands in for its shape
         if rule.closed_form:
@@ -192,11 +188,25 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     return dx, dW if needs_W else None, dB, db, None, None
 
 
-def _recall(kept: _KeptOutput | None, bias: Tensor | None, op: Operator) -> Tensor | None:
-    """``W x`` from the kept output, or None if it changed or must stay differentiable (double backward)."""
-    if kept is None or torch.is_grad_enabled() or not kept.unchanged:
-        return None
-    return kept.y if bias is None else op.add_bias(kept.y, bias.to(kept.y.dtype), -1)
+def _activities(ctx: Any, x: Tensor, y: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The part of x that R is computed on, or noise like it, and of y = W x where it is at hand."""
+    op, rule = ctx.op, ctx.rule
+    n = 1 if op.unbatched(x) else x.shape[0]
+    rows = max(1, round(rule.fraction * n))
+    if y is None:
+        y = _recall(ctx.kept)
+    if rows < n:
+        # Each example is as likely as the others. As indices, so that a compiler need not know the draw.
+        picks = (torch.arange(rows, device=x.device) + torch.randint(n, (1,), device=x.device)) % n
+        x, y = x[picks], None if y is None else y[picks]
+    if rule.input_noise is not None:
+        return rule.input_noise.like(x), None
+    return x, y if y is None or bias is None else op.add_bias(y, bias.to(y.dtype), -1)
+
+
+def _recall(kept: _KeptOutput | None) -> Tensor | None:
+    """The kept output, or None if it changed or must stay differentiable (double backward)."""
+    return None if kept is None or torch.is_grad_enabled() or not kept.unchanged else kept.y
 
 
 class _Direct(torch.autograd.Function):

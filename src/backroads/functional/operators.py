@@ -50,6 +50,10 @@ class Operator(Protocol):
         """Number of places per example at which the map is applied; only the shapes are read."""
         ...
 
+    def overlap(self, W: Tensor) -> int:
+        """The most positions at which one entry of ``x`` is met; only the shape of W is read."""
+        ...
+
     def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
         """``y + sign * bias``, the bias broadcast over batch and positions."""
         ...
@@ -88,6 +92,9 @@ class LinearMap:
 
     def positions(self, x: Tensor, W: Tensor) -> int:
         return math.prod(x.shape[1:-1])
+
+    def overlap(self, W: Tensor) -> int:
+        return 1
 
     def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
         return torch.add(y, bias, alpha=sign)
@@ -173,6 +180,13 @@ class ConvolutionMap:
         for i in range(d):
             reach = self.dilation[i] * (W.shape[i - d] - 1) + 1
             count *= (x.shape[i - d] + 2 * self.padding[i] + border[i] - reach) // self.stride[i] + 1
+        return count
+
+    def overlap(self, W: Tensor) -> int:
+        # Taps are dilation apart and kernels stride apart: every (stride / gcd)-th tap meets a given pixel.
+        count = 1
+        for k, s, d in zip(W.shape[-len(self.stride) :], self.stride, self.dilation, strict=True):
+            count *= -(-k * math.gcd(s, d) // s)
         return count
 
     def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:

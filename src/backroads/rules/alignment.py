@@ -17,7 +17,7 @@ from torch import Tensor
 from backroads.errors import RuleError, nearest
 from backroads.rules.base import Rule, check_number
 
-REDUCTIONS = ("sum", "mean", "power")
+REDUCTIONS = ("sum", "overlap", "mean", "power")
 PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -156,13 +156,19 @@ class Alignment(Rule):
             its coefficient of decay, null or sparse is half of ours.)
         tie_grad: B also gets the task gradient of W (Kolen and Pollack).
         update_forward: W also gets its gradient of R, to which decay then adds 1/2|W|^2 and sparse 1/2 M|Wx|^2.
-        reduction: "sum" over positions (the reference), "mean" over positions, or "power": mean, and each term
+        reduction: "sum" over positions (the reference); "overlap": the sum, divided by the most positions at which one
+            pixel is met (9 for a 3x3 convolution at stride 1, 4 at stride 2), so that with x of norm 1 no layer's
+            second moment of patches has an eigenvalue above 1; "mean" over positions; or "power": mean, and each term
             divided by the mean square of the activity it is quadratic in (x for amp and sparse, y for null), which
             makes all coefficients dimensionless.
         operations: what is done to the activities first.
         input_noise: compute R on noise of the input's shape instead of the activity: a :class:`Noise`, its
             distribution's name, its std, or a pair (distribution, std).
         every: compute the terms that need activities on every k-th training step only, times k.
+        fraction: compute them on so much of the batch only, > 0 and <= 1: at least one example, neighbours from a
+            random place on, so that M is unbiased.
+        keep_output: keep y from the forward pass where amp or null needs it; False computes it again, for a projection
+            more and an activation less (with ``fraction``, that part of a projection).
 
     Raises:
         RuleError: if a value makes no sense; the message says what was expected.
@@ -184,12 +190,14 @@ class Alignment(Rule):
     operations: Operations = Operations()
     input_noise: Noise | None = None
     every: int = 1
+    fraction: float = 1.0
+    keep_output: bool = True
 
     def __post_init__(self) -> None:
         for name in PRIMITIVES:
             check_number("Alignment", name, getattr(self, name))
             object.__setattr__(self, name, float(getattr(self, name)))
-        for name in ("tie_grad", "update_forward"):
+        for name in ("tie_grad", "update_forward", "keep_output"):
             if not isinstance(getattr(self, name), bool):
                 raise RuleError(f"Alignment: {name} must be True or False, got {getattr(self, name)!r}")
         if not isinstance(self.reduction, str) or self.reduction not in REDUCTIONS:
@@ -202,6 +210,10 @@ class Alignment(Rule):
         object.__setattr__(self, "input_noise", _as_noise(self.input_noise))
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
             raise RuleError(f"Alignment: every must be a whole number of steps >= 1, got {self.every!r}")
+        check_number("Alignment", "fraction", self.fraction)
+        if not 0 < self.fraction <= 1:
+            raise RuleError(f"Alignment: fraction must be > 0 and <= 1, got {self.fraction!r}")
+        object.__setattr__(self, "fraction", float(self.fraction))
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -222,7 +234,7 @@ class Alignment(Rule):
     def reads_output(self) -> bool:
         """Whether the closed form needs the layer's own y = W x: keeping it then saves a projection."""
         ops = self.operations
-        own = self.closed_form and self.input_noise is None and not (ops.center_input or ops.normalize_input)
+        own = self.closed_form and self.keep_output and self.input_noise is None and not (ops.center_input or ops.normalize_input)
         fused = self.sparse != 0 and not self.update_forward  # amp is then part of the projection of sparse
         return own and (self.null != 0 or (self.amp != 0 and not fused) or (self.sparse != 0 and self.update_forward))
 
@@ -239,7 +251,7 @@ class Alignment(Rule):
     def __add__(self, other: object) -> Alignment:
         if not isinstance(other, Alignment):
             return NotImplemented
-        for name in ("reduction", "operations", "input_noise", "every"):
+        for name in ("reduction", "operations", "input_noise", "every", "fraction", "keep_output"):
             if getattr(self, name) != getattr(other, name):
                 raise RuleError(
                     f"cannot add rules with different {name}: {getattr(self, name)!r} and {getattr(other, name)!r}; "
