@@ -196,7 +196,7 @@ def test_rates_follow_their_schedules() -> None:
 @pytest.mark.parametrize(
     ("rule", "given", "expected"),
     [
-        ("activation_alignment", None, 0.9),
+        ("activation_alignment", None, 0.95),
         ("activation_alignment", 0.0, 0.0),
         ("symmetric_alignment", None, 0.0),
         ("symmetric_alignment", 0.5, 0.5),

@@ -12,8 +12,12 @@ from typing import Any
 from backroads.rules.alignment import Alignment, Operations
 from backroads.rules.base import Backprop, DirectFeedback, SignSymmetry
 
-# Each example of norm 1: bounded steps in every layer.
-_NORMALISED: dict[str, Any] = {"operations": Operations(normalize_input=True)}
+# Each example of norm 1, each pixel counted once: bounded steps in every layer.
+_NORMALISED: dict[str, Any] = {
+    "reduction": "overlap",
+    "operations": Operations(normalize_input=True),
+    "fraction": 0.125,
+}
 # Coefficients without units, the same gain in every layer, and covariances in place of second moments.
 _DIMENSIONLESS: dict[str, Any] = {
     "reduction": "power",
@@ -90,17 +94,18 @@ def symmetric_alignment(decay: float = 0.3, self_: float = 0.3, **options: Any) 
     return Alignment(decay=decay, self_=self_, **options)
 
 
-def activation_alignment(amp: float = 0.15, sparse: float = 0.15, **options: Any) -> Alignment:
+def activation_alignment(amp: float = 1.0, sparse: float = 1.0, **options: Any) -> Alignment:
     """Activation alignment: ``dB = sparse M[z x^T] - amp M[y x^T]``: makes B x follow W x (weight estimation).
 
     B settles at ``(amp / sparse) W`` where C = M[x x^T] has full rank, as slowly as C is ill-conditioned. A step of
     rate 1 is stable while ``sparse`` times the largest eigenvalue of C is below 2. By default each example is centred
-    and brought to norm 1 first, which bounds that eigenvalue in every layer, at any width: by 1 for a linear layer,
-    by the number of positions at which a kernel meets one pixel for a convolution (9 for 3x3 at stride 1). 0.15 is the
-    most that is stable for 3x3 under Nesterov momentum 0.9, (2 + 2 m) / (1 + 2 m) / 9, which is ten times as fast. What
-    centring takes away, the mean over an example's features, B does not learn.
+    and brought to norm 1, and sums over positions are divided by the overlap of the kernels, which bounds that
+    eigenvalue by 1 in every layer: 1 is stable for every input, also under Nesterov momentum m, where the bound is
+    (2 + 2 m) / (1 + 2 m) > 4 / 3. What centring takes away, the mean over an example's features, B does not learn. An
+    eighth of the batch is enough (docs/cost.md).
 
-    Source: Kunin et al. 2020.
+    Source: Kunin et al. 2020. Bringing the input to norm 1 is the normalised LMS filter (Nagumo, Noda, IEEE Trans.
+    Automatic Control 12, 1967).
     """
     return Alignment(amp=amp, sparse=sparse, **{**_NORMALISED, **options})
 

@@ -26,7 +26,6 @@ COMPARED_RULES = [
 # benchmarks/choose_defaults.py on a validation part of the training split; see docs/defaults.md.
 CHOSEN_ON_VALIDATION: dict[str, dict[str, Any]] = {
     "information_alignment": {"amp": 0.003, "null": 0.01, "decay": 0.01},
-    "activation_alignment": {"amp": 0.4, "sparse": 0.4},
 }
 
 
