@@ -25,6 +25,7 @@ def on_the_whole_batch(rule: br.Rule) -> br.Rule:
 RULES: dict[str, br.Rule] = {
     **{n: on_the_whole_batch(br.get_rule(n)) for n in br.list_rules() if n != "direct_feedback_alignment"},
     "direct_feedback_alignment": br.rules.direct_feedback_alignment(outputs=OUTPUTS),
+    "sign_symmetry(initial)": br.rules.sign_symmetry(scale="initial"),
     "sign_symmetry(batch_random)": br.rules.sign_symmetry("batch_random"),
     "sign_symmetry(fixed_random)": br.rules.sign_symmetry("fixed_random"),
     "all five primitives": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5),

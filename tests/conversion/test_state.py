@@ -23,8 +23,8 @@ KINDS = {
     "backprop": (),
     "symmetric_alignment": ("backward_weight",),
     "direct_feedback_alignment": ("backward_weight",),
-    "sign_symmetry": ("sign_scale",),
-    "sign_symmetry(fixed_random)": ("sign_scale", "sign_magnitude"),
+    "sign_symmetry(initial)": ("sign_scale",),
+    "sign_symmetry(fixed_random)": ("sign_magnitude",),
 }
 DRAWING = [kind for kind, tensors in KINDS.items() if tensors]
 SLOW_CLOCK = br.Alignment(amp=1.0, decay=1.0, every=3)
@@ -171,7 +171,7 @@ def test_what_a_plain_state_dict_lacks_is_drawn_to_fit_the_weights_it_has(kind: 
             assert layer.backward_weight.requires_grad
         if kind == "sign_symmetry(fixed_random)":
             assert set(layer.sign_magnitude.flatten().tolist()) <= magnitudes
-        if kind.startswith("sign_symmetry"):
+        if kind == "sign_symmetry(initial)":
             torch.testing.assert_close(layer.sign_scale, W.square().mean().sqrt(), rtol=1e-6, atol=0)
         assert all(not torch.equal(getattr(layer, t), before[f"{name}.{t}"]) for t in KINDS[kind])
 
@@ -198,8 +198,7 @@ def test_a_half_converted_state_dict_is_refused_naming_what_is_missing(
 
 def test_a_half_converted_message_counts_layers() -> None:
     state = contents(small_network(RULES["sign_symmetry(fixed_random)"], seed=1))
-    for tensor in ("sign_scale", "sign_magnitude"):
-        del state[f"0.{tensor}"]
+    del state["0.sign_magnitude"]
     message = refuse(small_network(RULES["sign_symmetry(fixed_random)"], seed=2), state, "half converted")
     assert "backward weights for 3 layers" in message
 
@@ -268,9 +267,10 @@ def test_a_plain_state_dict_of_the_wrong_shape_is_refused_without_drawing(key: s
 
 @pytest.mark.parametrize("case", ["half", "other rules", "shape"])
 def test_inside_a_wrapper_the_whole_converted_part_is_unchanged_and_keys_have_their_prefix(case: str) -> None:
-    saved = small_network("sign_symmetry" if case == "other rules" else "symmetric_alignment", seed=1)
+    rule = RULES["sign_symmetry(fixed_random)" if case == "other rules" else "symmetric_alignment"]
+    saved = small_network(rule, seed=1)
     state = contents(nn.ModuleDict({"net": saved}))
-    key = "net.8.sign_scale" if case == "other rules" else "net.8.backward_weight"
+    key = "net.8.sign_magnitude" if case == "other rules" else "net.8.backward_weight"
     if case == "half":
         del state[key]
     if case == "shape":
@@ -318,6 +318,6 @@ def test_a_layer_that_is_the_root_loads_a_plain_state_dict_and_refuses_wrong_one
     with pytest.warns(UserWarning, match="no backward weights"):
         layer.load_state_dict(plain.state_dict())
     assert torch.equal(layer.weight, plain.weight)
-    other = "symmetric_alignment" if kind.startswith("sign") else "sign_symmetry"
+    other = RULES["symmetric_alignment" if kind.startswith("sign") else "sign_symmetry(initial)"]
     refuse(layer, contents(br.convert(nn.Linear(4, OUTPUTS), other)), "state dict")
     refuse(layer, nn.Linear(5, OUTPUTS).state_dict(), "weight has shape")

@@ -129,8 +129,11 @@ def feedback(layer: br.nn.AlignedLayer) -> Tensor:
         return layer.backward_weight.detach()
     if layer.rule == RULES["backprop"]:
         return W
-    magnitude = layer.sign_scale if layer.rule == RULES["sign_symmetry"] else layer.sign_magnitude
-    return magnitude * W.sign()
+    if layer.rule == RULES["sign_symmetry(initial)"]:
+        return layer.sign_scale * W.sign()
+    B = W.sign() * (layer.sign_magnitude if layer.rule == RULES["sign_symmetry(fixed_random)"] else 1)
+    gains = [float((w @ w) / (w @ b)) for w, b in zip(W.flatten(1), B.flatten(1), strict=True)]
+    return B * torch.tensor(gains, dtype=W.dtype).view(-1, *[1] * (W.dim() - 1))
 
 
 @pytest.mark.parametrize("name", [name for name in COMPARABLE if name != "sign_symmetry(batch_random)"])

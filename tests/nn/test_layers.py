@@ -291,7 +291,7 @@ def test_beside_a_W_of_zeros_B_is_uniform_by_fan_in():
     assert scipy.stats.kstest(B, "uniform", (-bound, 2 * bound)).statistic < 1.95 / math.sqrt(B.numel())  # 0.1 %
 
 
-@pytest.mark.parametrize("name", [n for n in RULES if n not in ("backprop", "sign_symmetry")])
+@pytest.mark.parametrize("name", [n for n in RULES if n not in ("backprop", "sign_symmetry", "sign_symmetry(initial)")])
 def test_seeds_and_generators_reproduce_the_feedback(name):
     def feedback(seed: int | torch.Generator | None, of_torch: int) -> list[Tensor]:
         with torch.random.fork_rng():
@@ -335,14 +335,30 @@ def test_a_layers_own_generator_reproduces_B(kind):
 # -- sign symmetry -----------------------------------------------------------------------------------------------------
 
 
-def sign_layer(variant: str) -> AlignedLayer:
+def sign_layer(variant: str, scale: str) -> AlignedLayer:
     torch.manual_seed(0)
-    return br.nn.Linear(120, 100, rule=br.rules.sign_symmetry(variant), dtype=torch.float64)
+    return br.nn.Linear(120, 100, rule=br.rules.sign_symmetry(variant, scale), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("variant", ["uniform", "batch_random", "fixed_random"])
+@pytest.mark.parametrize("problem", ["linear", "conv2d dilated in groups"])
+def test_sign_symmetry_has_the_gain_of_each_filter_whatever_becomes_of_it(problem, variant):
+    layer = PROBLEMS[problem].layer(br.rules.sign_symmetry(variant))
+    for _ in range(2):
+        B, W = layer.feedback_weight(), layer.weight.detach()
+        assert not B.requires_grad
+        exactly(B.sign(), W.sign())
+        closely((B * W).flatten(1).sum(1), W.square().flatten(1).sum(1))
+        if variant == "uniform":
+            closely(B.abs(), B.abs().flatten(1)[:, 0].view(-1, *(1,) * (W.dim() - 1)).expand_as(B))
+        with torch.no_grad():
+            layer.weight.mul_(5 * noise_like(layer.weight))
+            layer.weight[1] = 0  # a filter of zeros says nothing, and sends nothing
 
 
 @pytest.mark.parametrize("variant", ["uniform", "batch_random", "fixed_random"])
 def test_sign_symmetry_follows_the_signs_of_W(variant):
-    layer = sign_layer(variant)
+    layer = sign_layer(variant, "initial")
     s = layer.weight.detach().square().mean().sqrt()
     for _ in range(2):
         B = layer.feedback_weight()
@@ -355,7 +371,7 @@ def test_sign_symmetry_follows_the_signs_of_W(variant):
 
 
 def test_batch_random_sign_symmetry_draws_half_normal_magnitudes_in_each_forward_pass():
-    layer = sign_layer("batch_random")
+    layer = sign_layer("batch_random", "initial")
     s = float(layer.weight.detach().square().mean().sqrt())
     first, second = layer.feedback_weight(), layer.feedback_weight()
     assert not torch.equal(first, second)
@@ -371,13 +387,13 @@ def test_batch_random_sign_symmetry_draws_half_normal_magnitudes_in_each_forward
 
 
 def test_fixed_random_sign_symmetry_keeps_its_magnitudes():
-    layer = sign_layer("fixed_random")
+    layer = sign_layer("fixed_random", "initial")
     before = layer.feedback_weight().abs()
     assert before.unique().numel() > 1000
     with torch.no_grad():
         layer.weight.copy_(noise_like(layer.weight))
     exactly(layer.feedback_weight().abs(), before)
-    copied = sign_layer("fixed_random")
+    copied = sign_layer("fixed_random", "initial")
     copied.sign_magnitude.zero_()
     copied.load_state_dict(layer.state_dict())
     exactly(copied.feedback_weight(), layer.feedback_weight())
@@ -522,9 +538,9 @@ def alignment_gradient(layer: AlignedLayer, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "rule",
     [
-        br.rules.weight_mirror(every=3),
-        br.rules.activation_alignment(every=3),
-        br.rules.information_alignment(every=3),
+        br.rules.weight_mirror(every=3, fraction=1.0),
+        br.rules.activation_alignment(every=3, fraction=1.0),
+        br.rules.information_alignment(every=3, fraction=1.0),
         br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, every=3),
     ],
     ids=["WM", "AA", "IA", "all"],

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from problems import PROBLEMS
 from torch import Tensor
 
 import backroads as br
@@ -277,3 +278,22 @@ def test_information_alignment_with_both_weights_moving_has_two_stable_points(de
 def test_information_alignment_with_too_much_decay_collapses() -> None:
     w, b = simulate(0.9, 0.5, A(amp=1, null=1, decay=1.5, update_forward=True), 100, rate=0.3)[-1]
     assert max(abs(w), abs(b)) < 1e-5
+
+
+INPUTS = {"noise": lambda x: x, "all alike": lambda x: x[:1].expand_as(x), "one pixel": lambda x: x * (x == x.max())}
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if "circular" not in p])
+def test_no_layer_is_too_steep_for_activation_alignment(problem: str, kind: str) -> None:
+    """Examples of norm 1 over the overlap of kernels: no direction of B has a curvature above 1."""
+    rule = br.rules.activation_alignment(amp=0.0, sparse=1.0, fraction=1.0)
+    layer = PROBLEMS[problem].layer(rule)
+    x = PROBLEMS[problem].input()
+    x = INPUTS[kind](x) if x.numel() else x
+    for _ in range(30):  # power iteration: B <- C B
+        layer.zero_grad()
+        layer(x).sum().backward()
+        grad, B = layer.backward_weight.grad, layer.backward_weight.data
+        assert float(grad.norm()) <= float(B.norm()) * (1 + 1e-9)
+        B.copy_(grad / grad.norm() if grad.any() else B)

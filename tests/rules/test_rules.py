@@ -143,7 +143,9 @@ def test_a_sum_reads_as_its_formula(rule: br.Alignment, text: str) -> None:
     ("rule", "formula"),
     [
         (rules.backprop(), "B = W"),
-        (rules.sign_symmetry(), "B = s sign(W)"),
+        (rules.sign_symmetry(), "B = g sign(W)"),
+        (rules.sign_symmetry(scale="initial"), "B = s sign(W)"),
+        (rules.sign_symmetry("fixed_random", "initial"), "B = |fixed draw| sign(W)"),
         (rules.direct_feedback_alignment(), "dx = D^T e"),
     ],
     ids=str,
@@ -297,6 +299,7 @@ def test_a_field_that_makes_no_sense_is_a_rule_error_that_names_it(field: str, v
         (lambda: br.Noise(std="1"), "std must be"),
         (lambda: rules.sign_symmetry("unifrom"), "Did you mean 'uniform'"),
         (lambda: rules.sign_symmetry(None), "unknown variant"),
+        (lambda: rules.sign_symmetry(scale="filters"), "Did you mean 'filter'"),
         *[
             (lambda k=k: rules.direct_feedback_alignment(k), "outputs must be")
             for k in (0, -1, 2.0, "3", True, math.nan)

@@ -97,10 +97,9 @@ class AlignedLayer(torch.nn.Module):
                 )
             return {"backward_weight": _direct_weight(W, self._features(), rule.outputs, generator)}
         if isinstance(rule, SignSymmetry):
-            kept = {"sign_scale": _spread(W).to(W.dtype)}
             if rule.variant == "fixed_random":
-                kept["sign_magnitude"] = draw_like(W, generator).abs()
-            return kept
+                return {"sign_magnitude": draw_like(W, generator).abs()}
+            return {"sign_scale": _spread(W).to(W.dtype)} if rule.scale == "initial" else {}
         return {}
 
     def detach_rule(self) -> None:
@@ -162,12 +161,15 @@ class AlignedLayer(torch.nn.Module):
         if isinstance(rule, Backprop):
             return W
         if isinstance(rule, SignSymmetry):
-            sign = W.detach().sign()
-            if rule.variant == "uniform":
-                return sign * self.sign_scale
+            W = W.detach()
+            B = W.sign()
             if rule.variant == "fixed_random":
-                return sign * self.sign_magnitude
-            return sign * (torch.randn_like(sign) * self.sign_scale).abs()
+                B = B * self.sign_magnitude
+            elif rule.variant == "batch_random":
+                B = B * torch.randn_like(B).abs()
+            if rule.scale == "filter":
+                return B * _gain(W, B)
+            return B if rule.variant == "fixed_random" else B * self.sign_scale
         if isinstance(rule, DirectFeedback):
             return None
         return self.backward_weight
@@ -497,6 +499,13 @@ def _spread(W: Tensor) -> Tensor:
         return torch.empty((), device=W.device)
     s = W.detach().to(torch.promote_types(W.dtype, torch.float32)).square().mean().sqrt()
     return s if s > 0 else torch.full_like(s, 1 / math.sqrt(3 * W[0].numel()))
+
+
+def _gain(W: Tensor, B: Tensor) -> Tensor:
+    """The factor on each row of B that makes its part along W's row that row: |W|^2 / <B, W>; 0 for a row of zeros."""
+    along = (B * W).flatten(1).sum(1)
+    gain = W.flatten(1).square().sum(1) / along.where(along > 0, torch.ones_like(along))
+    return gain.view(-1, *(1,) * (W.dim() - 1))
 
 
 def _direct_weight(W: Tensor, features: int, outputs: int, generator: torch.Generator | None = None) -> Tensor:

@@ -234,7 +234,12 @@ class Alignment(Rule):
     def reads_output(self) -> bool:
         """Whether the closed form needs the layer's own y = W x: keeping it then saves a projection."""
         ops = self.operations
-        own = self.closed_form and self.keep_output and self.input_noise is None and not (ops.center_input or ops.normalize_input)
+        own = (
+            self.closed_form
+            and self.keep_output
+            and self.input_noise is None
+            and not (ops.center_input or ops.normalize_input)
+        )
         fused = self.sparse != 0 and not self.update_forward  # amp is then part of the projection of sparse
         return own and (self.null != 0 or (self.amp != 0 and not fused) or (self.sparse != 0 and self.update_forward))
 

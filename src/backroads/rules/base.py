@@ -66,6 +66,7 @@ class Backprop(Rule):
 
 
 SIGN_VARIANTS = ("uniform", "batch_random", "fixed_random")
+SIGN_SCALES = ("filter", "initial")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,20 +75,19 @@ class SignSymmetry(Rule):
 
     kind: ClassVar[str] = "sign_symmetry"
     variant: str = "uniform"
+    scale: str = "filter"
 
     def __post_init__(self) -> None:
-        if self.variant not in SIGN_VARIANTS:
-            raise RuleError(
-                f"sign_symmetry: unknown variant {self.variant!r}.{nearest(str(self.variant), SIGN_VARIANTS)} "
-                f"Known: {', '.join(SIGN_VARIANTS)}"
-            )
+        for what, value, known in (("variant", self.variant, SIGN_VARIANTS), ("scale", self.scale, SIGN_SCALES)):
+            if value not in known:
+                raise RuleError(
+                    f"sign_symmetry: unknown {what} {value!r}.{nearest(str(value), known)} Known: {', '.join(known)}"
+                )
 
     def __repr__(self) -> str:
-        return {
-            "uniform": "sign symmetry: B = s sign(W)",
-            "batch_random": "sign symmetry: B = |fresh draw| sign(W)",
-            "fixed_random": "sign symmetry: B = |fixed draw| sign(W)",
-        }[self.variant]
+        magnitude = {"uniform": "", "batch_random": "|fresh draw| ", "fixed_random": "|fixed draw| "}[self.variant]
+        scale = "g" if self.scale == "filter" else "s" if self.variant == "uniform" else ""
+        return f"sign symmetry: B = {f'{scale} ' if scale else ''}{magnitude}sign(W)"
 
 
 @dataclasses.dataclass(frozen=True)

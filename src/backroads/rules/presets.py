@@ -41,20 +41,25 @@ def feedback_alignment() -> Alignment:
     return Alignment()
 
 
-def sign_symmetry(variant: str = "uniform") -> SignSymmetry:
+def sign_symmetry(variant: str = "uniform", scale: str = "filter") -> SignSymmetry:
     """Sign symmetry: B shares the signs of W and has magnitudes of its own.
 
-    - "uniform" (uSF): ``B = s sign(W)``, s the root mean square of the layer's initial W (its standard deviation, as
-      initialisers have mean 0);
-    - "batch_random" (brSF): ``B = |R| sign(W)``, R drawn anew in each forward pass from N(0, s^2);
-    - "fixed_random" (frSF): ``B = |R| sign(W)``, R drawn once.
+    - "uniform" (uSF): ``B = g sign(W)``;
+    - "batch_random" (brSF): ``B = g |R| sign(W)``, R drawn anew in each forward pass from N(0, 1);
+    - "fixed_random" (frSF): ``B = g |R| sign(W)``, R drawn once, from the distribution of W.
 
-    Sources: Liao, Leibo, Poggio, AAAI 2016; Moskovitz, Litwin-Kumar, Abbott, arXiv 1812.06488 (2018).
+    ``scale="filter"``: g is a number for each filter (row of W), such that <B, W> = <W, W>: along W, B has W's own
+    gain, whatever becomes of W. ``scale="initial"``: g is fixed: the root mean square of the layer's initial W (its
+    standard deviation, as initialisers have mean 0), and 1 for frSF. That is the definition in the literature; it
+    reads nothing but signs, but as filters grow and shrink, their errors come back too weak or too strong.
+
+    Sources: Liao, Leibo, Poggio, AAAI 2016; Moskovitz, Litwin-Kumar, Abbott, arXiv 1812.06488 (2018), who bring B to
+    the norm of W in each step.
 
     Raises:
-        RuleError: for another variant.
+        RuleError: for another variant or scale.
     """
-    return SignSymmetry(variant)
+    return SignSymmetry(variant, scale)
 
 
 def weight_mirror(amp: float = 0.003, decay: float = 0.003, **options: Any) -> Alignment:
