@@ -82,6 +82,8 @@ def _linear(*args: Any, **kwargs: Any) -> Callable[..., AlignedLayer]:
 # All are rectangular: a transpose in the wrong place fails. Strides that leave a rest at the border are among them.
 PROBLEMS: dict[str, Problem] = {
     "linear": Problem(_linear(5, 3), (7, 5)),
+    "linear, few inputs": Problem(_linear(3, 8), (20, 3)),  # where second moments of x are the cheapest
+    "linear, few outputs": Problem(_linear(8, 2), (20, 8)),  # and of y
     "linear without bias": Problem(_linear(5, 3, bias=False), (7, 5)),
     "linear over tokens": Problem(_linear(5, 3), (4, 6, 5)),
     "linear of one example": Problem(_linear(5, 3), (5,)),
@@ -93,6 +95,8 @@ PROBLEMS: dict[str, Problem] = {
     "conv2d depthwise without bias": Problem(_conv(2, 4, 4, 3, groups=4, padding=1, bias=False), (3, 4, 5, 5)),
     "conv2d same, even kernel": Problem(_conv(2, 2, 3, (2, 4), padding="same"), (3, 2, 5, 6)),
     "conv2d valid 1x1": Problem(_conv(2, 3, 2, 1, padding="valid"), (3, 3, 4, 4)),
+    "conv2d strided 1x1, few inputs": Problem(_conv(2, 2, 6, 1, stride=2), (3, 2, 5, 4)),
+    "conv2d 1x1, few outputs": Problem(_conv(2, 6, 2, 1), (3, 6, 4, 3)),
     "conv2d circular": Problem(_conv(2, 2, 3, 3, padding=1, padding_mode="circular"), (3, 2, 5, 5)),
     "conv2d of one example": Problem(_conv(2, 2, 3, 3, padding=1), (2, 5, 5)),
     "conv2d of an empty batch": Problem(_conv(2, 2, 3, 3, padding=1), (0, 2, 5, 5)),

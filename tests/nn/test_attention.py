@@ -321,7 +321,7 @@ def test_metrics_see_each_projection() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_it_compiles_as_one_graph() -> None:
-    model = br.convert(attention(torch.float32), br.rules.activation_alignment())
+    model = br.convert(attention(torch.float32), br.rules.activation_alignment(fraction=1.0))
     compiled = torch.compile(model, fullgraph=True)
     x = inputs(dtype=torch.float32)[0]
     model(x, x, x)[0].square().sum().backward()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from problems import OUTPUTS
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import backroads as br
 
@@ -61,7 +62,7 @@ class Calls(TorchDispatchMode):
 
 
 CASES = {
-    "linear": (lambda **kw: torch.nn.Linear(5, 3, **kw), (7, 5)),
+    "linear": (lambda **kw: torch.nn.Linear(5, 4, **kw), (3, 5)),  # few rows: second moments would cost more
     "conv2d": (lambda **kw: torch.nn.Conv2d(2, 3, 3, stride=2, **kw), (4, 2, 7, 5)),
 }
 every_case = pytest.mark.parametrize("case", CASES)
@@ -101,7 +102,7 @@ def test_torch_needs_one_map_forward_and_its_two_adjoints_backward(case, first):
 def test_a_rule_computes_its_arithmetic_and_no_more(case, name, first, bias):
     rule = br.get_rule(name)
     if isinstance(rule, br.Alignment):
-        rule = dataclasses.replace(rule, operations=br.Operations())
+        rule = dataclasses.replace(rule, operations=br.Operations(), fraction=1.0)
     forward, backward = counted(case, rule, first, bias=bias)
     extra = EXTRA[name]
     assert +forward.maps == Counter({FORWARD: 1})
@@ -132,6 +133,42 @@ def test_a_step_without_data_terms_costs_what_backpropagation_costs(case):
         y.backward(torch.ones_like(y))
     assert calls.maps == {PULLBACK: 1, OUTER: 1}
     assert calls.copies == []
+
+
+ROWS = 50
+SHAPES = [(3, 8), (8, 3), (8, 8), (60, 60)]  # (inputs, outputs)
+
+
+def multiplications(name: str, rows: int, I: int, O: int) -> int:  # noqa: E741
+    """What the data terms need at least, y being at hand: by products of all rows, or by second moments."""
+    direct, of_x, of_y = rows * I * O, I * I * (rows + O), O * O * (rows + I)
+    return {
+        "amp": min(direct, of_x),
+        "sparse": min(2 * direct, of_x),
+        "null": min(2 * direct, of_y),
+        "amp, sparse": min(2 * direct, of_x),
+        "amp, null": min(2 * direct, direct + of_y, of_x + of_y, of_x + 2 * direct),
+        "sparse, null": min(2 * direct, of_x) + min(2 * direct, of_y),
+        "amp, null, sparse": min(2 * direct, of_x) + min(2 * direct, of_y),
+    }[name]
+
+
+@pytest.mark.parametrize(("I", "O"), SHAPES)
+@pytest.mark.parametrize("kind", ["linear", "conv2d 1x1"])
+@pytest.mark.parametrize(
+    "name", ["amp", "sparse", "null", "amp, sparse", "amp, null", "sparse, null", "amp, null, sparse"]
+)
+def test_second_moments_are_used_where_they_are_cheaper(name, kind, I, O):  # noqa: E741
+    rule = br.Alignment(**dict.fromkeys(name.split(", "), 1.0))
+    if kind == "linear":
+        layer, x = br.nn.Linear(I, O, bias=False, rule=rule), torch.randn(ROWS, I)
+    else:
+        layer, x = br.nn.Conv2d(I, O, 1, bias=False, rule=rule), torch.randn(2, I, 5, 5)
+    y = layer(x)
+    with FlopCounterMode(display=False) as counted:
+        y.sum().backward()
+    task = ROWS * I * O  # dy x^T; x asks for no error
+    assert counted.get_total_flops() == 2 * (task + multiplications(name, ROWS, I, O))
 
 
 @every_case

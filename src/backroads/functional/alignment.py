@@ -71,33 +71,71 @@ def backward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: A
     """dR/dB in closed form, in the layout of W: decay B - amp M[y x^T] + null M[y r^T] + sparse M[z x^T] - self W.
 
     Fused: amp and sparse share the projection of sparse B - amp W and one outer product; without sparse, amp and
-    null share the outer product of y with null r - amp x. Operations on the input only change x: it is the one of the
-    B projection here, and as a batch-centred x has mean 0, M[(W x) x_B^T] = M[(W x_B) x_B^T].
+    null share the outer product of y with null r - amp x. Where the layer is one matrix, sparse and amp may also be
+    taken as (sparse B - amp W) M[x x^T] and null as M[y y^T] B, if that is cheaper: :func:`by_second_moments`.
+    Operations on the input only change x: it is the one of the B projection here, and as a batch-centred x has mean 0,
+    M[(W x) x_B^T] = M[(W x_B) x_B^T].
 
     Args:
         x: (N, ...) input; W, B: weights. y: ``W x`` without bias if the caller has it, else None.
         rule: with ``closed_form``. W is read only if :attr:`Alignment.reads_forward_weight`.
     """
-    _, x, y, x_scale, null_scale = _activities(x, y, W, rule, op)
+    by_x, by_y = by_second_moments(rule, x, W, op, y_at_hand=y is not None)
+    reads_y = bool(rule.null or (rule.amp and not rule.sparse and not by_x))
+    _, x, y, x_scale, null_scale = _activities(x, y, W, rule, op, reads_y)
     W_x, B_x = W.to(x.dtype), B.to(x.dtype)
-    dB: Tensor | None = None
-    if rule.sparse:
-        v = op.project(x, _combine(rule.sparse, B_x, -rule.amp, W_x))
-        dB = op.weight_gradient(x, v, W) * x_scale
-        if rule.null:
-            assert y is not None
-            dB = dB + op.weight_gradient(op.pullback(y, B_x, x), y, W) * (rule.null * null_scale)
-    elif rule.null:
+    terms: list[Tensor] = []
+    if rule.amp and rule.null and not (rule.sparse or by_x or by_y):
         assert y is not None
         r = op.pullback(y, B_x, x)
-        if rule.amp:
-            dB = op.weight_gradient(_combine(rule.null * null_scale, r, -rule.amp * x_scale, x), y, W)
-        else:
-            dB = op.weight_gradient(r, y, W) * (rule.null * null_scale)
-    elif rule.amp:
-        assert y is not None
-        dB = op.weight_gradient(x, y, W) * (-rule.amp * x_scale)
+        terms.append(op.weight_gradient(_combine(rule.null * null_scale, r, -rule.amp * x_scale, x), y, W))
+    else:
+        if by_x:
+            xx = op.second_moment(x, output=False).to(W.dtype)
+            gap = _combine(rule.sparse, B.flatten(1), -rule.amp, W.flatten(1))
+            terms.append((gap @ xx).view_as(W) * x_scale)
+        elif rule.sparse:
+            v = op.project(x, _combine(rule.sparse, B_x, -rule.amp, W_x))
+            terms.append(op.weight_gradient(x, v, W) * x_scale)
+        elif rule.amp:
+            assert y is not None
+            terms.append(op.weight_gradient(x, y, W) * (-rule.amp * x_scale))
+        if by_y:
+            assert y is not None
+            yy = op.second_moment(y, output=True).to(W.dtype)
+            terms.append((yy @ B.flatten(1)).view_as(W) * (rule.null * null_scale))
+        elif rule.null:
+            assert y is not None
+            terms.append(op.weight_gradient(op.pullback(y, B_x, x), y, W) * (rule.null * null_scale))
+    dB = terms[0].to(B.dtype) + terms[1].to(B.dtype) if len(terms) == 2 else terms[0] if terms else None
     return _add_elementwise(dB, rule, B, W)
+
+
+def by_second_moments(rule: Alignment, x: Tensor, W: Tensor, op: Operator, *, y_at_hand: bool) -> tuple[bool, bool]:
+    """Whether (amp and sparse, null) cost less by the second moments of (x, y): only shapes are read.
+
+    In multiplications, with T rows, I inputs and O outputs: sparse (with amp) 2 T I O directly; amp alone T I O, and as
+    much for y if it is not at hand; either T I^2 + O I^2 by the moment of x. Null 2 T I O, or T O^2 + O^2 I by the
+    moment of y. Amp and null fused, without sparse: 2 T I O for both.
+    """
+    if not (rule.amp or rule.sparse or rule.null) or not op.pointwise(W):
+        return False, False
+    O, I = W.shape[:2]  # noqa: E741
+    T = (1 if op.unbatched(x) else x.shape[0]) * op.positions(x, W)
+    if rule.operations.center_input or rule.operations.normalize_input:
+        y_at_hand = False
+    of_x, of_y, direct = T * I * I + O * I * I, T * O * O + O * O * I, T * I * O
+    x_terms = y_terms = 0
+    if rule.sparse:
+        x_terms = 2 * direct
+    elif rule.amp:
+        x_terms = direct if y_at_hand or rule.null else 2 * direct
+    if rule.null:
+        y_terms = 2 * direct
+    fused = rule.amp and rule.null and not rule.sparse
+    if fused and min(of_x, x_terms) + min(of_y, y_terms) >= 2 * direct:
+        return False, False
+    return of_x < x_terms, of_y < y_terms
 
 
 def forward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: Alignment, op: Operator) -> Tensor:
@@ -106,7 +144,8 @@ def forward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: Al
     All data terms share one outer product with x, and amp and null the projection of null r - amp x.
     Arguments as in :func:`backward_gradient`.
     """
-    x_W, x, y, x_scale, null_scale = _activities(x, y, W, rule, op)
+    reads_y = bool(rule.null or rule.sparse)
+    x_W, x, y, x_scale, null_scale = _activities(x, y, W, rule, op, reads_y)
     B_x = B.to(x.dtype)
     v: Tensor | None = None
     if rule.null:
@@ -140,9 +179,9 @@ def gradients_by_differentiation(
 
 
 def _activities(
-    x: Tensor, y: Tensor | None, W: Tensor, rule: Alignment, op: Operator
+    x: Tensor, y: Tensor | None, W: Tensor, rule: Alignment, op: Operator, reads_y: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Scale, Scale]:
-    """Inputs of the W and B projections, y where a term needs it, and the factors that turn sums into M for terms
+    """Inputs of the W and B projections, y if it is read, and the factors that turn sums into M for terms
     quadratic in x and in y."""
     if not (rule.amp or rule.null or rule.sparse):
         return x, x, y, 1.0, 1.0
@@ -155,7 +194,7 @@ def _activities(
     x_W, x_B = _operate_on_input(x.unsqueeze(0) if alone else x, ops)
     if alone:
         x_W, x_B = x_W[0], x_B[0]
-    if y is None and (rule.null or (rule.amp and not rule.sparse) or (rule.sparse and rule.update_forward)):
+    if y is None and reads_y:
         y = op.project(x_W, W.to(x.dtype))
     per_example = _per_example(rule, x, W, op)
     null_scale = _scale(rule, y, per_example) if rule.null and y is not None else 1.0

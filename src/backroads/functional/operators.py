@@ -50,6 +50,14 @@ class Operator(Protocol):
         """Number of places per example at which the map is applied; only the shapes are read."""
         ...
 
+    def pointwise(self, W: Tensor) -> bool:
+        """Whether the map is one matrix, applied alike to the features at every place; see :meth:`second_moment`."""
+        ...
+
+    def second_moment(self, v: Tensor, *, output: bool) -> Tensor:
+        """``sum v v^T`` over batch and positions, (F, F), for v an output or an input; pointwise maps only."""
+        ...
+
     def overlap(self, W: Tensor) -> int:
         """The most positions at which one entry of ``x`` is met; only the shape of W is read."""
         ...
@@ -92,6 +100,12 @@ class LinearMap:
 
     def positions(self, x: Tensor, W: Tensor) -> int:
         return math.prod(x.shape[1:-1])
+
+    def pointwise(self, W: Tensor) -> bool:
+        return True
+
+    def second_moment(self, v: Tensor, *, output: bool) -> Tensor:
+        return self.weight_gradient(v, v, v)
 
     def overlap(self, W: Tensor) -> int:
         return 1
@@ -181,6 +195,20 @@ class ConvolutionMap:
             reach = self.dilation[i] * (W.shape[i - d] - 1) + 1
             count *= (x.shape[i - d] + 2 * self.padding[i] + border[i] - reach) // self.stride[i] + 1
         return count
+
+    def pointwise(self, W: Tensor) -> bool:
+        one_by_one = all(k == 1 for k in W.shape[2:])
+        return one_by_one and self.groups == 1 and not any(self.padding) and not self.border
+
+    def second_moment(self, v: Tensor, *, output: bool) -> Tensor:
+        d = len(self.stride)
+        stride = (1,) * d if output else self.stride
+        for i in range(d):
+            if stride[i] > 1:
+                v = v.index_select(i - d, torch.arange(0, v.shape[i - d], stride[i], device=v.device))
+        features = v.shape[-d - 1]
+        shape_only = v.new_empty(features, features, *(1,) * d)
+        return ConvolutionMap((1,) * d, (0,) * d, (1,) * d, 1).weight_gradient(v, v, shape_only).flatten(1)
 
     def overlap(self, W: Tensor) -> int:
         # Taps are dilation apart and kernels stride apart: every (stride / gcd)-th tap meets a given pixel.
