@@ -32,6 +32,7 @@ RULES: dict[str, br.Rule] = {
     "all five, mean": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="mean"),
     "all five, power": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="power"),
     "all five, overlap": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="overlap"),
+    "two of them, nearest": br.Alignment(decay=0.2, amp=0.3, sparse=0.4, reduction="nearest"),
     "all five, y not kept": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, keep_output=False),
     "all five, update_forward": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, update_forward=True),
     "all five, tied": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, tie_grad=True),

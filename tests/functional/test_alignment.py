@@ -28,7 +28,12 @@ from backroads.functional import (
 )
 
 PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")
-REDUCTIONS = ("sum", "overlap", "mean", "power")
+REDUCTIONS = (
+    "sum",
+    "overlap",
+    "mean",
+    "power",
+)  # "nearest" is not for all primitives: tests/rules/test_fixed_points.py
 LINEAR = LinearMap()
 
 
@@ -131,14 +136,20 @@ def table(
     m_x = m_y = 1 / (x.shape[0] * terms)
     if rule.reduction == "power":
         m_x, m_y = m_x / u.detach().square().mean(), m_y / y.detach().square().mean()
+    m_rows = m_x  # the same, shaped to multiply W
+    if rule.reduction == "nearest":
+        gap = (rule.sparse * B - rule.amp * W).detach().flatten(1)
+        g = p.outer(rule.sparse * z - rule.amp * y, u).detach().flatten(1)
+        m_x = (gap * g).sum(1) / (g * g).sum(1)
+        m_rows = m_x.reshape(-1, *[1] * (W.dim() - 1))
 
     R = rule.decay * B.square().sum() / 2 - rule.self_ * (W * B).sum()
-    R = R - rule.amp * m_x * (y * z).sum()
-    R = R + rule.null * m_y * r.square().sum() / 2 + rule.sparse * m_x * z.square().sum() / 2
-    dB = rule.decay * B - rule.amp * m_x * p.outer(y, u) + rule.null * m_y * p.outer(y, r)
-    dB = dB + rule.sparse * m_x * p.outer(z, u) - rule.self_ * W
-    dW = rule.decay * W - rule.amp * m_x * p.outer(z, x) + rule.null * m_y * p.outer(p.map(r, B), x)
-    dW = dW + rule.sparse * m_x * p.outer(y, x) - rule.self_ * B
+    R = R - rule.amp * (m_x * y * z).sum()
+    R = R + rule.null * m_y * r.square().sum() / 2 + rule.sparse * (m_x * z.square()).sum() / 2
+    dB = rule.decay * B - rule.amp * m_rows * p.outer(y, u) + rule.null * m_y * p.outer(y, r)
+    dB = dB + rule.sparse * m_rows * p.outer(z, u) - rule.self_ * W
+    dW = rule.decay * W - rule.amp * m_rows * p.outer(z, x) + rule.null * m_y * p.outer(p.map(r, B), x)
+    dW = dW + rule.sparse * m_rows * p.outer(y, x) - rule.self_ * B
     return R, dB, dW
 
 

@@ -128,8 +128,9 @@ class FirstOrder:
                 tensors[k] = torch.randn(tensors[k].shape, dtype=torch.float64, generator=generator)
         if isinstance(rule, br.Alignment) and not rule.learns:
             del tensors["backward_weight"]  # a constant
-        # The divisor of "power" is a constant of R, so there dR/dB is not differentiated through it.
-        differentiable = isinstance(rule, br.Alignment) and rule.learns and rule.reduction != "power"
+        # What "power" and "nearest" divide by is a constant of R, so there dR/dB is not differentiated through it.
+        constant = isinstance(rule, br.Alignment) and rule.reduction in ("power", "nearest")
+        differentiable = isinstance(rule, br.Alignment) and rule.learns and not constant
         self.names = list(tensors)
         self.values = [t.clone().requires_grad_() for t in tensors.values()]
         self.wanted = ["x", "weight", "backward_weight"] if differentiable else ["x", "weight"]

@@ -5,6 +5,7 @@ C is M[x x^T], the uncentered second moment of a layer's input; for a convolutio
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -280,14 +281,33 @@ def test_information_alignment_with_too_much_decay_collapses() -> None:
     assert max(abs(w), abs(b)) < 1e-5
 
 
+@pytest.mark.parametrize("rule", [A(amp=0.5, sparse=0.5), A(amp=0.3, sparse=0.6), A(sparse=0.4)], ids=str)
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if "circular" not in p and "empty" not in p])
+def test_a_step_of_rate_one_over_sparse_ends_nearest_to_the_fixed_point(problem: str, rule: br.Alignment) -> None:
+    """Along its own gradient, of any scale of the input: a little more or less ends further away, in every row."""
+    layer = PROBLEMS[problem].layer(dataclasses.replace(rule, reduction="nearest"))
+    target = rule.amp / rule.sparse * layer.weight.detach()
+    for scale in (1.0, 1e-6, 1e6):
+        layer.zero_grad()
+        layer(scale * PROBLEMS[problem].input()).sum().backward()
+        B, step = layer.backward_weight.detach(), layer.backward_weight.grad / rule.sparse
+
+        def away(t: float, B: Tensor = B, step: Tensor = step) -> Tensor:
+            return (B - t * step - target).flatten(1).square().sum(1)
+
+        assert bool((away(1) < away(0)).all())
+        derivative = (away(1.001) - away(0.999)) / (0.002 * away(0))
+        agree(derivative, torch.zeros_like(derivative), 1e-6)
+
+
 INPUTS = {"noise": lambda x: x, "all alike": lambda x: x[:1].expand_as(x), "one pixel": lambda x: x * (x == x.max())}
 
 
 @pytest.mark.parametrize("kind", INPUTS)
 @pytest.mark.parametrize("problem", [p for p in PROBLEMS if "circular" not in p])
-def test_no_layer_is_too_steep_for_activation_alignment(problem: str, kind: str) -> None:
+def test_no_layer_is_too_steep_for_normalised_examples_over_the_overlap(problem: str, kind: str) -> None:
     """Examples of norm 1 over the overlap of kernels: no direction of B has a curvature above 1."""
-    rule = br.rules.activation_alignment(amp=0.0, sparse=1.0, fraction=1.0)
+    rule = A(sparse=1.0, reduction="overlap", operations=br.Operations(normalize_input=True))
     layer = PROBLEMS[problem].layer(rule)
     x = PROBLEMS[problem].input()
     x = INPUTS[kind](x) if x.numel() else x

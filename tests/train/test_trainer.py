@@ -196,7 +196,7 @@ def test_rates_follow_their_schedules() -> None:
 @pytest.mark.parametrize(
     ("rule", "given", "expected"),
     [
-        ("activation_alignment", None, 0.95),
+        ("activation_alignment", None, 0.9),
         ("activation_alignment", 0.0, 0.0),
         ("symmetric_alignment", None, 0.0),
         ("symmetric_alignment", 0.5, 0.5),
@@ -209,13 +209,35 @@ def test_the_momentum_of_b_fits_the_rule(rule: str, given: float | None, expecte
     assert made.param_groups[0]["momentum"] == expected
 
 
-@pytest.mark.parametrize("m", [0.0, MOMENTUM, 0.99])
-def test_the_default_of_activation_alignment_is_stable_under_momentum(m: float) -> None:
-    """Nesterov's method on a quadratic of curvature h: the map of (B, velocity) must have a spectral radius below 1."""
-    h = br.rules.activation_alignment().sparse  # times the largest curvature of any layer, 1
-    # v <- m v + h B;  B <- B - (h B + m v), as torch.optim.SGD does.
-    step = torch.tensor([[1 - h - m * h, -m * m], [h, m]], dtype=torch.float64)
-    assert float(torch.linalg.eigvals(step).abs().max()) < 1
+@pytest.mark.parametrize("kind", ["noise", "one pixel", "one example", "steep", "shifted"])
+@pytest.mark.parametrize("m", [0.0, MOMENTUM])
+def test_the_default_of_activation_alignment_is_stable_under_momentum(m: float, kind: str) -> None:
+    """On hard inputs, fresh in every step or always the same, B ends nearer to W, and never goes far away."""
+    torch.manual_seed(0)
+    layer = br.nn.Conv2d(4, 6, 3, padding=1, rule="activation_alignment", dtype=torch.float64)
+    optimizer = torch.optim.SGD([layer.backward_weight], lr=1.0, momentum=m, nesterov=m > 0)
+    always = torch.randn(1, 4, 6, 6, dtype=torch.float64)
+
+    def distance() -> float:
+        return float((layer.backward_weight - layer.weight).norm())
+
+    first, most = distance(), 0.0
+    for _ in range(300):
+        x = torch.randn(8, 4, 6, 6, dtype=torch.float64)
+        if kind == "one pixel":
+            x = x * (torch.arange(36).view(6, 6) == 14)
+        elif kind == "one example":
+            x = always.expand(8, -1, -1, -1)
+        elif kind == "steep":
+            x = x * 10.0 ** -torch.arange(4.0).view(4, 1, 1)
+        elif kind == "shifted":
+            x = x + 20 * torch.arange(4.0).view(4, 1, 1)
+        optimizer.zero_grad()
+        layer(x).sum().backward()
+        optimizer.step()
+        most = max(most, distance())
+    assert most < 2 * first
+    assert distance() < first
 
 
 def test_decay_spares_vectors_unless_asked() -> None:

@@ -53,17 +53,21 @@ def alignment_value(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: 
     y, z = _forward_output(y, ops), _backward_output(z, ops)
     r = (_backward_output if ops.reconstruction_reversal else _forward_output)(r, ops)
 
+    if rule.reduction == "nearest":
+        v = _combine(rule.sparse, z, -rule.amp, y).detach()
+        rows = _step_to_nearest(op.weight_gradient(x_B.detach(), v, W) * x_scale, B, W, rule).flatten()
+        x_scale = op.add_bias(torch.zeros_like(y), rows * x_scale)  # one factor for each row of W, at every place
     R = 0.5 * rule.decay * B.square().sum() - rule.self_ * (W * B).sum()
     if rule.amp:
-        R = R - rule.amp * x_scale * ((x * r).sum() if ops.reconstruction_amp else (y * z).sum())
+        R = R - rule.amp * (x_scale * (x * r if ops.reconstruction_amp else y * z)).sum()
     if rule.null:
         R = R + 0.5 * rule.null * null_scale * r.square().sum()
     if rule.sparse:
-        R = R + 0.5 * rule.sparse * x_scale * z.square().sum()
+        R = R + 0.5 * rule.sparse * (x_scale * z.square()).sum()
     if rule.update_forward:
         R = R + 0.5 * rule.decay * W.square().sum()
         if rule.sparse:
-            R = R + 0.5 * rule.sparse * x_scale * y.square().sum()
+            R = R + 0.5 * rule.sparse * (x_scale * y.square()).sum()
     return R
 
 
@@ -81,6 +85,7 @@ def backward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: A
         rule: with ``closed_form``. W is read only if :attr:`Alignment.reads_forward_weight`.
     """
     by_x, by_y = by_second_moments(rule, x, W, op, y_at_hand=y is not None)
+    nearest = rule.reduction == "nearest"
     reads_y = bool(rule.null or (rule.amp and not rule.sparse and not by_x))
     _, x, y, x_scale, null_scale = _activities(x, y, W, rule, op, reads_y)
     W_x, B_x = W.to(x.dtype), B.to(x.dtype)
@@ -108,6 +113,8 @@ def backward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: A
             assert y is not None
             terms.append(op.weight_gradient(op.pullback(y, B_x, x), y, W) * (rule.null * null_scale))
     dB = terms[0].to(B.dtype) + terms[1].to(B.dtype) if len(terms) == 2 else terms[0] if terms else None
+    if nearest and dB is not None:
+        dB = dB * _step_to_nearest(dB, B, W, rule)
     return _add_elementwise(dB, rule, B, W)
 
 
@@ -234,12 +241,29 @@ def _combine(a: Scale, u: Tensor, b: Scale, v: Tensor) -> Tensor:
     return u * a + v * b
 
 
+def _step_to_nearest(g: Tensor, B: Tensor, W: Tensor, rule: Alignment) -> Tensor:
+    """The factor on each row of g = M[(sparse B - amp W) x x^T] that makes a step of rate 1 / sparse end nearest to the
+    row's fixed point W* = (amp / sparse) W, shaped to multiply g.
+
+    The point of the line B - t g that is nearest to W* has t = <B - W*, g> / |g|^2, and <B - W*, g> = M|(B - W*) x|^2
+    / sparse is the mismatch of the activities, >= 0. No step is longer than the distance, and each is Kaczmarz's
+    projection (Bull. Acad. Polonaise 1937) on what the batch can tell; with one example, the normalised LMS filter
+    (Nagumo, Noda, IEEE Trans. Automatic Control 12, 1967); Polyak's step (1969), as the least mismatch is known to be 0.
+    """
+    g = g.detach()
+    gap = _combine(rule.sparse, B.detach().to(g.dtype), -rule.amp, W.detach().to(g.dtype))
+    along, square = (gap * g).flatten(1).sum(1), g.square().flatten(1).sum(1)
+    silent = square <= torch.finfo(square.dtype).tiny
+    factor = (along / square.masked_fill(silent, 1.0)).masked_fill(silent, 0.0)
+    return factor.view(-1, *(1,) * (g.dim() - 1))
+
+
 def _per_example(rule: Alignment, x: Tensor, W: Tensor, op: Operator) -> float:
     """1/N, times what the reduction makes of the sum over positions. An empty batch has no terms to divide."""
     rows = 1 if op.unbatched(x) else x.shape[0]
     if rule.reduction == "overlap":
         rows *= op.overlap(W)
-    elif rule.reduction != "sum":
+    elif rule.reduction in ("mean", "power"):
         rows *= op.positions(x, W)
     return 1.0 / max(rows, 1)
 

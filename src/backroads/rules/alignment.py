@@ -17,7 +17,7 @@ from torch import Tensor
 from backroads.errors import RuleError, nearest
 from backroads.rules.base import Rule, check_number
 
-REDUCTIONS = ("sum", "overlap", "mean", "power")
+REDUCTIONS = ("sum", "overlap", "mean", "power", "nearest")
 PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -160,7 +160,9 @@ class Alignment(Rule):
             pixel is met (9 for a 3x3 convolution at stride 1, 4 at stride 2), so that with x of norm 1 no layer's
             second moment of patches has an eigenvalue above 1; "mean" over positions; or "power": mean, and each term
             divided by the mean square of the activity it is quadratic in (x for amp and sparse, y for null), which
-            makes all coefficients dimensionless.
+            makes all coefficients dimensionless. "nearest", for sparse with or without amp: each row's gradient g of the
+            two is brought to the length at which a step of rate 1 / sparse ends nearest to the row's fixed point,
+            (amp / sparse) W: for any input, and whatever its scale.
         operations: what is done to the activities first.
         input_noise: compute R on noise of the input's shape instead of the activity: a :class:`Noise`, its
             distribution's name, its std, or a pair (distribution, std).
@@ -214,6 +216,11 @@ class Alignment(Rule):
         if not 0 < self.fraction <= 1:
             raise RuleError(f"Alignment: fraction must be > 0 and <= 1, got {self.fraction!r}")
         object.__setattr__(self, "fraction", float(self.fraction))
+        if self.reduction == "nearest" and (self.null or not self.closed_form or self.update_forward):
+            raise RuleError(
+                'Alignment: reduction "nearest" is for sparse and amp, without null, update_forward and operations on '
+                f"outputs; got {self!r}; choose another reduction"
+            )
 
     @property
     def coefficients(self) -> dict[str, float]:

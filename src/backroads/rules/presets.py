@@ -12,10 +12,10 @@ from typing import Any
 from backroads.rules.alignment import Alignment, Operations
 from backroads.rules.base import Backprop, DirectFeedback, SignSymmetry
 
-# Each example of norm 1, each pixel counted once: bounded steps in every layer.
-_NORMALISED: dict[str, Any] = {
-    "reduction": "overlap",
-    "operations": Operations(normalize_input=True),
+# Steps as long as is best in each layer, away from the mean that activities after a ReLU share.
+_NEAREST: dict[str, Any] = {
+    "reduction": "nearest",
+    "operations": Operations(center_input=True),
     "fraction": 0.125,
 }
 # Coefficients without units, the same gain in every layer, and covariances in place of second moments.
@@ -99,20 +99,20 @@ def symmetric_alignment(decay: float = 0.3, self_: float = 0.3, **options: Any) 
     return Alignment(decay=decay, self_=self_, **options)
 
 
-def activation_alignment(amp: float = 1.0, sparse: float = 1.0, **options: Any) -> Alignment:
+def activation_alignment(amp: float = 0.5, sparse: float = 0.5, **options: Any) -> Alignment:
     """Activation alignment: ``dB = sparse M[z x^T] - amp M[y x^T]``: makes B x follow W x (weight estimation).
 
-    B settles at ``(amp / sparse) W`` where C = M[x x^T] has full rank, as slowly as C is ill-conditioned. A step of
-    rate 1 is stable while ``sparse`` times the largest eigenvalue of C is below 2. By default each example is centred
-    and brought to norm 1, and sums over positions are divided by the overlap of the kernels, which bounds that
-    eigenvalue by 1 in every layer: 1 is stable for every input, also under Nesterov momentum m, where the bound is
-    (2 + 2 m) / (1 + 2 m) > 4 / 3. What centring takes away, the mean over an example's features, B does not learn. An
-    eighth of the batch is enough (docs/cost.md).
+    B settles at ``(amp / sparse) W`` where C = M[x x^T] has full rank, as slowly as C is ill-conditioned; with plain
+    sums a step of rate 1 is stable while ``sparse`` times the largest eigenvalue of C is below 2. By default each
+    example is centred, and each row's step is as long as brings it nearest to W (``reduction="nearest"``): there is
+    nothing to tune, for any layer and any scale of the input. ``sparse = amp`` is then the share of that step; below 2
+    no step leads away from W, and one half is also right under momentum 0.9 and for a layer used several times. What
+    centring takes away, the mean over an example's features, B learns slowly or not at all. An eighth of the batch is
+    enough: docs/cost.md.
 
-    Source: Kunin et al. 2020. Bringing the input to norm 1 is the normalised LMS filter (Nagumo, Noda, IEEE Trans.
-    Automatic Control 12, 1967).
+    Source: Kunin et al. 2020; for the step, which is ours here, the sources are in the code.
     """
-    return Alignment(amp=amp, sparse=sparse, **{**_NORMALISED, **options})
+    return Alignment(amp=amp, sparse=sparse, **{**_NEAREST, **options})
 
 
 def kolen_pollack(decay: float = 5e-4, **options: Any) -> Alignment:

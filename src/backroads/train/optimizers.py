@@ -12,7 +12,7 @@ from backroads.conversion import aligned_layers, backward_parameters, forward_pa
 from backroads.rules import Alignment
 from backroads.train.settings import TrainConfig
 
-MOMENTUM = 0.95  # of B, under rules with a sparse term
+MOMENTUM = 0.9  # of B, under rules with a sparse term
 
 # Name -> constructor of (groups, rate, momentum).
 _MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

@@ -1,0 +1,298 @@
+"""What a training step costs under each rule, beside the same network of plain torch under backpropagation.
+
+    python benchmarks/step_time.py [--networks resnet20 ...] [--steps 20] [--threads 2] [--device cuda ...]
+
+All contestants live in one process and take their steps in turn (A B C A B C ...), so that whatever slows the machine
+down slows all of them; a row is the median over rounds of the ratio to torch's step of the same round, with its
+quartiles. Beside it:
+
+- floor: what the ratio must be at least: the multiplications of all matrix products and convolutions, counted while a
+  step runs, over torch's, plus the bytes of the elementwise work on B at the memory bandwidth measured here;
+- overhead: measured / floor;
+- memory: peak of live tensors (weights, gradients, optimiser, activities) over torch's, counted on the CPU as tensors
+  are made and freed, on a GPU by its allocator.
+
+BioTorch's layers run in the same rounds where ``biotorch`` is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import backroads as br
+from backroads.conversion import forward_parameters
+from backroads.models import build_model
+from backroads.train.environment import environment
+
+Step = Callable[[], None]
+
+# name: (model, options, shape, batch)
+NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int]] = {
+    "resnet20": ("resnet20", {}, (3, 32, 32), 128),
+    "resnet18": ("resnet18", {}, (3, 224, 224), 16),
+    "mlp, batch 128": ("mlp", {"hidden": [1024, 1024, 1024]}, (1, 28, 28), 128),
+    "mlp, batch 1024": ("mlp", {"hidden": [1024, 1024, 1024]}, (1, 28, 28), 1024),
+    "vit": ("vit", {}, (3, 32, 32), 128),
+    "resnet50": ("resnet50", {}, (3, 224, 224), 256),
+}
+ON_CPU = [name for name in NETWORKS if name != "resnet50"]
+
+TORCH = "torch"
+RULES: dict[str, br.Rule] = {
+    "backprop": br.rules.backprop(),
+    "feedback alignment": br.rules.feedback_alignment(),
+    "direct feedback alignment": br.rules.direct_feedback_alignment(),
+    "sign symmetry": br.rules.sign_symmetry(),
+    "Kolen-Pollack": br.rules.kolen_pollack(),
+    "symmetric alignment": br.rules.symmetric_alignment(),
+    # The data terms of every activity in every step, as in the papers, and with the reduction "power".
+    "weight mirror, all activities": br.Alignment(amp=1e-3, decay=2e-3),
+    "information alignment, all activities": br.Alignment(amp=2e-3, null=2e-3, decay=2e-3),
+    "activation alignment, all activities": br.Alignment(amp=2e-3, sparse=2e-3),
+    "weight mirror, power": br.Alignment(amp=1e-3, decay=2e-3, reduction="power"),
+    "information alignment, power": br.Alignment(amp=2e-3, null=2e-3, decay=2e-3, reduction="power"),
+    "activation alignment, power": br.Alignment(amp=2e-3, sparse=2e-3, reduction="power"),
+    # The defaults.
+    "weight mirror": br.rules.weight_mirror(),
+    "information alignment": br.rules.information_alignment(),
+    "activation alignment": br.rules.activation_alignment(),
+}
+BIOTORCH = {"BioTorch, feedback alignment": "fa", "BioTorch, uniform sign symmetry": "usf"}
+
+
+@dataclasses.dataclass
+class Contestant:
+    """A network, its optimisers and its times."""
+
+    step: Step
+    model: torch.nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    learned: int  # entries of B that are learned
+    made: int  # entries of B that are made from W in each forward pass
+    momentum: bool  # of B
+    seconds: list[float] = dataclasses.field(default_factory=list)
+
+
+def contestant(
+    name: str, network: str, x: torch.Tensor, labels: torch.Tensor, arguments: argparse.Namespace
+) -> Contestant:
+    """Build the network from one seed, convert it, and say what a step is."""
+    model_name, options, shape, _ = NETWORKS[network]
+    torch.manual_seed(0)
+    classes = 10
+    model = build_model(model_name, classes=classes, shape=shape, options=options)
+    rule = RULES.get(name)
+    if rule is not None:
+        br.convert(model, rule, generator=1)
+    elif name in BIOTORCH:
+        from biotorch.module.biomodule import BioModule
+
+        model = BioModule(model, mode=BIOTORCH[name])
+    model.to(x.device)
+    if arguments.channels_last and x.dim() == 4:
+        model.to(memory_format=torch.channels_last)
+    B = br.backward_parameters(model) if rule is not None and not isinstance(rule, br.rules.Backprop) else []
+    W = forward_parameters(model) if rule is not None else [p for p in model.parameters() if p.requires_grad]
+    learned = B if isinstance(rule, br.Alignment) and rule.learns else []
+    momentum = isinstance(rule, br.Alignment) and (rule.sparse > 0 or rule.tie_grad)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(W, lr=1e-3, momentum=0.9, nesterov=True)]
+    if learned:
+        optimizers.append(torch.optim.SGD(learned, lr=1.0, momentum=0.9 * momentum, nesterov=momentum))
+    call = torch.compile(model) if arguments.compile else model
+
+    def step() -> None:
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
+            loss = F.cross_entropy(call(x), labels)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    made = sum(p.numel() for p in W if p.dim() > 1) if isinstance(rule, br.rules.SignSymmetry) else 0
+    return Contestant(step, model, optimizers, sum(b.numel() for b in learned), made, momentum)
+
+
+def elementwise_bytes(c: Contestant) -> int:
+    """Read W and B and write the gradient, then read both and write B; two more passes with momentum."""
+    passes = 6 + 2 * c.momentum
+    return 4 * (c.learned * passes + c.made * 2)
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second of an elementwise pass over tensors beyond any cache."""
+    a = torch.randn(1 << 26, device=device)
+    b = torch.empty_like(a)
+    times = []
+    for _ in range(6):
+        start = clock(device)
+        torch.add(a, 1.0, out=b)
+        times.append(clock(device) - start)
+    return 2 * a.nbytes / min(times)
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, after all work given to the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def peak_memory(c: Contestant, x: torch.Tensor, labels: torch.Tensor) -> int | None:
+    """Bytes alive at the worst moment of a step, this contestant's alone."""
+    if x.device.type == "cuda":
+        own = sum(t.nbytes for t in [*c.model.parameters(), *c.model.buffers()])
+        own += sum(s.nbytes for o in c.optimizers for p in o.state.values() for s in p.values() if hasattr(s, "nbytes"))
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        c.step()
+        return torch.cuda.max_memory_allocated() - before + own
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    tracker = MemTracker()
+    tracker.track_external(c.model, *c.optimizers, x, labels)
+    try:
+        with tracker:
+            c.step()
+        peak = tracker.get_tracker_snapshot("peak")
+    except Exception as error:  # private to torch, and refuses some models: a number less, not a run less
+        print(f"    memory not counted: {type(error).__name__}: {error}")
+        return None
+    return max(int(sizes["Total"]) for sizes in peak.values())
+
+
+def compare(network: str, names: list[str], arguments: argparse.Namespace, speed: float) -> list[dict[str, Any]]:
+    """The rows of one network."""
+    device = torch.device(arguments.device)
+    _, _, shape, batch = NETWORKS[network]
+    torch.manual_seed(0)
+    x, labels = torch.randn(batch, *shape, device=device), torch.randint(10, (batch,), device=device)
+    if arguments.channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    present = {name: contestant(name, network, x, labels, arguments) for name in names}
+    flops = {}
+    for name, c in present.items():
+        if arguments.compile:  # a compiled graph is counted as the eager one
+            flops[name] = 0
+        else:
+            with FlopCounterMode(display=False) as counter:
+                c.step()
+            flops[name] = counter.get_total_flops()
+        for _ in range(arguments.warmup):
+            c.step()
+    for round_ in range(arguments.steps):
+        for name, c in present.items():
+            start = clock(device)
+            c.step()
+            c.seconds.append(clock(device) - start)
+        if round_ == 0 or (round_ + 1) % 10 == 0:
+            print(f"  {network}: round {round_ + 1}/{arguments.steps}", flush=True)
+    memory = {name: None if arguments.compile else peak_memory(c, x, labels) for name, c in present.items()}
+    base = present[TORCH]
+    seconds = statistics.median(base.seconds)
+    rows = []
+    for name, c in present.items():
+        ratios = [a / b for a, b in zip(c.seconds, base.seconds, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        floor = None
+        if flops[name] and name not in BIOTORCH:
+            floor = flops[name] / flops[TORCH] + elementwise_bytes(c) / speed / seconds
+        ratio_of_memory = memory[name] / memory[TORCH] if memory[name] and memory[TORCH] else None
+        rows.append(
+            {
+                "network": network,
+                "batch": batch,
+                "rule": name,
+                "options": repr(RULES[name]) if name in RULES else "",
+                "rounds": len(ratios),
+                "median_seconds": statistics.median(c.seconds),
+                "ratio": middle,
+                "ratio_quartiles": [low, high],
+                "floor": floor,
+                "overhead": None if floor is None else middle / floor,
+                "memory_ratio": ratio_of_memory,
+                "memory_bytes": memory[name],
+                "flops": flops[name] or None,
+            }
+        )
+    del present
+    gc.collect()
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """As the docs show it."""
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    lines = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        of = [row for row in rows if row["network"] == network]
+        torch_ms = 1000 * next(row for row in of if row["rule"] == TORCH)["median_seconds"]
+        lines += [f"\n{network} (batch {of[0]['batch']}; torch's step: {torch_ms:.0f} ms)\n"]
+        lines += [
+            "| rule | step / torch's | quartiles | floor | overhead | memory / torch's |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in of:
+            low, high = row["ratio_quartiles"]
+            lines.append(
+                f"| {row['rule']} | {row['ratio']:.2f} | {low:.2f} to {high:.2f} | {number(row['floor'])} "
+                f"| {number(row['overhead'])} | {number(row['memory_ratio'])} |"
+            )
+    return "\n".join(lines)
+
+
+def has_biotorch() -> bool:
+    """Whether BioTorch is installed and can be imported."""
+    try:
+        import biotorch.module.biomodule  # noqa: F401
+    except Exception as error:
+        print(f"without BioTorch ({type(error).__name__}: {error}); pip install --no-deps biotorch")
+        return False
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=None)
+    parser.add_argument("--rules", nargs="*", choices=list(RULES), default=list(RULES))
+    parser.add_argument("--steps", type=int, default=20, help="rounds that are timed")
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "step_time.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    networks = arguments.networks or (ON_CPU if arguments.device == "cpu" else list(NETWORKS))
+    names = [TORCH, *arguments.rules, *(BIOTORCH if has_biotorch() else ())]
+    speed = bandwidth(torch.device(arguments.device))
+    before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"rows": []}
+    kept = [row for row in before["rows"] if row["network"] not in networks]
+    rows: list[dict[str, Any]] = []
+    for network in networks:
+        of = [n for n in names if n not in BIOTORCH or network.startswith("resnet")]  # it converts no attention
+        rows += compare(network, of, arguments, speed)
+        result = {"environment": environment(), "bandwidth_bytes_per_second": speed, "rows": [*kept, *rows]}
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
