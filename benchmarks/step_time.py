@@ -193,7 +193,7 @@ def compare(network: str, names: list[str], arguments: argparse.Namespace, speed
         for _ in range(arguments.warmup):
             c.step()
     for round_ in range(arguments.steps):
-        for name, c in present.items():
+        for c in present.values():
             start = clock(device)
             c.step()
             c.seconds.append(clock(device) - start)

@@ -27,7 +27,9 @@ def is_mean_over_batch(rule: br.Rule) -> bool:
     if not isinstance(rule, br.Alignment):
         return True
     centered = rule.operations.batch_center_backward_input or rule.operations.batch_center_forward_output
-    return rule.reduction != "power" and rule.input_noise is None and rule.fraction == 1 and not centered
+    return (
+        rule.reduction not in ("power", "nearest") and rule.input_noise is None and rule.fraction == 1 and not centered
+    )
 
 
 CASES: dict[str, br.Rule] = {

@@ -365,7 +365,10 @@ def test_normalising_a_silent_example_in_low_precision_stays_finite(dtype):
 
 def mean_over_batch(rule: br.Rule) -> br.Rule:
     """The rule, or where it looks at the batch as a whole, the same as a mean over it."""
-    if isinstance(rule, br.Alignment) and (rule.reduction == "power" or rule.operations.batch_center_backward_input):
+    of_the_batch = ("power", "nearest")
+    if isinstance(rule, br.Alignment) and (
+        rule.reduction in of_the_batch or rule.operations.batch_center_backward_input
+    ):
         return dataclasses.replace(rule, reduction="mean", operations=br.Operations())
     return rule
 

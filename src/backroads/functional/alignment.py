@@ -86,7 +86,10 @@ def backward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: A
     """
     by_x, by_y = by_second_moments(rule, x, W, op, y_at_hand=y is not None)
     nearest = rule.reduction == "nearest"
-    reads_y = bool(rule.null or (rule.amp and not rule.sparse and not by_x))
+    # Coefficients are asked in conditions only: kept as a truth value, a compiler would take them for constants.
+    reads_y = False
+    if rule.null or (rule.amp and not rule.sparse and not by_x):
+        reads_y = True
     _, x, y, x_scale, null_scale = _activities(x, y, W, rule, op, reads_y)
     W_x, B_x = W.to(x.dtype), B.to(x.dtype)
     terms: list[Tensor] = []
@@ -139,8 +142,7 @@ def by_second_moments(rule: Alignment, x: Tensor, W: Tensor, op: Operator, *, y_
         x_terms = direct if y_at_hand or rule.null else 2 * direct
     if rule.null:
         y_terms = 2 * direct
-    fused = rule.amp and rule.null and not rule.sparse
-    if fused and min(of_x, x_terms) + min(of_y, y_terms) >= 2 * direct:
+    if rule.amp and rule.null and not rule.sparse and min(of_x, x_terms) + min(of_y, y_terms) >= 2 * direct:
         return False, False
     return of_x < x_terms, of_y < y_terms
 
@@ -151,7 +153,9 @@ def forward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: Al
     All data terms share one outer product with x, and amp and null the projection of null r - amp x.
     Arguments as in :func:`backward_gradient`.
     """
-    reads_y = bool(rule.null or rule.sparse)
+    reads_y = False
+    if rule.null or rule.sparse:
+        reads_y = True
     x_W, x, y, x_scale, null_scale = _activities(x, y, W, rule, op, reads_y)
     B_x = B.to(x.dtype)
     v: Tensor | None = None
@@ -245,10 +249,10 @@ def _step_to_nearest(g: Tensor, B: Tensor, W: Tensor, rule: Alignment) -> Tensor
     """The factor on each row of g = M[(sparse B - amp W) x x^T] that makes a step of rate 1 / sparse end nearest to the
     row's fixed point W* = (amp / sparse) W, shaped to multiply g.
 
-    The point of the line B - t g that is nearest to W* has t = <B - W*, g> / |g|^2, and <B - W*, g> = M|(B - W*) x|^2
-    / sparse is the mismatch of the activities, >= 0. No step is longer than the distance, and each is Kaczmarz's
-    projection (Bull. Acad. Polonaise 1937) on what the batch can tell; with one example, the normalised LMS filter
-    (Nagumo, Noda, IEEE Trans. Automatic Control 12, 1967); Polyak's step (1969), as the least mismatch is known to be 0.
+    The point of the line B - t g that is nearest to W* has t = <B - W*, g> / |g|^2, and <B - W*, g>, which is
+    sparse M|(B - W*) x|^2, is the mismatch of the activities, >= 0. No step is longer than the distance. With one
+    example and position it is Kaczmarz's projection (Bull. Acad. Polonaise 1937), the normalised LMS filter (Nagumo,
+    Noda, IEEE Trans. Automatic Control 12, 1967); else twice Polyak's step (1969), the least mismatch being 0.
     """
     g = g.detach()
     gap = _combine(rule.sparse, B.detach().to(g.dtype), -rule.amp, W.detach().to(g.dtype))

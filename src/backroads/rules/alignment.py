@@ -160,8 +160,8 @@ class Alignment(Rule):
             pixel is met (9 for a 3x3 convolution at stride 1, 4 at stride 2), so that with x of norm 1 no layer's
             second moment of patches has an eigenvalue above 1; "mean" over positions; or "power": mean, and each term
             divided by the mean square of the activity it is quadratic in (x for amp and sparse, y for null), which
-            makes all coefficients dimensionless. "nearest", for sparse with or without amp: each row's gradient g of the
-            two is brought to the length at which a step of rate 1 / sparse ends nearest to the row's fixed point,
+            makes all coefficients dimensionless. "nearest", for sparse with or without amp: each row of their gradient
+            is brought to the length at which a step of rate 1 / sparse ends nearest to the row's fixed point,
             (amp / sparse) W: for any input, and whatever its scale.
         operations: what is done to the activities first.
         input_noise: compute R on noise of the input's shape instead of the activity: a :class:`Noise`, its
