@@ -29,14 +29,24 @@ def candidates() -> dict[str, br.Rule]:
         for gain in (1.0, 0.3):
             found[f"weight_mirror {c}, amp x{gain:g}"] = br.rules.weight_mirror(gain * c, c)
             found[f"information_alignment {c}, amp x{gain:g}"] = br.rules.information_alignment(gain * c, c, c)
-    for c in (0.1, 0.2, 0.4):
-        found[f"activation_alignment {c}"] = br.rules.activation_alignment(c, c)
+    for fraction in (0.5, 0.125):
+        found[f"weight_mirror 0.003, fraction {fraction}"] = br.rules.weight_mirror(0.003, 0.003, fraction=fraction)
+        found[f"information_alignment 0.01, amp x0.3, fraction {fraction}"] = br.rules.information_alignment(
+            0.003, 0.01, 0.01, fraction=fraction
+        )
+    for c in (0.25, 0.5, 1.0):
+        for fraction in (1.0, 0.5, 0.125):
+            found[f"activation_alignment {c}, fraction {fraction}"] = br.rules.activation_alignment(
+                c, c, fraction=fraction
+            )
+    bounded: dict[str, Any] = {"reduction": "overlap", "operations": br.Operations(normalize_input=True)}
     centred: dict[str, Any] = {
         "reduction": "power",
         "operations": br.Operations(batch_center_backward_input=True),
     }
-    for c in (0.003, 0.01, 0.03, 0.1):
-        found[f"activation_alignment {c}, power"] = br.rules.activation_alignment(c, c, **centred)
+    found["activation_alignment 1, overlap"] = br.rules.activation_alignment(1.0, 1.0, fraction=1.0, **bounded)
+    for c in (0.003, 0.01, 0.03):
+        found[f"activation_alignment {c}, power"] = br.rules.activation_alignment(c, c, fraction=1.0, **centred)
     plain: dict[str, Any] = {"operations": br.Operations()}
     found["weight_mirror 0.01 not centred"] = br.rules.weight_mirror(0.01, 0.01, **plain)
     found["information_alignment 0.01 not centred"] = br.rules.information_alignment(0.01, 0.01, 0.01, **plain)

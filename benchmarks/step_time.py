@@ -161,6 +161,9 @@ def peak_memory(c: Contestant, x: torch.Tensor, labels: torch.Tensor) -> int | N
         return torch.cuda.max_memory_allocated() - before + own
     from torch.distributed._tools.mem_tracker import MemTracker
 
+    fixed = [p for p in c.model.parameters() if not p.requires_grad]
+    for p in fixed:  # the tracker hooks every parameter; a B that no graph reaches gets no gradient all the same
+        p.requires_grad_(True)
     tracker = MemTracker()
     tracker.track_external(c.model, *c.optimizers, x, labels)
     try:
@@ -170,6 +173,9 @@ def peak_memory(c: Contestant, x: torch.Tensor, labels: torch.Tensor) -> int | N
     except Exception as error:  # private to torch, and refuses some models: a number less, not a run less
         print(f"    memory not counted: {type(error).__name__}: {error}")
         return None
+    finally:
+        for p in fixed:
+            p.requires_grad_(False)
     return max(int(sizes["Total"]) for sizes in peak.values())
 
 
@@ -193,7 +199,9 @@ def compare(network: str, names: list[str], arguments: argparse.Namespace, speed
         for _ in range(arguments.warmup):
             c.step()
     for round_ in range(arguments.steps):
-        for c in present.values():
+        # Another order in each round, so that nobody always follows the same one.
+        order = torch.randperm(len(present), generator=torch.Generator().manual_seed(round_)).tolist()
+        for c in [list(present.values())[i] for i in order]:
             start = clock(device)
             c.step()
             c.seconds.append(clock(device) - start)

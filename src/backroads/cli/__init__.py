@@ -34,8 +34,12 @@ def main(words: list[str] | None = None) -> None:
 
     Exit status: 0 done, 1 a run that failed, 2 bad input, 128 + signal interrupted.
     """
+    words = sys.argv[1:] if words is None else words
     try:
-        app(sys.argv[1:] if words is None else words, exit_on_error=False, print_error=False)
+        if len(words) == 2 and words[1] in ("--help", "-h") and words[0] in app:
+            app.help_print(words[:1])  # cyclopts would first parse the words as a call, a fifth of the time
+        else:
+            app(words, exit_on_error=False, print_error=False)
     except RunError as error:
         print(f"backroads: {error}", file=sys.stderr)
         sys.exit(1)
