@@ -1,10 +1,12 @@
 """Every rule on CIFAR-10 with one recipe and the same seeds: the accuracies of the README.
 
     python benchmarks/cifar10.py --data folder:PATH --runs PATH [--model resnet8 --epochs 10] [--rules ...]
+    python benchmarks/cifar10.py --data folder:PATH --runs PATH --rules activation_alignment --options fraction=1
 
 A run is a folder under ``--runs``; a run that was interrupted goes on from its last checkpoint when the command is
 given again, and a finished one is not repeated, so the table can grow over days. After each run the results of all
-finished ones are collected into ``--out``. Defaults of the rules are used as they are.
+finished ones are collected into ``--out``. Defaults of the rules are used as they are, unless ``--options`` changes
+them: such a variant has rows of its own.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ def settings(arguments: argparse.Namespace, rule: str, seed: int) -> dict[str, A
         "augment": "crop_flip",
         "model": arguments.model,
         "rule": rule,
+        "rule_options": dict(option.split("=", 1) for option in arguments.options),
         "epochs": arguments.epochs,
         "batch_size": 128,
         "learning_rate": 0.1,
@@ -66,7 +69,7 @@ def settings(arguments: argparse.Namespace, rule: str, seed: int) -> dict[str, A
 
 def collect(runs: Path, model: str, epochs: int) -> dict[str, Any]:
     """The finished runs of one model and length, a row a rule."""
-    found: dict[str, dict[int, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]] = {}
+    found: dict[tuple[str, str], dict[int, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]] = {}
     for folder in sorted(runs.iterdir()):
         if not (folder / "results.json").exists():
             continue
@@ -74,11 +77,12 @@ def collect(runs: Path, model: str, epochs: int) -> dict[str, Any]:
         if (config["model"], config["epochs"]) != (model, epochs):
             continue
         results, where = (json.loads((folder / f"{n}.json").read_text()) for n in ("results", "environment"))
-        found.setdefault(config["rule"], {})[config["seed"]] = (results, where, config)
+        options = ", ".join(f"{k}={v}" for k, v in sorted(config.get("rule_options", {}).items()))
+        found.setdefault((config["rule"], options), {})[config["seed"]] = (results, where, config)
     rows = []
-    baseline = {seed: run[0]["eval_accuracy"] for seed, run in found.get("backprop", {}).items()}
-    for rule in sorted(found, key=RULES.index):
-        by_seed = found[rule]
+    baseline = {seed: run[0]["eval_accuracy"] for seed, run in found.get(("backprop", ""), {}).items()}
+    for rule, options in sorted(found, key=lambda key: (RULES.index(key[0]), key[1])):
+        by_seed = found[rule, options]
         accuracies = {seed: run[0]["eval_accuracy"] for seed, run in by_seed.items()}
         good = [a for a in accuracies.values() if a is not None]
         gaps = [100 * (a - baseline[s]) for s, a in accuracies.items() if a is not None and baseline.get(s) is not None]
@@ -86,6 +90,7 @@ def collect(runs: Path, model: str, epochs: int) -> dict[str, Any]:
         rows.append(
             {
                 "rule": rule,
+                "options": options,
                 "n": len(by_seed),
                 "seeds": sorted(by_seed),
                 "accuracies": [accuracies[s] for s in sorted(by_seed)],
@@ -120,7 +125,8 @@ def table(results: dict[str, Any]) -> str:
             accuracy += f" ± {100 * row['accuracy_std']:.2f}"
         gap = "-" if row["gap_points"] is None else f"{row['gap_points']:+.2f}"
         angle = "-" if row["weight_angle_mean"] is None else f"{row['weight_angle_mean']:.1f}°"
-        lines.append(f"| {row['rule'].replace('_', ' ')} | {row['n']} | {accuracy} | {gap} | {angle} |")
+        options = f" ({row['options']})" if row["options"] else ""
+        lines.append(f"| {row['rule'].replace('_', ' ')}{options} | {row['n']} | {accuracy} | {gap} | {angle} |")
     return "\n".join(lines)
 
 
@@ -131,6 +137,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet8")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rules", nargs="*", default=RULES)
+    parser.add_argument("--options", nargs="*", default=[], help="of the rules, as in fraction=1")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", default="fp32")
@@ -147,7 +154,8 @@ def main() -> None:
     arguments.runs.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
         for rule in arguments.rules:
-            folder = arguments.runs / f"{arguments.model}-{arguments.epochs}-{rule}-{seed}"
+            name = "-".join([arguments.model, str(arguments.epochs), rule, *sorted(arguments.options), str(seed)])
+            folder = arguments.runs / name
             if (folder / "results.json").exists():
                 continue
             print(f"{rule}, seed {seed}", flush=True)

@@ -35,6 +35,7 @@ import backroads as br
 from backroads.conversion import forward_parameters
 from backroads.models import build_model
 from backroads.train.environment import environment
+from backroads.train.optimizers import MOMENTUM
 
 Step = Callable[[], None]
 
@@ -109,7 +110,7 @@ def contestant(
     momentum = isinstance(rule, br.Alignment) and (rule.sparse > 0 or rule.tie_grad)
     optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(W, lr=1e-3, momentum=0.9, nesterov=True)]
     if learned:
-        optimizers.append(torch.optim.SGD(learned, lr=1.0, momentum=0.9 * momentum, nesterov=momentum))
+        optimizers.append(torch.optim.SGD(learned, lr=1.0, momentum=MOMENTUM * momentum, nesterov=momentum))
     call = torch.compile(model) if arguments.compile else model
 
     def step() -> None:

@@ -6,7 +6,8 @@ A page has a line such as ``<!-- from code: api rules -->``; it is replaced by M
 - ``rules``: the table of all named rules with their defaults;
 - ``rule NAME``: one of them;
 - ``settings``: the settings of ``backroads compare``;
-- ``errors``: the exceptions.
+- ``errors``: the exceptions;
+- ``step_time``: the measured cost of a step, from ``benchmarks/results``.
 
 The build fails for a public name that none of this can describe.
 """
@@ -15,7 +16,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
+import runpy
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -49,7 +53,7 @@ def fill_in(app: Sphinx, page: str, source: list[str]) -> None:
 def generated(what: str) -> str:
     """The Markdown that stands for one mark."""
     kind, _, name = what.partition(" ")
-    makers: dict[str, Any] = {"rules": rules, "settings": settings, "errors": errors}
+    makers: dict[str, Any] = {"rules": rules, "settings": settings, "errors": errors, "step_time": step_time}
     if kind == "api":
         return api(name)
     if kind == "rule":
@@ -132,6 +136,23 @@ def rules() -> str:
     lines = ["| rule | with its defaults |", "|---|---|"]
     lines += [f"| [`{name}`]({name}.md) | `{br.get_rule(name)!r}` |" for name in br.list_rules()]
     return "\n".join(lines)
+
+
+def step_time() -> str:
+    """The tables of ``benchmarks/step_time.py`` and what they were measured on."""
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    table = runpy.run_path(str(benchmarks / "step_time.py"))["table"]
+    parts = []
+    for file in sorted((benchmarks / "results").glob("step_time*.json")):
+        result = json.loads(file.read_text())
+        where = result["environment"]
+        parts.append(table(result["rows"]))
+        parts.append(
+            f"`{where['command']}`: {where['device'] if where['device'] != 'cpu' else where['cpu']}, "
+            f"{where['threads']} threads, torch {where['torch']}, Python {where['python']}, commit {where['commit']}; "
+            f"{result['bandwidth_bytes_per_second'] / 1e9:.1f} GB/s."
+        )
+    return "\n\n".join(parts)
 
 
 def settings() -> str:

@@ -231,7 +231,7 @@ def _add_elementwise(data: Tensor | None, rule: Alignment, own: Tensor, other: T
         return sum(terms, start=torch.zeros_like(own) if g is None else g)
     if rule.decay:
         if g is None and rule.decay == rule.self_:
-            return (own - other) if rule.decay == 1 else (own - other) * rule.decay
+            return (own - other) if rule.decay == 1 else (own - other).mul_(rule.decay)
         g = own * rule.decay if g is None else torch.add(g, own, alpha=rule.decay)
     if rule.self_:
         g = other * -rule.self_ if g is None else torch.sub(g, other, alpha=rule.self_)

@@ -106,7 +106,7 @@ def activation_alignment(amp: float = 0.5, sparse: float = 0.5, **options: Any) 
     sums a step of rate 1 is stable while ``sparse`` times the largest eigenvalue of C is below 2. By default each
     example is centred, and each row's step is as long as brings it nearest to W (``reduction="nearest"``): there is
     nothing to tune, for any layer and any scale of the input. ``sparse = amp`` is then the share of that step; below 2
-    no step leads away from W, and one half is also right under momentum 0.9 and for a layer used several times. What
+    no step leads away from W, and one half stands momentum up to 0.7 and a layer that is used several times. What
     centring takes away, the mean over an example's features, B learns slowly or not at all. An eighth of the batch is
     enough: docs/cost.md.
 
