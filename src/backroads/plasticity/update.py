@@ -1,0 +1,64 @@
+"""The change of a plastic weight: local, and with a gradient that keeps nothing the forward pass does not need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def plastic_update(W: Tensor, P: Tensor, a: Tensor, q: Tensor, *, oja: bool, mu: float = 1.0) -> Tensor:
+    """W + mu P o D, the weights after one step.
+
+    Hebb: D = sum_m q a^T. Oja: D = sum_m q a^T - diag(sum_m q^2) W, that is q_i (a_j - q_i W_ij) for each sample.
+
+    Args:
+        W: (E, n_out, n_in). P: anything that broadcasts to (n_out, n_in). a: presynaptic, (E, m, n_in).
+        q: shifted postsynaptic, (E, m, n_out). oja: or Hebb. mu: a factor.
+
+    Returns:
+        (E, n_out, n_in).
+
+    Source: Oja, "A simplified neuron model as a principal component analyzer", 1982; in this form Lindsey and
+    Litwin-Kumar 2020.
+    """
+    return _Update.apply(W, P, a, q, oja, mu)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Update(torch.autograd.Function):
+    """Autograd's own gradient of the formula would keep D, as large as W, for each step: twice the memory."""
+
+    @staticmethod
+    def forward(ctx: Any, W: Tensor, P: Tensor, a: Tensor, q: Tensor, oja: bool, mu: float) -> Tensor:
+        ctx.save_for_backward(W, P, a, q)
+        ctx.oja, ctx.mu = oja, mu
+        return torch.addcmul(W, P, _change(W, a, q, oja), value=mu)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:
+        W, P, a, q = ctx.saved_tensors
+        dP = None
+        if ctx.needs_input_grad[1]:
+            dP = _change(W, a, q, ctx.oja).mul_(G)
+            dP = (dP if dP.shape == P.shape else dP.sum_to_size(P.shape)).mul_(ctx.mu)
+        H = G * P  # of D
+        if ctx.mu != 1.0:
+            H.mul_(ctx.mu)
+        da = torch.bmm(q, H) if ctx.needs_input_grad[2] else None
+        dq = torch.bmm(a, H.mT) if ctx.needs_input_grad[3] else None
+        dW: Tensor | None = G
+        if ctx.oja:
+            r = q.square().sum(1).unsqueeze(2)
+            dW = torch.addcmul(G, r, H, value=-1) if ctx.needs_input_grad[0] else None
+            if dq is not None:
+                dq.addcmul_(q, H.mul_(W).sum(2).unsqueeze(1), value=-2)
+        return dW, dP, da, dq, None, None
+
+
+def _change(W: Tensor, a: Tensor, q: Tensor, oja: bool) -> Tensor:
+    """D, in memory of its own."""
+    D = torch.bmm(q.mT, a)
+    return D.addcmul_(q.square().sum(1).unsqueeze(2), W, value=-1) if oja else D
