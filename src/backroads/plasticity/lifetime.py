@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from backroads.errors import UsageError
 from backroads.plasticity.check import check_meta, check_stream, count_layers
 from backroads.plasticity.rule import LocalRule, RuleName, SignalName
-from backroads.plasticity.update import plastic_update
+from backroads.plasticity.update import linear, plastic_update
 
 Meta = Mapping[str, Tensor]
 Weights = dict[str, Tensor]
@@ -154,15 +154,6 @@ def loss_of(yhat: Tensor, y: Tensor) -> Tensor:
         return (yhat - y).square().flatten(1).mean(1)
     flat: Tensor = F.cross_entropy(yhat.flatten(0, -2), y.flatten(), reduction="none")
     return flat.view(y.shape).flatten(1).mean(1)
-
-
-def linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
-    """x (E, N, n_in) -> (E, N, n_out), with one W and b for all, or (E, n_out, n_in) and (E, n_out)."""
-    if W.dim() == 2 and b.dim() == 1:
-        return F.linear(x, W, b)
-    W = W if W.dim() == 3 else W.expand(len(x), *W.shape)
-    z = torch.baddbmm(b.unsqueeze(-2), x, W.mT)
-    return z
 
 
 class _Life:
