@@ -128,7 +128,7 @@ def runtime(config: TrainConfig) -> Iterator[Runtime]:
             f"batch_size: expected a multiple of {parts} ({world} processes, accumulate {config.accumulate}), "
             f"got {config.batch_size}; the next is {-(-config.batch_size // parts) * parts}"
         )
-    device = _device(config.device, local)
+    device = find_device(config.device, local)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.deterministic:
@@ -150,7 +150,8 @@ def runtime(config: TrainConfig) -> Iterator[Runtime]:
             dist.destroy_process_group()
 
 
-def _device(name: str, local: int) -> torch.device:
+def find_device(name: str, local: int = 0) -> torch.device:
+    """The device of a setting, "auto" for what is there; raises ConfigError for one that is not."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,0 +1,103 @@
+"""What lifetimes see: some tasks, the stream of their examples, and a query."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Split = Literal["train", "validation", "test"]
+Order = Literal["iid", "continual"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+    """E episodes of T steps of m samples, and a query of Q samples each.
+
+    Each input is there once, so that a frozen front sees it once.
+
+    Attributes:
+        inputs: (K, ...). support: (E, T, m), query: (E, Q): indices of inputs.
+        y: (E, T, m, n_out) or labels (E, T, m). y_query: (E, Q, n_out) or (E, Q).
+        task: (E, T), position of the task that a step belongs to, 0 to N - 1. task_query: (E, Q).
+        classes_query: (E, Q), the number of the class in its split, for pretraining; None for regression.
+    """
+
+    inputs: Tensor
+    support: Tensor
+    y: Tensor
+    query: Tensor
+    y_query: Tensor
+    task: Tensor
+    task_query: Tensor
+    classes_query: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """E."""
+        return len(self.support)
+
+    def to(self, device: torch.device) -> Episodes:
+        """The same, on a device."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in fields.items()}
+        return Episodes(**moved)
+
+    def until(self, steps: int) -> Episodes:
+        """The first steps only; the query stays."""
+        return dataclasses.replace(
+            self, support=self.support[:, :steps], y=self.y[:, :steps], task=self.task[:, :steps]
+        )
+
+    def at_once(self) -> Episodes:
+        """All samples of a lifetime in one step."""
+        return dataclasses.replace(
+            self, support=self.support.flatten(1)[:, None], y=self.y.flatten(1, 2)[:, None], task=self.task[:, :1]
+        )
+
+
+class Tasks(abc.ABC):
+    """Where episodes come from: a pure function of a split, a number and the sizes asked for.
+
+    Attributes:
+        shape: of an input.
+    """
+
+    shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def episodes(self, split: Split, number: int, count: int, *, tasks: int | None = None) -> Episodes:
+        """Episodes of a split: always the same for the same number.
+
+        Args:
+            split: whose tasks. number: which draw. count: how many. tasks: N, if not the settings'.
+
+        Raises:
+            ConfigError: if the split cannot fill them.
+        """
+
+    @abc.abstractmethod
+    def check(self, split: Split, tasks: int) -> None:
+        """Raises ConfigError if the split cannot fill an episode of so many tasks."""
+
+
+def seeded(*words: int) -> torch.Generator:
+    """A generator of its own for each sequence of numbers."""
+    state = 0
+    for word in words:  # the mixer of splitmix64: neighbours get unrelated seeds
+        state = (state * 6364136223846793005 + word + 0x9E3779B97F4A7C15) % 2**64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
+        state ^= state >> 31
+    return torch.Generator().manual_seed(state % 2**63)
+
+
+SPLITS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
+
+
+def ordered(task: Tensor, order: Order, generator: torch.Generator) -> Tensor:
+    """A permutation of the steps whose tasks are given, (T,): mixed, or as they are."""
+    return torch.randperm(len(task), generator=generator) if order == "iid" else torch.arange(len(task))
