@@ -20,6 +20,7 @@ app = cyclopts.App(
 for _name, _place, _help in (
     ("compare", "compare:compare", "Train the same network under several rules, and compare them."),
     ("train", "train:train", "Train a model under a rule, on one machine or, started by torchrun, on many."),
+    ("meta", "meta:meta", "Learn to learn with feedback and local plasticity."),
     ("eval", "runs:evaluate", "Evaluate a run's model: loss, top-1 and top-5 over every image once."),
     ("export", "runs:export", "Write a run's model as plain torch weights and as a torch.export program."),
     ("report", "runs:report", "Write RUN/report.html from what the run has written so far."),
@@ -55,10 +56,12 @@ def _message(error: Exception) -> str:
     """What to say: for a wrong value, pydantic's findings as ours."""
     from pydantic import ValidationError
 
+    from backroads.plasticity.settings import MetaConfig
     from backroads.train.config import CompareConfig, explain
     from backroads.train.settings import TrainConfig
 
     cause = error.__cause__
     if isinstance(cause, ValidationError):
-        return explain(cause, TrainConfig if cause.title == TrainConfig.__name__ else CompareConfig)
+        schemas = {schema.__name__: schema for schema in (TrainConfig, MetaConfig)}
+        return explain(cause, schemas.get(cause.title, CompareConfig))
     return str(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backroads.errors import ConfigError, nearest
 from backroads.plasticity.rule import LocalRule
@@ -162,24 +162,6 @@ class MetaConfig(BaseModel):
     checkpoint_every: int = Field(500, ge=1, description="Meta-steps between checkpoints.")
     keep: int = Field(2, ge=1, description="Checkpoints to keep, beside the best.")
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> MetaConfig:
-        if self.learner not in LEARNERS:
-            raise ValueError(f"learner: {self.learner!r} is not known.{nearest(self.learner, LEARNERS)}")
-        if self.is_images and not 2 <= self.tasks <= 1000:
-            raise ValueError(f"tasks: 2 to 1000 classes, got {self.tasks}")
-        if self.is_images and self.tasks > self.head:
-            raise ValueError(f"head: at least {self.tasks} outputs for as many classes, got {self.head}")
-        if not self.is_images and self.head != 1:
-            raise ValueError(f"head: 1 output for sinusoids, got {self.head}")
-        if self.front == "conv" and not self.is_images:
-            raise ValueError("front: 'none' for sinusoids, got 'conv'")
-        if not self.is_images and self.tasks > self.pool:
-            raise ValueError(f"tasks: at most the {self.pool} sinusoids of the pool, got {self.tasks}")
-        if self.frozen > len(self.hidden) + 1:
-            raise ValueError(f"frozen: at most the {len(self.hidden) + 1} linear layers, got {self.frozen}")
-        return self
-
     @property
     def is_images(self) -> bool:
         """Whether tasks are classes of images."""
@@ -203,13 +185,41 @@ def resolve(given: dict[str, Any]) -> MetaConfig:
         ConfigError: naming every wrong field, with the nearest name for unknown ones.
     """
     kind = SINUSOID if given.get("task", "sinusoid") == "sinusoid" else IMAGES
-    learner = LEARNERS.get(str(given.get("learner", "flp")), {})
+    name = str(given.get("learner", "flp"))
+    if name not in LEARNERS:
+        raise ConfigError(f"learner: expected one of {', '.join(LEARNERS)}, got {name!r}.{nearest(name, LEARNERS)}")
+    learner = LEARNERS[name]
     if learner.get("start") == "random_head" and kind is SINUSOID:
         learner = {**learner, "start": "learned"}  # the reference draws heads of classes only
     try:
-        return MetaConfig(**{**kind, **learner, **given})
+        config = MetaConfig(**{**kind, **learner, **given})
     except ValidationError as error:
         raise ConfigError(explain(error, MetaConfig)) from None
+    _check(config)
+    return config
+
+
+def _check(config: MetaConfig) -> None:
+    """Fields fit together; raises ConfigError. Not a validator: flags alone lack what goes with task and learner."""
+    images, linear = config.is_images, len(config.hidden) + 1
+    wrong = [
+        (images and not 2 <= config.tasks <= 1000, f"tasks: expected 2 to 1000 classes, got {config.tasks}"),
+        (
+            images and config.tasks > config.head,
+            f"head: expected at least {config.tasks} outputs for as many classes, got {config.head}",
+        ),
+        (not images and config.head != 1, f"head: expected 1 output for sinusoids, got {config.head}"),
+        (not images and config.front != "none", f"front: expected 'none' for sinusoids, got {config.front!r}"),
+        (
+            not images and config.tasks > config.pool,
+            f"tasks: expected at most the {config.pool} sinusoids of the pool, got {config.tasks}",
+        ),
+        (config.frozen > linear, f"frozen: expected at most the {linear} linear layers, got {config.frozen}"),
+        (min(config.hidden, default=1) < 1, f"hidden: expected numbers of units, got {config.hidden}"),
+        (min(config.strides) < 1, f"strides: expected 1 or more, got {config.strides}"),
+    ]
+    if found := [message for is_wrong, message in wrong if is_wrong]:
+        raise ConfigError("\n".join(found))
 
 
 def differences(old: MetaConfig, new: MetaConfig) -> list[str]:

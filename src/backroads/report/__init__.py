@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from backroads.report.comparison import comparison_page
+from backroads.report.meta import meta_page
+from backroads.report.meta_run import is_meta, read_meta
 from backroads.report.runs import read_run
 from backroads.report.training import training_page
 from backroads.report.training_run import is_training, read_training
 
-__all__ = ["write_report"]
+__all__ = ["write_meta_report", "write_report"]
 
 
 def write_report(folder: Path) -> Path:
-    """Writes ``folder/report.html`` from the files of the run in ``folder``, a comparison or a training.
+    """Writes ``folder/report.html`` from the files of the run in ``folder``, of whatever kind.
 
     A training may still be running, or have ended in any way: the page shows what is there. The page needs nothing
     but itself, and the same folder always gives the same bytes. An older report stays as it is until the new one is
@@ -26,9 +29,27 @@ def write_report(folder: Path) -> Path:
     Raises:
         ConfigError: the folder or one of its files is missing or damaged.
     """
-    target = folder / "report.html"
-    page = training_page(read_training(folder)) if is_training(folder) else comparison_page(read_run(folder))
-    part = folder / f".report-{os.getpid()}.html"
+    if is_meta(folder):
+        page = meta_page([read_meta(folder)])
+    else:
+        page = training_page(read_training(folder)) if is_training(folder) else comparison_page(read_run(folder))
+    return _written(page, folder / "report.html")
+
+
+def write_meta_report(folders: Sequence[Path], target: Path) -> Path:
+    """Writes one page about several meta-trainings, side by side.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        ConfigError: a folder is none of a meta-training, or one of its files is missing or damaged.
+    """
+    return _written(meta_page([read_meta(folder) for folder in folders]), target)
+
+
+def _written(page: str, target: Path) -> Path:
+    part = target.with_name(f".report-{os.getpid()}.html")
     try:
         part.write_text(page, encoding="utf-8", newline="\n")
         os.replace(part, target)

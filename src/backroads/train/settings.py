@@ -137,22 +137,26 @@ def resolve(data: dict[str, Any]) -> TrainConfig:
         raise ConfigError(explain(error, TrainConfig)) from None
 
 
-def read_settings(source: str) -> dict[str, Any]:
-    """Settings from a TOML file, or from a shipped recipe by its name; raises ConfigError."""
+def read_settings(source: str, kind: str = "") -> dict[str, Any]:
+    """Settings from a TOML file, or from a shipped recipe by its name; raises ConfigError.
+
+    Args:
+        source: the file or the name. kind: "" for recipes of ``backroads train``, "meta" for those of meta-training.
+    """
     if Path(source).exists() or source.endswith(".toml"):
         return read_toml(Path(source))
-    if source in recipes():
-        with resources.as_file(resources.files("backroads") / "recipes" / f"{source}.toml") as path:
+    if source in recipes(kind):
+        with resources.as_file(resources.files("backroads") / "recipes" / kind / f"{source}.toml") as path:
             return read_toml(path)
     raise ConfigError(
-        f"config: {source!r} is neither a file nor a recipe.{nearest(source, recipes())} "
-        f"Recipes: {', '.join(recipes())}"
+        f"config: {source!r} is neither a file nor a recipe.{nearest(source, recipes(kind))} "
+        f"Recipes: {', '.join(recipes(kind))}"
     )
 
 
-def recipes() -> list[str]:
-    """Names of the recipes that ship with the package."""
-    folder = resources.files("backroads") / "recipes"
+def recipes(kind: str = "") -> list[str]:
+    """Names of the recipes that ship with the package, of one kind."""
+    folder = resources.files("backroads") / "recipes" / kind
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
