@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from backroads.cli.progress import progress
 from backroads.errors import ConfigError
-from backroads.plasticity.settings import MetaConfig, differences, resolve
+from backroads.plasticity.settings import MetaConfig, differences, layered, resolve
 from backroads.train.config import read_toml
 from backroads.train.settings import read_settings
 
@@ -45,10 +45,10 @@ def train(
     report.html. SIGTERM and Ctrl-C save a checkpoint and leave with status 128 + signal; the same command with
     --resume goes on, bit for bit.
     """
-    given = {
-        **(read_settings(config, "meta") if config is not None else {}),
-        **(settings.model_dump(include=settings.model_fields_set) if settings is not None else {}),
-    }
+    flags = settings.model_dump(include=settings.model_fields_set) if settings is not None else {}
+    recipe = read_settings(config, "meta") if config is not None else {}
+    recipe.pop("kind", None)  # of a run's own config.toml
+    given = layered(recipe, flags)
     folder = out if out is not None else Path("runs") / f"meta-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     old = _config_of(folder) if resume and (folder / "config.toml").exists() else None
     resolved = resolve(given if old is None else {**old.model_dump(exclude_none=True), **given})

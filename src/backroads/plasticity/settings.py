@@ -185,18 +185,32 @@ def resolve(given: dict[str, Any]) -> MetaConfig:
         ConfigError: naming every wrong field, with the nearest name for unknown ones.
     """
     kind = SINUSOID if given.get("task", "sinusoid") == "sinusoid" else IMAGES
-    name = str(given.get("learner", "flp"))
-    if name not in LEARNERS:
-        raise ConfigError(f"learner: expected one of {', '.join(LEARNERS)}, got {name!r}.{nearest(name, LEARNERS)}")
-    learner = LEARNERS[name]
-    if learner.get("start") == "random_head" and kind is SINUSOID:
-        learner = {**learner, "start": "learned"}  # the reference draws heads of classes only
     try:
-        config = MetaConfig(**{**kind, **learner, **given})
+        config = MetaConfig(**{**kind, **_of_learner(given), **given})
     except ValidationError as error:
         raise ConfigError(explain(error, MetaConfig)) from None
     _check(config)
     return config
+
+
+def layered(recipe: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """A recipe under flags. What makes a learner that the flags name comes between the two: an ablation stays one.
+
+    Raises:
+        ConfigError: for a learner that is not known.
+    """
+    learner = _of_learner({**recipe, **flags}) if "learner" in flags else {}
+    return {**recipe, **learner, **flags}
+
+
+def _of_learner(given: dict[str, Any]) -> dict[str, Any]:
+    name = str(given.get("learner", "flp"))
+    if name not in LEARNERS:
+        raise ConfigError(f"learner: expected one of {', '.join(LEARNERS)}, got {name!r}.{nearest(name, LEARNERS)}")
+    learner = LEARNERS[name]
+    if learner.get("start") == "random_head" and given.get("task", "sinusoid") == "sinusoid":
+        return {**learner, "start": "learned"}  # the reference draws heads of classes only
+    return learner
 
 
 def _check(config: MetaConfig) -> None:

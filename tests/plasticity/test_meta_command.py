@@ -1,0 +1,98 @@
+"""``backroads meta`` from the outside: commands, messages, exit status, and the page."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backroads.cli import main
+
+FLAGS = ["--tasks", "3", "--steps-per-task", "2", "--batch", "4", "--hidden", "6", "5", "--order", "continual"]
+FLAGS += ["--eval-every", "4", "--eval-lifetimes", "3", "--log-every", "2", "--lr-plasticity", "1e-4", "--threads", "1"]
+
+
+def done(*words: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["meta", *words] if words[0] != "report-of" else ["report", *words[1:]])
+    assert left.value.code == 0
+
+
+def test_two_learners_are_trained_measured_analysed_and_shown_side_by_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = []
+    for learner in ("flp", "oml"):
+        runs.append(str(tmp_path / learner))
+        done("train", "--learner", learner, "--meta-steps", "6", "--out", runs[-1], *FLAGS)
+    done("eval", *runs, "--lifetimes", "4", "--ways", "2", "3")
+    done("analyse", *runs, "--lifetimes", "2", "--probes", "3")
+    done("report", *runs, "--out", str(tmp_path / "both.html"))
+    said = capsys.readouterr().out
+    assert "flp: 3 tasks, continual, mean squared error" in said
+    assert "n = 4 lifetimes of test, 95 % interval" in said
+    evaluation = json.loads((tmp_path / "oml" / "evaluation.json").read_text())
+    assert list(evaluation["ways"]) == ["2", "3"]
+    assert evaluation["environment"]["torch"]
+    page = (tmp_path / "both.html").read_text()
+    for part in ("Meta-learning", "Tasks learned", "Within a lifetime", "Retention", "Updates and gradients"):
+        assert f">{part}</h2>" in page
+    assert "Feedback and the way forward" in page
+    assert ">Interference</h2>" in page
+    assert "<script" not in page
+    assert page.count("oml, continual, seed 0") > 5
+    before = (tmp_path / "flp" / "report.html").read_bytes()
+    done("report-of", runs[0])
+    assert (tmp_path / "flp" / "report.html").read_bytes() == before  # the same folder, the same bytes
+    done("train", "--config", f"{runs[0]}/config.toml", "--out", str(tmp_path / "again"))  # the folder repeats the run
+    assert (tmp_path / "again" / "events.jsonl").read_bytes() == (tmp_path / "flp" / "events.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--learner", "flpp"], "Did you mean 'flp'"),
+        (["--taks", "3"], "Did you mean --task"),
+        (["--config", "sinusoid-quik"], "Did you mean 'sinusoid-quick'"),
+        (["--task", "omniglot", "--tasks", "1001"], "tasks: expected"),
+        (["--task", "npz:nowhere.npz"], "expected a file that numpy.savez wrote"),
+        (["--tasks", "500"], "at most the 400 sinusoids"),
+        (["--frozen", "40"], "frozen: expected at most the 9 linear layers"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(
+    tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["meta", "train", *words, "--out", str(tmp_path / "run")])
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "backroads", "meta", "train", "--meta-steps", "100000", *FLAGS]
+    words += ["--out", str(tmp_path / "run")]
+    with subprocess.Popen(
+        words, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        while "meta-step 4/" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "--resume" in said
+    stopped = int(said.partition("meta-step ")[2].partition(";")[0])
+    with pytest.raises(SystemExit) as left:
+        main(["meta", "train", "--resume", "--out", str(tmp_path / "run"), "--lr-forward", "1"])
+    assert left.value.code == 2
+    config = tmp_path / "run" / "config.toml"
+    config.write_text(config.read_text().replace("meta_steps = 100000", f"meta_steps = {stopped + 2}"))
+    done("train", "--resume", "--out", str(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["step"] == stopped + 2

@@ -1,0 +1,242 @@
+"""Meta-training: learners, exact resume, non-finite gradients, evaluation and analysis."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from backroads.errors import ConfigError
+from backroads.plasticity import lifetime, loss_of, predict
+from backroads.plasticity.analysis import analyse, degrees, feedback_angles, interference
+from backroads.plasticity.evaluate import measure
+from backroads.plasticity.lifetime import Stream
+from backroads.plasticity.network import MetaNetwork
+from backroads.plasticity.settings import LEARNERS, MetaConfig, differences, layered, resolve
+from backroads.plasticity.tasks.load import load_tasks
+from backroads.plasticity.trainer import MetaStep, load_run, make_network, meta_train, not_finite
+from backroads.train import checkpoint
+from backroads.train.settings import read_settings, recipes
+from backroads.train.trainer import Progress
+
+SMALL: dict[str, Any] = {
+    "tasks": 3,
+    "steps_per_task": 2,
+    "batch": 4,
+    "hidden": [6, 5],
+    "meta_steps": 8,
+    "eval_every": 4,
+    "eval_lifetimes": 3,
+    "log_every": 3,
+    "checkpoint_every": 2,
+    "lr_plasticity": 1e-4,
+    "threads": 1,
+    "device": "cpu",
+}
+
+
+def small(**changes: Any) -> MetaConfig:
+    return resolve({**SMALL, **changes})
+
+
+def quiet(progress: Progress) -> None:
+    pass
+
+
+class Killed(Exception):
+    pass
+
+
+def last(path: Path) -> checkpoint.Checkpoint:
+    found = checkpoint.load_newest(path / "checkpoints", set_aside=False)[0]
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_every_learner_trains_what_it_should_and_nothing_else(learner: str, tmp_path: Path) -> None:
+    flags = {"learner": learner, "meta_steps": 2} | ({} if "fixed_p" in learner else {"init_plasticity": 1e-3})
+    config = resolve(layered(SMALL, flags))
+    tasks = load_tasks(config)
+    before = make_network(config, tasks).state_dict()
+    results = meta_train(config, tmp_path / "run", quiet)
+    assert results["status"] == "finished"
+    moved = {name for name, value in last(tmp_path / "run").model.items() if not torch.equal(value, before[name])}
+    letters = {name.removeprefix("meta.")[0] for name in moved}
+    fixed = {"flp_fixed_feedback": "Bc", "flp_zero_strength": "s", "flp_fixed_plasticity": "p", "dfa": "Bcps"}
+    assert not letters & set(fixed.get(learner, ""))
+    if learner == "flp_random_start":
+        assert letters == set("Bcps")  # all layers are plastic, and begin anew
+    if learner in ("flp_by_neuron", "flp_by_layer", "flp_hebb", "flp_gate", "flp_linear_feedback"):
+        assert letters == set("WbBcps")
+    if learner == "flp":
+        assert letters == set("WbBcps")
+    if learner in ("oml", "oml_first_order", "sgd_pretrained"):
+        assert letters == set("Wb")
+    if learner == "oml_rates":
+        assert letters == set("Wbp")
+
+
+def test_a_learner_changes_what_its_name_says() -> None:
+    assert small(learner="oml_first_order").local_rule().second_order is False
+    assert small(learner="flp_output_only").local_rule().plastic == "output"
+    assert small(learner="dfa").local_rule().gate == "relu"
+    assert small(learner="flp_hebb", rule="oja").rule == "oja"  # flags override a learner
+    recipe = {**SMALL, "lr_feedback": 1.0, "lr_plasticity": 1.0}
+    assert resolve(layered(recipe, {"learner": "flp_fixed_feedback"})).lr_feedback == 0.0  # a recipe does not
+    assert resolve(layered(recipe, {"learner": "dfa", "lr_plasticity": 2.0})).lr_plasticity == 2.0
+    with pytest.raises(ConfigError, match="Did you mean 'oml'"):
+        small(learner="om")
+
+
+@pytest.mark.parametrize("changes", [{}, {"learner": "flp_random_start", "vary_length": True, "episodes": 2}])
+@pytest.mark.parametrize("stop", [1, 5, 7])
+def test_a_killed_run_that_goes_on_is_the_run_that_never_was(
+    tmp_path: Path, changes: dict[str, Any], stop: int
+) -> None:
+    config = small(**changes)
+    meta_train(config, tmp_path / "whole", quiet)
+
+    def kill(progress: Progress) -> None:
+        if progress.done == stop and progress.line is None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        meta_train(config, tmp_path / "killed", kill)
+    meta_train(config, tmp_path / "killed", quiet, resume=True)
+    whole, killed = last(tmp_path / "whole"), last(tmp_path / "killed")
+    assert all(torch.equal(value, killed.model[name]) for name, value in whole.model.items())
+    assert (tmp_path / "whole" / "events.jsonl").read_bytes() == (tmp_path / "killed" / "events.jsonl").read_bytes()
+
+
+def test_a_run_goes_on_to_more_meta_steps_but_not_with_other_settings() -> None:
+    assert differences(small(), small(meta_steps=9)) == []
+    assert differences(small(), small(lr_forward=1.0)) == ["lr_forward: the run has 0.0001, now 1.0"]
+    assert differences(small(), small(meta_steps=7)) == ["meta_steps: the run has 8, now 7"]
+
+
+def test_gradients_that_are_not_finite_move_nothing_are_named_and_end_the_run(tmp_path: Path) -> None:
+    config = small(init_plasticity=1e6, bad_limit=3, steps_per_task=30)
+    results = meta_train(config, tmp_path / "run", quiet)
+    assert results["status"] == "diverged"
+    assert results["step"] == results["not_finite"] == 3
+    assert "meta.W0" in results["not_finite_by_parameter"]
+    assert "not finite" in results["reason"]
+    before = make_network(config, load_tasks(config)).state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in last(tmp_path / "run").model.items())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["event"] == "not_finite"] == [1, 2, 3]
+
+
+def test_infinities_and_nans_are_both_found_and_large_numbers_are_not() -> None:
+    module = torch.nn.Linear(2, 2)
+    for value, expected in ((float("inf"), ["bias"]), (float("nan"), ["bias"]), (3e38, [])):
+        module.weight.grad, module.bias.grad = torch.zeros(2, 2), torch.full((2,), value)
+        assert not_finite(module) == expected
+
+
+def test_a_meta_step_is_the_gradient_of_the_mean_query_loss() -> None:
+    config = small(episodes=2, init_plasticity=1e-3)
+    tasks = load_tasks(config)
+    network = make_network(config, tasks)
+    episodes = tasks.episodes("train", 0, 2)
+    loss = MetaStep(network).gradient(0, episodes)
+    meta = {name: value.detach().clone().requires_grad_() for name, value in network.letters.items()}
+    seen = Stream(episodes.inputs[episodes.support], episodes.y)
+    weights, _ = lifetime(meta, seen, rule="oja", signal="error")
+    expected = loss_of(predict(meta, weights, episodes.inputs[episodes.query]), episodes.y_query).mean()
+    torch.testing.assert_close(loss, expected.detach())
+    expected.backward()
+    for name, value in meta.items():
+        torch.testing.assert_close(network.letters[name].grad, value.grad)
+
+
+def test_convolutions_have_the_sizes_of_the_reference() -> None:
+    config = resolve({"task": "omniglot", "channels": 4})
+    network = MetaNetwork(config, (1, 84, 84))
+    assert network.front is not None
+    assert network.front.features == 9 * 4  # 41, 39, 19, 17, 8, 3
+    assert {name: tuple(value.shape) for name, value in network.letters.items() if name[0] in "Wps"} == {
+        "W0": (128, 36),
+        "W1": (1000, 128),
+        "p0": (128, 36),
+        "p1": (1000, 128),
+        "s0": (1,),
+    }
+    with pytest.raises(ConfigError, match="too few for convolutions"):
+        MetaNetwork(config, (1, 20, 20))
+
+
+@pytest.mark.parametrize("start", ["zero", "random", "random_head"])
+def test_lifetimes_are_born_as_the_settings_say(start: str) -> None:
+    network = make_network(config := small(start=start), load_tasks(config))
+    generator = torch.Generator().manual_seed(0)
+    born = network.born(3, generator)
+    shapes = {name: tuple(born[name].shape) for name in ("W0", "W2")}
+    assert shapes == {"W0": (6, 4) if start == "random_head" else (3, 6, 4), "W2": (3, 1, 5)}
+    if start == "zero":
+        assert not born["W0"].any()
+    else:
+        assert not torch.equal(born["W2"][0], born["W2"][1])
+
+
+def test_the_course_of_a_lifetime_ends_in_its_score_and_is_the_same_in_any_batch() -> None:
+    config = small(order="continual", init_plasticity=1e-3)
+    tasks = load_tasks(config)
+    network = make_network(config, tasks)
+    found = measure(network, tasks, "test", 4)
+    assert len(found.scores) == 4
+    assert len(found.course) == 3
+    assert sum(found.course[-1]) / 3 == pytest.approx(sum(found.scores) / 4, rel=1e-5)
+    assert found.so_far[-1] == pytest.approx(sum(found.scores) / 4, rel=1e-5)
+    assert found.so_far[0] == found.course[0][0]
+    episodes = tasks.episodes("test", 0, 1)
+    with torch.no_grad():
+        loss = network.query_loss(episodes, torch.Generator())
+    assert found.losses[0] == pytest.approx(float(loss), rel=1e-6)
+
+
+def test_gradient_updates_lie_along_the_gradient_and_backpropagations_feedback_along_the_transpose() -> None:
+    config = small(learner="oml", inner_lr=0.01)
+    tasks = load_tasks(config)
+    network = make_network(config, tasks)
+    found = analyse(network, network, tasks, "test", 2, probes=3)
+    assert found["probes"] == [0, 2, 5] or found["probes"] == [0, 3, 5]
+    assert all(angle < 0.1 for angles in found["update_angle"]["step"].values() for angle in angles)
+    between = found["interference"]
+    assert between["own"] == pytest.approx(between["gradient_own"], rel=1e-3)
+    assert between["cosine"] == pytest.approx(between["gradient_cosine"], rel=1e-3)
+    flp = make_network(config := small(hidden=[6, 5]), tasks)
+    meta = {name: value.detach().clone() for name, value in flp.letters.items()}
+    meta["B0_0"] = (meta["W2"] @ meta["W1"]).T.contiguous()
+    meta["B1_0"] = -meta["W2"].T.contiguous()
+    angles = feedback_angles(meta, {})
+    assert angles == {"0": pytest.approx(0.0, abs=0.1), "1": pytest.approx(180.0, abs=0.1)}
+
+
+def test_interference_is_zero_where_nothing_changes_and_angles_are_those_of_geometry() -> None:
+    config = small(init_plasticity=0.0)
+    tasks = load_tasks(config)
+    network = make_network(config, tasks)
+    episodes = tasks.episodes("test", 0, 1)
+    weights, _, inputs = network.live(episodes, network.letters)
+    assert interference(network, network.letters, weights, episodes, inputs) == {}
+    assert degrees(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])) == pytest.approx(45.0)
+    assert degrees(torch.zeros(2), torch.ones(2)) is None
+
+
+@pytest.mark.parametrize("name", recipes("meta"))
+def test_recipes_are_settings(name: str) -> None:
+    assert resolve(read_settings(name, "meta")).meta_steps > 0
+
+
+def test_a_run_comes_back_from_its_folder(tmp_path: Path) -> None:
+    meta_train(small(), tmp_path / "run", quiet)
+    network, _, found = load_run(tmp_path / "run", "last")
+    assert found.manifest.step == 8
+    assert network.config == small()
+    with pytest.raises(ConfigError, match=r"no config\.toml"):
+        load_run(tmp_path)
