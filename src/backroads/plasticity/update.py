@@ -66,31 +66,38 @@ class _Update(torch.autograd.Function):
     def forward(ctx: Any, W: Tensor, P: Tensor, a: Tensor, q: Tensor, oja: bool, mu: float) -> Tensor:
         ctx.save_for_backward(W, P, a, q)
         ctx.oja, ctx.mu = oja, mu
-        return torch.addcmul(W, P, _change(W, a, q, oja), value=mu)
+        r = q.square().sum(1).unsqueeze(2) if oja else None
+        return torch.addcmul(W, P, _change(W, a, q, r), value=mu)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:
         W, P, a, q = ctx.saved_tensors
-        dP = None
+        r = q.square().sum(1).unsqueeze(2) if ctx.oja else None
+        dP: Tensor | None = None
         if ctx.needs_input_grad[1]:
-            dP = _change(W, a, q, ctx.oja).mul_(G)
-            dP = (dP if dP.shape == P.shape else dP.sum_to_size(P.shape)).mul_(ctx.mu)
+            dP = _summed(_change(W, a, q, r).mul_(G), P.shape)
+            dP = dP if ctx.mu == 1.0 else dP.mul_(ctx.mu)
         H = G * P  # of D
-        if ctx.mu != 1.0:
-            H.mul_(ctx.mu)
+        H = H if ctx.mu == 1.0 else H.mul_(ctx.mu)
         da = torch.bmm(q, H) if ctx.needs_input_grad[2] else None
         dq = torch.bmm(a, H.mT) if ctx.needs_input_grad[3] else None
         dW: Tensor | None = G
-        if ctx.oja:
-            r = q.square().sum(1).unsqueeze(2)
+        if r is not None:
             dW = torch.addcmul(G, r, H, value=-1) if ctx.needs_input_grad[0] else None
             if dq is not None:
                 dq.addcmul_(q, H.mul_(W).sum(2).unsqueeze(1), value=-2)
         return dW, dP, da, dq, None, None
 
 
-def _change(W: Tensor, a: Tensor, q: Tensor, oja: bool) -> Tensor:
-    """D, in memory of its own."""
+def _change(W: Tensor, a: Tensor, q: Tensor, r: Tensor | None) -> Tensor:
+    """D, in memory of its own; r = sum_m q^2, (E, n_out, 1), for Oja's rule."""
     D = torch.bmm(q.mT, a)
-    return D.addcmul_(q.square().sum(1).unsqueeze(2), W, value=-1) if oja else D
+    return D if r is None else D.addcmul_(r, W, value=-1)
+
+
+def _summed(x: Tensor, shape: torch.Size) -> Tensor:
+    """x (E, n_out, n_in) summed to a shape that broadcasts to it; at once where there is nothing to sum."""
+    if len(x) == 1 and shape == x.shape[1:]:
+        return x[0]
+    return x.sum_to_size(shape)
