@@ -103,7 +103,7 @@ class MetaConfig(BaseModel):
     batch: int = Field(32, ge=1, description="Samples of an inner step.")
     pool: int = Field(400, ge=1, description="Sinusoids to meta-train on, drawn once.")
     image_size: int = Field(84, ge=8, description="Pixels of an image's sides.")
-    validation_classes: int = Field(100, ge=0, description="Classes held out of the meta-training ones for choices.")
+    validation_classes: int = Field(100, ge=1, description="Classes held out of the meta-training ones for choices.")
 
     eval_learn: int = Field(15, ge=1, description="Images of a class to learn from in evaluations; the first are.")
     eval_test: int = Field(5, ge=1, description="Images of a class to test on in evaluations, those that follow.")
