@@ -35,7 +35,7 @@ DATA = {
     "MODELS": "The networks by name: `MODELS.get(name)(**options)` makes one, `MODELS.names()` lists them.",
 }
 # In the order in which api.md shows them: a name that several modules offer is described where it comes first.
-MODULES = ("backroads", "rules", "nn", "functional", "conversion", "metrics", "models", "data", "report")
+MODULES = ("backroads", "rules", "nn", "functional", "conversion", "metrics", "plasticity", "models", "data", "report")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -17,9 +17,10 @@ from sphinx.errors import ExtensionError
 IDENTIFIERS = {
     "delta": "δ", "Delta": "Δ", "lambda": "λ", "eta": "η", "mu": "μ", "theta": "θ", "varepsilon": "ε", "pi": "π",
 }  # fmt: skip
-OPERATORS = {
+OPERATORS = {"circ": "∘",
     "top": "⊤", "cdot": "·", "times": "×", "odot": "⊙", "pm": "±", "sim": "∼", "approx": "≈", "propto": "∝", "in": "∈",
     "le": "≤", "ge": "≥", "leftarrow": "←", "partial": "∂", "dots": "…", "sum": "∑",
+    "circ": "∘",
 }  # fmt: skip
 FENCES = {"langle": "⟨", "rangle": "⟩", "lvert": "|", "rvert": "|"}
 NAMES = {"cos", "max"}
@@ -142,8 +143,8 @@ class _Reader:
             return f"<mfrac{small}>{self.argument()}{self.argument()}</mfrac>"
         if name == "sqrt":
             return f"<msqrt>{self.argument()}</msqrt>"
-        if name in ("overline", "dot"):
-            accent = {"overline": '<mo stretchy="true">‾</mo>', "dot": "<mo>˙</mo>"}[name]
+        if name in ("overline", "dot", "hat"):
+            accent = {"overline": '<mo stretchy="true">‾</mo>', "dot": "<mo>˙</mo>", "hat": "<mo>^</mo>"}[name]
             return f'<mover accent="true">{self.argument()}{accent}</mover>'
         if name in ("text", "operatorname"):
             return self.words("mtext" if name == "text" else "mi")
