@@ -19,8 +19,7 @@ IDENTIFIERS = {
 }  # fmt: skip
 OPERATORS = {"circ": "∘",
     "top": "⊤", "cdot": "·", "times": "×", "odot": "⊙", "pm": "±", "sim": "∼", "approx": "≈", "propto": "∝", "in": "∈",
-    "le": "≤", "ge": "≥", "leftarrow": "←", "partial": "∂", "dots": "…", "sum": "∑",
-    "circ": "∘",
+    "le": "≤", "ge": "≥", "leftarrow": "←", "partial": "∂", "dots": "…", "sum": "∑", "circ": "∘",
 }  # fmt: skip
 FENCES = {"langle": "⟨", "rangle": "⟩", "lvert": "|", "rvert": "|"}
 NAMES = {"cos", "max"}
