@@ -17,7 +17,7 @@ from sphinx.errors import ExtensionError
 IDENTIFIERS = {
     "delta": "δ", "Delta": "Δ", "lambda": "λ", "eta": "η", "mu": "μ", "theta": "θ", "varepsilon": "ε", "pi": "π",
 }  # fmt: skip
-OPERATORS = {"circ": "∘",
+OPERATORS = {
     "top": "⊤", "cdot": "·", "times": "×", "odot": "⊙", "pm": "±", "sim": "∼", "approx": "≈", "propto": "∝", "in": "∈",
     "le": "≤", "ge": "≥", "leftarrow": "←", "partial": "∂", "dots": "…", "sum": "∑", "circ": "∘",
 }  # fmt: skip
