@@ -192,7 +192,9 @@ def _activities(ctx: Any, x: Tensor, y: Tensor | None, bias: Tensor | None) -> t
     """The part of x that R is computed on, or noise like it, and of y = W x where it is at hand."""
     op, rule = ctx.op, ctx.rule
     n = 1 if op.unbatched(x) else x.shape[0]
-    rows = max(1, round(rule.fraction * n))
+    # One example alone would be its own mean.
+    least = 2 if rule.operations.batch_center_backward_input or rule.operations.batch_center_forward_output else 1
+    rows = max(min(least, n), round(rule.fraction * n))
     if y is None:
         y = _recall(ctx.kept)
     if rows < n:
