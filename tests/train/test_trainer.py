@@ -196,9 +196,10 @@ def test_rates_follow_their_schedules() -> None:
 @pytest.mark.parametrize(
     ("rule", "given", "expected"),
     [
-        ("activation_alignment", None, 0.9),
+        ("activation_alignment", None, MOMENTUM),
         ("activation_alignment", 0.0, 0.0),
-        ("symmetric_alignment", None, 0.0),
+        ("weight_mirror", None, 0.0),
+        ("symmetric_alignment", None, 0.8),  # W's own
         ("symmetric_alignment", 0.5, 0.5),
         ("kolen_pollack", 0.5, 0.8),  # W's own
     ],
@@ -207,6 +208,24 @@ def test_the_momentum_of_b_fits_the_rule(rule: str, given: float | None, expecte
     made = Optimizers(mlp(rule), resolve({"momentum": 0.8, "backward_momentum": given}), 1).backward
     assert made is not None
     assert made.param_groups[0]["momentum"] == expected
+
+
+@pytest.mark.parametrize(("m", "behind"), [(0.0, 1.0), (0.9, 0.1)])
+def test_momentum_takes_b_where_w_is_going(m: float, behind: float) -> None:
+    """While W moves by u in every step, B under symmetric alignment stays (1 - m) u behind it, from its second step on."""
+    layer = br.nn.Linear(3, 2, rule=br.rules.symmetric_alignment(1.0, 1.0), dtype=torch.float64)
+    backward = Optimizers(layer, resolve({"momentum": 0.9, "backward_momentum": m}), 1).backward
+    u = torch.arange(6.0, dtype=torch.float64).view(2, 3)
+    assert backward is not None
+    for step in range(6):
+        backward.zero_grad()
+        layer(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+        with torch.no_grad():
+            layer.weight += u
+        backward.param_groups[0]["lr"] = 1.0
+        backward.step()
+        if step > 1:
+            torch.testing.assert_close(layer.weight - layer.backward_weight, behind * u)
 
 
 @pytest.mark.parametrize("kind", ["noise", "one pixel", "rarely", "one example", "steep", "shifted"])

@@ -56,8 +56,7 @@ class Optimizers:
             name = "sgd" if config.backward_optimizer == "auto" else config.backward_optimizer
             momentum = config.backward_momentum
             if momentum is None:
-                # What the sparse term minimises is as ill-conditioned as the activities; the others' losses are not.
-                momentum = MOMENTUM if any(rule.sparse for rule in _alignments(model)) else 0.0
+                momentum = _momentum_for(_alignments(model), config)
             self.backward = _MAKERS[name]([{"params": B, "weight_decay": 0.0}], 0.0, momentum)
 
     def set_rates(self, step: int) -> tuple[float, float]:
@@ -124,6 +123,17 @@ def clip(model: torch.nn.Module, limit: float) -> float:
                 own = B * (rule.decay * layer.alignment_scale)
                 B.grad.sub_(own).mul_(scale).add_(own)
     return float(norm)
+
+
+def _momentum_for(rules: list[Alignment], config: TrainConfig) -> float:
+    """Of B, by what its loss asks for."""
+    if any(rule.sparse for rule in rules):  # as ill-conditioned as the activities
+        return MOMENTUM
+    if any(rule.self_ for rule in rules):
+        # B is drawn to the W before the step that W is about to take. At rate 1 and decay = self = 1 Nesterov's B is
+        # W_t + m (W_t - W_(t-1)): as much further as W's own momentum m will carry it.
+        return config.momentum
+    return 0.0
 
 
 def _alignments(model: torch.nn.Module) -> list[Alignment]:

@@ -68,7 +68,8 @@ class TrainConfig(BaseModel):
         None,
         ge=0,
         lt=1,
-        description="Momentum of B (Nesterov), unless it is W's own; None: 0.9 for rules with a sparse term, else 0.",
+        description="Momentum of B (Nesterov), unless it is W's own; None: 0.7 for rules with a sparse term, W's for "
+        "those with self, else 0.",
     )
     backward_schedule: ScheduleName | Literal["same"] = Field(
         "same", description="How B's rate falls; 'same' is as W's. B's rate does not warm up, unless it is W's own."
