@@ -35,7 +35,7 @@ import backroads as br
 from backroads.conversion import forward_parameters
 from backroads.models import build_model
 from backroads.train.environment import environment
-from backroads.train.optimizers import MOMENTUM
+from backroads.train.optimizers import momentum_of_b
 
 Step = Callable[[], None]
 
@@ -107,10 +107,12 @@ def contestant(
     B = br.backward_parameters(model) if rule is not None and not isinstance(rule, br.rules.Backprop) else []
     W = forward_parameters(model) if rule is not None else [p for p in model.parameters() if p.requires_grad]
     learned = B if isinstance(rule, br.Alignment) and rule.learns else []
-    momentum = isinstance(rule, br.Alignment) and (rule.sparse > 0 or rule.tie_grad)
+    momentum = 0.0
+    if isinstance(rule, br.Alignment):
+        momentum = 0.9 if rule.tie_grad else momentum_of_b([rule], 0.9)
     optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(W, lr=1e-3, momentum=0.9, nesterov=True)]
     if learned:
-        optimizers.append(torch.optim.SGD(learned, lr=1.0, momentum=MOMENTUM * momentum, nesterov=momentum))
+        optimizers.append(torch.optim.SGD(learned, lr=1.0, momentum=momentum, nesterov=momentum > 0))
     call = torch.compile(model) if arguments.compile else model
 
     def step() -> None:
@@ -123,7 +125,7 @@ def contestant(
             optimizer.step()
 
     made = sum(p.numel() for p in W if p.dim() > 1) if isinstance(rule, br.rules.SignSymmetry) else 0
-    return Contestant(step, model, optimizers, sum(b.numel() for b in learned), made, momentum)
+    return Contestant(step, model, optimizers, sum(b.numel() for b in learned), made, momentum > 0)
 
 
 def elementwise_bytes(c: Contestant) -> int:

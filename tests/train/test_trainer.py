@@ -212,7 +212,7 @@ def test_the_momentum_of_b_fits_the_rule(rule: str, given: float | None, expecte
 
 @pytest.mark.parametrize(("m", "behind"), [(0.0, 1.0), (0.9, 0.1)])
 def test_momentum_takes_b_where_w_is_going(m: float, behind: float) -> None:
-    """While W moves by u in every step, B under symmetric alignment stays (1 - m) u behind it, from its second step on."""
+    """While W moves by u in every step, B under symmetric alignment stays (1 - m) u behind it."""
     layer = br.nn.Linear(3, 2, rule=br.rules.symmetric_alignment(1.0, 1.0), dtype=torch.float64)
     backward = Optimizers(layer, resolve({"momentum": 0.9, "backward_momentum": m}), 1).backward
     u = torch.arange(6.0, dtype=torch.float64).view(2, 3)

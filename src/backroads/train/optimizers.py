@@ -56,7 +56,7 @@ class Optimizers:
             name = "sgd" if config.backward_optimizer == "auto" else config.backward_optimizer
             momentum = config.backward_momentum
             if momentum is None:
-                momentum = _momentum_for(_alignments(model), config)
+                momentum = momentum_of_b(_alignments(model), config.momentum)
             self.backward = _MAKERS[name]([{"params": B, "weight_decay": 0.0}], 0.0, momentum)
 
     def set_rates(self, step: int) -> tuple[float, float]:
@@ -125,14 +125,14 @@ def clip(model: torch.nn.Module, limit: float) -> float:
     return float(norm)
 
 
-def _momentum_for(rules: list[Alignment], config: TrainConfig) -> float:
-    """Of B, by what its loss asks for."""
+def momentum_of_b(rules: list[Alignment], of_w: float) -> float:
+    """Nesterov momentum of B, where it has an optimiser of its own; ``of_w`` is W's."""
     if any(rule.sparse for rule in rules):  # as ill-conditioned as the activities
         return MOMENTUM
     if any(rule.self_ for rule in rules):
         # B is drawn to the W before the step that W is about to take. At rate 1 and decay = self = 1 Nesterov's B is
         # W_t + m (W_t - W_(t-1)): as much further as W's own momentum m will carry it.
-        return config.momentum
+        return of_w
     return 0.0
 
 
