@@ -244,26 +244,24 @@ def compare(network: str, names: list[str], arguments: argparse.Namespace, speed
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As the docs show it."""
+    """One network's rows as the docs show them."""
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
-    lines = []
-    for network in dict.fromkeys(row["network"] for row in rows):
-        of = [row for row in rows if row["network"] == network]
-        torch_ms = 1000 * next(row for row in of if row["rule"] == TORCH)["median_seconds"]
-        lines += [f"\n{network} (batch {of[0]['batch']}; torch's step: {torch_ms:.0f} ms)\n"]
-        lines += [
-            "| rule | step / torch's | quartiles | floor | overhead | memory / torch's |",
-            "|---|---|---|---|---|---|",
-        ]
-        for row in of:
-            low, high = row["ratio_quartiles"]
-            lines.append(
-                f"| {row['rule']} | {row['ratio']:.2f} | {low:.2f} to {high:.2f} | {number(row['floor'])} "
-                f"| {number(row['overhead'])} | {number(row['memory_ratio'])} |"
-            )
+    torch_ms = 1000 * next(row for row in rows if row["rule"] == TORCH)["median_seconds"]
+    title = rows[0]["network"].partition(",")[0]
+    lines = [
+        f"\n**{title}, batch {rows[0]['batch']}** (torch's step: {torch_ms:.0f} ms; {rows[0]['rounds']} rounds)\n",
+        "| rule | step / torch's | quartiles | floor | overhead | memory / torch's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        low, high = row["ratio_quartiles"]
+        lines.append(
+            f"| {row['rule']} | {row['ratio']:.2f} | {low:.2f} to {high:.2f} | {number(row['floor'])} "
+            f"| {number(row['overhead'])} | {number(row['memory_ratio'])} |"
+        )
     return "\n".join(lines)
 
 
@@ -294,15 +292,13 @@ def main() -> None:
     networks = arguments.networks or (ON_CPU if arguments.device == "cpu" else list(NETWORKS))
     names = [TORCH, *arguments.rules, *(BIOTORCH if has_biotorch() else ())]
     speed = bandwidth(torch.device(arguments.device))
-    before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"rows": []}
-    kept = [row for row in before["rows"] if row["network"] not in networks]
-    rows: list[dict[str, Any]] = []
+    result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for network in networks:
         of = [n for n in names if n not in BIOTORCH or network.startswith("resnet")]  # it converts no attention
-        rows += compare(network, of, arguments, speed)
-        result = {"environment": environment(), "bandwidth_bytes_per_second": speed, "rows": [*kept, *rows]}
+        rows = compare(network, of, arguments, speed)
+        result[network] = {"environment": environment(), "bandwidth_bytes_per_second": speed, "rows": rows}
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(rows))
+        print(table(rows))
 
 
 if __name__ == "__main__":

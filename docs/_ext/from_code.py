@@ -147,14 +147,14 @@ def step_time() -> str:
     table = runpy.run_path(str(benchmarks / "step_time.py"))["table"]
     parts = []
     for file in sorted((benchmarks / "results").glob("step_time*.json")):
-        result = json.loads(file.read_text())
-        where = result["environment"]
-        parts.append(table(result["rows"]))
-        parts.append(
-            f"`{where['command']}`: {where['device'] if where['device'] != 'cpu' else where['cpu']}, "
-            f"{where['threads']} threads, torch {where['torch']}, Python {where['python']}, commit {where['commit']}; "
-            f"{result['bandwidth_bytes_per_second'] / 1e9:.1f} GB/s."
-        )
+        for result in json.loads(file.read_text()).values():
+            where = result["environment"]
+            parts.append(table(result["rows"]))
+            parts.append(
+                f"`{where['command']}`: {where['device'] if where['device'] != 'cpu' else where['cpu']}, "
+                f"{where['threads']} threads, {result['bandwidth_bytes_per_second'] / 1e9:.1f} GB/s, torch "
+                f"{where['torch']}, Python {where['python']}, commit {(where['commit'] or 'unknown')[:7]}."
+            )
     return "\n\n".join(parts)
 
 
