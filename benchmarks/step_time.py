@@ -112,7 +112,10 @@ def contestant(
         momentum = 0.9 if rule.tie_grad else momentum_of_b([rule], 0.9)
     optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(W, lr=1e-3, momentum=0.9, nesterov=True)]
     if learned:
-        optimizers.append(torch.optim.SGD(learned, lr=1.0, momentum=momentum, nesterov=momentum > 0))
+        tied = isinstance(rule, br.Alignment) and rule.tie_grad  # W's own optimiser; else the trainer's for B
+        optimizers.append(
+            torch.optim.SGD(learned, lr=1.0, momentum=momentum, nesterov=momentum > 0, fused=None if tied else True)
+        )
     call = torch.compile(model) if arguments.compile else model
 
     def step() -> None:

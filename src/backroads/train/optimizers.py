@@ -16,9 +16,9 @@ from backroads.train.settings import TrainConfig
 # long run; at 1/2 that stays below 2, from where on steps lead away.
 MOMENTUM = 0.7
 
-# Name -> constructor of (groups, rate, momentum).
+# Name -> constructor of (groups, rate, momentum, ...).
 _MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": lambda p, lr, m: torch.optim.SGD(p, lr=lr, momentum=m, nesterov=m > 0),
+    "sgd": lambda p, lr, m, **options: torch.optim.SGD(p, lr=lr, momentum=m, nesterov=m > 0, **options),
     "adam": lambda p, lr, m: torch.optim.Adam(p, lr=lr, betas=(m, 0.999)),
     "adamw": lambda p, lr, m: torch.optim.AdamW(p, lr=lr, betas=(m, 0.999)),
     "radam": lambda p, lr, m: torch.optim.RAdam(p, lr=lr, betas=(m, 0.999)),
@@ -57,7 +57,9 @@ class Optimizers:
             momentum = config.backward_momentum
             if momentum is None:
                 momentum = momentum_of_b(_alignments(model), config.momentum)
-            self.backward = _MAKERS[name]([{"params": B, "weight_decay": 0.0}], 0.0, momentum)
+            # One pass over B, its gradient and its momentum, where torch has that.
+            fused = {"fused": True} if name == "sgd" and B[0].device.type in ("cpu", "cuda") else {}
+            self.backward = _MAKERS[name]([{"params": B, "weight_decay": 0.0}], 0.0, momentum, **fused)
 
     def set_rates(self, step: int) -> tuple[float, float]:
         """Put this step's rates into the optimisers; returns (rate of W, rate of B)."""
