@@ -302,9 +302,9 @@ def _step_to_nearest(g: Tensor, B: Tensor, W: Tensor, rule: Alignment) -> Tensor
 
 def _row_factor(along: Tensor, g: Tensor) -> Tensor:
     """along / |g|^2 for each row of g, shaped to multiply g; 0 for a row of zeros. Constants of R."""
-    square = torch.linalg.vector_norm(g.detach().flatten(1), dim=1).square()
+    square: Tensor = torch.linalg.vector_norm(g.detach().flatten(1), dim=1).square()
     silent = square <= torch.finfo(square.dtype).tiny
-    factor = (along.detach() / square.masked_fill(silent, 1.0)).masked_fill(silent, 0.0)
+    factor: Tensor = (along.detach() / square.masked_fill(silent, 1.0)).masked_fill(silent, 0.0)
     return factor.view(-1, *(1,) * (g.dim() - 1))
 
 

@@ -506,7 +506,7 @@ def _gain(W: Tensor, B: Tensor, signs_alone: bool) -> Tensor:
     rows = W.flatten(1)
     # <sign W, W> is the sum of |W|; as norms, no row is written before it is summed.
     along = torch.linalg.vector_norm(rows, 1, dim=1) if signs_alone else torch.linalg.vecdot(B.flatten(1), rows)
-    gain = torch.linalg.vector_norm(rows, 2, dim=1).square() / along.where(along > 0, torch.ones_like(along))
+    gain: Tensor = torch.linalg.vector_norm(rows, 2, dim=1).square() / along.where(along > 0, torch.ones_like(along))
     return gain.view(-1, *(1,) * (W.dim() - 1))
 
 
