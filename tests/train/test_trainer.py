@@ -18,7 +18,7 @@ from train.processes import finish
 import backroads as br
 from backroads.errors import ConfigError, RunError
 from backroads.train import checkpoint, trainer
-from backroads.train.optimizers import MOMENTUM, Optimizers, clip, factor
+from backroads.train.optimizers import MOMENTUM, Optimizers, clip, factor, momentum_of_b
 from backroads.train.runtime import Runtime, Stopper, local_gradients
 from backroads.train.settings import resolve
 from backroads.train.step import Stepper, evaluate, first_bad
@@ -208,6 +208,13 @@ def test_the_momentum_of_b_fits_the_rule(rule: str, given: float | None, expecte
     made = Optimizers(mlp(rule), resolve({"momentum": 0.8, "backward_momentum": given}), 1).backward
     assert made is not None
     assert made.param_groups[0]["momentum"] == expected
+
+
+def test_momentum_is_not_for_pulls_to_w_beside_data_or_beyond_w() -> None:
+    """Nesterov's method at rate 1 asks for a decay below (2 + 2 m) / (1 + 2 m), plain descent for one below 2."""
+    assert momentum_of_b([br.rules.symmetric_alignment(1.0, 1.0)], 0.9) == 0.9
+    assert momentum_of_b([br.rules.symmetric_alignment(1.9, 1.9)], 0.9) == 0
+    assert momentum_of_b([br.Alignment(decay=0.5, self_=0.3, amp=0.2)], 0.9) == 0
 
 
 @pytest.mark.parametrize(("m", "behind"), [(0.0, 1.0), (0.9, 0.1)])

@@ -131,7 +131,8 @@ def momentum_of_b(rules: list[Alignment], of_w: float) -> float:
     """Nesterov momentum of B, where it has an optimiser of its own; ``of_w`` is W's."""
     if any(rule.sparse for rule in rules):  # as ill-conditioned as the activities
         return MOMENTUM
-    if any(rule.self_ for rule in rules):
+    data, overshoot = any(rule.amp or rule.null for rule in rules), any(rule.decay > 1 for rule in rules)
+    if any(rule.self_ for rule in rules) and not (data or overshoot):  # those have bounds that momentum would lower
         # B is drawn to the W before the step that W is about to take. At rate 1 and decay = self = 1 Nesterov's B is
         # W_t + m (W_t - W_(t-1)): as much further as W's own momentum m will carry it.
         return of_w

@@ -69,7 +69,7 @@ class TrainConfig(BaseModel):
         ge=0,
         lt=1,
         description="Momentum of B (Nesterov), unless it is W's own; None: 0.7 for rules with a sparse term, W's for "
-        "those with self, else 0.",
+        "those of decay (at most 1) and self alone, else 0.",
     )
     backward_schedule: ScheduleName | Literal["same"] = Field(
         "same", description="How B's rate falls; 'same' is as W's. B's rate does not warm up, unless it is W's own."
