@@ -1,0 +1,173 @@
+"""What a search costs beside the trainings in it, and what a second worker brings.
+
+    python benchmarks/search.py                  # all parts, about ten minutes on two cores
+    python benchmarks/search.py --parts tpe      # one of them
+
+- overhead: a worker's time per trial (sampling, storage, pruning, reports) less the bare training of the same
+  configurations, with the same evaluations, in turns in one process;
+- workers: trials a second of two workers over those of one;
+- tpe: seconds to propose and to write a trial, in a study that grows to 5,000 trials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backroads.search.run import prepare
+from backroads.search.settings import resolve
+from backroads.search.trial import Hooks, load_once, run_trial
+from backroads.search.worker import Desk
+from backroads.train.environment import environment
+from backroads.train.runtime import Runtime
+
+# 22 steps an epoch on the training part of digits: 110 steps a trial.
+SETTINGS: dict[str, Any] = {"epochs": 5, "batch_size": 52, "pruner": "median"}
+
+
+def overhead(trials: int, storage: str | None) -> dict[str, Any]:
+    """Machinery a trial, in ms: time around and within the trial, less that of the training by itself."""
+    torch.set_num_threads(1)
+    here, cache = Runtime(torch.device("cpu")), {}
+    with tempfile.TemporaryDirectory() as folder:
+        config, url = prepare(resolve({**SETTINGS, "trials": trials, "storage": storage}), Path(folder) / "study")
+        from backroads.search.storage import storage_at
+
+        with storage_at(url) as opened:
+            desk = Desk(opened, config.name, config, 0)
+            dataset = load_once(config.training(), cache, here.device)
+            run_trial(config.training(), dataset, here, Hooks())  # warm
+            machinery, bare = [], []
+            for _ in range(trials):
+                began, spent = time.perf_counter(), 0.0
+                claim = desk.take()
+                assert claim is not None
+                spent += time.perf_counter() - began
+
+                def report(epoch: int, value: float, claim: Any = claim) -> bool:
+                    nonlocal spent
+                    at = time.perf_counter()
+                    desk.report(claim, epoch, value)  # its answer is not taken: all trials have 110 steps
+                    spent += time.perf_counter() - at
+                    return False
+
+                training = config.training(**desk.group(claim.slot).settings(claim.params))
+                at = time.perf_counter()
+                inside = spent
+                value = run_trial(training, dataset, here, Hooks(report))
+                bare.append(time.perf_counter() - at - (spent - inside))
+                at = time.perf_counter()
+                desk.ledger.finish(claim, value)
+                desk.settled()
+                machinery.append(spent + time.perf_counter() - at)
+    return {
+        "trials": trials,
+        "machinery_ms": quartiles(machinery),
+        "bare_training_ms": quartiles(bare),
+        "share": statistics.median(machinery) / statistics.median(bare),
+    }
+
+
+def workers(trials: int) -> dict[str, Any]:
+    """Trials a second of one and of two workers, from the first trial's end to the last's."""
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for turn in range(2):
+        for count in (1, 2) if turn % 2 == 0 else (2, 1):
+            with tempfile.TemporaryDirectory() as folder:
+                rates[count].append(_rate(count, trials * count, Path(folder) / "study"))
+    return {
+        "trials_a_second": {str(count): found for count, found in rates.items()},
+        "two_over_one": statistics.fmean(rates[2]) / statistics.fmean(rates[1]),
+    }
+
+
+def _rate(count: int, trials: int, folder: Path) -> float:
+    from backroads.search.run import search, study_in
+
+    given = {**SETTINGS, "pruner": "none", "trials": trials, "workers": count}
+    search(resolve(given), folder, lambda _: None)
+    with study_in(folder) as (storage, config):
+        done = storage.get_all_trials(storage.get_study_id_from_name(config.name), deepcopy=False)
+    # Workers that are still importing train nothing: count from when the last one had its first trial.
+    by_worker: dict[str, list[float]] = {}
+    for trial in done:
+        if trial.datetime_complete is not None:
+            by_worker.setdefault(trial.user_attrs["about"]["worker"], []).append(trial.datetime_complete.timestamp())
+    start = max(min(ends) for ends in by_worker.values())
+    end = min(max(ends) for ends in by_worker.values())
+    inside = [at for ends in by_worker.values() for at in ends if start < at <= end]
+    return len(inside) / (end - start)
+
+
+def tpe(trials: int) -> dict[str, Any]:
+    """Cost of proposing and writing a trial as the study grows; one group, so that the window is what bounds it."""
+    from backroads.search.storage import storage_at
+
+    draw = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        config, url = prepare(resolve({**SETTINGS, "trials": trials}), Path(folder) / "study")
+        with storage_at(url) as storage:
+            desk = Desk(storage, config.name, config, 0)
+            take, rest = [], []
+            for _ in range(trials):
+                began = time.perf_counter()
+                claim = desk.take()
+                assert claim is not None
+                at = time.perf_counter()
+                take.append(at - began)
+                value = 1 - abs(math.log10(claim.params["learning_rate"]) + 1) + 0.01 * draw.random()
+                for epoch in range(1, config.epochs + 1):
+                    desk.report(claim, epoch, value)
+                desk.ledger.finish(claim, value)
+                rest.append(time.perf_counter() - at)
+    marks = [n for n in (100, 500, 1000, 2000, 3000, 4000, 5000) if n <= trials]
+    return {
+        "window": config.window,
+        "take_ms": {str(n): 1000 * statistics.median(take[max(0, n - 50) : n]) for n in marks},
+        "report_and_finish_ms": {str(n): 1000 * statistics.median(rest[max(0, n - 50) : n]) for n in marks},
+    }
+
+
+def quartiles(seconds: list[float]) -> list[float]:
+    """In ms: lower quartile, median, upper quartile."""
+    return [round(1000 * q, 2) for q in statistics.quantiles(seconds, n=4)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=["overhead", "workers", "tpe"])
+    parser.add_argument("--trials", type=int, default=60, help="trials of the parts that train")
+    parser.add_argument("--grown", type=int, default=5000, help="trials of the part that does not")
+    parser.add_argument("--storage", help="a PostgreSQL to use in place of SQLite")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    given = parser.parse_args()
+    results: dict[str, Any] = {
+        "environment": environment(),
+        "load": os.getloadavg(),
+        "threads": threading.active_count(),
+    }
+    for part in given.parts:
+        results[part] = {
+            "overhead": lambda: overhead(given.trials, given.storage),
+            "workers": lambda: workers(given.trials),
+            "tpe": lambda: tpe(given.grown),
+        }[part]()
+        print(part, json.dumps(results[part], indent=2), flush=True)
+    results["load_after"] = os.getloadavg()
+    if given.out is not None:
+        given.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
