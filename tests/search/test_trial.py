@@ -93,7 +93,7 @@ def test_a_trial_can_be_ended_early_with_its_last_accuracy(dataset: Dataset) -> 
 
 
 def test_divergence_is_told_with_step_and_layer(dataset: Dataset) -> None:
-    wild = CONFIG.model_copy(update={"rule_options": {"self_": -1e30, "decay": -1e30}})
+    wild = CONFIG.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(DivergedError, match=r"step \d+ is not finite"):
         run_trial(wild, dataset, HERE, Hooks())
 

@@ -58,6 +58,7 @@ OPERATIONS = dict.fromkeys(
     ),
     _SWITCH,
 )
+ON_INPUT = ("center_input", "normalize_input", "batch_center_backward_input")
 # Of the activities: they change nothing where no term reads activities.
 ACTIVITIES = {
     **OPERATIONS,
@@ -181,6 +182,6 @@ def _of_rule(varies: Mapping[str, Range], name: str) -> dict[str, Range]:
     space = _within(varies, subset)
     if rule.tie_grad:  # Kolen-Pollack's B has W's own decay, rate and optimiser
         return {key: found for key, found in space.items() if key in FORWARD}
-    if rule.reduction == "nearest":  # what makes that rule is how it reduces
-        space.pop("reduction", None)
+    if rule.reduction == "nearest":  # it needs the closed form, and its reduction is what makes it
+        return {key: found for key, found in space.items() if key in ON_INPUT or key not in {*OPERATIONS, "reduction"}}
     return space
