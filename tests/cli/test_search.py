@@ -21,6 +21,13 @@ QUICK = ["--epochs", "2", "--batch-size", "128", "--train.model_options.width", 
 TRIALS = 6
 
 
+def call(*words: str) -> None:
+    """A command in this process, which ends well."""
+    with pytest.raises(SystemExit) as left:
+        main(list(words))
+    assert left.value.code == 0
+
+
 def rows(folder: Path) -> dict[str, list[object]]:
     """Slots by how they were settled."""
     found: dict[str, list[object]] = {}
@@ -60,7 +67,7 @@ def test_an_interrupted_search_goes_on_and_no_trial_is_lost_or_counted_twice(stu
 
 
 def test_status_names_every_rule(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["search", "status", str(study)])
+    call("search", "status", str(study))
     printed = capsys.readouterr().out
     assert "backprop" in printed
     assert "symmetric_alignment" in printed
@@ -70,13 +77,13 @@ def test_status_names_every_rule(study: Path, capsys: pytest.CaptureFixture[str]
 def test_the_best_trains_again_to_the_accuracy_of_its_trial(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["search", "best", str(study), "--group", "symmetric_alignment"])
+    call("search", "best", str(study), "--group", "symmetric_alignment")
     capsys.readouterr()
     path = study / "best-symmetric_alignment.toml"
     assert tomllib.loads(path.read_text())["split"] == "test"
     results = json.loads((study / "results.json").read_text())
     (row,) = [row for row in results["groups"] if row["group"] == "symmetric_alignment"]
-    main(["train", "--config", str(path), "--split", "validation", "--out", str(tmp_path / "run")])
+    call("train", "--config", str(path), "--split", "validation", "--out", str(tmp_path / "run"))
     trained = json.loads((tmp_path / "run" / "results.json").read_text())
     assert trained["eval_accuracy"] == row["best"]
 
@@ -84,7 +91,7 @@ def test_the_best_trains_again_to_the_accuracy_of_its_trial(
 def test_promoted_trials_are_trained_with_fresh_seeds_and_tested(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["search", "promote", str(study), "--top", "2", "--seeds", "2"])
+    call("search", "promote", str(study), "--top", "2", "--seeds", "2")
     first = capsys.readouterr().out
     assert "[4/4]" in first
     found = json.loads((study / "promote.json").read_text())
@@ -93,12 +100,12 @@ def test_promoted_trials_are_trained_with_fresh_seeds_and_tested(
     assert len(used) == 2
     assert 0 not in used  # the trials' own
     assert {training["settings"]["split"] for training in found["trainings"].values()} == {"test"}
-    main(["search", "promote", str(study), "--top", "2", "--seeds", "2"])
+    call("search", "promote", str(study), "--top", "2", "--seeds", "2")
     assert "[1/4]" not in capsys.readouterr().out  # nothing is trained twice
 
 
 def test_transfer_tells_what_is_lost_beside_backprop(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["transfer", str(study), "--models", "mlp", "--seeds", "1"])
+    call("transfer", str(study), "--models", "mlp", "--seeds", "1")
     assert "points lost in transfer" in capsys.readouterr().out
     found = json.loads((study / "transfer.json").read_text())
     assert found["models"] == ["digits_conv", "mlp"]
@@ -131,9 +138,9 @@ def test_a_journal_is_searched_by_workers_and_reaped(tmp_path: Path, capsys: pyt
         dead = Ledger(storage, config.name, 3).take("here:999999999:0", lambda slot: ({}, {}, "symmetric_alignment"))
     assert dead is not None
     assert work(url, config.name, number=0, most=2, say=lambda _: None) == "enough"
-    main(["search", "reap", str(tmp_path / "study")])
+    call("search", "reap", str(tmp_path / "study"))
     assert "freed 0" in capsys.readouterr().out  # another machine's: nothing is known of it
-    main(["search", "reap", str(tmp_path / "study"), "--host", "here"])
+    call("search", "reap", str(tmp_path / "study"), "--host", "here")
     assert "freed 1" in capsys.readouterr().out
     assert work(url, config.name, number=0, say=lambda _: None) == "settled"
     assert sorted(rows(tmp_path / "study")["complete"]) == [0, 1, 2]  # type: ignore[type-var]

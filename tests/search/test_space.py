@@ -13,6 +13,7 @@ from backroads.rules import Alignment, list_rules
 from backroads.search.settings import SearchConfig, differences, resolve
 from backroads.search.space import DIMENSIONS, OPERATIONS, PRIMITIVES, SHORT, SUBSETS, groups_of, range_of
 from backroads.search.storage import hide_password, password_of, without_password
+from backroads.train.settings import read_settings, recipes
 from backroads.train.trainer import rules_of
 
 EVERYTHING = [*SHORT, *(name for name in DIMENSIONS if name not in OPERATIONS)]
@@ -111,3 +112,10 @@ def test_passwords_leave_the_url(url: str, plain: str, password: str | None, mon
     import os
 
     assert os.environ.get("PGPASSWORD") == password
+
+
+@pytest.mark.parametrize("name", recipes("search"))
+def test_every_recipe_gives_each_subset_at_least_20_trials(name: str) -> None:
+    config = resolve(read_settings(name, "search"))
+    assert config.space == "primitives"
+    assert config.trials >= 20 * len(SUBSETS)

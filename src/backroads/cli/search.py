@@ -39,7 +39,7 @@ def search(
     from backroads.train.settings import read_settings
 
     given = {
-        **(read_settings(config) if config is not None else {}),
+        **(read_settings(config, "search") if config is not None else {}),
         **(settings.model_dump(include=settings.model_fields_set) if settings is not None else {}),
     }
     resolved = resolve(given)
