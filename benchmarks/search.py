@@ -3,8 +3,7 @@
     python benchmarks/search.py                  # all parts, about ten minutes on two cores
     python benchmarks/search.py --parts tpe      # one of them
 
-- overhead: a worker's time per trial (sampling, storage, pruning, reports) less the bare training of the same
-  configurations, with the same evaluations, in turns in one process;
+- overhead: what a trial costs beside its training and evaluations (sampling, storage, reports, pruning);
 - workers: trials a second of two workers over those of one;
 - tpe: seconds to propose and to write a trial, in a study that grows to 5,000 trials.
 """
@@ -25,8 +24,9 @@ from typing import Any
 
 import torch
 
-from backroads.search.run import prepare
+from backroads.search.run import prepare, search, study_in
 from backroads.search.settings import resolve
+from backroads.search.storage import storage_at
 from backroads.search.trial import Hooks, load_once, run_trial
 from backroads.search.worker import Desk
 from backroads.train.environment import environment
@@ -37,46 +37,63 @@ SETTINGS: dict[str, Any] = {"epochs": 5, "batch_size": 52, "pruner": "median"}
 
 
 def overhead(trials: int, storage: str | None) -> dict[str, Any]:
-    """Machinery a trial, in ms: time around and within the trial, less that of the training by itself."""
+    """Machinery a trial, in ms: what is done around and within a trial, and its training by itself.
+
+    Of the clock, and of this process's CPU: on a machine that others use, the clock counts their turns as well.
+    """
     torch.set_num_threads(1)
     here, cache = Runtime(torch.device("cpu")), {}
     with tempfile.TemporaryDirectory() as folder:
         config, url = prepare(resolve({**SETTINGS, "trials": trials, "storage": storage}), Path(folder) / "study")
-        from backroads.search.storage import storage_at
-
         with storage_at(url) as opened:
             desk = Desk(opened, config.name, config, 0)
             dataset = load_once(config.training(), cache, here.device)
             run_trial(config.training(), dataset, here, Hooks())  # warm
-            machinery, bare = [], []
+            machinery, whole = Watch(), Watch()
             for _ in range(trials):
-                began, spent = time.perf_counter(), 0.0
-                claim = desk.take()
-                assert claim is not None
-                spent += time.perf_counter() - began
+                with whole:
+                    with machinery:
+                        claim = desk.take()
+                        assert claim is not None
 
-                def report(epoch: int, value: float, claim: Any = claim) -> bool:
-                    nonlocal spent
-                    at = time.perf_counter()
-                    desk.report(claim, epoch, value)  # its answer is not taken: all trials have 110 steps
-                    spent += time.perf_counter() - at
-                    return False
+                    def report(epoch: int, value: float, claim: Any = claim) -> bool:
+                        with machinery:
+                            desk.report(claim, epoch, value)
+                        return False  # its answer is not taken: all trials have 110 steps
 
-                training = config.training(**desk.group(claim.slot).settings(claim.params))
-                at = time.perf_counter()
-                inside = spent
-                value = run_trial(training, dataset, here, Hooks(report))
-                bare.append(time.perf_counter() - at - (spent - inside))
-                at = time.perf_counter()
-                desk.ledger.finish(claim, value)
-                desk.settled()
-                machinery.append(spent + time.perf_counter() - at)
+                    training = config.training(**desk.group(claim.slot).settings(claim.params))
+                    value = run_trial(training, dataset, here, Hooks(report))
+                    with machinery:
+                        desk.ledger.finish(claim, value)
+                machinery.next()
+                whole.next()
     return {
         "trials": trials,
-        "machinery_ms": quartiles(machinery),
-        "bare_training_ms": quartiles(bare),
-        "share": statistics.median(machinery) / statistics.median(bare),
+        "machinery_ms": quartiles(machinery.wall),
+        "machinery_cpu_ms": quartiles(machinery.cpu),
+        "whole_trial_ms": quartiles(whole.wall),
+        "whole_trial_cpu_ms": quartiles(whole.cpu),
     }
+
+
+class Watch:
+    """Adds up the time spent within it, by the clock and of the CPU, trial by trial."""
+
+    def __init__(self) -> None:
+        self.wall: list[float] = [0.0]
+        self.cpu: list[float] = [0.0]
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.wall[-1] += time.perf_counter() - self._began[0]
+        self.cpu[-1] += time.process_time() - self._began[1]
+
+    def next(self) -> None:
+        """Begin the next trial."""
+        self.wall.append(0.0)
+        self.cpu.append(0.0)
 
 
 def workers(trials: int) -> dict[str, Any]:
@@ -93,8 +110,6 @@ def workers(trials: int) -> dict[str, Any]:
 
 
 def _rate(count: int, trials: int, folder: Path) -> float:
-    from backroads.search.run import search, study_in
-
     given = {**SETTINGS, "pruner": "none", "trials": trials, "workers": count}
     search(resolve(given), folder, lambda _: None)
     with study_in(folder) as (storage, config):
@@ -112,8 +127,6 @@ def _rate(count: int, trials: int, folder: Path) -> float:
 
 def tpe(trials: int) -> dict[str, Any]:
     """Cost of proposing and writing a trial as the study grows; one group, so that the window is what bounds it."""
-    from backroads.search.storage import storage_at
-
     draw = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
         config, url = prepare(resolve({**SETTINGS, "trials": trials}), Path(folder) / "study")
@@ -140,8 +153,8 @@ def tpe(trials: int) -> dict[str, Any]:
 
 
 def quartiles(seconds: list[float]) -> list[float]:
-    """In ms: lower quartile, median, upper quartile."""
-    return [round(1000 * q, 2) for q in statistics.quantiles(seconds, n=4)]
+    """In ms: lower quartile, median, upper quartile; without the last, which is yet to come."""
+    return [round(1000 * q, 2) for q in statistics.quantiles(seconds[:-1], n=4)]
 
 
 def main() -> None:

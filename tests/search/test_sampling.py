@@ -48,6 +48,7 @@ def study(storage: BaseStorage, group: str, worker: int = 0, window: int | None 
         "study",
         storage,
         group,
+        read=lambda: storage.get_all_trials(0, deepcopy=False),
         sampler=make_sampler(CONFIG, worker),
         pruner=make_pruner(CONFIG),
         window=window,

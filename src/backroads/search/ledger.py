@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import os
 import random
 import socket
@@ -95,16 +96,21 @@ class Ledger:
         self.storage, self.name, self.slots, self.retries = storage, name, slots, retries
         self.patience, self.grace = patience, grace
         self.id = self._call(lambda: storage.get_study_id_from_name(name))
-        self._settled: dict[int, FrozenTrial] = {}
+        self._study = self._call(lambda: study_of(storage, name))
+        self._read: list[FrozenTrial] = []
+        self._read_at = -math.inf
         self._seen: dict[int, float] = {}
-        self._looked = -1e9
+        self._looked = -math.inf
 
     def _call(self, call: Callable[[], T]) -> T:
         return retrying(call, self.patience)
 
-    def trials(self) -> list[FrozenTrial]:
-        """All trials, by number."""
-        return self._call(lambda: self.storage.get_all_trials(self.id, deepcopy=False))
+    def trials(self, age: float = 0.0) -> list[FrozenTrial]:
+        """All trials, by number; as they were at most ``age`` seconds ago."""
+        if time.monotonic() - self._read_at > age:
+            self._read = self._call(lambda: self.storage.get_all_trials(self.id, deepcopy=False))
+            self._read_at = time.monotonic()
+        return self._read
 
     def board(self) -> dict[int, Slot]:
         """Every slot that was ever taken."""
@@ -142,14 +148,15 @@ class Ledger:
             template = create_trial(
                 state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs={ABOUT: about}
             )
-            trial = self._create(template)
+            own = self._create(template)
             holder = self.board()[slot]
-            if holder.done is None and holder.running is not None and holder.running.number == trial.number:
-                return Claim(slot, trial.number, trial._trial_id, dict(params), trial)
-            self._end(trial._trial_id, WITHDRAWN, "")
+            if holder.done is None and holder.running is not None and holder.running._trial_id == own:
+                trial = copy.deepcopy(holder.running)
+                return Claim(slot, trial.number, own, dict(params), trial)
+            self._end(own, WITHDRAWN, "")
 
-    def _create(self, template: FrozenTrial) -> FrozenTrial:
-        """Write a trial once, even if the storage goes away before it has answered."""
+    def _create(self, template: FrozenTrial) -> int:
+        """Write a trial once, even if the storage goes away before it has answered; its id."""
         token = template.user_attrs[ABOUT]["token"]
         first = True
 
@@ -162,8 +169,7 @@ class Ledger:
             first = False
             return self.storage.create_new_trial(self.id, template)
 
-        trial_id = self._call(attempt)
-        return copy.deepcopy(self._call(lambda: self.storage.get_trial(trial_id)))
+        return self._call(attempt)
 
     # -- what a worker says of its trial; all raise TakenAwayError if it is no longer its own ---------------------
 
@@ -218,7 +224,7 @@ class Ledger:
         """Free the slots of workers that gave no sign of life for the grace time, where the storage knows of them."""
         import optuna
 
-        if not _has_heartbeat(self.storage) or time.monotonic() - self._looked < min(1.0, self.grace / 4):
+        if not _has_heartbeat(self.storage) or time.monotonic() - self._looked < self.grace / 4:
             return
         self._looked = time.monotonic()
         self._vouch()
@@ -226,7 +232,7 @@ class Ledger:
         def fail() -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                optuna.storages.fail_stale_trials(study_of(self.storage, self.name))
+                optuna.storages.fail_stale_trials(self._study)
 
         self._call(fail)
 
@@ -235,12 +241,12 @@ class Ledger:
         from optuna.trial import TrialState
 
         now = time.monotonic()
-        running = {t._trial_id for t in self.trials() if t.state == TrialState.RUNNING}
+        running = {t._trial_id for t in self.trials(math.inf) if t.state == TrialState.RUNNING}
         self._seen = {key: self._seen.get(key, now) for key in running}
         for key, since in self._seen.items():
-            if self.grace < now - since < float("inf"):
+            if self.grace < now - since < math.inf:
                 self._call(lambda key=key: self.beat(key))  # type: ignore[misc]
-                self._seen[key] = float("inf")  # once: from now on it is its worker's turn
+                self._seen[key] = math.inf  # once: from now on it is its worker's turn
 
     def reap(self, dead: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
         """Free the slots of the running trials that ``dead`` finds so; returns them."""

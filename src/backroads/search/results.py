@@ -135,6 +135,7 @@ def _importances(
             config.name,
             storage,
             group.name,
+            read=lambda: done,
             sampler=optuna.samplers.RandomSampler(),
             pruner=optuna.pruners.NopPruner(),
         )

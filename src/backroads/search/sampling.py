@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any
 
 import optuna
@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from backroads.search.ledger import ABOUT
 from backroads.search.settings import SearchConfig
 
+_NOBODY = {"group": None}
 BEST = 50  # of the window: TPE counts at most the best 25 as good
 
 
@@ -24,6 +25,9 @@ class GroupStudy(optuna.Study):
     Within a window are the best finished trials, all running ones, and the newest others. TPE compares the density of
     the good trials, which are all within, with that of the others, of which the newest are a sample: its cost stays
     bounded, however long the study.
+
+    Args:
+        read: all trials of the study, by number; how fresh is the caller's choice. sampler, pruner: who looks.
     """
 
     def __init__(
@@ -32,12 +36,13 @@ class GroupStudy(optuna.Study):
         storage: BaseStorage,
         group: str,
         *,
+        read: Callable[[], list[FrozenTrial]],
         sampler: optuna.samplers.BaseSampler,
         pruner: optuna.pruners.BasePruner,
         window: int | None = None,
     ) -> None:
         super().__init__(name, storage, sampler, pruner)
-        self.group, self.window = group, window
+        self.group, self.read, self.window = group, read, window
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         """The group's trials, by number."""
@@ -47,8 +52,11 @@ class GroupStudy(optuna.Study):
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        found = super()._get_trials(deepcopy=False, states=states)
-        own = [trial for trial in found if trial.user_attrs.get(ABOUT, {}).get("group") == self.group]
+        own = [
+            trial
+            for trial in self.read()
+            if (states is None or trial.state in states) and trial.user_attrs.get(ABOUT, _NOBODY)["group"] == self.group
+        ]
         if self.window is None or len(own) <= self.window:
             return own
         return windowed(own, self.window)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
+import math
 import os
 import shutil
 import threading
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from backroads.train.runtime import Runtime
 
 SETTINGS, FOLDER = "settings", "folder"
+FRESH = 2.0  # seconds for which a pruner holds a trial against what was read of the others
 IDLE = 0.5  # seconds between looks, while all slots are in others' hands
 
 
@@ -65,14 +68,21 @@ class Desk:
         )
         self.groups = groups_of(config)
         sampler, pruner = make_sampler(config, worker), make_pruner(config)
-        self._samples: dict[str, GroupStudy] = {}
-        self._prunes: dict[str, GroupStudy] = {}
-        for group in self.groups:
-            make = lambda window, name_=group.name: GroupStudy(  # noqa: E731
-                name, storage, name_, sampler=sampler, pruner=pruner, window=window
-            )
-            self._samples[group.name] = retrying(lambda make=make: make(config.window), config.patience)  # type: ignore[misc]
-            self._prunes[group.name] = retrying(lambda make=make: make(None), config.patience)  # type: ignore[misc]
+
+        def views(age: float, window: int | None) -> dict[str, GroupStudy]:
+            read = functools.partial(self.ledger.trials, age)
+            return {
+                group.name: retrying(
+                    functools.partial(
+                        GroupStudy, name, storage, group.name, read=read, sampler=sampler, pruner=pruner, window=window
+                    ),
+                    config.patience,
+                )
+                for group in self.groups
+            }
+
+        # The ledger has just looked when it asks for values.
+        self._samples, self._prunes = views(math.inf, config.window), views(FRESH, None)
         self.me = me()
 
     def group(self, slot: int) -> Group:
