@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 
+from backroads.search.desk import Desk
 from backroads.search.run import prepare, search, study_in
 from backroads.search.settings import resolve
 from backroads.search.storage import storage_at
 from backroads.search.trial import Hooks, load_once, run_trial
-from backroads.search.worker import Desk
 from backroads.train.environment import environment
 from backroads.train.runtime import Runtime
 

@@ -21,7 +21,7 @@ _CONTEXT: ForkServerContext = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         "backroads.search.worker",
-        "backroads.search.sampling",
+        "backroads.search.desk",
         "backroads.search.trial",
         "torch._dynamo",
         "sqlalchemy.dialects.postgresql.psycopg",

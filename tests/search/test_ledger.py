@@ -14,6 +14,7 @@ from optuna.distributions import FloatDistribution
 
 from backroads.search import ledger as module
 from backroads.search.ledger import ABOUT, DIVERGED, INTERRUPTED, Claim, Ledger, TakenAwayError, outcome, reason
+from backroads.search.process import is_gone, me
 from backroads.search.storage import storage_at
 
 SLOTS = 5
@@ -193,8 +194,8 @@ def test_an_end_that_was_written_before_the_storage_went_away_stays_as_it_is(
 
 
 def test_a_process_is_told_from_a_later_one_of_the_same_number() -> None:
-    own = module.me()
+    own = me()
     host, pid, _ = own.rsplit(":", 2)
-    assert module.is_gone(own) is False
-    assert module.is_gone(f"{host}:{pid}:1") is True
-    assert module.is_gone(f"elsewhere:{pid}:1") is None
+    assert is_gone(own) is False
+    assert is_gone(f"{host}:{pid}:1") is True
+    assert is_gone(f"elsewhere:{pid}:1") is None

@@ -79,7 +79,7 @@ def report(study: Study, /) -> None:
     from backroads.search.run import study_in
 
     # A folder with results only, such as a published one, makes its page again.
-    if not (study / "study.db").exists() and (study / "results.json").is_file():
+    if not (study / "config.toml").is_file() and (study / "results.json").is_file():
         from backroads.report import write_report
 
         print(write_report(study))
@@ -142,7 +142,8 @@ def reap(
 
     Without a flag: those of processes of this machine that are no more.
     """
-    from backroads.search.ledger import ABOUT, Ledger, is_gone
+    from backroads.search.ledger import ABOUT, Ledger
+    from backroads.search.process import is_gone
     from backroads.search.run import study_in
 
     with study_in(study) as (storage, config):

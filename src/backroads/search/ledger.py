@@ -12,17 +12,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import os
 import random
-import socket
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from backroads.errors import ConfigError
 from backroads.search.storage import retrying
 
 if TYPE_CHECKING:
@@ -176,14 +172,14 @@ class Ledger:
     def report(self, claim: Claim, epoch: int, value: float) -> None:
         """A validation accuracy."""
         claim.trial.intermediate_values[epoch] = value
-        self._own(lambda: self.storage.set_trial_intermediate_value(claim.id, epoch, value))
+        self.own(lambda: self.storage.set_trial_intermediate_value(claim.id, epoch, value))
 
     def finish(self, claim: Claim, value: float, *, pruned: bool = False) -> None:
         """The trial is done: ``value`` is its accuracy, or the last one before it was pruned."""
         from optuna.trial import TrialState
 
         state = TrialState.PRUNED if pruned else TrialState.COMPLETE
-        self._own(lambda: self.storage.set_trial_state_values(claim.id, state, [value]))
+        self.own(lambda: self.storage.set_trial_state_values(claim.id, state, [value]))
 
     def fail(self, claim: Claim, kind: str, text: str) -> None:
         """The trial failed; ``kind`` is DIVERGED, ERROR or INTERRUPTED."""
@@ -196,7 +192,8 @@ class Ledger:
         if record is not None:
             record(trial_id)
 
-    def _own(self, call: Callable[[], object]) -> None:
+    def own(self, call: Callable[[], object]) -> None:
+        """Write something of a running trial."""
         if not self._settle(call):
             raise TakenAwayError
 
@@ -300,46 +297,3 @@ def study_of(storage: BaseStorage, name: str) -> Any:
 def _has_heartbeat(storage: BaseStorage) -> bool:
     interval = getattr(storage, "get_heartbeat_interval", None)
     return interval is not None and interval() is not None
-
-
-# -- who a worker is ----------------------------------------------------------------------------------------------
-
-
-def me() -> str:
-    """This process, told from all others: machine, process and when that began."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_began(os.getpid())}"
-
-
-def is_gone(worker: str) -> bool | None:
-    """Whether that process has ended; None if it is another machine's, of which nothing is known."""
-    host, pid, began = worker.rsplit(":", 2)
-    if host != socket.gethostname():
-        return None
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return _began(int(pid)) != began
-
-
-def _began(pid: int) -> str:
-    """When a process began, in the kernel's count; empty where that is not told."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def check_name(storage: BaseStorage, name: str, url: str) -> int:
-    """The study's number in the storage; raises ConfigError with the nearest name if there is none."""
-    from backroads.errors import nearest
-
-    try:
-        return storage.get_study_id_from_name(name)
-    except KeyError:
-        known = [study.study_name for study in storage.get_all_studies()]
-        raise ConfigError(
-            f"study: {url} has none called {name!r}.{nearest(name, known)} It has: {', '.join(known) or 'none'}"
-        ) from None

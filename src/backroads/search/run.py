@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import tomli_w
 
 from backroads.errors import ConfigError, RunError
-from backroads.search.ledger import ABOUT, Ledger, is_gone, outcome
+from backroads.search.ledger import ABOUT, Ledger, outcome
+from backroads.search.process import is_gone
 from backroads.search.results import running, settled
 from backroads.search.settings import SearchConfig, differences, resolve, to_json
 from backroads.search.space import groups_of

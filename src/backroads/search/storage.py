@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from backroads.errors import ConfigError, MissingDependencyError, RunError
+from backroads.errors import ConfigError, MissingDependencyError, RunError, nearest
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -164,11 +164,22 @@ def _one_writer(storage: Any) -> None:
     event.listen(storage.engine, "begin", on_begin)
 
 
+def check_name(storage: BaseStorage, name: str, url: str) -> int:
+    """The study's number in the storage; raises ConfigError with the nearest name if there is none."""
+    try:
+        return storage.get_study_id_from_name(name)
+    except KeyError:
+        known = [study.study_name for study in storage.get_all_studies()]
+        raise ConfigError(
+            f"study: {url} has none called {name!r}.{nearest(name, known)} It has: {', '.join(known) or 'none'}"
+        ) from None
+
+
 def retrying(call: Callable[[], T], patience: float) -> T:
     """What ``call`` returns, tried again while the storage does not answer.
 
     Raises:
-        RunError: it did not answer for ``patience`` seconds.
+        ConfigError: it refused the password. RunError: it did not answer for ``patience`` seconds.
     """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
@@ -178,9 +189,13 @@ def retrying(call: Callable[[], T], patience: float) -> T:
         try:
             return call()
         except (StorageInternalError, SQLAlchemyError) as error:
+            cause = error.__cause__ or error
+            text = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+            if "password" in text:  # refused, or none given: waiting does not help
+                raise ConfigError(
+                    f"storage: {text}; give the password in PGPASSWORD, in ~/.pgpass or in the URL"
+                ) from None
             if time.monotonic() > end:
-                cause = error.__cause__ or error
-                text = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
                 raise RunError(
                     f"the storage did not answer for {patience:.0f} s ({text}); no finished trial is lost, start again "
                     "when it is back"

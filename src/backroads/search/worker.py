@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
-import math
 import os
 import shutil
 import threading
@@ -16,19 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backroads.errors import BackroadsError, ConfigError
-from backroads.search.ledger import DIVERGED, ERROR, INTERRUPTED, Claim, Ledger, TakenAwayError, check_name, me
+from backroads.search.ledger import DIVERGED, ERROR, INTERRUPTED, Claim, Ledger, TakenAwayError
 from backroads.search.settings import SearchConfig, resolve
-from backroads.search.space import Group, groups_of
-from backroads.search.storage import retrying, storage_at, without_password
+from backroads.search.space import groups_of
+from backroads.search.storage import check_name, storage_at, without_password
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
-
-    from backroads.search.sampling import GroupStudy
+    from backroads.search.desk import Desk
     from backroads.train.runtime import Runtime
 
 SETTINGS, FOLDER = "settings", "folder"
-FRESH = 2.0  # seconds for which a pruner holds a trial against what was read of the others
 IDLE = 0.5  # seconds between looks, while all slots are in others' hands
 
 
@@ -48,80 +43,6 @@ class Ended:
         told = "" if self.value is None else f" {100 * self.value:.2f} %"
         why = f" ({self.reason})" if self.reason else ""
         return f"trial {self.slot} [{self.group}] {self.kind}{told} in {self.seconds:.1f} s{why}"
-
-
-class Desk:
-    """What the leading process of a worker knows of the study: its ledger, samplers and pruner."""
-
-    def __init__(self, storage: BaseStorage, name: str, config: SearchConfig, worker: int) -> None:
-        from backroads.search.sampling import GroupStudy, make_pruner, make_sampler
-
-        self.config = config
-        self.storage = storage
-        self.ledger = Ledger(
-            storage,
-            name,
-            config.trials,
-            retries=config.retries,
-            grace=config.grace,
-            patience=config.patience,
-        )
-        self.groups = groups_of(config)
-        sampler, pruner = make_sampler(config, worker), make_pruner(config)
-
-        def views(age: float, window: int | None) -> dict[str, GroupStudy]:
-            read = functools.partial(self.ledger.trials, age)
-            return {
-                group.name: retrying(
-                    functools.partial(
-                        GroupStudy, name, storage, group.name, read=read, sampler=sampler, pruner=pruner, window=window
-                    ),
-                    config.patience,
-                )
-                for group in self.groups
-            }
-
-        # The ledger has just looked when it asks for values.
-        self._samples, self._prunes = views(math.inf, config.window), views(FRESH, None)
-        self.me = me()
-
-    def group(self, slot: int) -> Group:
-        """The group whose turn a slot is."""
-        return self.groups[slot % len(self.groups)]
-
-    def take(self) -> Claim | None:
-        """A trial to train; None if there is none now."""
-        from backroads.search.sampling import propose
-
-        def proposed(slot: int) -> tuple[dict[str, Any], dict[str, Any], str]:
-            group = self.group(slot)
-            space = group.distributions()
-            study = self._samples[group.name]
-            return retrying(lambda: propose(study, space), self.config.patience), space, group.name
-
-        return self.ledger.take(self.me, proposed)
-
-    def settled(self) -> bool:
-        """Whether every slot is."""
-        board = self.ledger.board()
-        return sum(slot.done is not None for k, slot in board.items() if k < self.config.trials) >= self.config.trials
-
-    def report(self, claim: Claim, epoch: int, value: float) -> bool:
-        """Tell an accuracy; whether the trial should end early."""
-        from optuna.pruners import HyperbandPruner, NopPruner
-
-        self.ledger.report(claim, epoch, value)
-        if epoch >= self.config.epochs:
-            return False
-        study = self._prunes[self.group(claim.slot).name]
-        if isinstance(study.pruner, NopPruner):
-            return False
-        trial = claim.trial
-        if isinstance(study.pruner, HyperbandPruner):  # it keeps its rungs in the storage
-            trial = retrying(lambda: self.storage.get_trial(claim.id), self.config.patience)
-        found: list[bool] = []
-        self.ledger._own(lambda: found.append(study.pruner.prune(study, trial)))
-        return found[-1]
 
 
 @contextlib.contextmanager
@@ -182,6 +103,7 @@ def work(
 
     Under torchrun all processes train one trial together, and the first one owns it.
     """
+    from backroads.search.desk import Desk
     from backroads.train.runtime import Stopper, runtime
     from backroads.train.settings import TrainConfig
 
