@@ -93,6 +93,8 @@ class Ledger:
         self.patience, self.grace = patience, grace
         self.id = self._call(lambda: storage.get_study_id_from_name(name))
         self._study = self._call(lambda: study_of(storage, name))
+        self._board: dict[int, Slot] = {}  # of the first trials, all of which have ended
+        self._counted = 0
         self._read: list[FrozenTrial] = []
         self._read_at = -math.inf
         self._seen: dict[int, float] = {}
@@ -110,7 +112,15 @@ class Ledger:
 
     def board(self) -> dict[int, Slot]:
         """Every slot that was ever taken."""
-        return read_slots(self.trials(), self.retries)
+        trials = self.trials()
+        # What has ended stays so: a study of thousands is not counted anew each time.
+        while self._counted < len(trials) and trials[self._counted].state.is_finished():
+            read_slots(trials[self._counted : self._counted + 1], self.retries, self._board)
+            self._counted += 1
+        left = trials[self._counted :]
+        named = [trial.user_attrs[ABOUT]["slot"] for trial in left if ABOUT in trial.user_attrs]
+        own = {k: dataclasses.replace(self._board[k]) for k in named if k in self._board}
+        return {**self._board, **read_slots(left, self.retries, own)}
 
     def open(self, board: Mapping[int, Slot]) -> list[int]:
         """Slots that nobody trains and that are not settled."""
@@ -257,9 +267,9 @@ class Ledger:
         ]
 
 
-def read_slots(trials: list[FrozenTrial], retries: int) -> dict[int, Slot]:
-    """The slots that ``trials``, by number, tell of."""
-    board: dict[int, Slot] = {}
+def read_slots(trials: list[FrozenTrial], retries: int, board: dict[int, Slot] | None = None) -> dict[int, Slot]:
+    """The slots that ``trials``, by number, tell of; added to ``board``, which the trials before them told of."""
+    board = {} if board is None else board
     for trial in trials:
         about = trial.user_attrs.get(ABOUT)
         if about is None:

@@ -43,6 +43,8 @@ class GroupStudy(optuna.Study):
     ) -> None:
         super().__init__(name, storage, sampler, pruner)
         self.group, self.read, self.window = group, read, window
+        self._from: list[FrozenTrial] | None = None
+        self._own: list[FrozenTrial] = []
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         """The group's trials, by number."""
@@ -52,14 +54,12 @@ class GroupStudy(optuna.Study):
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        own = [
-            trial
-            for trial in self.read()
-            if (states is None or trial.state in states) and trial.user_attrs.get(ABOUT, _NOBODY)["group"] == self.group
-        ]
-        if self.window is None or len(own) <= self.window:
-            return own
-        return windowed(own, self.window)
+        trials = self.read()
+        if trials is not self._from:  # once for all that is asked of one reading
+            own = [trial for trial in trials if trial.user_attrs.get(ABOUT, _NOBODY)["group"] == self.group]
+            self._own = own if self.window is None or len(own) <= self.window else windowed(own, self.window)
+            self._from = trials
+        return [trial for trial in self._own if states is None or trial.state in states]
 
 
 def windowed(trials: list[FrozenTrial], most: int) -> list[FrozenTrial]:
