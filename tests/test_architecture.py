@@ -19,6 +19,7 @@ LAYERS = [
     {"conversion"},
     {"metrics", "models", "data"},
     {"train"},
+    {"search"},
     {"report"},
     {"cli"},
     {"__main__", "__init__"},

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from backroads.report.comparison import comparison_page
 from backroads.report.runs import read_run
+from backroads.report.search import search_page
+from backroads.report.search_run import is_search, read_search
 from backroads.report.training import training_page
 from backroads.report.training_run import is_training, read_training
 
@@ -14,7 +16,7 @@ __all__ = ["write_report"]
 
 
 def write_report(folder: Path) -> Path:
-    """Writes ``folder/report.html`` from the files of the run in ``folder``, a comparison or a training.
+    """Writes ``folder/report.html`` from the files of the run in ``folder``: a comparison, a training or a search.
 
     A training may still be running, or have ended in any way: the page shows what is there. The page needs nothing
     but itself, and the same folder always gives the same bytes. An older report stays as it is until the new one is
@@ -27,7 +29,12 @@ def write_report(folder: Path) -> Path:
         ConfigError: the folder or one of its files is missing or damaged.
     """
     target = folder / "report.html"
-    page = training_page(read_training(folder)) if is_training(folder) else comparison_page(read_run(folder))
+    if is_search(folder):
+        page = search_page(read_search(folder))
+    elif is_training(folder):
+        page = training_page(read_training(folder))
+    else:
+        page = comparison_page(read_run(folder))
     part = folder / f".report-{os.getpid()}.html"
     try:
         part.write_text(page, encoding="utf-8", newline="\n")

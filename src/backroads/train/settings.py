@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,23 +139,31 @@ def resolve(data: dict[str, Any]) -> TrainConfig:
         raise ConfigError(explain(error, TrainConfig)) from None
 
 
-def read_settings(source: str) -> dict[str, Any]:
-    """Settings from a TOML file, or from a shipped recipe by its name; raises ConfigError."""
+def read_settings(source: str, kind: str = "") -> dict[str, Any]:
+    """Settings from a TOML file, or from a shipped recipe by its name; raises ConfigError.
+
+    Args:
+        kind: "" for a training, "search" for a search.
+    """
     if Path(source).exists() or source.endswith(".toml"):
         return read_toml(Path(source))
-    if source in recipes():
-        with resources.as_file(resources.files("backroads") / "recipes" / f"{source}.toml") as path:
+    if source in recipes(kind):
+        with resources.as_file(_folder(kind) / f"{source}.toml") as path:
             return read_toml(path)
     raise ConfigError(
-        f"config: {source!r} is neither a file nor a recipe.{nearest(source, recipes())} "
-        f"Recipes: {', '.join(recipes())}"
+        f"config: {source!r} is neither a file nor a recipe.{nearest(source, recipes(kind))} "
+        f"Recipes: {', '.join(recipes(kind))}"
     )
 
 
-def recipes() -> list[str]:
-    """Names of the recipes that ship with the package."""
+def recipes(kind: str = "") -> list[str]:
+    """Names of the recipes of one kind that ship with the package."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _folder(kind).iterdir() if entry.name.endswith(".toml"))
+
+
+def _folder(kind: str) -> Traversable:
     folder = resources.files("backroads") / "recipes"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return folder / kind if kind else folder
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
