@@ -2,12 +2,13 @@
 # make test    the whole suite
 # make lint    ruff and mypy
 # make docs    the documentation, in docs/_build/html
+# make bench   what a step costs under each rule, beside plain torch
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow lint format docs clean
+.PHONY: demo test test-slow lint format docs bench clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/backroads compare
@@ -29,6 +30,9 @@ format: $(VENV)/.development
 
 docs: $(VENV)/.development
 	$(BIN)/sphinx-build --fail-on-warning --builder html docs docs/_build/html
+
+bench: $(VENV)/.runtime
+	$(BIN)/python benchmarks/step_time.py
 
 clean:
 	rm -rf $(VENV) docs/_build build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -106,7 +106,9 @@ def collect(runs: Path, model: str, epochs: int) -> dict[str, Any]:
         )
     any_run = next((run for runs in found.values() for run in runs.values()), None)
     return {
-        "settings": {} if any_run is None else {key: any_run[2].get(key) for key in SHOWN},
+        "settings": {}
+        if any_run is None
+        else {key: any_run[2].get(key) for key in SHOWN} | {"data": any_run[2]["data"].partition(":")[0]},
         "environment": {}
         if any_run is None
         else {k: v for k, v in any_run[1].items() if k not in ("command", "started")},

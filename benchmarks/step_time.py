@@ -35,7 +35,7 @@ import backroads as br
 from backroads.conversion import forward_parameters
 from backroads.models import build_model
 from backroads.train.environment import environment
-from backroads.train.optimizers import MOMENTUM
+from backroads.train.optimizers import momentum_of_b
 
 Step = Callable[[], None]
 
@@ -107,10 +107,15 @@ def contestant(
     B = br.backward_parameters(model) if rule is not None and not isinstance(rule, br.rules.Backprop) else []
     W = forward_parameters(model) if rule is not None else [p for p in model.parameters() if p.requires_grad]
     learned = B if isinstance(rule, br.Alignment) and rule.learns else []
-    momentum = isinstance(rule, br.Alignment) and (rule.sparse > 0 or rule.tie_grad)
+    momentum = 0.0
+    if isinstance(rule, br.Alignment):
+        momentum = 0.9 if rule.tie_grad else momentum_of_b([rule], 0.9)
     optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(W, lr=1e-3, momentum=0.9, nesterov=True)]
     if learned:
-        optimizers.append(torch.optim.SGD(learned, lr=1.0, momentum=MOMENTUM * momentum, nesterov=momentum))
+        tied = isinstance(rule, br.Alignment) and rule.tie_grad  # W's own optimiser; else the trainer's for B
+        optimizers.append(
+            torch.optim.SGD(learned, lr=1.0, momentum=momentum, nesterov=momentum > 0, fused=None if tied else True)
+        )
     call = torch.compile(model) if arguments.compile else model
 
     def step() -> None:
@@ -123,7 +128,7 @@ def contestant(
             optimizer.step()
 
     made = sum(p.numel() for p in W if p.dim() > 1) if isinstance(rule, br.rules.SignSymmetry) else 0
-    return Contestant(step, model, optimizers, sum(b.numel() for b in learned), made, momentum)
+    return Contestant(step, model, optimizers, sum(b.numel() for b in learned), made, momentum > 0)
 
 
 def elementwise_bytes(c: Contestant) -> int:
@@ -242,26 +247,24 @@ def compare(network: str, names: list[str], arguments: argparse.Namespace, speed
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As the docs show it."""
+    """One network's rows as the docs show them."""
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
-    lines = []
-    for network in dict.fromkeys(row["network"] for row in rows):
-        of = [row for row in rows if row["network"] == network]
-        torch_ms = 1000 * next(row for row in of if row["rule"] == TORCH)["median_seconds"]
-        lines += [f"\n{network} (batch {of[0]['batch']}; torch's step: {torch_ms:.0f} ms)\n"]
-        lines += [
-            "| rule | step / torch's | quartiles | floor | overhead | memory / torch's |",
-            "|---|---|---|---|---|---|",
-        ]
-        for row in of:
-            low, high = row["ratio_quartiles"]
-            lines.append(
-                f"| {row['rule']} | {row['ratio']:.2f} | {low:.2f} to {high:.2f} | {number(row['floor'])} "
-                f"| {number(row['overhead'])} | {number(row['memory_ratio'])} |"
-            )
+    torch_ms = 1000 * next(row for row in rows if row["rule"] == TORCH)["median_seconds"]
+    title = rows[0]["network"].partition(",")[0]
+    lines = [
+        f"\n**{title}, batch {rows[0]['batch']}** (torch's step: {torch_ms:.0f} ms; {rows[0]['rounds']} rounds)\n",
+        "| rule | step / torch's | quartiles | floor | overhead | memory / torch's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        low, high = row["ratio_quartiles"]
+        lines.append(
+            f"| {row['rule']} | {row['ratio']:.2f} | {low:.2f} to {high:.2f} | {number(row['floor'])} "
+            f"| {number(row['overhead'])} | {number(row['memory_ratio'])} |"
+        )
     return "\n".join(lines)
 
 
@@ -292,15 +295,13 @@ def main() -> None:
     networks = arguments.networks or (ON_CPU if arguments.device == "cpu" else list(NETWORKS))
     names = [TORCH, *arguments.rules, *(BIOTORCH if has_biotorch() else ())]
     speed = bandwidth(torch.device(arguments.device))
-    before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"rows": []}
-    kept = [row for row in before["rows"] if row["network"] not in networks]
-    rows: list[dict[str, Any]] = []
+    result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for network in networks:
         of = [n for n in names if n not in BIOTORCH or network.startswith("resnet")]  # it converts no attention
-        rows += compare(network, of, arguments, speed)
-        result = {"environment": environment(), "bandwidth_bytes_per_second": speed, "rows": [*kept, *rows]}
+        rows = compare(network, of, arguments, speed)
+        result[network] = {"environment": environment(), "bandwidth_bytes_per_second": speed, "rows": rows}
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(rows))
+        print(table(rows))
 
 
 if __name__ == "__main__":

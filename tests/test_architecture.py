@@ -19,7 +19,7 @@ LAYERS = [
     {"conversion"},
     {"metrics", "models", "data"},
     {"train"},
-    {"plasticity"},
+    {"search", "plasticity"},
     {"report"},
     {"cli"},
     {"__main__", "__init__"},

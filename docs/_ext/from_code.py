@@ -7,7 +7,8 @@ A page has a line such as ``<!-- from code: api rules -->``; it is replaced by M
 - ``rule NAME``: one of them;
 - ``settings``: the settings of ``backroads compare``;
 - ``errors``: the exceptions;
-- ``step_time``: the measured cost of a step, from ``benchmarks/results``.
+- ``step_time``: the measured cost of a step, from ``benchmarks/results``;
+- ``cifar10 RULE``: the rows of a rule and its variants beside backpropagation, likewise.
 
 The build fails for a public name that none of this can describe.
 """
@@ -58,8 +59,10 @@ def generated(what: str) -> str:
         return api(name)
     if kind == "rule":
         return f"With its defaults:\n\n```text\n{br.get_rule(name)!r}\n```"
+    if kind == "cifar10":
+        return cifar10(name)
     if kind not in makers:
-        raise ExtensionError(f"unknown mark {what!r}; known: api NAME, rule NAME, {', '.join(makers)}")
+        raise ExtensionError(f"unknown mark {what!r}; known: api NAME, rule NAME, cifar10 RULE, {', '.join(makers)}")
     return makers[kind]()
 
 
@@ -144,15 +147,23 @@ def step_time() -> str:
     table = runpy.run_path(str(benchmarks / "step_time.py"))["table"]
     parts = []
     for file in sorted((benchmarks / "results").glob("step_time*.json")):
-        result = json.loads(file.read_text())
-        where = result["environment"]
-        parts.append(table(result["rows"]))
-        parts.append(
-            f"`{where['command']}`: {where['device'] if where['device'] != 'cpu' else where['cpu']}, "
-            f"{where['threads']} threads, torch {where['torch']}, Python {where['python']}, commit {where['commit']}; "
-            f"{result['bandwidth_bytes_per_second'] / 1e9:.1f} GB/s."
-        )
+        for result in json.loads(file.read_text()).values():
+            where = result["environment"]
+            parts.append(table(result["rows"]))
+            parts.append(
+                f"`{where['command']}`: {where['device'] if where['device'] != 'cpu' else where['cpu']}, "
+                f"{where['threads']} threads, {result['bandwidth_bytes_per_second'] / 1e9:.1f} GB/s, torch "
+                f"{where['torch']}, Python {where['python']}, commit {(where['commit'] or 'unknown')[:7]}."
+            )
     return "\n\n".join(parts)
+
+
+def cifar10(rule: str) -> str:
+    """Accuracies of one rule and its variants, from ``benchmarks/cifar10.py``."""
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    table = runpy.run_path(str(benchmarks / "cifar10.py"))["table"]
+    results = json.loads((benchmarks / "results" / "cifar10_resnet8.json").read_text())
+    return table({"rows": [row for row in results["rows"] if row["rule"] in ("backprop", rule)]})
 
 
 def settings() -> str:

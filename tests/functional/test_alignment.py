@@ -28,12 +28,8 @@ from backroads.functional import (
 )
 
 PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")
-REDUCTIONS = (
-    "sum",
-    "overlap",
-    "mean",
-    "power",
-)  # "nearest" is not for all primitives: tests/rules/test_fixed_points.py
+# "nearest" is not for all primitives: it is in the table of rules, and its meaning in tests/rules/test_fixed_points.py.
+REDUCTIONS = ("sum", "overlap", "mean", "power")
 LINEAR = LinearMap()
 
 

@@ -411,6 +411,16 @@ def test_a_part_costs_its_part() -> None:
         assert whole.get_total_flops() == 2 * 5 * 3 * (2 * n + 2 * rows)
 
 
+def test_a_part_that_is_centred_has_two_examples_at_least() -> None:
+    """The mean of one example is the example: a mirror would see nothing."""
+    rule = br.Alignment(amp=0.3, operations=br.Operations(batch_center_backward_input=True), fraction=0.125)
+    layer = br.nn.Linear(5, 3, rule=rule, bias=False, dtype=torch.float64)
+    x = torch.stack([torch.zeros(5), torch.arange(5.0)]).double()
+    layer(x).sum().backward()
+    # x_B is x -+ half the difference d, y is 0 and W d: the mean of y x_B^T is W d d^T / 4
+    agree(layer.backward_weight.grad, -0.3 * layer.weight @ x[1].outer(x[1]) / 4)
+
+
 @pytest.mark.parametrize("problem", [name for name in PROBLEMS if name != "conv2d circular"])
 def test_direct_feedback_brings_the_error_of_the_output_to_the_input(problem: str) -> None:
     o = Operands.of(problem)

@@ -78,7 +78,7 @@ def test_the_weight_mirror_settles_at_w_times_the_input_power(kind: str, amp: fl
 
 @each_kind
 def test_the_mirror_with_its_default_options_settles_at_w_times_the_covariance_over_the_power(kind: str) -> None:
-    held = Held(kind, br.rules.weight_mirror(amp=0.5, decay=0.5))
+    held = Held(kind, br.rules.weight_mirror(amp=0.5, decay=0.5, fraction=1.0))
     held.x = held.x + 1  # centering over the batch takes it off again
     x = held.x - held.x.mean(0)
     rows = x if kind == "linear" else F.unfold(x, 2).transpose(1, 2).flatten(0, 1)

@@ -18,7 +18,7 @@ from train.processes import finish
 import backroads as br
 from backroads.errors import ConfigError, RunError
 from backroads.train import checkpoint, trainer
-from backroads.train.optimizers import MOMENTUM, Optimizers, clip, factor
+from backroads.train.optimizers import MOMENTUM, Optimizers, clip, factor, momentum_of_b
 from backroads.train.runtime import Runtime, Stopper, local_gradients
 from backroads.train.settings import resolve
 from backroads.train.step import Stepper, evaluate, first_bad
@@ -196,9 +196,10 @@ def test_rates_follow_their_schedules() -> None:
 @pytest.mark.parametrize(
     ("rule", "given", "expected"),
     [
-        ("activation_alignment", None, 0.9),
+        ("activation_alignment", None, MOMENTUM),
         ("activation_alignment", 0.0, 0.0),
-        ("symmetric_alignment", None, 0.0),
+        ("weight_mirror", None, 0.0),
+        ("symmetric_alignment", None, 0.8),  # W's own
         ("symmetric_alignment", 0.5, 0.5),
         ("kolen_pollack", 0.5, 0.8),  # W's own
     ],
@@ -207,6 +208,31 @@ def test_the_momentum_of_b_fits_the_rule(rule: str, given: float | None, expecte
     made = Optimizers(mlp(rule), resolve({"momentum": 0.8, "backward_momentum": given}), 1).backward
     assert made is not None
     assert made.param_groups[0]["momentum"] == expected
+
+
+def test_momentum_is_not_for_pulls_to_w_beside_data_or_beyond_w() -> None:
+    """Nesterov's method at rate 1 asks for a decay below (2 + 2 m) / (1 + 2 m), plain descent for one below 2."""
+    assert momentum_of_b([br.rules.symmetric_alignment(1.0, 1.0)], 0.9) == 0.9
+    assert momentum_of_b([br.rules.symmetric_alignment(1.9, 1.9)], 0.9) == 0
+    assert momentum_of_b([br.Alignment(decay=0.5, self_=0.3, amp=0.2)], 0.9) == 0
+
+
+@pytest.mark.parametrize(("m", "behind"), [(0.0, 1.0), (0.9, 0.1)])
+def test_momentum_takes_b_where_w_is_going(m: float, behind: float) -> None:
+    """While W moves by u in every step, B under symmetric alignment stays (1 - m) u behind it."""
+    layer = br.nn.Linear(3, 2, rule=br.rules.symmetric_alignment(1.0, 1.0), dtype=torch.float64)
+    backward = Optimizers(layer, resolve({"momentum": 0.9, "backward_momentum": m}), 1).backward
+    u = torch.arange(6.0, dtype=torch.float64).view(2, 3)
+    assert backward is not None
+    for step in range(6):
+        backward.zero_grad()
+        layer(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+        with torch.no_grad():
+            layer.weight += u
+        backward.param_groups[0]["lr"] = 1.0
+        backward.step()
+        if step > 1:
+            torch.testing.assert_close(layer.weight - layer.backward_weight, behind * u)
 
 
 @pytest.mark.parametrize("kind", ["noise", "one pixel", "rarely", "one example", "steep", "shifted"])

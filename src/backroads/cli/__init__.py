@@ -20,6 +20,9 @@ app = cyclopts.App(
 for _name, _place, _help in (
     ("compare", "compare:compare", "Train the same network under several rules, and compare them."),
     ("train", "train:train", "Train a model under a rule, on one machine or, started by torchrun, on many."),
+    ("search", "search:app", "Search coefficients, operations and rates of rules, with many short trainings."),
+    ("worker", "worker:worker", "Join a search, from any machine that reaches its storage."),
+    ("transfer", "transfer:transfer", "Train the best of a search, unchanged, on other architectures."),
     ("meta", "meta:meta", "Learn to learn with feedback and local plasticity."),
     ("eval", "runs:evaluate", "Evaluate a run's model: loss, top-1 and top-5 over every image once."),
     ("export", "runs:export", "Write a run's model as plain torch weights and as a torch.export program."),
@@ -57,11 +60,12 @@ def _message(error: Exception) -> str:
     from pydantic import ValidationError
 
     from backroads.plasticity.settings import MetaConfig
+    from backroads.search.settings import SearchConfig
     from backroads.train.config import CompareConfig, explain
     from backroads.train.settings import TrainConfig
 
     cause = error.__cause__
     if isinstance(cause, ValidationError):
-        schemas = {schema.__name__: schema for schema in (TrainConfig, MetaConfig)}
+        schemas = {schema.__name__: schema for schema in (TrainConfig, SearchConfig, MetaConfig)}
         return explain(cause, schemas.get(cause.title, CompareConfig))
     return str(error)

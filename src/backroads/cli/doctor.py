@@ -11,6 +11,7 @@ _EXTRAS = {
     "pillow": ("vision", "image folders"),
     "timm": ("timm", "timm:NAME models"),
     "tensorboard": ("tensorboard", "TensorBoard files"),
+    "psycopg": ("postgresql", "searches on PostgreSQL"),
 }
 
 

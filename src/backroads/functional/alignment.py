@@ -71,7 +71,9 @@ def alignment_value(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: 
     return R
 
 
-def backward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: Alignment, op: Operator) -> Tensor:
+def backward_gradient(
+    x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: Alignment, op: Operator, task_dW: Tensor | None = None
+) -> Tensor:
     """dR/dB in closed form, in the layout of W: decay B - amp M[y x^T] + null M[y r^T] + sparse M[z x^T] - self W.
 
     Fused: amp and sparse share the projection of sparse B - amp W and one outer product; without sparse, amp and
@@ -83,9 +85,11 @@ def backward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: A
     Args:
         x: (N, ...) input; W, B: weights. y: ``W x`` without bias if the caller has it, else None.
         rule: with ``closed_form``. W is read only if :attr:`Alignment.reads_forward_weight`.
+        task_dW: the task's gradient of W, which is added under ``tie_grad``.
     """
+    if rule.reduction == "nearest":
+        return _add_elementwise(_sum(_nearest_gradient(x, W, B, rule, op), task_dW), rule, B, W)
     by_x, by_y = by_second_moments(rule, x, W, op, y_at_hand=y is not None)
-    nearest = rule.reduction == "nearest"
     # Coefficients are asked in conditions only: kept as a truth value, a compiler would take them for constants.
     reads_y = False
     if rule.null or (rule.amp and not rule.sparse and not by_x):
@@ -100,25 +104,46 @@ def backward_gradient(x: Tensor, y: Tensor | None, W: Tensor, B: Tensor, rule: A
     else:
         if by_x:
             xx = op.second_moment(x, output=False).to(W.dtype)
-            gap = _combine(rule.sparse, B.flatten(1), -rule.amp, W.flatten(1))
-            terms.append((gap @ xx).view_as(W) * x_scale)
+            gap, factor = _gap(B, W, rule)
+            terms.append((gap.flatten(1) @ xx).view_as(W).mul_(factor * x_scale))
         elif rule.sparse:
-            v = op.project(x, _combine(rule.sparse, B_x, -rule.amp, W_x))
-            terms.append(op.weight_gradient(x, v, W) * x_scale)
+            gap, factor = _gap(B_x, W_x, rule)
+            terms.append(op.weight_gradient(x, op.project(x, gap), W).mul_(factor * x_scale))
         elif rule.amp:
             assert y is not None
-            terms.append(op.weight_gradient(x, y, W) * (-rule.amp * x_scale))
+            terms.append(op.weight_gradient(x, y, W).mul_(-rule.amp * x_scale))
         if by_y:
             assert y is not None
             yy = op.second_moment(y, output=True).to(W.dtype)
-            terms.append((yy @ B.flatten(1)).view_as(W) * (rule.null * null_scale))
+            terms.append((yy @ B.flatten(1)).view_as(W).mul_(rule.null * null_scale))
         elif rule.null:
             assert y is not None
-            terms.append(op.weight_gradient(op.pullback(y, B_x, x), y, W) * (rule.null * null_scale))
-    dB = terms[0].to(B.dtype) + terms[1].to(B.dtype) if len(terms) == 2 else terms[0] if terms else None
-    if nearest and dB is not None:
-        dB = dB * _step_to_nearest(dB, B, W, rule)
-    return _add_elementwise(dB, rule, B, W)
+            terms.append(op.weight_gradient(op.pullback(y, B_x, x), y, W).mul_(rule.null * null_scale))
+    dB: Tensor | None = None
+    for term in terms:
+        dB = _sum(dB, term.to(B.dtype))
+    return _add_elementwise(_sum(dB, task_dW), rule, B, W)
+
+
+def _nearest_gradient(x: Tensor, W: Tensor, B: Tensor, rule: Alignment, op: Operator) -> Tensor | None:
+    """The data terms under "nearest", as :func:`_step_to_nearest` has them, in fewer passes over the weights.
+
+    With v = (sparse B - amp W) x and g = v x^T, a row's factor is sum(v^2) / |g|^2: sum(v^2) is <sparse B - amp W, g>
+    over T numbers a row in place of I, and what M divides by falls out, since the row's length is chosen anew.
+    """
+    if not rule.sparse:
+        return None
+    by_x, _ = by_second_moments(rule, x, W, op, y_at_hand=False)
+    _, x, _, _, _ = _activities(x, None, W, rule, op, reads_y=False)
+    if by_x:
+        gap, factor = _gap(B.flatten(1), W.flatten(1), rule)
+        rows = gap @ op.second_moment(x, output=False).to(W.dtype)
+        along, g = torch.linalg.vecdot(gap.detach(), rows.detach()), rows.view_as(W)
+    else:
+        gap, factor = _gap(B.to(x.dtype), W.to(x.dtype), rule)
+        v = op.project(x, gap)
+        along, g = op.row_squares(v.detach()), op.weight_gradient(x, v, W)
+    return g.to(B.dtype).mul_(_row_factor(along, g) * factor)
 
 
 def by_second_moments(rule: Alignment, x: Tensor, W: Tensor, op: Operator, *, y_at_hand: bool) -> tuple[bool, bool]:
@@ -222,8 +247,10 @@ def _operate_on_input(x: Tensor, ops: Operations) -> tuple[Tensor, Tensor]:
 
 
 def _add_elementwise(data: Tensor | None, rule: Alignment, own: Tensor, other: Tensor) -> Tensor:
-    """``data + decay own - self other``, in the dtype of ``own``, one pass over memory a term."""
+    """``data + decay own - self other``, in the dtype of ``own``: one pass over memory a term. A tensor of its own."""
     g = None if data is None else data.to(own.dtype)
+    if g is not None and rule.tie_grad and not (rule.decay or rule.self_):
+        return g.clone()  # the task's gradient is W's
     if torch.compiler.is_compiling():
         # The compiler fuses these; a float given as alpha= or compared would be a constant to it, and a schedule
         # would have it compile anew in every step.
@@ -245,6 +272,20 @@ def _combine(a: Scale, u: Tensor, b: Scale, v: Tensor) -> Tensor:
     return u * a + v * b
 
 
+def _gap(B: Tensor, W: Tensor, rule: Alignment) -> tuple[Tensor, float]:
+    """(G, s) with s G = sparse B - amp W, in one pass over the weights or none."""
+    if not rule.sparse:
+        return W, -rule.amp
+    if not rule.amp:
+        return B, rule.sparse
+    ratio = rule.amp / rule.sparse
+    return (B - W * ratio if torch.compiler.is_compiling() else torch.sub(B, W, alpha=ratio)), rule.sparse
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
 def _step_to_nearest(g: Tensor, B: Tensor, W: Tensor, rule: Alignment) -> Tensor:
     """The factor on each row of g = M[(sparse B - amp W) x x^T] that makes a step of rate 1 / sparse end nearest to the
     row's fixed point W* = (amp / sparse) W, shaped to multiply g.
@@ -256,9 +297,14 @@ def _step_to_nearest(g: Tensor, B: Tensor, W: Tensor, rule: Alignment) -> Tensor
     """
     g = g.detach()
     gap = _combine(rule.sparse, B.detach().to(g.dtype), -rule.amp, W.detach().to(g.dtype))
-    along, square = (gap * g).flatten(1).sum(1), g.square().flatten(1).sum(1)
+    return _row_factor(torch.linalg.vecdot(gap.flatten(1), g.flatten(1)), g)
+
+
+def _row_factor(along: Tensor, g: Tensor) -> Tensor:
+    """along / |g|^2 for each row of g, shaped to multiply g; 0 for a row of zeros. Constants of R."""
+    square: Tensor = torch.linalg.vector_norm(g.detach().flatten(1), dim=1).square()
     silent = square <= torch.finfo(square.dtype).tiny
-    factor = (along / square.masked_fill(silent, 1.0)).masked_fill(silent, 0.0)
+    factor: Tensor = (along.detach() / square.masked_fill(silent, 1.0)).masked_fill(silent, 0.0)
     return factor.view(-1, *(1,) * (g.dim() - 1))
 
 

@@ -176,13 +176,13 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         if W is None:
             W = B  # never read by this rule; stands in for its shape
         if rule.closed_form:
-            dB = backward_gradient(x, y, W, B, rule, op) if needs_B else None
+            dB = backward_gradient(x, y, W, B, rule, op, task_dW if tied else None) if needs_B else None
             if needs_W and rule.update_forward:
                 dW_alignment = forward_gradient(x, y, W, B, rule, op)
         else:
             dB, dW_alignment = gradients_by_differentiation(x, W, B, bias, rule, op)
-        if tied and dB is not None and task_dW is not None:
-            dB = dB + task_dW
+            if tied and dB is not None and task_dW is not None:
+                dB = dB + task_dW
         if dW is not None and dW_alignment is not None:
             dW = dW + dW_alignment
     return dx, dW if needs_W else None, dB, db, None, None
@@ -192,7 +192,9 @@ def _activities(ctx: Any, x: Tensor, y: Tensor | None, bias: Tensor | None) -> t
     """The part of x that R is computed on, or noise like it, and of y = W x where it is at hand."""
     op, rule = ctx.op, ctx.rule
     n = 1 if op.unbatched(x) else x.shape[0]
-    rows = max(1, round(rule.fraction * n))
+    # One example alone would be its own mean.
+    least = 2 if rule.operations.batch_center_backward_input or rule.operations.batch_center_forward_output else 1
+    rows = max(min(least, n), round(rule.fraction * n))
     if y is None:
         y = _recall(ctx.kept)
     if rows < n:

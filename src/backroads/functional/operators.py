@@ -58,6 +58,10 @@ class Operator(Protocol):
         """``sum v v^T`` over batch and positions, (F, F), for v an output or an input; pointwise maps only."""
         ...
 
+    def row_squares(self, v: Tensor) -> Tensor:
+        """``sum v^2`` over batch and positions, (O,), for v an output; in float32 at least."""
+        ...
+
     def overlap(self, W: Tensor) -> int:
         """The most positions at which one entry of ``x`` is met; only the shape of W is read."""
         ...
@@ -106,6 +110,9 @@ class LinearMap:
 
     def second_moment(self, v: Tensor, *, output: bool) -> Tensor:
         return self.weight_gradient(v, v, v)
+
+    def row_squares(self, v: Tensor) -> Tensor:
+        return _squares(v, v.dim() - 1)
 
     def overlap(self, W: Tensor) -> int:
         return 1
@@ -210,6 +217,9 @@ class ConvolutionMap:
         shape_only = v.new_empty(features, features, *(1,) * d)
         return ConvolutionMap((1,) * d, (0,) * d, (1,) * d, 1).weight_gradient(v, v, shape_only).flatten(1)
 
+    def row_squares(self, v: Tensor) -> Tensor:
+        return _squares(v, v.dim() - 1 - len(self.stride))
+
     def overlap(self, W: Tensor) -> int:
         # Taps are dilation apart and kernels stride apart: every (stride / gcd)-th tap meets a given pixel.
         count = 1
@@ -224,3 +234,9 @@ class ConvolutionMap:
         d = len(self.stride)
         v = v / math.prod(x.shape[-d:])
         return (v[0] if self.unbatched(x) else v).reshape(*x.shape[:-d], *(1,) * d).expand_as(x)
+
+
+def _squares(v: Tensor, kept: int) -> Tensor:
+    others = [dim for dim in range(v.dim()) if dim != kept]
+    wide = torch.promote_types(v.dtype, torch.float32)
+    return torch.linalg.vector_norm(v, dim=others, dtype=wide).square() if others else v.to(wide).square()

@@ -168,7 +168,7 @@ class AlignedLayer(torch.nn.Module):
             elif rule.variant == "batch_random":
                 B = B * torch.randn_like(B).abs()
             if rule.scale == "filter":
-                return B * _gain(W, B)
+                return B.mul_(_gain(W, B, rule.variant == "uniform"))
             return B if rule.variant == "fixed_random" else B * self.sign_scale
         if isinstance(rule, DirectFeedback):
             return None
@@ -501,10 +501,12 @@ def _spread(W: Tensor) -> Tensor:
     return s if s > 0 else torch.full_like(s, 1 / math.sqrt(3 * W[0].numel()))
 
 
-def _gain(W: Tensor, B: Tensor) -> Tensor:
+def _gain(W: Tensor, B: Tensor, signs_alone: bool) -> Tensor:
     """The factor on each row of B that makes its part along W's row that row: |W|^2 / <B, W>; 0 for a row of zeros."""
-    along = (B * W).flatten(1).sum(1)
-    gain = W.flatten(1).square().sum(1) / along.where(along > 0, torch.ones_like(along))
+    rows = W.flatten(1)
+    # <sign W, W> is the sum of |W|; as norms, no row is written before it is summed.
+    along = torch.linalg.vector_norm(rows, 1, dim=1) if signs_alone else torch.linalg.vecdot(B.flatten(1), rows)
+    gain: Tensor = torch.linalg.vector_norm(rows, 2, dim=1).square() / along.where(along > 0, torch.ones_like(along))
     return gain.view(-1, *(1,) * (W.dim() - 1))
 
 

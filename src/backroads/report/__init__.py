@@ -10,6 +10,8 @@ from backroads.report.comparison import comparison_page
 from backroads.report.meta import meta_page
 from backroads.report.meta_run import is_meta, read_meta
 from backroads.report.runs import read_run
+from backroads.report.search import search_page
+from backroads.report.search_run import is_search, read_search
 from backroads.report.training import training_page
 from backroads.report.training_run import is_training, read_training
 
@@ -29,10 +31,14 @@ def write_report(folder: Path) -> Path:
     Raises:
         ConfigError: the folder or one of its files is missing or damaged.
     """
-    if is_meta(folder):
+    if is_search(folder):
+        page = search_page(read_search(folder))
+    elif is_meta(folder):
         page = meta_page([read_meta(folder)])
+    elif is_training(folder):
+        page = training_page(read_training(folder))
     else:
-        page = training_page(read_training(folder)) if is_training(folder) else comparison_page(read_run(folder))
+        page = comparison_page(read_run(folder))
     return _written(page, folder / "report.html")
 
 

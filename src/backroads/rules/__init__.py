@@ -55,10 +55,12 @@ def list_rules() -> list[str]:
 def get_rule(name: str, /, **options: Any) -> Rule:
     """The rule called ``name``, with its defaults or the given options.
 
+    The name "alignment" stands for any weighted sum of the primitives: its options are those of :class:`Alignment`.
+
     Raises:
         RuleError: for an unknown name (with the nearest one) or options the rule does not take.
     """
-    preset = _PRESETS.get(name)
+    preset = Alignment if name == Alignment.kind else _PRESETS.get(name)
     try:
         return preset(**{key: _nested(key, value) for key, value in options.items()})
     except TypeError as error:

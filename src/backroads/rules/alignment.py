@@ -167,8 +167,8 @@ class Alignment(Rule):
         input_noise: compute R on noise of the input's shape instead of the activity: a :class:`Noise`, its
             distribution's name, its std, or a pair (distribution, std).
         every: compute the terms that need activities on every k-th training step only, times k.
-        fraction: compute them on so much of the batch only, > 0 and <= 1: at least one example, neighbours from a
-            random place on, so that M is unbiased.
+        fraction: compute them on so much of the batch only, > 0 and <= 1: at least one example (two under batch
+            centring, whose mean is then the part's), neighbours from a random place on, so that M is unbiased.
         keep_output: keep y from the forward pass where amp or null needs it; False computes it again, for a projection
             more and an activation less (with ``fraction``, that part of a projection).
 

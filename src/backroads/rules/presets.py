@@ -22,6 +22,7 @@ _NEAREST: dict[str, Any] = {
 _DIMENSIONLESS: dict[str, Any] = {
     "reduction": "power",
     "operations": Operations(batch_center_backward_input=True),
+    "fraction": 0.125,
 }
 
 
@@ -68,7 +69,7 @@ def weight_mirror(amp: float = 0.003, decay: float = 0.003, **options: Any) -> A
     With W held, B settles at ``(amp / decay) W C``, C = M[x x^T]: the right direction only for white input. So by
     default x is centred over the batch, which makes C a covariance, and ``reduction="power"`` divides C by the power
     of x, which makes the gain the same in every layer. ``decay`` is the fraction of the way covered in a step of
-    rate 1.
+    rate 1. An eighth of the batch is enough: docs/cost.md.
 
     Source: Akrout, Wilson, Humphreys, Lillicrap, Tweed, NeurIPS 2019; as a sum of primitives: Kunin et al. 2020.
     """
@@ -79,9 +80,9 @@ def information_alignment(amp: float = 0.001, null: float = 0.001, decay: float 
     """Information alignment: ``dB = decay B - amp M[y x^T] + null M[y r^T]``, r = B^T y. Local.
 
     null bounds what amp alone lets explode: with W held and equal coefficients (reduction "sum", no operations), B
-    settles at the ridge pseudo-inverse ``(W C W^T + I)^-1 W C``. Reduction and centring are the weight mirror's. A
-    step of rate 1 is stable while null times the largest eigenvalue of the output's second moment (over its power) is
-    below 2. Wide convolutions whose channels move together exceed that: there, take smaller coefficients.
+    settles at the ridge pseudo-inverse ``(W C W^T + I)^-1 W C``. Reduction, centring and fraction are the weight
+    mirror's. A step of rate 1 is stable while null times the largest eigenvalue of the output's second moment (over its
+    power) is below 2. Wide convolutions whose channels move together exceed that: there, take smaller coefficients.
 
     Source: Kunin et al. 2020.
     """

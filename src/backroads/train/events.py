@@ -90,9 +90,9 @@ class RunFolder:
         self._events.close()
 
 
-def write_json(path: Path, data: dict[str, Any]) -> None:
+def write_json(path: Path, data: dict[str, Any], indent: int | None = 2) -> None:
     """Write ``data`` as JSON, all or nothing; numbers that are not finite become null."""
-    write_atomically(path, json.dumps(_finite(data), indent=2) + "\n")
+    write_atomically(path, json.dumps(_finite(data), indent=indent) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -16,9 +16,9 @@ from backroads.train.settings import TrainConfig
 # long run; at 1/2 that stays below 2, from where on steps lead away.
 MOMENTUM = 0.7
 
-# Name -> constructor of (groups, rate, momentum).
+# Name -> constructor of (groups, rate, momentum, ...).
 _MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": lambda p, lr, m: torch.optim.SGD(p, lr=lr, momentum=m, nesterov=m > 0),
+    "sgd": lambda p, lr, m, **options: torch.optim.SGD(p, lr=lr, momentum=m, nesterov=m > 0, **options),
     "adam": lambda p, lr, m: torch.optim.Adam(p, lr=lr, betas=(m, 0.999)),
     "adamw": lambda p, lr, m: torch.optim.AdamW(p, lr=lr, betas=(m, 0.999)),
     "radam": lambda p, lr, m: torch.optim.RAdam(p, lr=lr, betas=(m, 0.999)),
@@ -56,9 +56,10 @@ class Optimizers:
             name = "sgd" if config.backward_optimizer == "auto" else config.backward_optimizer
             momentum = config.backward_momentum
             if momentum is None:
-                # What the sparse term minimises is as ill-conditioned as the activities; the others' losses are not.
-                momentum = MOMENTUM if any(rule.sparse for rule in _alignments(model)) else 0.0
-            self.backward = _MAKERS[name]([{"params": B, "weight_decay": 0.0}], 0.0, momentum)
+                momentum = momentum_of_b(_alignments(model), config.momentum)
+            # One pass over B, its gradient and its momentum, where torch has that.
+            fused = {"fused": True} if name == "sgd" and B[0].device.type in ("cpu", "cuda") else {}
+            self.backward = _MAKERS[name]([{"params": B, "weight_decay": 0.0}], 0.0, momentum, **fused)
 
     def set_rates(self, step: int) -> tuple[float, float]:
         """Put this step's rates into the optimisers; returns (rate of W, rate of B)."""
@@ -124,6 +125,18 @@ def clip(model: torch.nn.Module, limit: float) -> float:
                 own = B * (rule.decay * layer.alignment_scale)
                 B.grad.sub_(own).mul_(scale).add_(own)
     return float(norm)
+
+
+def momentum_of_b(rules: list[Alignment], of_w: float) -> float:
+    """Nesterov momentum of B, where it has an optimiser of its own; ``of_w`` is W's."""
+    if any(rule.sparse for rule in rules):  # as ill-conditioned as the activities
+        return MOMENTUM
+    data, overshoot = any(rule.amp or rule.null for rule in rules), any(rule.decay > 1 for rule in rules)
+    if any(rule.self_ for rule in rules) and not (data or overshoot):  # those have bounds that momentum would lower
+        # B is drawn to the W before the step that W is about to take. At rate 1 and decay = self = 1 Nesterov's B is
+        # W_t + m (W_t - W_(t-1)): as much further as W's own momentum m will carry it.
+        return of_w
+    return 0.0
 
 
 def _alignments(model: torch.nn.Module) -> list[Alignment]:

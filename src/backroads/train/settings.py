@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,7 +69,8 @@ class TrainConfig(BaseModel):
         None,
         ge=0,
         lt=1,
-        description="Momentum of B (Nesterov), unless it is W's own; None: 0.9 for rules with a sparse term, else 0.",
+        description="Momentum of B (Nesterov), unless it is W's own; None: 0.7 for rules with a sparse term, W's for "
+        "those of decay (at most 1) and self alone, else 0.",
     )
     backward_schedule: ScheduleName | Literal["same"] = Field(
         "same", description="How B's rate falls; 'same' is as W's. B's rate does not warm up, unless it is W's own."
@@ -141,12 +143,12 @@ def read_settings(source: str, kind: str = "") -> dict[str, Any]:
     """Settings from a TOML file, or from a shipped recipe by its name; raises ConfigError.
 
     Args:
-        source: the file or the name. kind: "" for recipes of ``backroads train``, "meta" for those of meta-training.
+        source: the file or the name. kind: "" for a training, "search" for a search, "meta" for a meta-training.
     """
     if Path(source).exists() or source.endswith(".toml"):
         return read_toml(Path(source))
     if source in recipes(kind):
-        with resources.as_file(resources.files("backroads") / "recipes" / kind / f"{source}.toml") as path:
+        with resources.as_file(_folder(kind) / f"{source}.toml") as path:
             return read_toml(path)
     raise ConfigError(
         f"config: {source!r} is neither a file nor a recipe.{nearest(source, recipes(kind))} "
@@ -155,9 +157,13 @@ def read_settings(source: str, kind: str = "") -> dict[str, Any]:
 
 
 def recipes(kind: str = "") -> list[str]:
-    """Names of the recipes that ship with the package, of one kind."""
-    folder = resources.files("backroads") / "recipes" / kind
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    """Names of the recipes of one kind that ship with the package."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _folder(kind).iterdir() if entry.name.endswith(".toml"))
+
+
+def _folder(kind: str) -> Traversable:
+    folder = resources.files("backroads") / "recipes"
+    return folder / kind if kind else folder
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:

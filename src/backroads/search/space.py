@@ -1,0 +1,187 @@
+"""What a trial may be: groups (rules, or subsets of the primitives), what varies in each, and its settings as data.
+
+The primitives are those of Kunin et al., "Two Routes to Scalable Credit Assignment without Weight Symmetry", ICML 2020.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from backroads.errors import nearest
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+    from backroads.search.settings import SearchConfig
+
+PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")  # as in backroads.rules, which needs torch
+NOTHING = "none"  # the empty subset: fixed backward weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Where a value comes from: log-uniform between ``low`` and ``high``, or one of ``choices``."""
+
+    low: float = 0.0
+    high: float = 0.0
+    choices: tuple[Any, ...] = ()
+
+    def distribution(self) -> BaseDistribution:
+        """The same for optuna."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+        return (
+            CategoricalDistribution(self.choices) if self.choices else FloatDistribution(self.low, self.high, log=True)
+        )
+
+
+_SWITCH = Range(choices=(False, True))
+COEFFICIENTS = {name: Range(1e-4, 1.0) for name in PRIMITIVES}
+# The reference's on/off switches; its activation is that of the layer, which a torch layer does not have.
+OPERATIONS = dict.fromkeys(
+    (
+        "center_input",
+        "normalize_input",
+        "batch_center_backward_input",
+        "use_bias_forward",
+        "use_bias_backward",
+        "center_forward_output",
+        "normalize_forward_output",
+        "batch_center_forward_output",
+        "center_backward_output",
+        "normalize_backward_output",
+        "reconstruction_reversal",
+        "reconstruction_amp",
+    ),
+    _SWITCH,
+)
+ON_INPUT = ("center_input", "normalize_input", "batch_center_backward_input")
+# Of the activities: they change nothing where no term reads activities.
+ACTIVITIES = {
+    **OPERATIONS,
+    "reduction": Range(choices=("sum", "overlap", "mean", "power")),
+    "input_noise": Range(1e-2, 1e1),  # standard deviation of what replaces the input: a mirror's noise
+    "every": Range(choices=(1, 2, 4)),
+}
+BACKWARD = {
+    "backward_rate": Range(1e-2, 1.0),
+    "backward_optimizer": Range(choices=("sgd", "adam")),
+}
+FORWARD = {"learning_rate": Range(1e-2, 1.0), "weight_decay": Range(1e-5, 1e-2)}
+DIMENSIONS: dict[str, Range] = {**COEFFICIENTS, **ACTIVITIES, **BACKWARD, **FORWARD}
+SHORT = {"coefficients": tuple(COEFFICIENTS), "operations": tuple(OPERATIONS)}
+
+
+def expanded(names: Iterable[str]) -> list[str]:
+    """Names of dimensions, short forms spelt out; raises ValueError with the nearest name."""
+    found: list[str] = []
+    for name in names:
+        if name not in DIMENSIONS and name not in SHORT:
+            hint = nearest(name, [*DIMENSIONS, *SHORT])
+            raise ValueError(f"vary: unknown {name!r}.{hint} Known: {', '.join([*SHORT, *DIMENSIONS])}")
+        found += [one for one in SHORT.get(name, (name,)) if one not in found]
+    return found
+
+
+def range_of(name: str, given: Any) -> Range:
+    """The range that a user gave for a dimension; raises ValueError."""
+    if name not in DIMENSIONS:
+        raise ValueError(f"ranges: unknown {name!r}.{nearest(name, DIMENSIONS)} Known: {', '.join(DIMENSIONS)}")
+    usual = DIMENSIONS[name]
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"ranges.{name}: expected a list, got {given!r}")
+    if usual.choices:
+        return Range(choices=tuple(given))
+    ends = [float(value) for value in given if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(ends) != 2 or len(given) != 2 or not 0 < ends[0] <= ends[1] < float("inf"):
+        raise ValueError(f"ranges.{name}: expected two numbers, 0 < low <= high, got {given!r}")
+    return Range(ends[0], ends[1])
+
+
+def subset_name(subset: Iterable[str]) -> str:
+    """``("decay", "self_")`` as ``decay+self``."""
+    return "+".join(name.rstrip("_") for name in subset) or NOTHING
+
+
+# All 32, the small ones first.
+SUBSETS: dict[str, tuple[str, ...]] = {
+    subset_name(subset): subset
+    for size in range(len(PRIMITIVES) + 1)
+    for subset in itertools.combinations(PRIMITIVES, size)
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """One rule, or one subset of primitives.
+
+    Attributes:
+        name: what it is called. rule: the rule's name for a training. subset: of primitives; None for a named rule.
+        space: what varies, with its range.
+    """
+
+    name: str
+    rule: str
+    subset: tuple[str, ...] | None
+    space: Mapping[str, Range]
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The space for optuna."""
+        return {name: found.distribution() for name, found in self.space.items()}
+
+    def settings(self, params: Mapping[str, Any], fixed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Settings of a training: ``rule``, ``rule_options`` and rates.
+
+        Args:
+            params: values by dimension. fixed: rule options that do not vary.
+        """
+        options: dict[str, Any] = dict(fixed or {})
+        operations = {**options.pop("operations", {})}
+        settings: dict[str, Any] = {}
+        for name, value in params.items():
+            if name in OPERATIONS:
+                operations[name] = value
+            elif name in FORWARD or name in BACKWARD:
+                settings[name] = value
+            else:
+                options[name] = value
+        if operations:
+            options["operations"] = operations
+        return {"rule": self.rule, "rule_options": options, **settings}
+
+
+def groups_of(config: SearchConfig) -> list[Group]:
+    """The groups of a search, in the order in which they take turns; raises RuleError for unknown rules."""
+    varies = config.dimensions
+    if config.space == "primitives":
+        return [Group(name, "alignment", subset, _within(varies, subset)) for name, subset in SUBSETS.items()]
+    return [Group(name, name, None, _of_rule(varies, name)) for name in config.rules]
+
+
+def _within(varies: Mapping[str, Range], subset: tuple[str, ...]) -> dict[str, Range]:
+    """What makes a difference for a subset of primitives."""
+    reads = any(name in subset for name in ("amp", "null", "sparse"))
+    return {
+        name: found
+        for name, found in varies.items()
+        if name in FORWARD or (name in subset) or (name in ACTIVITIES and reads) or (name in BACKWARD and bool(subset))
+    }
+
+
+def _of_rule(varies: Mapping[str, Range], name: str) -> dict[str, Range]:
+    """What makes a difference for a named rule: its own coefficients, and its options where it takes any."""
+    from backroads.rules import Alignment, get_rule
+
+    rule = get_rule(name)
+    if not isinstance(rule, Alignment) or not rule.learns:
+        return {key: found for key, found in varies.items() if key in FORWARD}
+    subset = tuple(key for key, value in rule.coefficients.items() if value)
+    space = _within(varies, subset)
+    if rule.tie_grad:  # Kolen-Pollack's B has W's own decay, rate and optimiser
+        return {key: found for key, found in space.items() if key in FORWARD}
+    if rule.reduction == "nearest":  # it needs the closed form, and its reduction is what makes it
+        return {key: found for key, found in space.items() if key in ON_INPUT or key not in {*OPERATIONS, "reduction"}}
+    return space

@@ -1,0 +1,190 @@
+"""``backroads search``, ``worker`` and ``transfer`` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from test_cli import backroads
+
+from backroads.cli import main
+from backroads.search.ledger import outcome
+from backroads.search.results import settled
+from backroads.search.run import study_in
+
+QUICK = ["--epochs", "2", "--batch-size", "128", "--train.model_options.width", "2", "--out", "study"]
+TRIALS = 6
+
+
+def call(*words: str) -> None:
+    """A command in this process, which ends well."""
+    with pytest.raises(SystemExit) as left:
+        main(list(words))
+    assert left.value.code == 0
+
+
+def rows(folder: Path) -> dict[str, list[object]]:
+    """Slots by how they were settled."""
+    found: dict[str, list[object]] = {}
+    with study_in(folder) as (storage, config):
+        trials = storage.get_all_trials(storage.get_study_id_from_name(config.name), deepcopy=False)
+        for trial in settled(trials, config):
+            found.setdefault(outcome(trial), []).append(trial.user_attrs["about"]["slot"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search that was interrupted and went on."""
+    cwd = tmp_path_factory.mktemp("search")
+    words = ["search", "--rules", "symmetric_alignment", "backprop", "--trials", str(TRIALS), "--workers", "1", *QUICK]
+    words += ["--pruner", "none"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "backroads", *words], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=120)
+    assert line.startswith("[1/6] trial "), line + rest + errors
+    assert "the same command goes on with study" in errors
+    assert process.returncode == 130
+    assert "running" not in rows(cwd / "study")
+    done = backroads(*words, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert "6 of 6 trials settled" in done.stdout
+    assert "report: study/report.html" in done.stdout
+    return cwd / "study"
+
+
+def test_an_interrupted_search_goes_on_and_no_trial_is_lost_or_counted_twice(study: Path) -> None:
+    assert {end: sorted(slots) for end, slots in rows(study).items()} == {"complete": list(range(TRIALS))}  # type: ignore[type-var]
+
+
+def test_status_names_every_rule(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("search", "status", str(study))
+    printed = capsys.readouterr().out
+    assert "backprop" in printed
+    assert "symmetric_alignment" in printed
+    assert "6 of 6 trials settled" in printed
+
+
+def test_the_best_trains_again_to_the_accuracy_of_its_trial(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("search", "best", str(study), "--group", "symmetric_alignment")
+    capsys.readouterr()
+    path = study / "best-symmetric_alignment.toml"
+    assert tomllib.loads(path.read_text())["split"] == "test"
+    results = json.loads((study / "results.json").read_text())
+    (row,) = [row for row in results["groups"] if row["group"] == "symmetric_alignment"]
+    call("train", "--config", str(path), "--split", "validation", "--out", str(tmp_path / "run"))
+    trained = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert trained["eval_accuracy"] == row["best"]
+
+
+def test_promoted_trials_are_trained_with_fresh_seeds_and_tested(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("search", "promote", str(study), "--top", "2", "--seeds", "2")
+    first = capsys.readouterr().out
+    assert "[4/4]" in first
+    found = json.loads((study / "promote.json").read_text())
+    assert [len(row["accuracies"]) for row in found["rows"]] == [2, 2]
+    used = {training["settings"]["seed"] for training in found["trainings"].values()}
+    assert len(used) == 2
+    assert 0 not in used  # the trials' own
+    assert {training["settings"]["split"] for training in found["trainings"].values()} == {"test"}
+    call("search", "promote", str(study), "--top", "2", "--seeds", "2")
+    assert "[1/4]" not in capsys.readouterr().out  # nothing is trained twice
+
+
+def test_transfer_tells_what_is_lost_beside_backprop(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("transfer", str(study), "--models", "mlp", "--seeds", "1")
+    assert "points lost in transfer" in capsys.readouterr().out
+    found = json.loads((study / "transfer.json").read_text())
+    assert found["models"] == ["digits_conv", "mlp"]
+    cells = {row["group"]: row["models"] for row in found["rows"]}
+    own, other = cells["symmetric_alignment"], cells["backprop"]
+    gap = {model: other[model]["mean"] - own[model]["mean"] for model in found["models"]}
+    assert own["mlp"]["lost"] == pytest.approx(gap["mlp"] - gap["digits_conv"])
+    assert "mlp" in (study / "report.html").read_text()
+
+
+def test_other_settings_are_refused_and_more_trials_are_not(study: Path) -> None:
+    cwd = study.parent
+    words = ["search", "--rules", "symmetric_alignment", "backprop", "--workers", "1", *QUICK, "--pruner", "none"]
+    before = (study / "config.toml").read_text()
+    refused = backroads(*words, "--trials", str(TRIALS), "--seed", "3", cwd=cwd)
+    assert refused.returncode == 2
+    assert "seed: the study has 0, now 3" in refused.stderr
+    assert (study / "config.toml").read_text() == before
+
+
+def test_a_journal_is_searched_by_workers_and_reaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from backroads.search.ledger import Ledger
+    from backroads.search.run import prepare
+    from backroads.search.settings import resolve
+    from backroads.search.worker import work
+
+    settings = {"epochs": 1, "trials": 3, "storage": "journal:study.log", "train": {"model_options": {"width": 2}}}
+    config, url = prepare(resolve(settings), tmp_path / "study")
+    with study_in(tmp_path / "study") as (storage, _):
+        dead = Ledger(storage, config.name, 3).take("here:999999999:0", lambda slot: ({}, {}, "symmetric_alignment"))
+    assert dead is not None
+    assert work(url, config.name, number=0, most=2, say=lambda _: None) == "enough"
+    call("search", "reap", str(tmp_path / "study"))
+    assert "freed 0" in capsys.readouterr().out  # another machine's: nothing is known of it
+    call("search", "reap", str(tmp_path / "study"), "--host", "here")
+    assert "freed 1" in capsys.readouterr().out
+    assert work(url, config.name, number=0, say=lambda _: None) == "settled"
+    assert sorted(rows(tmp_path / "study")["complete"]) == [0, 1, 2]  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search", "--trails", "3"], "Did you mean --trials?"),
+        (["search", "--trials", "0"], "trials: expected greater than or equal to 1"),
+        (["search", "--rules", "feedback_alignmnt"], "Did you mean 'feedback_alignment'?"),
+        (["search", "--vary", "coeficients"], "Did you mean 'coefficients'?"),
+        (["search", "--config", "misspelt.toml"], "Did you mean 'trials'?"),
+        (["search", "--storage", "mysql://me:open-sesame@host/db"], "storage: expected"),
+        (["search", "--out", "full"], "full exists, is not empty and holds no study"),
+        (["search", "status", "nowhere"], "nowhere has no config.toml"),
+        (["search", "statis", "nowhere"], "statis"),
+        (["worker", "sqlite:///none.db"], "STUDY"),
+        (["transfer", "nowhere", "--models", "mlp"], "nowhere has no config.toml"),
+    ],
+)
+def test_mistakes_get_one_message_and_leave_nothing_behind(
+    tmp_path: Path,
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "misspelt.toml").write_text("trails = 3")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "open-sesame" not in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_help_needs_neither_torch_nor_optuna(tmp_path: Path) -> None:
+    code = "import sys; from backroads.cli import main; main(sys.argv[1:])"
+    code += "; sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
+    for words in (["search", "--help"], ["search", "promote", "--help"], ["worker", "--help"], ["transfer", "--help"]):
+        subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, check=True, capture_output=True, timeout=60)

@@ -1,0 +1,85 @@
+"""A PostgreSQL server of a test's own, on a loopback port, which can be stopped and started again."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+PASSWORD = "open-sesame-4711"
+
+
+def binaries() -> Path | None:
+    """The folder of ``postgres`` and ``initdb``; Debian keeps them off the PATH."""
+    found = shutil.which("postgres")
+    if found is not None:
+        return Path(found).resolve().parent
+    return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+
+
+class Postgres:
+    """A server with a user ``searcher``, who needs :data:`PASSWORD`; a context."""
+
+    def __init__(self, bin_: Path) -> None:
+        self._bin = bin_
+        self._folder = Path(tempfile.mkdtemp(prefix="backroads-pg-"))
+        # The server refuses to run as root.
+        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://searcher:{PASSWORD}@127.0.0.1:{self._port}/postgres"
+
+    def __enter__(self) -> Postgres:
+        secret = self._folder / "secret"
+        secret.write_text(PASSWORD)
+        if self._user is not None:
+            for path in (self._folder, secret):
+                os.chown(path, self._user.pw_uid, self._user.pw_gid)
+        words = ["-D", "data", "-U", "searcher", "-A", "scram-sha-256", "--pwfile", "secret", "--no-sync"]
+        subprocess.run([self._bin / "initdb", *words], check=True, capture_output=True, timeout=60, **self._as_user())
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start(self) -> None:
+        words = ["-D", "data", "-p", str(self._port), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._bin / "postgres", *words, "-k", self._folder], stdout=log, stderr=log, **self._as_user()
+            )
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise RuntimeError((self._folder / "log").read_text())
+
+    def stop(self) -> None:
+        """At once: connections are cut, transactions that were not committed are lost."""
+        if self._process is not None:
+            self._process.terminate() if self._process.poll() is not None else self._process.send_signal(2)
+            self._process.wait(timeout=30)
+            self._process = None
+
+    def _as_user(self) -> dict[str, object]:
+        own: dict[str, object] = {"cwd": self._folder}
+        if self._user is not None:
+            own |= {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+        return own

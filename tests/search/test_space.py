@@ -1,0 +1,121 @@
+"""What a trial may be: every value of every group makes a training that is accepted."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState, create_trial
+
+from backroads.errors import ConfigError
+from backroads.rules import Alignment, list_rules
+from backroads.search.settings import SearchConfig, differences, resolve
+from backroads.search.space import DIMENSIONS, OPERATIONS, PRIMITIVES, SHORT, SUBSETS, groups_of, range_of
+from backroads.search.storage import hide_password, password_of, without_password
+from backroads.train.settings import read_settings, recipes
+from backroads.train.trainer import rules_of
+
+EVERYTHING = [*SHORT, *(name for name in DIMENSIONS if name not in OPERATIONS)]
+
+
+def test_the_primitives_have_32_subsets_each_once() -> None:
+    assert len(SUBSETS) == 32
+    assert {frozenset(subset) for subset in SUBSETS.values()} == {
+        frozenset(subset) for n in range(6) for subset in itertools.combinations(PRIMITIVES, n)
+    }
+    assert SUBSETS["none"] == ()
+    assert SUBSETS["decay+self"] == ("decay", "self_")
+
+
+@pytest.mark.parametrize("space", ["primitives", "rules"])
+def test_every_draw_of_every_group_is_a_rule_with_these_coefficients(space: str) -> None:
+    config = resolve({"space": space, "rules": list_rules(), "vary": EVERYTHING})
+    sampler = RandomSampler(seed=0)
+    nobody = create_trial(state=TrialState.RUNNING)
+    for group in groups_of(config):
+        for _ in range(20):
+            drawn = {
+                name: sampler.sample_independent(None, nobody, name, found)  # type: ignore[arg-type]
+                for name, found in group.distributions().items()
+            }
+            training = config.training(**group.settings(drawn))
+            rule = rules_of(training)
+            assert training.split == "validation"
+            assert {name: drawn[name] for name in ("learning_rate", "weight_decay")} == {
+                "learning_rate": training.learning_rate,
+                "weight_decay": training.weight_decay,
+            }
+            if group.subset is not None:
+                assert isinstance(rule, Alignment)
+                assert rule.coefficients == {name: drawn.get(name, 0.0) for name in PRIMITIVES}
+                assert {name for name, c in rule.coefficients.items() if c} == set(group.subset)
+
+
+def test_what_makes_no_difference_does_not_vary() -> None:
+    spaces = {group.name: set(group.space) for group in groups_of(resolve({"space": "primitives", "vary": EVERYTHING}))}
+    forward = {"learning_rate", "weight_decay"}
+    assert spaces["none"] == forward
+    assert spaces["decay+self"] == forward | {"decay", "self_", "backward_rate", "backward_optimizer"}
+    assert {"amp", "reduction", "center_input", "every", "input_noise"} <= spaces["amp"]
+    rules = {group.name: set(group.space) for group in groups_of(resolve({"rules": list_rules(), "vary": EVERYTHING}))}
+    assert rules["backprop"] == rules["kolen_pollack"] == rules["feedback_alignment"] == forward
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"trails": 3}, "Did you mean 'trials'"),
+        ({"train": {"momentun": 0.5}}, "Did you mean 'momentum'"),
+        ({"train": {"split": "test"}}, r"train\.split: a search sets this itself"),
+        ({"train": {"epochs": 3}}, "give it as epochs"),
+        ({"vary": ["coeficients"]}, "Did you mean 'coefficients'"),
+        ({"ranges": {"learning_rat": [0.1, 1.0]}}, "Did you mean 'learning_rate'"),
+        ({"ranges": {"learning_rate": [1.0, 0.1]}}, "0 < low <= high"),
+        ({"heartbeat": 10, "grace": 15}, "at least two heartbeats"),
+        ({"name": "a/b"}, "letters, digits"),
+        ({"pruner": "best"}, "pruner"),
+    ],
+)
+def test_mistakes_are_named_with_what_was_meant(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(given)
+
+
+def test_ranges_can_be_narrowed() -> None:
+    config = resolve({"space": "primitives", "ranges": {"decay": [0.1, 0.2], "reduction": ["power"]}})
+    assert config.dimensions["decay"] == range_of("decay", [0.1, 0.2])
+    assert config.dimensions["reduction"].choices == ("power",)
+
+
+def test_a_study_may_grow_and_change_its_workers_and_nothing_else() -> None:
+    old = SearchConfig(trials=10)
+    assert differences(old, SearchConfig(trials=20, workers=3, storage="postgresql://me@here/db")) == []
+    assert len(differences(old, SearchConfig(trials=5, epochs=2, seed=1))) == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "plain", "password"),
+    [
+        ("postgresql://me:se%40cret@host:5432/db", "postgresql://me@host:5432/db", "se@cret"),
+        ("postgresql://me@host/db?sslmode=require&password=x", "postgresql://me@host/db?sslmode=require", "x"),
+        ("postgresql://me@host/db", "postgresql://me@host/db", None),
+        ("sqlite:////tmp/a:b@c.db", "sqlite:////tmp/a:b@c.db", None),
+        ("journal:study.log", "journal:study.log", None),
+    ],
+)
+def test_passwords_leave_the_url(url: str, plain: str, password: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    assert without_password(url) == plain
+    assert password_of(url) == password
+    assert hide_password(url) == plain
+    import os
+
+    assert os.environ.get("PGPASSWORD") == password
+
+
+@pytest.mark.parametrize("name", recipes("search"))
+def test_every_recipe_gives_each_subset_at_least_20_trials(name: str) -> None:
+    config = resolve(read_settings(name, "search"))
+    assert config.space == "primitives"
+    assert config.trials >= 20 * len(SUBSETS)
