@@ -14,7 +14,7 @@ from backroads.errors import ConfigError
 from backroads.report import write_report
 from backroads.report.search import PRIMITIVES, effects
 from backroads.report.search_figures import MOST, steps, thinned
-from backroads.report.search_run import Group, is_search
+from backroads.report.search_run import is_search
 from backroads.search.space import SUBSETS
 
 # What each primitive adds to the best accuracy, with nothing between them.
@@ -101,11 +101,7 @@ def test_subsets_stand_by_rank_with_their_primitives(tmp_path: Path) -> None:
 
 
 def test_effects_of_what_only_adds_are_the_sums(tmp_path: Path) -> None:
-    groups = [
-        Group(name, 1, {}, tuple(one.rstrip("_") for one in subset), best_of(subset))
-        for name, subset in SUBSETS.items()
-    ]
-    found = effects(groups)
+    found = effects({frozenset(one.rstrip("_") for one in subset): best_of(subset) for subset in SUBSETS.values()})
     assert len(found) == 15
     for (row, column), effect in found.items():
         names = {PRIMITIVES[row], PRIMITIVES[column]}
@@ -113,6 +109,33 @@ def test_effects_of_what_only_adds_are_the_sums(tmp_path: Path) -> None:
     told = section(page_of(search(tmp_path)), "together").one("svg", role="img").attributes["aria-label"]
     assert "amp with sparse +6.0" in told
     assert "null \N{MINUS SIGN}3.0" in told
+
+
+def test_effects_are_those_of_fresh_seeds_once_every_subset_was_tested(tmp_path: Path) -> None:
+    folder = search(tmp_path)
+    names = [group["group"] for group in json.loads((folder / "results.json").read_text())["groups"]]
+
+    def promoted(chosen: list[str]) -> str:
+        # On test only decay helps, by 2 points; one seed of each diverged.
+        rows = [
+            {
+                "slot": n,
+                "group": name,
+                "validation": 0.9,
+                "accuracies": [0.7 + 0.02 * ("decay" in name), None],
+                "mean": 0.7 + 0.02 * ("decay" in name),
+                "interval": None,
+            }
+            for n, name in enumerate(chosen)
+        ]
+        (folder / "promote.json").write_text(json.dumps({"rows": rows}))
+        return str(section(page_of(folder), "together").one("svg", role="img").attributes["aria-label"])
+
+    told = promoted(names)
+    assert "decay +2.0" in told
+    assert "amp with sparse 0.0" in told
+    assert "2, 1 diverged" in words(section(page_of(folder), "promoted").one("tbody").all("tr")[0])
+    assert "amp with sparse +6.0" in promoted(names[:-1])  # not all: the best of the search
 
 
 def test_the_summary_names_the_best_and_says_what_is_not_finished(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -45,6 +45,7 @@ def search_page(search: Search) -> str:
     low = _low(results.trials)
     ranked = sorted(results.groups, key=lambda group: -1.0 if group.best is None else group.best, reverse=True)
     subsets = all(group.subset is not None for group in ranked)
+    scores, tested = _scores(search)
     return render(
         "search.html.j2",
         title=_title(search),
@@ -55,7 +56,8 @@ def search_page(search: Search) -> str:
         lines=[_line(search, place, group, low) for place, group in enumerate(ranked, 1)],
         low=text.percent(low),
         tested=bool(search.promoted),
-        together=_together(ranked) if subsets else None,
+        together=_together(scores) if subsets else None,
+        together_tested=tested,
         curve=_best_so_far(search, ranked),
         slices=_slices(results.trials, low),
         importances=_importances(search),
@@ -163,12 +165,26 @@ def _spread(name: str, values: Sequence[float]) -> str:
     )
 
 
-def effects(groups: Sequence[Group]) -> dict[tuple[int, int], float]:
-    """By (row, column) of the primitives: the best accuracy with both rather than neither, others equal, on average.
+Scores = Mapping[frozenset[str], float | None]  # accuracy of each subset
 
-    On the diagonal: with the one rather than without it. Pairs are left out where a subset has no complete trial.
+
+def _scores(search: Search) -> tuple[Scores, bool]:
+    """The accuracy of each subset, and whether that is a test accuracy: the best of the search if not all were tested.
+
+    The best of many trials is partly luck, and more so the more its trials scatter; fresh seeds have none of that.
     """
-    best = {frozenset(group.subset or ()): group.best for group in groups}
+    groups = search.results.groups
+    tested = {row.group: row.mean for row in search.promoted}
+    whole = all(group.group in tested for group in groups)
+    return {frozenset(g.subset or ()): tested[g.group] if whole else g.best for g in groups}, whole
+
+
+def effects(scores: Scores) -> dict[tuple[int, int], float]:
+    """By (row, column) of the primitives: the accuracy with both rather than neither, others equal, on average.
+
+    On the diagonal: with the one primitive rather than without it. Pairs of subsets are left out where one has no
+    accuracy.
+    """
     found = {}
     for row, column in itertools.combinations_with_replacement(range(len(PRIMITIVES)), 2):
         pair = {PRIMITIVES[row], PRIMITIVES[column]}
@@ -176,7 +192,7 @@ def effects(groups: Sequence[Group]) -> dict[tuple[int, int], float]:
         differences = []
         for size in range(len(others) + 1):
             for context in itertools.combinations(others, size):
-                both, neither = best.get(frozenset({*context, *pair})), best.get(frozenset(context))
+                both, neither = scores.get(frozenset({*context, *pair})), scores.get(frozenset(context))
                 if both is not None and neither is not None:
                     differences.append(both - neither)
         if differences:
@@ -184,8 +200,8 @@ def effects(groups: Sequence[Group]) -> dict[tuple[int, int], float]:
     return found
 
 
-def _together(groups: Sequence[Group]) -> Markup | None:
-    found = effects(groups)
+def _together(scores: Scores) -> Markup | None:
+    found = effects(scores)
     if not found:
         return None
     told = "; ".join(
@@ -193,7 +209,7 @@ def _together(groups: Sequence[Group]) -> Markup | None:
         + f" {text.points(effect)}"
         for (row, column), effect in found.items()
     )
-    return together("together", f"Effect on the best accuracy in points: {told}.", PRIMITIVES, found)
+    return together("together", f"Effect on the accuracy in points: {told}.", PRIMITIVES, found)
 
 
 def _best_so_far(search: Search, ranked: Sequence[Group]) -> FigureParts | None:

@@ -72,6 +72,11 @@ class Promoted:
     mean: Measured
     interval: Measured
 
+    @property
+    def diverged(self) -> int:
+        """Seeds without an accuracy."""
+        return sum(accuracy is None for accuracy in self.accuracies)
+
 
 @dataclass(frozen=True)
 class Cell:
