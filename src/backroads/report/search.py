@@ -171,12 +171,18 @@ Scores = Mapping[frozenset[str], float | None]  # accuracy of each subset
 def _scores(search: Search) -> tuple[Scores, bool]:
     """The accuracy of each subset, and whether that is a test accuracy: the best of the search if not all were tested.
 
-    The best of many trials is partly luck, and more so the more its trials scatter; fresh seeds have none of that.
+    The best of many trials is partly luck, and more so the more its trials scatter; fresh seeds have none of that. The
+    median of theirs, as one training that went wrong would outweigh all else; none, if most diverged.
     """
     groups = search.results.groups
-    tested = {row.group: row.mean for row in search.promoted}
+    tested = {row.group: _median(row.accuracies) for row in search.promoted}
     whole = all(group.group in tested for group in groups)
     return {frozenset(g.subset or ()): tested[g.group] if whole else g.best for g in groups}, whole
+
+
+def _median(accuracies: Sequence[float | None]) -> float | None:
+    middle = statistics.median(-1.0 if accuracy is None else accuracy for accuracy in accuracies)
+    return middle if middle >= 0 else None
 
 
 def effects(scores: Scores) -> dict[tuple[int, int], float]:

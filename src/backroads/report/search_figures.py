@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 from backroads.report.curves import NAN, Curve
 from backroads.report.figures import OVERVIEW, PANEL, Look, accuracy_axes, labels, line
 from backroads.report.svg import HEAT, SERIES, TEXT, Size, draw
+from backroads.report.text import points as in_points
 
 STRIP = Size(220, 18, left=2, right=2, top=2, bottom=2)
 MOST = 300  # marks in a drawing: a page of thousands of trials stays small
@@ -114,7 +115,7 @@ def together(name: str, label: str, names: Sequence[str], effects: Mapping[tuple
                 alpha=1 if effect >= 0 else 0.25 + 0.1 * level,
             )
             axes.add_patch(square)
-            text = f"{100 * effect:+.1f}".replace("-", "\N{MINUS SIGN}")
+            text = in_points(effect)
             axes.text(column, row + 0.33, text, ha="center", va="center", color=TEXT, fontsize=9)
 
     return draw(name, label, _GRID, paint)
