@@ -29,7 +29,16 @@ if TYPE_CHECKING:
         revert,
         set_coefficients,
     )
-    from backroads.rules import Alignment, Noise, Operations, Rule, get_rule, list_rules, register_rule
+    from backroads.rules import (
+        Alignment,
+        Noise,
+        Operations,
+        Rule,
+        WeightEstimate,
+        get_rule,
+        list_rules,
+        register_rule,
+    )
     from backroads.train.schedule import CoefficientSchedule, LearningRateSchedule, RateSchedule
 
 __version__ = "0.1.0"
@@ -43,6 +52,7 @@ __all__ = [
     "Plan",
     "RateSchedule",
     "Rule",
+    "WeightEstimate",
     "__version__",
     "aligned_layers",
     "alignment_scale",
@@ -65,7 +75,19 @@ __all__ = [
 # Where the public names live. They are imported when first asked for: torch takes seconds, and the command line's
 # ``--help`` needs none of it.
 _PLACES = {
-    **dict.fromkeys(("Alignment", "Noise", "Operations", "Rule", "get_rule", "list_rules", "register_rule"), "rules"),
+    **dict.fromkeys(
+        (
+            "Alignment",
+            "Noise",
+            "Operations",
+            "Rule",
+            "WeightEstimate",
+            "get_rule",
+            "list_rules",
+            "register_rule",
+        ),
+        "rules",
+    ),
     **dict.fromkeys(("CoefficientSchedule", "LearningRateSchedule", "RateSchedule"), "train.schedule"),
     **dict.fromkeys(
         (

@@ -15,6 +15,9 @@ from backroads.train.settings import TrainConfig
 # Of B, under rules with a sparse term. Momentum m lengthens a step of share s of the nearest to s / (1 - m) in the
 # long run; at 1/2 that stays below 2, from where on steps lead away.
 MOMENTUM = 0.7
+# The same for rules that run on noise: their steps are not shortened where the noise of one step is strong. It halves
+# the lag behind W; 0.7 would need twice the noise to be stable.
+MOMENTUM_ON_NOISE = 0.5
 
 # Name -> constructor of (groups, rate, momentum, ...).
 _MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -130,7 +133,9 @@ def clip(model: torch.nn.Module, limit: float) -> float:
 def momentum_of_b(rules: list[Alignment], of_w: float) -> float:
     """Nesterov momentum of B, where it has an optimiser of its own; ``of_w`` is W's."""
     if any(rule.sparse for rule in rules):  # as ill-conditioned as the activities
-        return MOMENTUM
+        return MOMENTUM if all(rule.input_noise is None for rule in rules) else MOMENTUM_ON_NOISE
+    if any(rule.estimate is not None for rule in rules):  # would add up its noise, and go on where nothing arrives
+        return 0.0
     data, overshoot = any(rule.amp or rule.null for rule in rules), any(rule.decay > 1 for rule in rules)
     if any(rule.self_ for rule in rules) and not (data or overshoot):  # those have bounds that momentum would lower
         # B is drawn to the W before the step that W is about to take. At rate 1 and decay = self = 1 Nesterov's B is

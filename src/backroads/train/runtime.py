@@ -106,7 +106,13 @@ def local_gradients(model: torch.nn.Module) -> list[str]:
         rule, B = layer.rule, layer.backward_weight
         if B is None:
             continue
-        by_data = isinstance(rule, Alignment) and (rule.tie_grad or rule.amp or rule.null or rule.sparse)
+        by_data = isinstance(rule, Alignment) and (
+            rule.tie_grad
+            or rule.amp
+            or rule.null
+            or rule.sparse
+            or (rule.estimate is not None and rule.estimate.draws)  # each process has draws of its own
+        )
         # Other users of a shared parameter may be taught by data.
         if not by_data and not (isinstance(rule, Alignment) and rule.update_forward):
             names.append(f"{name}.backward_weight" if name else "backward_weight")
