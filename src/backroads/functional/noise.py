@@ -31,8 +31,8 @@ def per_tap(taps: Sequence[Sequence[int]], like: Tensor) -> float | Tensor:
     """
     # A tap that never meets the input has nothing to divide.
     axes = [[1 / max(n, 1) for n in axis] for axis in taps]
-    if all(len(set(axis)) == 1 for axis in axes):
-        return math.prod(axis[0] for axis in axes)
+    if all(min(axis) == max(axis) for axis in axes):
+        return math.prod([axis[0] for axis in axes])
     wide = torch.promote_types(like.dtype, torch.float32)
     d = len(axes)
     factor = torch.ones((), dtype=wide, device=like.device)

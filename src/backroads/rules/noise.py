@@ -76,7 +76,7 @@ class Noise:
         if self.rows_per_input is None:
             assert self.images is not None
             return self.images
-        sum_of_reciprocals = fan_in * math.prod(sum(1 / n for n in axis if n) for axis in taps)
+        sum_of_reciprocals = fan_in * math.prod([sum([1 / n for n in axis if n]) for axis in taps])
         return max(1, math.ceil(self.rows_per_input * sum_of_reciprocals - 1e-9))
 
     def draw(self, x: Tensor, images: int | None = None) -> Tensor:
