@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         list_rules,
         register_rule,
     )
+    from backroads.train.noise import noisy
     from backroads.train.schedule import CoefficientSchedule, LearningRateSchedule, RateSchedule
 
 __version__ = "0.1.0"
@@ -65,6 +66,7 @@ __all__ = [
     "list_rules",
     "metrics",
     "nn",
+    "noisy",
     "plan",
     "register_rule",
     "revert",
@@ -88,6 +90,7 @@ _PLACES = {
         ),
         "rules",
     ),
+    "noisy": "train.noise",
     **dict.fromkeys(("CoefficientSchedule", "LearningRateSchedule", "RateSchedule"), "train.schedule"),
     **dict.fromkeys(
         (

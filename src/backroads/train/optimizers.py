@@ -10,6 +10,7 @@ import torch
 
 from backroads.conversion import aligned_layers, backward_parameters, forward_parameters
 from backroads.rules import Alignment
+from backroads.train.noise import noisy
 from backroads.train.settings import TrainConfig
 
 # Of B, under rules with a sparse term. Momentum m lengthens a step of share s of the nearest to s / (1 - m) in the
@@ -63,6 +64,16 @@ class Optimizers:
             # One pass over B, its gradient and its momentum, where torch has that.
             fused = {"fused": True} if name == "sgd" and B[0].device.type in ("cpu", "cuda") else {}
             self.backward = _MAKERS[name]([{"params": B, "weight_decay": 0.0}], 0.0, momentum, **fused)
+
+        if config.update_noise:
+            for name, optimizer, seed in (("forward", self.forward, 2), ("backward", self.backward, 3)):
+                if optimizer is not None and config.update_noise_on in ("all", name):
+                    noisy(
+                        optimizer,
+                        config.update_noise,
+                        config.update_noise_distribution,
+                        seed=config.seed * 1_000_003 + seed,
+                    )
 
     def set_rates(self, step: int) -> tuple[float, float]:
         """Put this step's rates into the optimisers; returns (rate of W, rate of B)."""
