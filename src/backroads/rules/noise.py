@@ -79,17 +79,18 @@ class Noise:
         sum_of_reciprocals = fan_in * math.prod([sum([1 / n for n in axis if n]) for axis in taps])
         return max(1, math.ceil(self.rows_per_input * sum_of_reciprocals - 1e-9))
 
-    def draw(self, x: Tensor, images: int | None = None) -> Tensor:
-        """A fresh draw with the dtype, device and shape of ``x``, from torch's global generator.
+    def draw(self, x: Tensor, images: int | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """A fresh draw with the dtype, device and shape of ``x``.
 
         Args:
-            images: size of the first dimension, in place of that of ``x``. A batch always has one: x: (N, ...).
+            x: (N, ...), or any shape without ``images``. images: N, in place of that of ``x``. generator: on the device
+                of ``x``; None is torch's global one.
         """
         shape = x.shape if images is None else (images, *x.shape[1:])
         if self.distribution == "normal":
-            return torch.randn(shape, dtype=x.dtype, device=x.device) * self.std
+            return torch.randn(shape, dtype=x.dtype, device=x.device, generator=generator) * self.std
         half_width = self.std * math.sqrt(3)  # the variance of U(-a, a) is a^2 / 3
-        return (torch.rand(shape, dtype=x.dtype, device=x.device) * 2 - 1) * half_width
+        return (torch.rand(shape, dtype=x.dtype, device=x.device, generator=generator) * 2 - 1) * half_width
 
     def like(self, x: Tensor) -> Tensor:
         """A fresh draw with the shape, dtype and device of ``x``, from torch's global generator."""
