@@ -17,7 +17,7 @@ OUTPUTS = 3  # outputs of the networks below, for direct feedback
 
 
 def on_the_whole_batch(rule: br.Rule) -> br.Rule:
-    """A rule on the activity, all of it, in place of a drawn part or noise, so that its gradients can be written down."""
+    """A rule on all of the activity, not a drawn part or noise, so that its gradients can be written down."""
     return dataclasses.replace(rule, fraction=1.0, input_noise=None) if isinstance(rule, br.Alignment) else rule
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import PROBLEMS, Problem, _conv, _linear, small_network
+from problems import PROBLEMS, Problem, _conv, small_network
 from torch import Tensor
 
 import backroads as br
@@ -85,7 +85,9 @@ def test_the_mean_step_goes_its_rate_of_the_way_to_w_in_every_entry(problem: str
 @each_form
 @pytest.mark.parametrize("problem", ["linear of one example", "conv2d of one example", "linear of an empty batch"])
 @pytest.mark.usefixtures("white")
-def test_noise_of_its_own_size_needs_no_batch(problem: str, rule: br.Alignment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_of_its_own_size_needs_no_batch(
+    problem: str, rule: br.Alignment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     p = ALL[problem]
     shape = p.shape if "one" in problem else p.shape[1:]
     like = torch.zeros(1, *shape, dtype=torch.float64)
@@ -120,7 +122,7 @@ def test_the_scale_of_the_noise_makes_no_difference(rule: br.Alignment, std: flo
 def test_in_a_network_every_b_goes_to_its_w_whatever_the_images_are(rule: br.Alignment) -> None:
     net = small_network(rule)
     images = torch.randn(4, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    expected = {n: (l.backward_weight - l.weight).detach() for n, l in br.aligned_layers(net)}
+    expected = {n: (layer.backward_weight - layer.weight).detach() for n, layer in br.aligned_layers(net)}
     for scale in (0.0, 1.0, 1000.0):
         net.zero_grad()
         (scale * net(scale * images).sum()).backward()
@@ -252,18 +254,15 @@ def test_checkpointing_repeats_no_draw(rule: br.Alignment) -> None:
 
 
 @each_form
-def test_gradients_under_autocast_are_close_to_those_of_float32(rule: br.Alignment) -> None:
-    found = []
-    for precision in (False, True):
-        net = small_network(dataclasses.replace(rule, input_noise=br.Noise(images=200)), torch.float32)
-        torch.manual_seed(0)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision):
-            net(torch.ones(3, 2, 6, 6)).sum().backward()
-        found.append({n: l.backward_weight.grad for n, l in br.aligned_layers(net)})
-    for name, reference in found[0].items():
-        # bfloat16 draws other noise: what is compared are means over 200 images.
-        assert found[1][name].dtype == torch.float32
-        assert float((found[1][name] - reference).norm() / reference.norm()) < 0.6
+@pytest.mark.usefixtures("white")
+def test_under_autocast_the_mean_step_is_that_of_float32_but_for_rounding(rule: br.Alignment) -> None:
+    net = small_network(rule, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        net(torch.ones(3, 2, 6, 6)).sum().backward()
+    for _, layer in br.aligned_layers(net):
+        grad, expected = layer.backward_weight.grad, 0.25 * (layer.backward_weight - layer.weight).detach()
+        assert grad.dtype == torch.float32
+        assert float((grad - expected).norm() / expected.norm()) < 0.02  # bfloat16 has 8 bits
 
 
 # --- what is refused ---

@@ -17,7 +17,7 @@ from backroads.functional.noise import per_tap
 from backroads.functional.operators import Operator
 from backroads.rules.alignment import ACTIVATIONS, Alignment, Operations
 
-# One number: a float, or a 0-dimensional tensor where it is measured (power). One for each tap of the kernel under "taps".
+# One number: a float, or a 0-dimensional tensor where it is measured (power); under "taps" one for each tap.
 Scale = float | Tensor
 
 

@@ -16,8 +16,8 @@ def driving_noise(noise: Noise, x: Tensor, W: Tensor, op: Operator) -> Tensor:
     """Noise in place of the layer's input, (N, ...), drawn from torch's global generator.
 
     Args:
-        noise: its distribution, and how many images of it, which are its own. x: the layer's input, (N, ...) or one example; only its
-            shape, dtype and device are read. W: the layer's weight, of which the shape is read. op: the layer's map.
+        noise: its distribution, and how many images of it, which are its own. op: the layer's map.
+        x: the layer's input, (N, ...) or one example; shape, dtype and device are read. W: its weight; shape is read.
     """
     one = x.unsqueeze(0) if op.unbatched(x) else x
     return noise.draw(one, noise.count(W.shape[1], op.taps(x, W)))

@@ -130,7 +130,16 @@ class AlignedLayer(torch.nn.Module):
 
     def detach_rule(self) -> None:
         """Remove what :meth:`attach` set, but for the weights; the layer can then become torch's own again."""
-        for name in ("_rule", "_alignment_scale", "_clock", "_delay", "_as_backprop", "_active", "_idle", "announces_draws"):
+        for name in (
+            "_rule",
+            "_alignment_scale",
+            "_clock",
+            "_delay",
+            "_as_backprop",
+            "_active",
+            "_idle",
+            "announces_draws",
+        ):
             self.__dict__.pop(name, None)
 
     @property

@@ -130,8 +130,8 @@ def normalised_mirror(
     rule = Alignment(amp=gain, sparse=gain, **shared)
     if rows_per_input is not None and rate * every * (1 + 1 / rows_per_input) >= 2:
         raise RuleError(
-            f"normalised_mirror: rate every (1 + 1 / rows_per_input) must be below 2, or B explodes; got rate {rate:g}, "
-            f"every {every}, rows_per_input {rows_per_input:g}; lower the rate or raise rows_per_input"
+            f"normalised_mirror: rate every (1 + 1 / rows_per_input) must be below 2, or B explodes; got rate "
+            f"{rate:g}, every {every}, rows_per_input {rows_per_input:g}; lower the rate or raise rows_per_input"
         )
     return rule
 

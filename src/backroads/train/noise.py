@@ -58,7 +58,9 @@ def noisy(
         raise ConfigError("noisy: this optimiser is noisy already; make a new one")
     if model is not None and which != "all":
         backward = {id(p) for p in backward_parameters(model)}
-        chosen = {id(p) for g in optimizer.param_groups for p in g["params"] if (id(p) in backward) == (which[0] == "b")}
+        chosen = {
+            id(p) for g in optimizer.param_groups for p in g["params"] if (id(p) in backward) == (which[0] == "b")
+        }
     else:
         chosen = None
     noise = _UpdateNoise(float(std), distribution, chosen, seed)
@@ -122,7 +124,7 @@ class _UpdateNoise:
         if unknown := set(state[KEY]) - set(devices):
             raise StateError(
                 f"the state has update noise drawn on {', '.join(sorted(unknown))}, the optimiser's weights are on "
-                f"{', '.join(sorted(devices))}; go on where it was trained, or remove its {KEY!r} to begin the noise anew"
+                f"{', '.join(sorted(devices))}; go on where it was trained, or remove its {KEY!r} to begin it anew"
             )
         made = {}
         for kind, of_kind in state[KEY].items():
