@@ -36,4 +36,4 @@ def seen(W: Tensor, estimate: WeightEstimate) -> Tensor:
     largest = W.abs().max()
     step = 2 * largest / levels
     index = (W / step.where(step > 0, torch.ones_like(step))).floor().clamp(-levels // 2, levels // 2 - 1)
-    return (index + 0.5) * step
+    return torch.mul(index + 0.5, step)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import nn
 
 from backroads.errors import ConfigError, nearest
 from backroads.models.mlp import ACTIVATIONS
 
-_GAIN = {"relu": "relu", "tanh": "tanh", "gelu": "relu", "sigmoid": "sigmoid"}
+_GAIN: dict[str, Literal["relu", "tanh", "sigmoid"]] = {
+    "relu": "relu",
+    "tanh": "tanh",
+    "gelu": "relu",
+    "sigmoid": "sigmoid",
+}
 
 
 def vgg(

@@ -66,8 +66,8 @@ class Optimizers:
             self.backward = _MAKERS[name]([{"params": B, "weight_decay": 0.0}], 0.0, momentum, **fused)
 
         if config.update_noise:
-            for name, optimizer, seed in (("forward", self.forward, 2), ("backward", self.backward, 3)):
-                if optimizer is not None and config.update_noise_on in ("all", name):
+            for which, optimizer, seed in (("forward", self.forward, 2), ("backward", self.backward, 3)):
+                if optimizer is not None and config.update_noise_on in ("all", which):
                     noisy(
                         optimizer,
                         config.update_noise,
