@@ -175,7 +175,7 @@ def collect(arguments: argparse.Namespace) -> dict[str, Any]:
                 "model": net.model,
                 "options": net.options,
                 "epochs": epochs,
-                "recipe": {**RECIPE, **net.recipe},
+                "recipe": {**RECIPE, **net.recipe, **({"augment": arguments.augment} if arguments.augment else {})},
                 "rules": rules,
             }
     return {
