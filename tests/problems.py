@@ -17,8 +17,8 @@ OUTPUTS = 3  # outputs of the networks below, for direct feedback
 
 
 def on_the_whole_batch(rule: br.Rule) -> br.Rule:
-    """A rule that draws no part of the batch, so that its gradients can be written down."""
-    return dataclasses.replace(rule, fraction=1.0) if isinstance(rule, br.Alignment) else rule
+    """A rule on all of the activity, not a drawn part or noise, so that its gradients can be written down."""
+    return dataclasses.replace(rule, fraction=1.0, input_noise=None) if isinstance(rule, br.Alignment) else rule
 
 
 # Every named rule with its defaults, every variant, and rules that reach every branch of the closed forms.
@@ -33,6 +33,8 @@ RULES: dict[str, br.Rule] = {
     "all five, power": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="power"),
     "all five, overlap": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="overlap"),
     "two of them, nearest": br.Alignment(decay=0.2, amp=0.3, sparse=0.4, reduction="nearest"),
+    "two of them, taps": br.Alignment(decay=0.2, amp=0.3, sparse=0.4, reduction="taps"),
+    "an exact estimate": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, estimate=br.WeightEstimate()),
     "all five, y not kept": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, keep_output=False),
     "all five, update_forward": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, update_forward=True),
     "all five, tied": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, tie_grad=True),

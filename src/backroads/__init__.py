@@ -25,11 +25,22 @@ if TYPE_CHECKING:
         backward_parameters,
         convert,
         forward_parameters,
+        mirror,
         plan,
         revert,
         set_coefficients,
     )
-    from backroads.rules import Alignment, Noise, Operations, Rule, get_rule, list_rules, register_rule
+    from backroads.rules import (
+        Alignment,
+        Noise,
+        Operations,
+        Rule,
+        WeightEstimate,
+        get_rule,
+        list_rules,
+        register_rule,
+    )
+    from backroads.train.noise import noisy
     from backroads.train.schedule import CoefficientSchedule, LearningRateSchedule, RateSchedule
 
 __version__ = "0.1.0"
@@ -43,6 +54,7 @@ __all__ = [
     "Plan",
     "RateSchedule",
     "Rule",
+    "WeightEstimate",
     "__version__",
     "aligned_layers",
     "alignment_scale",
@@ -54,7 +66,9 @@ __all__ = [
     "get_rule",
     "list_rules",
     "metrics",
+    "mirror",
     "nn",
+    "noisy",
     "plan",
     "register_rule",
     "revert",
@@ -65,7 +79,20 @@ __all__ = [
 # Where the public names live. They are imported when first asked for: torch takes seconds, and the command line's
 # ``--help`` needs none of it.
 _PLACES = {
-    **dict.fromkeys(("Alignment", "Noise", "Operations", "Rule", "get_rule", "list_rules", "register_rule"), "rules"),
+    **dict.fromkeys(
+        (
+            "Alignment",
+            "Noise",
+            "Operations",
+            "Rule",
+            "WeightEstimate",
+            "get_rule",
+            "list_rules",
+            "register_rule",
+        ),
+        "rules",
+    ),
+    "noisy": "train.noise",
     **dict.fromkeys(("CoefficientSchedule", "LearningRateSchedule", "RateSchedule"), "train.schedule"),
     **dict.fromkeys(
         (
@@ -75,6 +102,7 @@ _PLACES = {
             "backward_parameters",
             "convert",
             "forward_parameters",
+            "mirror",
             "plan",
             "revert",
             "set_coefficients",

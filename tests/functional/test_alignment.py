@@ -28,7 +28,8 @@ from backroads.functional import (
 )
 
 PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")
-# "nearest" is not for all primitives: it is in the table of rules, and its meaning in tests/rules/test_fixed_points.py.
+# "nearest" and "taps" are not for all primitives: they are in the table of rules, and their meaning in
+# tests/rules/test_fixed_points.py and tests/rules/test_normalised_mirror.py.
 REDUCTIONS = ("sum", "overlap", "mean", "power")
 LINEAR = LinearMap()
 
@@ -138,10 +139,15 @@ def table(
         g = p.outer(rule.sparse * z - rule.amp * y, u).detach().flatten(1)
         m_x = (gap * g).sum(1) / (g * g).sum(1)
         m_rows = m_x.reshape(-1, *[1] * (W.dim() - 1))
+    R_amp, R_sparse = (m_x * y * z).sum(), (m_x * z.square()).sum()
+    if rule.reduction == "taps":
+        # How many rows have each entry inside the image; every entry of M[v u^T] is a mean over its own.
+        m_rows = 1 / p.patches(ones).sum((0, 1)).reshape(W.shape[1:])
+        R_amp, R_sparse = (m_rows * p.outer(y, u) * B).sum(), (m_rows * p.outer(z, u) * B).sum()
 
     R = rule.decay * B.square().sum() / 2 - rule.self_ * (W * B).sum()
-    R = R - rule.amp * (m_x * y * z).sum()
-    R = R + rule.null * m_y * r.square().sum() / 2 + rule.sparse * (m_x * z.square()).sum() / 2
+    R = R - rule.amp * R_amp
+    R = R + rule.null * m_y * r.square().sum() / 2 + rule.sparse * R_sparse / 2
     dB = rule.decay * B - rule.amp * m_rows * p.outer(y, u) + rule.null * m_y * p.outer(y, r)
     dB = dB + rule.sparse * m_rows * p.outer(z, u) - rule.self_ * W
     dW = rule.decay * W - rule.amp * m_rows * p.outer(z, x) + rule.null * m_y * p.outer(p.map(r, B), x)

@@ -11,7 +11,7 @@ from backroads.errors import ConfigError
 from backroads.models import MODELS, build_model, cifar_resnet, imagenet_resnet
 from backroads.models.resnet import Block, PaddedConv2d, PreBlock
 
-SMALL = {"digits_conv": (1, 8, 8), "mlp": (1, 28, 28), "lenet": (1, 28, 28), "vit": (3, 32, 32)}
+SMALL = {"digits_conv": (1, 8, 8), "mlp": (1, 28, 28), "lenet": (1, 28, 28), "vgg": (3, 32, 32), "vit": (3, 32, 32)}
 SMALL |= {f"resnet{depth}": (3, 32, 32) for depth in (8, 20, 32)}
 
 # He et al. 2016, tables 1 and 6 (given there as 0.27M, 0.46M, 0.85M, 1.7M), and torchvision's documentation.
@@ -164,3 +164,14 @@ def test_images_that_do_not_fit_are_answered_before_training() -> None:
         build_model("lenet", classes=10, shape=(1, 4, 4))
     with pytest.raises(ConfigError, match="does not take images of shape"):
         build_model("torchvision:resnet18", classes=10, shape=(1, 32, 32))
+
+
+def test_a_vgg_has_the_layers_it_says_and_refuses_what_does_not_fit() -> None:
+    model = build_model("vgg", classes=7, shape=(3, 32, 32), options={"width": 4, "activation": "tanh"})
+    shapes = [tuple(p.shape) for p in model.parameters() if p.dim() > 1]
+    kernels = [(4, 3), (4, 4), (8, 4), (8, 8), (16, 8), (16, 16)]
+    assert shapes == [*((o, i, 3, 3) for o, i in kernels), (32, 16 * 4 * 4), (7, 32)]
+    with pytest.raises(ConfigError, match="Did you mean 'gelu'"):
+        build_model("vgg", classes=7, shape=(3, 32, 32), options={"activation": "gell"})
+    with pytest.raises(ConfigError, match="at least 8x8 pixels, got 7x9"):
+        build_model("vgg", classes=7, shape=(3, 7, 9))

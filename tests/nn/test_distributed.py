@@ -18,7 +18,15 @@ from torch.nn.parallel import DistributedDataParallel
 import backroads as br
 
 WORLD, ROWS = 2, 8
-NOISY = "weight_mirror, noise"
+# Each process has noise, or an estimate, of its own.
+NOISY = {
+    "weight_mirror, noise": br.rules.weight_mirror(input_noise=1.0),
+    "normalised mirror, noise": br.rules.normalised_mirror(images=3),
+    "normalised mirror, error-correcting": br.rules.normalised_mirror(error_correcting=True),
+    "symmetric alignment, estimated": br.rules.symmetric_alignment(
+        estimate=br.WeightEstimate(noise_std=0.1, keep_probability=0.5)
+    ),
+}
 NOW_AND_THEN = "weight_mirror, every 2"
 
 
@@ -27,9 +35,8 @@ def is_mean_over_batch(rule: br.Rule) -> bool:
     if not isinstance(rule, br.Alignment):
         return True
     centered = rule.operations.batch_center_backward_input or rule.operations.batch_center_forward_output
-    return (
-        rule.reduction not in ("power", "nearest") and rule.input_noise is None and rule.fraction == 1 and not centered
-    )
+    draws = rule.input_noise is not None or (rule.estimate is not None and rule.estimate.draws)
+    return rule.reduction not in ("power", "nearest") and not draws and rule.fraction == 1 and not centered
 
 
 CASES: dict[str, br.Rule] = {
@@ -40,7 +47,7 @@ CASES: dict[str, br.Rule] = {
         for name, rule in RULES.items()
         if not is_mean_over_batch(rule)
     },
-    NOISY: br.rules.weight_mirror(input_noise=1.0),
+    **NOISY,
     "all five, on a part": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, fraction=0.5),
     NOW_AND_THEN: br.Alignment(decay=1, amp=1, reduction="mean", every=2),
     "batch centering": br.Alignment(
@@ -70,7 +77,7 @@ def results(name: str, rank: int) -> dict[str, Any]:
     """What one process sees of one rule: gradients of its half, accumulated ones, and weights after steps."""
     x, labels = (t.chunk(WORLD)[rank] for t in batch(ROWS))
     # Noise must differ between processes; the draw of "batch_random" is a B, which they must share.
-    seed = rank if name == NOISY else 0
+    seed = rank if name in NOISY else 0
 
     net = network(name)
     parallel = DistributedDataParallel(net)
@@ -131,6 +138,19 @@ def test_two_processes_have_the_gradients_of_one_on_the_joined_batch(ranks, name
     net = network(name)
     backward(net, *batch(ROWS))
     torch.testing.assert_close(ranks[0][name]["gradients"], learned(net), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_the_gradient_of_two_processes_is_the_mean_over_their_draws(ranks, name):
+    x, labels = batch(ROWS)
+    alone = []
+    for rank in range(WORLD):
+        net = network(name)
+        backward(net, x.chunk(WORLD)[rank], labels.chunk(WORLD)[rank], seed=rank)
+        alone.append(learned(net))
+    mean = {key: (alone[0][key] + alone[1][key]) / 2 for key in alone[0]}
+    assert not torch.allclose(alone[0]["0.backward_weight"], alone[1]["0.backward_weight"])
+    torch.testing.assert_close(ranks[0][name]["gradients"], mean, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", [n for n in MEANS if n != NOW_AND_THEN])

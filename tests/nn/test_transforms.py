@@ -27,6 +27,11 @@ DIRECT = "direct_feedback_alignment"
 NOISY = {
     "weight_mirror, noise": br.rules.weight_mirror(input_noise=1.0),
     "all five, on a part": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, fraction=0.5),
+    "normalised mirror, noise": br.rules.normalised_mirror(),
+    "normalised mirror, error-correcting": br.rules.normalised_mirror(images=3, error_correcting=True),
+    "an estimate, sparse and noisy": br.rules.symmetric_alignment(
+        estimate=br.WeightEstimate(noise_std=0.1, keep_probability=0.5, bits=4)
+    ),
 }
 every_rule = pytest.mark.parametrize("name", RULES)
 Gradients = dict[str, Tensor | None]
@@ -250,6 +255,19 @@ def test_data_terms_now_and_then_do_not_recompile_in_every_step(every):
     for step in range(12):
         closely(*both_gradients(eager, other, compiled, PROBLEMS["linear"].input(seed=step)))
         assert counter.frame_count <= every + 1
+
+
+@compiles
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_late_estimate_compiles_once_for_each_of_its_copies():
+    rule = br.rules.symmetric_alignment(estimate=br.WeightEstimate(delay_steps=2, bits=6))
+    eager, other, compiled, counter = layer_compiled(rule)
+    for step in range(7):
+        with torch.no_grad():
+            for layer in (eager, other):
+                layer.weight.mul_(1.1)
+        closely(*both_gradients(eager, other, compiled, PROBLEMS["linear"].input(seed=step)))
+        assert counter.frame_count <= 4
 
 
 def scaled(layer: br.nn.AlignedLayer, step: int) -> None:

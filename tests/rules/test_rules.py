@@ -25,6 +25,7 @@ NAMES = {
     "sign_symmetry",
     "kolen_pollack",
     "weight_mirror",
+    "normalised_mirror",
     "information_alignment",
     "symmetric_alignment",
     "activation_alignment",
@@ -40,7 +41,25 @@ operations = st.builds(
     activation=st.none() | st.sampled_from(ACTIVATIONS),
     **{f.name: st.booleans() for f in dataclasses.fields(br.Operations) if f.name != "activation"},
 )
-noise = st.builds(br.Noise, st.sampled_from(["normal", "uniform"]), st.floats(1e-6, 1e3))
+amounts = (
+    st.just({})
+    | st.fixed_dictionaries({"images": st.integers(1, 9)})
+    | st.fixed_dictionaries({"rows_per_input": st.floats(1e-3, 1e3)})
+)
+noise = st.builds(
+    lambda distribution, std, amount: br.Noise(distribution, std, **amount),
+    st.sampled_from(["normal", "uniform"]),
+    st.floats(1e-6, 1e3),
+    amounts,
+)
+estimate = st.builds(
+    br.WeightEstimate,
+    st.floats(0, 10),
+    st.floats(0.01, 1),
+    st.integers(0, 5),
+    st.none() | st.integers(1, 16),
+    st.sampled_from(["synapses", "steps"]),
+)
 alignments = st.builds(
     A,
     **dict.fromkeys(PRIMITIVES, coefficient),
@@ -50,7 +69,7 @@ alignments = st.builds(
     operations=operations,
     input_noise=st.none() | noise,
     every=st.integers(1, 100),
-)
+) | st.builds(A, decay=coefficient, self_=coefficient, estimate=st.none() | estimate)
 any_rule = (
     alignments
     | st.just(rules.Backprop())
@@ -91,6 +110,7 @@ def test_scaling_spreads_over_a_sum(rule: br.Alignment, factor: float) -> None:
         ("reduction", {"reduction": "mean"}),
         ("operations", {"operations": br.Operations(center_input=True)}),
         ("input_noise", {"input_noise": 1.0}),
+        ("estimate", {"estimate": br.WeightEstimate(bits=2)}),
         ("every", {"every": 2}),
     ],
 )

@@ -92,6 +92,41 @@ def test_killed_at_twenty_random_moments(tmp_path: Path) -> None:
     assert_same(contents(whole), contents(broken))
 
 
+# What draws noise or keeps a past: in the weights' updates, in phases, in the backward pass, in the view of W.
+DRAWING: dict[str, dict[str, Any]] = {
+    "an estimate": {
+        "rule": "symmetric_alignment",
+        "rule_options": {"estimate": {"noise_std": 0.1, "keep_probability": 0.7, "delay_steps": 3}},
+        "update_noise": 0.01,
+    },
+    "the normalised mirror": {
+        "rule": "normalised_mirror",
+        "rule_options": {"error_correcting": True, "every": 2},
+        "mirror_steps": 3,
+        "mirror_options": {"rows_per_input": 2.0},
+        "update_noise": 0.01,
+        "update_noise_distribution": "uniform",
+        "update_noise_on": "backward",
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "world"), [("an estimate", 1), ("the normalised mirror", 2)])
+def test_noise_and_what_is_late_go_on_after_a_kill(tmp_path: Path, name: str, world: int) -> None:
+    settings = {**SETTINGS, "backward_momentum": None, **DRAWING[name], "epochs": 3, "checkpoint_every": 5}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert finish(settings, whole, resume=False, world=world) == [0] * world
+    for step in (8, 31):
+        processes = start(settings, broken, world=world)
+        _wait_for_step(broken, step)
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+    assert finish(settings, broken, world=world) == [0] * world
+    assert_same(contents(whole), contents(broken))
+
+
 def test_killed_while_two_processes_train(tmp_path: Path) -> None:
     settings = {**SETTINGS, "epochs": 3, "sync_batch_norm": True, "checkpoint_every": 5}
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from backroads.errors import ConfigError
+from backroads.errors import ConfigError, RuleError
+from backroads.rules import WeightEstimate, normalised_mirror, symmetric_alignment
 from backroads.train.settings import HARMLESS, TrainConfig, differences, read_settings, recipes, resolve
+from backroads.train.trainer import mirror_rule, rules_of
 
 
 def test_settings_round_trip_through_toml(tmp_path: Path) -> None:
@@ -19,9 +21,37 @@ def test_settings_round_trip_through_toml(tmp_path: Path) -> None:
     assert resolve(read_settings(str(path))) == config
 
 
+def test_noise_phases_and_estimates_are_settings_too(tmp_path: Path) -> None:
+    flags = {"estimate": {"bits": "3", "keep_probability": "0.5", "sparse_in": "steps"}}  # as flags are: text
+    config = resolve(
+        {
+            "rule_options": flags,
+            "update_noise": 0.1,
+            "update_noise_on": "backward",
+            "update_noise_distribution": "uniform",
+            "mirror_steps": 2,
+            "mirror_options": {"error_correcting": "true", "images": "4"},
+        }
+    )
+    assert config.rule_options == {"estimate": {"bits": 3, "keep_probability": 0.5, "sparse_in": "steps"}}
+    assert rules_of(config) == symmetric_alignment(
+        1.0, 1.0, estimate=WeightEstimate(keep_probability=0.5, bits=3, sparse_in="steps")
+    )
+    assert mirror_rule(config) == normalised_mirror(error_correcting=True, images=4)
+    path = tmp_path / "run.toml"
+    path.write_text(tomli_w.dumps(config.model_dump(exclude_none=True)))
+    assert resolve(read_settings(str(path))) == config
+    assert mirror_rule(resolve({})) is None
+    with pytest.raises(RuleError, match="does not take these options"):
+        mirror_rule(resolve({"mirror_steps": 1, "mirror_options": {"amp": 1}}))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"update_noise": -1.0}, "update_noise: expected greater than or equal to 0"),
+        ({"update_noise_on": "W"}, "update_noise_on: expected 'all', 'forward' or 'backward'"),
+        ({"mirror_steps": -1}, "mirror_steps: expected greater than or equal to 0"),
         ({"epoch": 3}, "unknown setting 'epoch'. Did you mean 'epochs'"),
         ({"epochs": 0}, "epochs: expected greater than or equal to 1, got 0"),
         ({"learning_rate": float("nan")}, "learning_rate: expected"),

@@ -13,10 +13,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from backroads.functional.noise import per_tap
 from backroads.functional.operators import Operator
 from backroads.rules.alignment import ACTIVATIONS, Alignment, Operations
 
-Scale = float | Tensor  # one number: a float, or a 0-dimensional tensor where it is measured (power)
+# One number: a float, or a 0-dimensional tensor where it is measured (power); under "taps" one for each tap.
+Scale = float | Tensor
 
 
 def alignment_value(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: Alignment, op: Operator) -> Tensor:
@@ -26,7 +28,7 @@ def alignment_value(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: 
         x: the layer's input, (N, ...); one example without N counts as a batch of one.
         W, B: weights in the same layout.
         bias: the layer's bias, read only with ``use_bias_forward`` or ``use_bias_backward``.
-        rule: coefficients, reduction and operations. ``input_noise`` and ``every`` are the caller's.
+        rule: coefficients, reduction and operations. ``input_noise``, ``estimate`` and ``every`` are the caller's.
         op: the layer's map.
 
     With ``update_forward`` decay adds 1/2|W|^2 and sparse 1/2 M|Wx|^2, which only W's gradient can tell.
@@ -58,6 +60,9 @@ def alignment_value(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: 
         rows = _step_to_nearest(op.weight_gradient(x_B.detach(), v, W) * x_scale, B, W, rule).flatten()
         x_scale = op.add_bias(torch.zeros_like(y), rows * x_scale)  # one factor for each row of W, at every place
     R = 0.5 * rule.decay * B.square().sum() - rule.self_ * (W * B).sum()
+    if rule.reduction == "taps":  # no sum over activities: each tap's outer products are weighted by themselves
+        of_z, of_y = (op.weight_gradient(x_B.detach(), v.detach(), W) * x_scale for v in (z, y))
+        return R + rule.sparse * ((B - 0.5 * B.detach()) * of_z).sum() - rule.amp * (B * of_y).sum()
     if rule.amp:
         R = R - rule.amp * (x_scale * (x * r if ops.reconstruction_amp else y * z)).sum()
     if rule.null:
@@ -308,9 +313,11 @@ def _row_factor(along: Tensor, g: Tensor) -> Tensor:
     return factor.view(-1, *(1,) * (g.dim() - 1))
 
 
-def _per_example(rule: Alignment, x: Tensor, W: Tensor, op: Operator) -> float:
+def _per_example(rule: Alignment, x: Tensor, W: Tensor, op: Operator) -> Scale:
     """1/N, times what the reduction makes of the sum over positions. An empty batch has no terms to divide."""
     rows = 1 if op.unbatched(x) else x.shape[0]
+    if rule.reduction == "taps":
+        return per_tap(op.taps(x, W), x) / max(rows, 1)
     if rule.reduction == "overlap":
         rows *= op.overlap(W)
     elif rule.reduction in ("mean", "power"):
@@ -318,7 +325,7 @@ def _per_example(rule: Alignment, x: Tensor, W: Tensor, op: Operator) -> float:
     return 1.0 / max(rows, 1)
 
 
-def _scale(rule: Alignment, activity: Tensor, per_example: float) -> Scale:
+def _scale(rule: Alignment, activity: Tensor, per_example: Scale) -> Scale:
     """``per_example``, divided by the mean square of the activity under "power" (a constant of R)."""
     if rule.reduction != "power" or activity.numel() == 0:
         return per_example

@@ -19,11 +19,15 @@ from backroads.functional.alignment import (
     forward_gradient,
     gradients_by_differentiation,
 )
+from backroads.functional.estimate import estimate_gradient
+from backroads.functional.noise import driving_noise
 from backroads.functional.operators import Operator
 from backroads.rules.alignment import Alignment
 
 
-def aligned(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, op: Operator, rule: Alignment) -> Tensor:
+def aligned(
+    x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, op: Operator, rule: Alignment, late_W: Tensor | None = None
+) -> Tensor:
     """``y = W x + bias``, whose backward pass goes through B and teaches B.
 
     Gradients, with dy the error of y and R the rule's alignment loss:
@@ -38,12 +42,13 @@ def aligned(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, op: Operator, 
     Args:
         x: input, in the dtype to compute in. W, B: weights in one layout; they may be of a wider dtype, and their
             gradients come in it (mixed precision). bias: (O,) or None. op: the layer's map. rule: what teaches B.
+        late_W: the earlier W that the rule's ``estimate`` sees; None: W itself.
     """
     if not _traced():
-        return _Aligned.apply(x, W, B, bias, op, rule)  # type: ignore[no-untyped-call,no-any-return]
+        return _Aligned.apply(x, W, B, bias, op, rule, late_W)  # type: ignore[no-untyped-call,no-any-return]
     # In-place operations under compilation would change the output that the Function saves, and vmap makes a
     # Function's output a view, which refuses them: give out a copy. (A compiler fuses it away.)
-    return _AlignedTraced.apply(x, W, B, bias, op, rule).clone()  # type: ignore[no-untyped-call,no-any-return]
+    return _AlignedTraced.apply(x, W, B, bias, op, rule, late_W).clone()  # type: ignore[no-untyped-call,no-any-return]
 
 
 def direct(x: Tensor, W: Tensor, D: Tensor, bias: Tensor | None, op: Operator) -> tuple[Tensor, Tensor]:
@@ -96,10 +101,17 @@ class _Aligned(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, op: Operator, rule: Alignment
+        ctx: Any,
+        x: Tensor,
+        W: Tensor,
+        B: Tensor,
+        bias: Tensor | None,
+        op: Operator,
+        rule: Alignment,
+        late_W: Tensor | None,
     ) -> Tensor:
         y = _forward(x, W, bias, op)
-        _save(ctx, x, W, B, bias, op, rule, None)
+        _save(ctx, x, W, B, bias, op, rule, late_W, None)
         if _learns(ctx) and rule.reads_output:
             ctx.kept = _KeptOutput(y.detach(), y._version)
         return y
@@ -115,15 +127,17 @@ class _AlignedTraced(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, op: Operator, rule: Alignment) -> Tensor:
+    def forward(
+        x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, op: Operator, rule: Alignment, late_W: Tensor | None
+    ) -> Tensor:
         return _forward(x, W, bias, op)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, W, B, bias, op, rule = inputs
+        x, W, B, bias, op, rule, late_W = inputs
         # Not for function transforms: they would differentiate the saved output through B.
         kept = output if rule.reads_output and torch.compiler.is_compiling() else None
-        _save(ctx, x, W, B, bias, op, rule, kept)
+        _save(ctx, x, W, B, bias, op, rule, late_W, kept)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
@@ -135,11 +149,19 @@ def _forward(x: Tensor, W: Tensor, bias: Tensor | None, op: Operator) -> Tensor:
 
 
 def _save(
-    ctx: Any, x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, op: Operator, rule: Alignment, y: Tensor | None
+    ctx: Any,
+    x: Tensor,
+    W: Tensor,
+    B: Tensor,
+    bias: Tensor | None,
+    op: Operator,
+    rule: Alignment,
+    late_W: Tensor | None,
+    y: Tensor | None,
 ) -> None:
     ctx.op, ctx.rule, ctx.weight_dtype, ctx.kept = op, rule, W.dtype, None
     reads_W = _learns(ctx) and rule.reads_forward_weight
-    ctx.save_for_backward(x, W if reads_W else None, B, bias, y if _learns(ctx) else None)
+    ctx.save_for_backward(x, W if reads_W else None, B, bias, y if _learns(ctx) else None, late_W)
 
 
 def _learns(ctx: Any) -> bool:
@@ -158,8 +180,8 @@ def _without_autocast(backward: Callable[[Any, Tensor], tuple[Any, ...]], ctx: A
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-    x, W, B, bias, y = ctx.saved_tensors
-    op, rule = ctx.op, ctx.rule
+    x, W, B, bias, y, late_W = ctx.saved_tensors
+    op, rule = ctx.op, ctx.rule.without_estimate
     needs_x, needs_W, needs_B, needs_bias = ctx.needs_input_grad[:4]
 
     tied = needs_B and rule.tie_grad
@@ -172,7 +194,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     dW_alignment: Tensor | None = None
     if _learns(ctx):
         if rule.amp or rule.null or rule.sparse:
-            x, y = _activities(ctx, x, y, bias)
+            x, y = _activities(ctx, x, y, W, bias)
         if W is None:
             W = B  # never read by this rule; stands in for its shape
         if rule.closed_form:
@@ -183,14 +205,20 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
             dB, dW_alignment = gradients_by_differentiation(x, W, B, bias, rule, op)
             if tied and dB is not None and task_dW is not None:
                 dB = dB + task_dW
+        if dB is not None and ctx.rule.estimate is not None:
+            dB = dB + estimate_gradient(W if late_W is None else late_W, B, ctx.rule)
         if dW is not None and dW_alignment is not None:
             dW = dW + dW_alignment
-    return dx, dW if needs_W else None, dB, db, None, None
+    return dx, dW if needs_W else None, dB, db, None, None, None
 
 
-def _activities(ctx: Any, x: Tensor, y: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The part of x that R is computed on, or noise like it, and of y = W x where it is at hand."""
+def _activities(
+    ctx: Any, x: Tensor, y: Tensor | None, W: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The part of x that R is computed on, or the noise in its place, and of y = W x where it is at hand."""
     op, rule = ctx.op, ctx.rule
+    if rule.input_noise is not None and not rule.input_noise.follows_batch:
+        return driving_noise(rule.input_noise, x, ctx.saved_tensors[2] if W is None else W, op), None
     n = 1 if op.unbatched(x) else x.shape[0]
     # One example alone would be its own mean.
     least = 2 if rule.operations.batch_center_backward_input or rule.operations.batch_center_forward_output else 1

@@ -66,6 +66,13 @@ class Operator(Protocol):
         """The most positions at which one entry of ``x`` is met; only the shape of W is read."""
         ...
 
+    def taps(self, x: Tensor, W: Tensor) -> list[list[int]]:
+        """For each axis of the kernel, at how many positions of an example each tap meets ``x`` and not its padding.
+
+        The product over axes counts for a tap of the kernel. Only shapes are read.
+        """
+        ...
+
     def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
         """``y + sign * bias``, the bias broadcast over batch and positions."""
         ...
@@ -116,6 +123,9 @@ class LinearMap:
 
     def overlap(self, W: Tensor) -> int:
         return 1
+
+    def taps(self, x: Tensor, W: Tensor) -> list[list[int]]:
+        return [[self.positions(x, W)]]
 
     def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
         return torch.add(y, bias, alpha=sign)
@@ -195,13 +205,24 @@ class ConvolutionMap:
         return x.dim() == len(self.stride) + 1
 
     def positions(self, x: Tensor, W: Tensor) -> int:
+        return math.prod(self._places(x, W))
+
+    def _places(self, x: Tensor, W: Tensor) -> list[int]:
+        """Number of positions along each axis."""
         d = len(self.stride)
-        border = [sum(self.border[2 * i : 2 * i + 2]) for i in reversed(range(d))] if self.border else [0] * d
-        count = 1
+        places = []
         for i in range(d):
             reach = self.dilation[i] * (W.shape[i - d] - 1) + 1
-            count *= (x.shape[i - d] + 2 * self.padding[i] + border[i] - reach) // self.stride[i] + 1
-        return count
+            places.append((x.shape[i - d] + sum(self._padded(i)) - reach) // self.stride[i] + 1)
+        return places
+
+    def _padded(self, axis: int) -> tuple[int, int]:
+        """Zeros before and after the input along an axis; ``border`` has the last axis first."""
+        before = after = self.padding[axis]
+        if self.border:
+            place = 2 * (len(self.stride) - 1 - axis)
+            before, after = before + self.border[place], after + self.border[place + 1]
+        return before, after
 
     def pointwise(self, W: Tensor) -> bool:
         one_by_one = all(k == 1 for k in W.shape[2:])
@@ -226,6 +247,18 @@ class ConvolutionMap:
         for k, s, d in zip(W.shape[-len(self.stride) :], self.stride, self.dilation, strict=True):
             count *= -(-k * math.gcd(s, d) // s)
         return count
+
+    def taps(self, x: Tensor, W: Tensor) -> list[list[int]]:
+        d = len(self.stride)
+        found = []
+        for i, places in enumerate(self._places(x, W)):
+            size, step, before = x.shape[i - d], self.stride[i], self._padded(i)[0]
+            # Place p meets entry step p + offset of x, which is there from 0 to size - 1.
+            offsets = [self.dilation[i] * k - before for k in range(W.shape[i - d])]
+            first = [max(0, -(offset // step)) for offset in offsets]
+            last = [min(places - 1, (size - 1 - offset) // step) for offset in offsets]
+            found.append([max(0, to - start + 1) for start, to in zip(first, last, strict=True)])
+        return found
 
     def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
         return torch.add(y, bias.view(-1, *(1,) * len(self.stride)), alpha=sign)

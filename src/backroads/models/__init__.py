@@ -12,6 +12,7 @@ from backroads.models.digits import digits_conv
 from backroads.models.lenet import lenet
 from backroads.models.mlp import mlp
 from backroads.models.resnet import cifar_resnet, imagenet_resnet
+from backroads.models.vgg import vgg
 from backroads.models.vit import vit
 
 # Each takes classes, shape (C, H, W) of an image, and options of its own, all by name.
@@ -24,6 +25,7 @@ for _depth in (8, 20, 32, 56, 110):
 for _depth in (18, 34, 50, 101, 152):
     MODELS.add(f"resnet{_depth}", partial(imagenet_resnet, _depth, 1))
     MODELS.add(f"resnet{_depth}_v2", partial(imagenet_resnet, _depth, 2))
+MODELS.add("vgg", vgg)
 MODELS.add("vit", vit)
 
-__all__ = ["MODELS", "build_model", "cifar_resnet", "digits_conv", "imagenet_resnet", "lenet", "mlp", "vit"]
+__all__ = ["MODELS", "build_model", "cifar_resnet", "digits_conv", "imagenet_resnet", "lenet", "mlp", "vgg", "vit"]

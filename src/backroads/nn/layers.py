@@ -19,8 +19,9 @@ from backroads.rules import as_rule, symmetric_alignment
 from backroads.rules.alignment import Alignment
 from backroads.rules.base import Backprop, DirectFeedback, Rule, SignSymmetry
 
-FEEDBACK_KEYS = ("backward_weight", "sign_scale", "sign_magnitude")
+FEEDBACK_KEYS = ("backward_weight", "sign_scale", "sign_magnitude", "late_weights")
 STEP_KEY = "alignment_steps"
+LATE_KEY = "late_place"
 _CAST_BY_AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -45,6 +46,26 @@ class _Clock:
         return self.active
 
 
+class _Delay:
+    """The W of k training passes before, out of a ring of k copies.
+
+    Attributes:
+        place: of the oldest copy. late: what the last pass saw.
+    """
+
+    def __init__(self) -> None:
+        self.place = 0
+        self.late: Tensor | None = None
+
+    def pass_through(self, W: Tensor, copies: Tensor) -> Tensor:
+        """The oldest copy, (O, ...), whose place W takes. A pass that checkpointing repeats sees what it saw before."""
+        if self.late is None or not recomputing():
+            self.late = copies[self.place].clone()
+            copies[self.place].copy_(W.detach())
+            self.place = (self.place + 1) % len(copies)
+        return self.late
+
+
 class AlignedLayer(torch.nn.Module):
     """What the layers here share: a forward weight W, a rule, and the rule's backward weight B.
 
@@ -53,6 +74,8 @@ class AlignedLayer(torch.nn.Module):
         backward_weight: B, in the layout of W: a Parameter that learns under an Alignment that learns; fixed under
             feedback alignment; (K, I), fixed, under direct feedback; None for rules whose B is made from W
             (backprop, sign symmetry).
+        late_weights: copies of W of the last training passes, (delay_steps, *W.shape), in turns; only for a rule whose
+            estimate of W is late.
         rule: the layer's rule; assign to change coefficients while training (the kind of rule must stay).
     """
 
@@ -61,6 +84,7 @@ class AlignedLayer(torch.nn.Module):
     backward_weight: torch.nn.Parameter | None
     sign_scale: Tensor
     sign_magnitude: Tensor
+    late_weights: Tensor
     torch_class: ClassVar[type[torch.nn.Module]]
 
     def attach(self, rule: Rule, generator: torch.Generator | None = None) -> None:
@@ -72,7 +96,7 @@ class AlignedLayer(torch.nn.Module):
         """
         self._rule = rule
         self._alignment_scale = 1.0
-        self._clock = _Clock()
+        self._clock, self._delay = _Clock(), _Delay()
         self._as_backprop = False
         self.announces_draws = True
         self.register_parameter("backward_weight", None)
@@ -88,7 +112,9 @@ class AlignedLayer(torch.nn.Module):
         """What the rule keeps beside W, drawn to fit the present W."""
         rule, W = self._rule, self.weight
         if isinstance(rule, Alignment):
-            return {"backward_weight": draw_like(W, generator)}
+            drawn = {"backward_weight": draw_like(W, generator)}
+            steps = _late_steps(rule)
+            return drawn | ({"late_weights": W.detach().expand(steps, *W.shape).clone()} if steps else {})
         if isinstance(rule, DirectFeedback):
             if rule.outputs is None:
                 raise RuleError(
@@ -104,7 +130,16 @@ class AlignedLayer(torch.nn.Module):
 
     def detach_rule(self) -> None:
         """Remove what :meth:`attach` set, but for the weights; the layer can then become torch's own again."""
-        for name in ("_rule", "_alignment_scale", "_clock", "_as_backprop", "_active", "_idle", "announces_draws"):
+        for name in (
+            "_rule",
+            "_alignment_scale",
+            "_clock",
+            "_delay",
+            "_as_backprop",
+            "_active",
+            "_idle",
+            "announces_draws",
+        ):
             self.__dict__.pop(name, None)
 
     @property
@@ -120,6 +155,12 @@ class AlignedLayer(torch.nn.Module):
             raise RuleError(
                 f"a layer with rule {old!r} cannot change to {rule!r}, which has other weights; "
                 f"use br.revert(model) and br.convert(model, ...) again"
+            )
+        if _late_steps(old) != _late_steps(rule):
+            raise RuleError(
+                f"a layer whose estimate of W is {_late_steps(old)} passes late cannot change to one that is "
+                f"{_late_steps(rule)} late, which needs other copies of W; use br.revert(model) and "
+                f"br.convert(model, ...) again"
             )
         self._rule = rule
         if isinstance(rule, Alignment) and rule.learns and self.backward_weight is not None:
@@ -195,10 +236,13 @@ class AlignedLayer(torch.nn.Module):
             return aligned(x, self.weight, B, self.bias, op, _NOTHING)
         if not rule.learns:
             return aligned(x, self.weight, B.detach(), self.bias, op, rule)
-        active = True
-        if rule.every > 1 and self.training and torch.is_grad_enabled():
-            active = self._clock.tick(rule.every)
-        return aligned(x, self.weight, B, self.bias, op, self._active if active else self._idle)
+        active, late = True, None
+        if self.training and torch.is_grad_enabled():
+            if rule.every > 1:
+                active = self._clock.tick(rule.every)
+            if rule.estimate is not None and rule.estimate.delay_steps:
+                late = self._delay.pass_through(self.weight, self.late_weights)
+        return aligned(x, self.weight, B, self.bias, op, self._active if active else self._idle, late)
 
     @property
     def parameter(self) -> Tensor:
@@ -241,10 +285,12 @@ class AlignedLayer(torch.nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        steps = state_dict.get(prefix + STEP_KEY)
-        if steps is not None:
-            state_dict = {key: value for key, value in state_dict.items() if key != prefix + STEP_KEY}
-            self._clock.step = int(steps) % max(getattr(self._rule, "every", 1), 1)
+        steps, place = state_dict.get(prefix + STEP_KEY), state_dict.get(prefix + LATE_KEY)
+        if steps is not None or place is not None:
+            counts = (prefix + STEP_KEY, prefix + LATE_KEY)
+            state_dict = {key: value for key, value in state_dict.items() if key not in counts}
+            self._clock.step = int(steps or 0) % max(getattr(self._rule, "every", 1), 1)
+            self._delay.place = int(place or 0) % max(_late_steps(self._rule), 1)
         own = [name for name in FEEDBACK_KEYS if isinstance(getattr(self, name, None), Tensor)]
         plain = self._is_plain_state(state_dict, prefix)
         load = super()._load_from_state_dict
@@ -286,6 +332,8 @@ class AlignedLayer(torch.nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self._counts_steps():
             destination[prefix + STEP_KEY] = torch.tensor(self._clock.step)
+        if _late_steps(self._rule):
+            destination[prefix + LATE_KEY] = torch.tensor(self._delay.place)
 
     def _counts_steps(self) -> bool:
         return isinstance(self._rule, Alignment) and self._rule.every > 1
@@ -469,6 +517,11 @@ class Conv3d(_Convolution, torch.nn.Conv3d):
 
 _LINEAR = LinearMap()
 _NOTHING = Alignment()
+
+
+def _late_steps(rule: Rule) -> int:
+    """By how many training passes the rule's estimate of W is late."""
+    return rule.estimate.delay_steps if isinstance(rule, Alignment) and rule.estimate is not None else 0
 
 
 def draw_like(W: Tensor, generator: torch.Generator | None = None) -> Tensor:

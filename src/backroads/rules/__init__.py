@@ -16,8 +16,10 @@ import tomli_w
 
 from backroads._registry import Registry
 from backroads.errors import RuleError, nearest
-from backroads.rules.alignment import Alignment, Noise, Operations
+from backroads.rules.alignment import Alignment, Operations
 from backroads.rules.base import Backprop, DirectFeedback, Rule, SignSymmetry
+from backroads.rules.estimate import WeightEstimate
+from backroads.rules.noise import Noise
 from backroads.rules.presets import (
     activation_alignment,
     backprop,
@@ -25,6 +27,7 @@ from backroads.rules.presets import (
     feedback_alignment,
     information_alignment,
     kolen_pollack,
+    normalised_mirror,
     sign_symmetry,
     symmetric_alignment,
     weight_mirror,
@@ -37,6 +40,7 @@ for _preset in (
     sign_symmetry,
     kolen_pollack,
     weight_mirror,
+    normalised_mirror,
     information_alignment,
     symmetric_alignment,
     activation_alignment,
@@ -112,7 +116,7 @@ def from_dict(data: dict[str, Any]) -> Rule:
 
 def _nested(name: str, value: Any) -> Any:
     """The object that a table of a rule's data stands for; anything else as it is."""
-    cls = {"operations": Operations, "input_noise": Noise}.get(name)
+    cls = {"operations": Operations, "input_noise": Noise, "estimate": WeightEstimate}.get(name)
     if cls is None or not isinstance(value, dict):
         return value
     _check_fields(cls, value, name)
@@ -168,6 +172,7 @@ __all__ = [
     "Operations",
     "Rule",
     "SignSymmetry",
+    "WeightEstimate",
     "activation_alignment",
     "as_rule",
     "backprop",
@@ -180,6 +185,7 @@ __all__ = [
     "information_alignment",
     "kolen_pollack",
     "list_rules",
+    "normalised_mirror",
     "register_rule",
     "sign_symmetry",
     "symmetric_alignment",

@@ -6,7 +6,6 @@ Kunin et al., "Two Routes to Scalable Credit Assignment without Weight Symmetry"
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -16,8 +15,10 @@ from torch import Tensor
 
 from backroads.errors import RuleError, nearest
 from backroads.rules.base import Rule, check_number
+from backroads.rules.estimate import WeightEstimate
+from backroads.rules.noise import Noise, as_noise
 
-REDUCTIONS = ("sum", "overlap", "mean", "power", "nearest")
+REDUCTIONS = ("sum", "overlap", "mean", "taps", "power", "nearest")
 PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -109,40 +110,6 @@ class Operations:
 
 
 @dataclasses.dataclass(frozen=True)
-class Noise:
-    """White noise that drives a layer in place of its activity ("mirror mode").
-
-    Attributes:
-        distribution: "normal" or "uniform", both with mean 0.
-        std: its standard deviation, in units of the activity.
-
-    Raises:
-        RuleError: for another distribution or a std that is not a finite number > 0.
-    """
-
-    distribution: str = "normal"
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        known = ("normal", "uniform")
-        if not isinstance(self.distribution, str) or self.distribution not in known:
-            raise RuleError(
-                f"Noise: unknown distribution {self.distribution!r}.{nearest(str(self.distribution), known)} "
-                f"Known: {', '.join(known)}"
-            )
-        check_number("Noise", "std", self.std)
-        if self.std == 0:
-            raise RuleError("Noise: std must be > 0, got 0; leave input_noise out to switch the noise off")
-
-    def like(self, x: Tensor) -> Tensor:
-        """A fresh draw with the shape, dtype and device of ``x``, from torch's global generator."""
-        if self.distribution == "normal":
-            return torch.randn_like(x) * self.std
-        half_width = self.std * math.sqrt(3)  # the variance of U(-a, a) is a^2 / 3
-        return (torch.rand_like(x) * 2 - 1) * half_width
-
-
-@dataclasses.dataclass(frozen=True)
 class Alignment(Rule):
     """R = decay 1/2|B|^2 - amp M<Wx, Bx> + null 1/2 M|B^T y|^2 + sparse 1/2 M|Bx|^2 - self <W, B>.
 
@@ -160,12 +127,16 @@ class Alignment(Rule):
             pixel is met (9 for a 3x3 convolution at stride 1, 4 at stride 2), so that with x of norm 1 no layer's
             second moment of patches has an eigenvalue above 1; "mean" over positions; or "power": mean, and each term
             divided by the mean square of the activity it is quadratic in (x for amp and sparse, y for null), which
-            makes all coefficients dimensionless. "nearest", for sparse with or without amp: each row of their gradient
-            is brought to the length at which a step of rate 1 / sparse ends nearest to the row's fixed point,
-            (amp / sparse) W: for any input, and whatever its scale.
+            makes all coefficients dimensionless. "taps", for amp and sparse on noise: mean over the positions at which
+            each tap of the kernel meets the input and not its padding, so that a border does not weaken some taps.
+            "nearest", for sparse with or without amp: each row of their gradient is brought to the length at which a
+            step of rate 1 / sparse ends nearest to the row's fixed point, (amp / sparse) W: for any input, and
+            whatever its scale.
         operations: what is done to the activities first.
         input_noise: compute R on noise of the input's shape instead of the activity: a :class:`Noise`, its
-            distribution's name, its std, or a pair (distribution, std).
+            distribution's name, its std, or a pair (distribution, std). It is drawn in the backward pass, from torch's
+            global generator: under data parallelism let each process have a seed of its own.
+        estimate: what self sees of W in place of W itself: a :class:`WeightEstimate`.
         every: compute the terms that need activities on every k-th training step only, times k.
         fraction: compute them on so much of the batch only, > 0 and <= 1: at least one example (two under batch
             centring, whose mean is then the part's), neighbours from a random place on, so that M is unbiased.
@@ -191,6 +162,7 @@ class Alignment(Rule):
     reduction: str = "sum"
     operations: Operations = Operations()
     input_noise: Noise | None = None
+    estimate: WeightEstimate | None = None
     every: int = 1
     fraction: float = 1.0
     keep_output: bool = True
@@ -209,23 +181,42 @@ class Alignment(Rule):
             )
         if not isinstance(self.operations, Operations):
             raise RuleError(f"Alignment: operations must be Operations(...), got {self.operations!r}")
-        object.__setattr__(self, "input_noise", _as_noise(self.input_noise))
+        object.__setattr__(self, "input_noise", as_noise(self.input_noise))
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
             raise RuleError(f"Alignment: every must be a whole number of steps >= 1, got {self.every!r}")
         check_number("Alignment", "fraction", self.fraction)
         if not 0 < self.fraction <= 1:
             raise RuleError(f"Alignment: fraction must be > 0 and <= 1, got {self.fraction!r}")
         object.__setattr__(self, "fraction", float(self.fraction))
-        if self.reduction == "nearest" and (self.null or not self.closed_form or self.update_forward):
+        if self.reduction in ("nearest", "taps") and (self.null or not self.closed_form or self.update_forward):
             raise RuleError(
-                'Alignment: reduction "nearest" is for sparse and amp, without null, update_forward and operations on '
-                f"outputs; got {self!r}; choose another reduction"
+                f'Alignment: reduction "{self.reduction}" is for sparse and amp, without null, update_forward and '
+                f"operations on outputs; got {self!r}; choose another reduction"
             )
+        if self.input_noise is not None and not self.input_noise.follows_batch and self.fraction < 1:
+            raise RuleError(
+                f"Alignment: fraction is a part of the batch, and the noise has a size of its own; got fraction "
+                f"{self.fraction:g} and {self.input_noise!r}; give one of them"
+            )
+        if self.estimate is not None:
+            if not isinstance(self.estimate, WeightEstimate):
+                raise RuleError(f"Alignment: estimate must be None or WeightEstimate(...), got {self.estimate!r}")
+            if self.update_forward:
+                raise RuleError("Alignment: estimate is B's view of W; with update_forward W sees itself; give one")
+            object.__setattr__(self, "_rest", dataclasses.replace(self, decay=0.0, self_=0.0, estimate=None))
 
     @property
     def coefficients(self) -> dict[str, float]:
         """The five coefficients by name, in the order decay, amp, null, sparse, self_."""
         return {name: getattr(self, name) for name in PRIMITIVES}
+
+    @property
+    def without_estimate(self) -> Alignment:
+        """The rule without the terms that an estimate of W teaches, which are decay and self; without one, the rule."""
+        if self.estimate is None:
+            return self
+        rest: Alignment = self._rest  # type: ignore[attr-defined]
+        return rest
 
     @property
     def learns(self) -> bool:
@@ -263,7 +254,7 @@ class Alignment(Rule):
     def __add__(self, other: object) -> Alignment:
         if not isinstance(other, Alignment):
             return NotImplemented
-        for name in ("reduction", "operations", "input_noise", "every", "fraction", "keep_output"):
+        for name in ("reduction", "operations", "input_noise", "estimate", "every", "fraction", "keep_output"):
             if getattr(self, name) != getattr(other, name):
                 raise RuleError(
                     f"cannot add rules with different {name}: {getattr(self, name)!r} and {getattr(other, name)!r}; "
@@ -295,19 +286,3 @@ class Alignment(Rule):
             if f.name not in (*PRIMITIVES, "tie_grad") and getattr(self, f.name) != f.default
         ]
         return f"{text} [{', '.join(options)}]" if options else text
-
-
-def _as_noise(value: object) -> Noise | None:
-    """Read the short forms of ``input_noise``."""
-    if value is None or isinstance(value, Noise):
-        return value
-    if isinstance(value, str):
-        return Noise(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return Noise(std=float(value))
-    if isinstance(value, tuple | list) and len(value) == 2:
-        return Noise(*value)
-    raise RuleError(
-        f"Alignment: input_noise must be None, a std, 'normal', 'uniform', a pair (distribution, std) or Noise(...), "
-        f"got {value!r}"
-    )

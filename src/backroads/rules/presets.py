@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from backroads.errors import RuleError
 from backroads.rules.alignment import Alignment, Operations
-from backroads.rules.base import Backprop, DirectFeedback, SignSymmetry
+from backroads.rules.base import Backprop, DirectFeedback, SignSymmetry, check_number
+from backroads.rules.noise import Noise
 
 # Steps as long as is best in each layer, away from the mean that activities after a ReLU share.
 _NEAREST: dict[str, Any] = {
@@ -74,6 +76,64 @@ def weight_mirror(amp: float = 0.003, decay: float = 0.003, **options: Any) -> A
     Source: Akrout, Wilson, Humphreys, Lillicrap, Tweed, NeurIPS 2019; as a sum of primitives: Kunin et al. 2020.
     """
     return Alignment(amp=amp, decay=decay, **{**_DIMENSIONLESS, **options})
+
+
+def normalised_mirror(
+    rate: float | None = None,
+    *,
+    error_correcting: bool = False,
+    noise: str = "normal",
+    std: float = 1.0,
+    images: int | None = None,
+    rows_per_input: float | None = None,
+    every: int = 1,
+) -> Alignment:
+    """Normalised mirror: ``dB = rate (B - M[y xi^T] / std^2)``, y = W xi. Local, and no coefficient to tune.
+
+    Each layer is driven by white noise xi of its own, apart from the stimulus and drawn in the backward pass. Its
+    variance is known, so E[y xi^T] = std^2 W, and with the decay matched to it the fixed point is W itself: in every
+    layer, at any width, depth and scale of the activities. M is the mean over the noise and over the positions at which
+    a weight really meets the input (``reduction="taps"``).
+
+    ``error_correcting=True`` takes ``dB = rate M[(B xi - y) xi^T] / std^2``: the noise of the estimate shrinks with
+    B - W, which allows a fast rate on little noise. That is activation alignment on noise: it needs W xi and B xi at
+    the same place, so it is not local in the strict sense.
+
+    Args:
+        rate: share of the way to W covered in a step of rate 1, > 0 and <= 1; None: 0.1, or 0.3 error-correcting.
+        error_correcting: see above.
+        noise, std: its distribution, "normal" or "uniform", and its standard deviation.
+        images, rows_per_input: how much of it; see :class:`Noise`. Neither: 8 rows for each input of a neuron, or 1
+            error-correcting, so that the error of B from the noise is about sqrt(rate / (2 rows_per_input)) of W, or
+            vanishes with B - W.
+        every: on every k-th step only, times k.
+
+    Raises:
+        RuleError: for values out of range, and for an error-correcting rate that so little noise does not stand:
+            ``rate every (1 + 1 / rows_per_input)`` must stay below 2.
+
+    Source: the mirror of Akrout et al., NeurIPS 2019, and Kunin et al. 2020; the normalisation is ours.
+    """
+    if not isinstance(error_correcting, bool):
+        raise RuleError(f"normalised_mirror: error_correcting must be True or False, got {error_correcting!r}")
+    rate = (0.3 if error_correcting else 0.1) if rate is None else rate
+    check_number("normalised_mirror", "rate", rate)
+    if not 0 < rate <= 1:
+        raise RuleError(f"normalised_mirror: rate must be > 0 and <= 1, got {rate!r}")
+    if images is None and rows_per_input is None:
+        rows_per_input = 1.0 if error_correcting else 8.0
+    driven_by = Noise(noise, std, images, rows_per_input)
+    gain = rate / std**2
+    shared: dict[str, Any] = {"reduction": "taps", "input_noise": driven_by, "every": every}
+    if not error_correcting:
+        return Alignment(decay=rate, amp=gain, **shared)
+    rule = Alignment(amp=gain, sparse=gain, **shared)
+    if rows_per_input is not None and rate * every * (1 + 1 / rows_per_input) >= 2:
+        raise RuleError(
+            f"normalised_mirror: rate every (1 + 1 / rows_per_input) must be below 2, or B explodes; got rate "
+            f"{rate:g}, every {every}, rows_per_input {rows_per_input:g}; lower the rate or raise rows_per_input"
+        )
+    return rule
 
 
 def information_alignment(amp: float = 0.001, null: float = 0.001, decay: float = 0.001, **options: Any) -> Alignment:

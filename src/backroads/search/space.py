@@ -182,6 +182,8 @@ def _of_rule(varies: Mapping[str, Range], name: str) -> dict[str, Range]:
     space = _within(varies, subset)
     if rule.tie_grad:  # Kolen-Pollack's B has W's own decay, rate and optimiser
         return {key: found for key, found in space.items() if key in FORWARD}
+    if rule.reduction == "taps":  # on noise, with coefficients that belong together: B's rate is the one number left
+        return {key: found for key, found in space.items() if key in FORWARD or key in {*BACKWARD, "every"}}
     if rule.reduction == "nearest":  # it needs the closed form, and its reduction is what makes it
         return {key: found for key, found in space.items() if key in ON_INPUT or key not in {*OPERATIONS, "reduction"}}
     return space

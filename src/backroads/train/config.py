@@ -81,7 +81,9 @@ class CompareConfig(BaseModel):
 
 
 def parse(value: Any) -> Any:
-    """A flag's text as the number or truth value it spells; other values as they are."""
+    """A flag's text as the number or truth value it spells, within tables too; other values as they are."""
+    if isinstance(value, dict):
+        return {key: parse(inner) for key, inner in value.items()}
     if not isinstance(value, str):
         return value
     try:

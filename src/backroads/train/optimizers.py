@@ -10,11 +10,15 @@ import torch
 
 from backroads.conversion import aligned_layers, backward_parameters, forward_parameters
 from backroads.rules import Alignment
+from backroads.train.noise import noisy
 from backroads.train.settings import TrainConfig
 
 # Of B, under rules with a sparse term. Momentum m lengthens a step of share s of the nearest to s / (1 - m) in the
 # long run; at 1/2 that stays below 2, from where on steps lead away.
 MOMENTUM = 0.7
+# The same for rules that run on noise: their steps are not shortened where the noise of one step is strong. It halves
+# the lag behind W; 0.7 would need twice the noise to be stable.
+MOMENTUM_ON_NOISE = 0.5
 
 # Name -> constructor of (groups, rate, momentum, ...).
 _MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -60,6 +64,16 @@ class Optimizers:
             # One pass over B, its gradient and its momentum, where torch has that.
             fused = {"fused": True} if name == "sgd" and B[0].device.type in ("cpu", "cuda") else {}
             self.backward = _MAKERS[name]([{"params": B, "weight_decay": 0.0}], 0.0, momentum, **fused)
+
+        if config.update_noise:
+            for which, optimizer, seed in (("forward", self.forward, 2), ("backward", self.backward, 3)):
+                if optimizer is not None and config.update_noise_on in ("all", which):
+                    noisy(
+                        optimizer,
+                        config.update_noise,
+                        config.update_noise_distribution,
+                        seed=config.seed * 1_000_003 + seed,
+                    )
 
     def set_rates(self, step: int) -> tuple[float, float]:
         """Put this step's rates into the optimisers; returns (rate of W, rate of B)."""
@@ -130,7 +144,9 @@ def clip(model: torch.nn.Module, limit: float) -> float:
 def momentum_of_b(rules: list[Alignment], of_w: float) -> float:
     """Nesterov momentum of B, where it has an optimiser of its own; ``of_w`` is W's."""
     if any(rule.sparse for rule in rules):  # as ill-conditioned as the activities
-        return MOMENTUM
+        return MOMENTUM if all(rule.input_noise is None for rule in rules) else MOMENTUM_ON_NOISE
+    if any(rule.estimate is not None for rule in rules):  # would add up its noise, and go on where nothing arrives
+        return 0.0
     data, overshoot = any(rule.amp or rule.null for rule in rules), any(rule.decay > 1 for rule in rules)
     if any(rule.self_ for rule in rules) and not (data or overshoot):  # those have bounds that momentum would lower
         # B is drawn to the W before the step that W is about to take. At rate 1 and decay = self = 1 Nesterov's B is

@@ -8,7 +8,7 @@ import inspect
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -73,9 +73,13 @@ class Runtime:
 
     def share_buffers(self, model: torch.nn.Module) -> None:
         """Give every process the leader's statistics of batch norms: those that are saved are those evaluated."""
+        self.share(model.buffers())
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the leader's values."""
         if self.world > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, 0)
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
 
     def autocast(self, precision: str) -> Any:
         """The context of the forward pass."""
@@ -106,7 +110,13 @@ def local_gradients(model: torch.nn.Module) -> list[str]:
         rule, B = layer.rule, layer.backward_weight
         if B is None:
             continue
-        by_data = isinstance(rule, Alignment) and (rule.tie_grad or rule.amp or rule.null or rule.sparse)
+        by_data = isinstance(rule, Alignment) and (
+            rule.tie_grad
+            or rule.amp
+            or rule.null
+            or rule.sparse
+            or (rule.estimate is not None and rule.estimate.draws)  # each process has draws of its own
+        )
         # Other users of a shared parameter may be taught by data.
         if not by_data and not (isinstance(rule, Alignment) and rule.update_forward):
             names.append(f"{name}.backward_weight" if name else "backward_weight")

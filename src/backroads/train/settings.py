@@ -85,6 +85,19 @@ class TrainConfig(BaseModel):
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Weight of the uniform distribution in the targets.")
     clip_norm: float | None = Field(None, gt=0, allow_inf_nan=False, description="Largest norm of W's gradient.")
+    update_noise: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Noise of this std, times the rate, on the weights after each step."
+    )
+    update_noise_distribution: Literal["normal", "uniform"] = Field("normal", description="Its distribution.")
+    update_noise_on: Literal["all", "forward", "backward"] = Field(
+        "all", description="Whether it is on all weights, on W, or on B."
+    )
+    mirror_steps: int = Field(
+        0, ge=0, description="Steps of a mirror phase before each epoch: noise drives each layer, and only B learns."
+    )
+    mirror_options: dict[str, Any] = Field(
+        {}, description="Options of the phase's rule, normalised_mirror, as in mirror_options.rate = 0.1."
+    )
     ema: float | None = Field(None, gt=0, lt=1, description="Evaluate a running mean of the weights, of this decay.")
 
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, order, augmentation and noise.")
@@ -102,7 +115,7 @@ class TrainConfig(BaseModel):
     keep: int = Field(2, ge=1, description="Checkpoints to keep, beside the best.")
     tensorboard: bool = Field(False, description="Write TensorBoard's files too.")
 
-    @field_validator("rule_options", "model_options")
+    @field_validator("rule_options", "model_options", "mirror_options")
     @classmethod
     def _parsed(cls, options: dict[str, Any]) -> dict[str, Any]:
         return {name: parse(value) for name, value in options.items() if value is not None}  # TOML has no None

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backroads.conversion import aligned_layers, convert
+from backroads.conversion import aligned_layers, convert, mirror
 from backroads.data import Dataset, load_dataset
 from backroads.errors import ConfigError, RunError
 from backroads.metrics import weight_angles
@@ -106,6 +106,15 @@ def rules_of(config: TrainConfig) -> Rule | dict[str, Rule]:
     return {**{pattern: get_rule(name) for pattern, name in config.rules.items()}, "*": rule} if config.rules else rule
 
 
+def mirror_rule(config: TrainConfig) -> Alignment | None:
+    """What teaches B in the phases before epochs; None without any. Raises RuleError."""
+    if not config.mirror_steps:
+        return None
+    rule = get_rule("normalised_mirror", **config.mirror_options)
+    assert isinstance(rule, Alignment)
+    return rule
+
+
 def make_model(config: TrainConfig, dataset: Dataset) -> torch.nn.Module:
     """The converted model of a run, on the CPU: the same W for every rule."""
     torch.manual_seed(config.seed)
@@ -183,6 +192,9 @@ class Training:
             )
         self.total = config.epochs * self.steps_per_epoch
         self.model = prepare(make_model(config, self.data), config, here)
+        self._phase = mirror_rule(config)
+        if self._phase is not None:
+            mirror(self.model, 0, self._phase)  # no step: says what is wrong, if anything is
         self.stepper = Stepper(self.model, config, here, self.steps_per_epoch)
         self.counters = Counters()
         self.resumed_from: int | None = None
@@ -295,6 +307,8 @@ class Training:
         """One epoch, or what is left of it; the signal that ends the run, if one came."""
         config, counters = self.config, self.counters
         epoch, start = divmod(counters.step, self.steps_per_epoch)
+        if start == 0:
+            self._mirror(epoch)
         batches = self.data.train.train_batches(
             config.batch_size,
             seed=config.seed,
@@ -320,6 +334,13 @@ class Training:
                     self._save()
                 return self._stop
         return None
+
+    def _mirror(self, epoch: int) -> None:
+        """The mirror phase before an epoch, if there is one: a function of (seed, epoch), alike in every process."""
+        config = self.config
+        if self._phase is not None:
+            mirror(self.model, config.mirror_steps, self._phase, seed=config.seed * 1_000_003 + epoch)
+            self.here.share(B for _, layer in aligned_layers(self.model) if (B := layer.backward_weight) is not None)
 
     def _step(self, x: Tensor, y: Tensor) -> None:
         counters = self.counters
