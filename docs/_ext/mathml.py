@@ -16,6 +16,7 @@ from sphinx.errors import ExtensionError
 
 IDENTIFIERS = {
     "delta": "δ", "Delta": "Δ", "lambda": "λ", "eta": "η", "mu": "μ", "theta": "θ", "varepsilon": "ε", "pi": "π",
+    "alpha": "α", "beta": "β", "gamma": "γ", "sigma": "σ", "xi": "ξ",
 }  # fmt: skip
 OPERATORS = {
     "top": "⊤", "cdot": "·", "times": "×", "odot": "⊙", "pm": "±", "sim": "∼", "approx": "≈", "propto": "∝", "in": "∈",
@@ -23,6 +24,7 @@ OPERATORS = {
 }  # fmt: skip
 FENCES = {"langle": "⟨", "rangle": "⟩", "lvert": "|", "rvert": "|"}
 NAMES = {"cos", "max"}
+SIZES = {"big", "bigl", "bigr"}  # of the fence that follows; left to the browser
 SPACES = {",": 0.17, ";": 0.28, " ": 0.25, "quad": 1.0, "qquad": 2.0}
 ALPHABETS = {"mathbb": {"R": "ℝ"}, "mathcal": {"N": "𝒩"}}
 TIGHT = '<mo stretchy="false" lspace="0" rspace="0">{}</mo>'
@@ -133,6 +135,8 @@ class _Reader:
             return f"<mo>{OPERATORS[name]}</mo>"
         if name in FENCES:
             return TIGHT.format(FENCES[name])
+        if name in SIZES:
+            return ""
         if name in NAMES:
             return f"<mi>{name}</mi>"
         if name in SPACES:
