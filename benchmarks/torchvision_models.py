@@ -231,6 +231,10 @@ def _memory_gib() -> float | None:
         return None
 
 
+def _key(row: dict[str, Any]) -> tuple[str, str]:
+    return row["model"], row["rule"]
+
+
 def _rounded(value: Any) -> Any:
     """Four digits; JSON has no infinity and no NaN, so these become words."""
     if not isinstance(value, float):
@@ -242,21 +246,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "torchvision.json")
     parser.add_argument("--models", nargs="*", help="names; all by default")
+    parser.add_argument("--rules", nargs="*", help="names; all by default. Rows of others that --out has are kept")
     arguments = parser.parse_args()
 
     result: dict[str, Any] = {"provenance": provenance(), "rows": []}
+    if arguments.rules and arguments.out.is_file():
+        old = json.loads(arguments.out.read_text())
+        result = {"provenance": old["provenance"] | {", ".join(arguments.rules): provenance()}, "rows": old["rows"]}
     bad = 0
     names = arguments.models or model_names()
     for i, name in enumerate(names, 1):
-        for row in check_model(name):
+        for row in check_model(name, arguments.rules):
             row["ok"] = "skipped" not in row and not problems(row)
             row = {key: _rounded(value) for key, value in row.items()}
             # The warnings name every module; that they came is what the row is for.
             row["warned"] = bool(row.get("warned"))
             bad += not row["ok"]
-            result["rows"].append(row)
+            same = [key for key, old in enumerate(result["rows"]) if _key(old) == _key(row)]
+            if same:
+                result["rows"][same[0]] = row
+            else:
+                result["rows"].append(row)
             note = row.get("skipped") or row.get("error") or f"loss {row['loss']}, {row['seconds']} s"
             print(f"[{i}/{len(names)}] {name} {row['rule']}: {'ok' if row['ok'] else 'NOT OK'}, {note}", flush=True)
+        result["rows"].sort(key=lambda row: (row["model"], br.list_rules().index(row["rule"])))
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         lines = ",\n".join("  " + json.dumps(row) for row in result["rows"])  # a line a row
         head = json.dumps(result["provenance"], indent=1)

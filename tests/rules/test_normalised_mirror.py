@@ -20,7 +20,7 @@ from backroads.functional import ConvolutionMap, LinearMap
 from backroads.nn import AlignedLayer
 from backroads.rules import normalised_mirror
 
-LOCAL, CORRECTING = normalised_mirror(0.25), normalised_mirror(0.25, error_correcting=True)
+LOCAL, CORRECTING = (normalised_mirror(0.25, error_correcting=form, most=1e9) for form in (False, True))
 each_form = pytest.mark.parametrize("rule", [LOCAL, CORRECTING], ids=["local", "error-correcting"])
 # Every option of a convolution's border, beside those of the table.
 BORDERS = {
@@ -112,7 +112,7 @@ def test_the_means_of_other_reductions_depend_on_the_border(reduction: str) -> N
 @pytest.mark.parametrize("std", [0.5, 3.0])
 @pytest.mark.usefixtures("white")
 def test_the_scale_of_the_noise_makes_no_difference(rule: br.Alignment, std: float) -> None:
-    scaled = normalised_mirror(0.25, std=std, error_correcting=rule == CORRECTING)
+    scaled = normalised_mirror(0.25, std=std, error_correcting=rule == CORRECTING, most=1e9)
     p = ALL["conv2d"]
     agree(mean_gradient(p.layer(scaled), p.input()), mean_gradient(p.layer(rule), p.input()))
 
@@ -169,6 +169,36 @@ def test_a_layer_gets_so_many_rows_for_each_input_of_a_neuron(op: Any, x: Any, W
     assert br.Noise(images=3).count(W[1], taps) == 3
 
 
+@pytest.mark.parametrize("error_correcting", [False, True])
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.usefixtures("white")
+def test_a_wide_layer_of_a_small_batch_gets_less_noise_and_goes_as_much_slower(
+    error_correcting: bool, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """50 inputs at 8 rows each want 400 rows; 5 for each of 4 examples are 20: a twentieth of the noise and the rate."""
+    drawn = []
+
+    def draw(noise: br.Noise, x: Tensor, images: int | None = None) -> Tensor:
+        drawn.append(images)
+        return unit_vectors(noise, x)
+
+    monkeypatch.setattr(br.Noise, "draw", draw)
+    rule = normalised_mirror(0.25, error_correcting=error_correcting, rows_per_input=8, most=5, every=every)
+    tied = dataclasses.replace(rule, tie_grad=True)
+    torch.manual_seed(0)
+    x, dy = torch.randn(4, 50, dtype=torch.float64), torch.randn(4, 7, dtype=torch.float64)
+    for chosen in (rule, tied):
+        layer = br.nn.Linear(50, 7, rule=chosen, dtype=torch.float64)
+        total = torch.zeros_like(layer.weight)
+        for _ in range(every):
+            layer.zero_grad()
+            layer(x).backward(dy)
+            total += layer.backward_weight.grad
+        task = every * dy.T @ x if chosen == tied else 0  # which is not the alignment's, and not slowed
+        agree(total, every * 0.25 / 20 * (layer.backward_weight - layer.weight).detach() + task)
+    assert drawn == [20, 20]  # on the active pass only
+
+
 def estimates(conv: br.nn.Conv2d, n: int) -> Tensor:
     """M[y xi^T] / std^2 of n independent draws, (n, O, I, k, k)."""
     x = torch.zeros(1, 2, 3, 4, dtype=torch.float64)
@@ -180,7 +210,7 @@ def estimates(conv: br.nn.Conv2d, n: int) -> Tensor:
 def test_the_noise_of_an_estimate_is_that_of_w_over_rows_per_input() -> None:
     """Its variance is |row|^2 sum_j 1 / seen_j and as much as w^2 / seen more: 400 draws, within 5 standard errors."""
     torch.manual_seed(0)
-    rule = normalised_mirror(1.0, rows_per_input=4.0, std=2.0)
+    rule = normalised_mirror(1.0, rows_per_input=4.0, std=2.0, most=1e9)
     conv = br.nn.Conv2d(2, 3, 3, padding=1, bias=False, rule=rule, dtype=torch.float64)
     W = conv.weight.detach()
     found = estimates(conv, 400)
@@ -281,6 +311,7 @@ def test_under_autocast_the_mean_step_is_that_of_float32_but_for_rounding(rule: 
         ({"images": 2.0}, "images must be a whole number"),
         ({"rows_per_input": 0}, "rows_per_input must be > 0"),
         ({"rows_per_input": float("nan")}, "rows_per_input must be a finite number"),
+        ({"most": 0}, "most must be > 0"),
         ({"images": 2, "rows_per_input": 1.0}, "expected images or rows_per_input, got both"),
         ({"every": 0}, "every must be a whole number"),
         ({"error_correcting": True, "rate": 0.5, "rows_per_input": 0.25}, "B explodes"),

@@ -20,7 +20,7 @@ from backroads.functional.alignment import (
     gradients_by_differentiation,
 )
 from backroads.functional.estimate import estimate_gradient
-from backroads.functional.noise import driving_noise
+from backroads.functional.noise import amount, driving_noise
 from backroads.functional.operators import Operator
 from backroads.rules.alignment import Alignment
 
@@ -193,18 +193,24 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     dB: Tensor | None = None
     dW_alignment: Tensor | None = None
     if _learns(ctx):
+        images, share = 0, 1.0
+        if rule.input_noise is not None and not rule.input_noise.follows_batch:
+            images, share = amount(rule.input_noise, x, B, op)
         if rule.amp or rule.null or rule.sparse:
-            x, y = _activities(ctx, x, y, W, bias)
+            x, y = _activities(ctx, x, y, bias, images)
         if W is None:
             W = B  # never read by this rule; stands in for its shape
+        in_one = rule.closed_form and share == 1  # the task's gradient is added along the way
         if rule.closed_form:
-            dB = backward_gradient(x, y, W, B, rule, op, task_dW if tied else None) if needs_B else None
+            dB = backward_gradient(x, y, W, B, rule, op, task_dW if tied and in_one else None) if needs_B else None
             if needs_W and rule.update_forward:
                 dW_alignment = forward_gradient(x, y, W, B, rule, op)
         else:
             dB, dW_alignment = gradients_by_differentiation(x, W, B, bias, rule, op)
-            if tied and dB is not None and task_dW is not None:
-                dB = dB + task_dW
+        if share < 1:
+            dB, dW_alignment = (None if g is None else g * share for g in (dB, dW_alignment))
+        if tied and not in_one and dB is not None and task_dW is not None:
+            dB = dB + task_dW
         if dB is not None and ctx.rule.estimate is not None:
             dB = dB + estimate_gradient(W if late_W is None else late_W, B, ctx.rule)
         if dW is not None and dW_alignment is not None:
@@ -213,12 +219,12 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
 
 
 def _activities(
-    ctx: Any, x: Tensor, y: Tensor | None, W: Tensor | None, bias: Tensor | None
+    ctx: Any, x: Tensor, y: Tensor | None, bias: Tensor | None, images: int
 ) -> tuple[Tensor, Tensor | None]:
-    """The part of x that R is computed on, or the noise in its place, and of y = W x where it is at hand."""
+    """The part of x that R is computed on, or ``images`` of noise in its place, and of y = W x where it is at hand."""
     op, rule = ctx.op, ctx.rule
-    if rule.input_noise is not None and not rule.input_noise.follows_batch:
-        return driving_noise(rule.input_noise, x, ctx.saved_tensors[2] if W is None else W, op), None
+    if images:
+        return driving_noise(rule.input_noise, x, images, op), None
     n = 1 if op.unbatched(x) else x.shape[0]
     # One example alone would be its own mean.
     least = 2 if rule.operations.batch_center_backward_input or rule.operations.batch_center_forward_output else 1

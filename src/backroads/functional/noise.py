@@ -12,15 +12,30 @@ from backroads.functional.operators import Operator
 from backroads.rules.noise import Noise
 
 
-def driving_noise(noise: Noise, x: Tensor, W: Tensor, op: Operator) -> Tensor:
-    """Noise in place of the layer's input, (N, ...), drawn from torch's global generator.
+def amount(noise: Noise, x: Tensor, W: Tensor, op: Operator) -> tuple[int, float]:
+    """How many images of noise the layer gets, and by what its alignment is slowed where that is less than it should be.
+
+    ``rows_per_input`` asks for noise in proportion to the layer's width, which in a wide layer of a small batch would
+    cost far more than the task: no more than ``most`` images come for each example. With a share f of the noise wanted,
+    a step f times as long leaves B with the same noise at rest, and is as stable.
 
     Args:
-        noise: its distribution, and how many images of it, which are its own. op: the layer's map.
-        x: the layer's input, (N, ...) or one example; shape, dtype and device are read. W: its weight; shape is read.
+        noise: its own images. x: the layer's input, (N, ...) or one example; shape is read. W: its weight, likewise.
     """
-    one = x.unsqueeze(0) if op.unbatched(x) else x
-    return noise.draw(one, noise.count(W.shape[1], op.taps(x, W)))
+    wanted = noise.count(W.shape[1], op.taps(x, W))
+    if noise.rows_per_input is None:
+        return wanted, 1.0
+    most = math.ceil(noise.most * (1 if op.unbatched(x) else max(1, x.shape[0])))
+    return (wanted, 1.0) if wanted <= most else (most, most / wanted)
+
+
+def driving_noise(noise: Noise, x: Tensor, images: int, op: Operator) -> Tensor:
+    """Noise in place of the layer's input, (images, ...), drawn from torch's global generator.
+
+    Args:
+        noise: its distribution. x: the layer's input, (N, ...) or one example; shape, dtype and device are read.
+    """
+    return noise.draw(x.unsqueeze(0) if op.unbatched(x) else x, images)
 
 
 def per_tap(taps: Sequence[Sequence[int]], like: Tensor) -> float | Tensor:

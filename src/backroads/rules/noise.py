@@ -28,6 +28,8 @@ class Noise:
             for each input that the neuron has. What the other inputs add to the estimate of a weight then has
             1 / rows_per_input of the power of the neuron's weights, at any width, kernel and size of the map. At least
             one image.
+        most: with ``rows_per_input``: no more images than so many for each example of the batch. A layer that gets less
+            than it should is slowed in proportion, which keeps its error and its stability.
 
     Raises:
         RuleError: for another distribution, for numbers that are not finite and > 0, for both ``images`` and
@@ -38,6 +40,7 @@ class Noise:
     std: float = 1.0
     images: int | None = None
     rows_per_input: float | None = None
+    most: float = 8.0
 
     def __post_init__(self) -> None:
         check_distribution("Noise", self.distribution)
@@ -47,6 +50,9 @@ class Noise:
         images = self.images
         if images is not None and (isinstance(images, bool) or not isinstance(images, int) or images < 1):
             raise RuleError(f"Noise: images must be a whole number >= 1, or None, got {images!r}")
+        check_number("Noise", "most", self.most)
+        if self.most == 0:
+            raise RuleError("Noise: most must be > 0, got 0; leave input_noise out to switch the noise off")
         if self.rows_per_input is not None:
             check_number("Noise", "rows_per_input", self.rows_per_input)
             if self.rows_per_input == 0:

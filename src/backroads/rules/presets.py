@@ -86,6 +86,7 @@ def normalised_mirror(
     std: float = 1.0,
     images: int | None = None,
     rows_per_input: float | None = None,
+    most: float = 8.0,
     every: int = 1,
 ) -> Alignment:
     """Normalised mirror: ``dB = rate (B - M[y xi^T] / std^2)``, y = W xi. Local, and no coefficient to tune.
@@ -106,6 +107,8 @@ def normalised_mirror(
         images, rows_per_input: how much of it; see :class:`Noise`. Neither: 8 rows for each input of a neuron, or 1
             error-correcting, so that the error of B from the noise is about sqrt(rate / (2 rows_per_input)) of W, or
             vanishes with B - W.
+        most: with ``rows_per_input``: at most so many images of noise for each example of the batch; a layer that would
+            need more is slowed in proportion.
         every: on every k-th step only, times k.
 
     Raises:
@@ -122,7 +125,7 @@ def normalised_mirror(
         raise RuleError(f"normalised_mirror: rate must be > 0 and <= 1, got {rate!r}")
     if images is None and rows_per_input is None:
         rows_per_input = 1.0 if error_correcting else 8.0
-    driven_by = Noise(noise, std, images, rows_per_input)
+    driven_by = Noise(noise, std, images, rows_per_input, most)
     gain = rate / std**2
     shared: dict[str, Any] = {"reduction": "taps", "input_noise": driven_by, "every": every}
     if not error_correcting:
