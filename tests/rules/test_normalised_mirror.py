@@ -175,7 +175,7 @@ def test_a_layer_gets_so_many_rows_for_each_input_of_a_neuron(op: Any, x: Any, W
 def test_a_wide_layer_of_a_small_batch_gets_less_noise_and_goes_as_much_slower(
     error_correcting: bool, every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """50 inputs at 8 rows each want 400 rows; 5 for each of 4 examples are 20: a twentieth of the noise and the rate."""
+    """50 inputs at 8 rows want 400 rows; 5 for each of 4 examples are 20: a twentieth of the noise and of the rate."""
     drawn = []
 
     def draw(noise: br.Noise, x: Tensor, images: int | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from backroads.rules.noise import Noise
 
 
 def amount(noise: Noise, x: Tensor, W: Tensor, op: Operator) -> tuple[int, float]:
-    """How many images of noise the layer gets, and by what its alignment is slowed where that is less than it should be.
+    """How many images of noise the layer gets, and what its alignment is slowed by where there should be more.
 
     ``rows_per_input`` asks for noise in proportion to the layer's width, which in a wide layer of a small batch would
     cost far more than the task: no more than ``most`` images come for each example. With a share f of the noise wanted,
