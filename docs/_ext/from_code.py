@@ -8,6 +8,7 @@ A page has a line such as ``<!-- from code: api rules -->``; it is replaced by M
 - ``settings``: the settings of ``backroads compare``;
 - ``errors``: the exceptions;
 - ``step_time``: the measured cost of a step, from ``benchmarks/results``;
+- ``theory PICTURE``: a picture of :mod:`pictures`;
 - ``cifar10 RULE``: the rows of a rule and its variants beside backpropagation, likewise.
 
 The build fails for a public name that none of this can describe.
@@ -36,7 +37,10 @@ DATA = {
     "MODELS": "The networks by name: `MODELS.get(name)(**options)` makes one, `MODELS.names()` lists them.",
 }
 # In the order in which api.md shows them: a name that several modules offer is described where it comes first.
-MODULES = ("backroads", "rules", "nn", "functional", "conversion", "metrics", "plasticity", "models", "data", "report")
+MODULES = (
+    "backroads", "rules", "nn", "functional", "conversion", "metrics", "plasticity", "models", "data", "spiking",
+    "report",
+)  # fmt: skip
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -61,8 +65,14 @@ def generated(what: str) -> str:
         return f"With its defaults:\n\n```text\n{br.get_rule(name)!r}\n```"
     if kind == "cifar10":
         return cifar10(name)
+    if kind == "theory":
+        from pictures import theory_picture
+
+        return theory_picture(name)
     if kind not in makers:
-        raise ExtensionError(f"unknown mark {what!r}; known: api NAME, rule NAME, cifar10 RULE, {', '.join(makers)}")
+        raise ExtensionError(
+            f"unknown mark {what!r}; known: api NAME, rule NAME, cifar10 RULE, theory PICTURE, {', '.join(makers)}"
+        )
     return makers[kind]()
 
 

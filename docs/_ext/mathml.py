@@ -20,7 +20,7 @@ IDENTIFIERS = {
 }  # fmt: skip
 OPERATORS = {
     "top": "⊤", "cdot": "·", "times": "×", "odot": "⊙", "pm": "±", "sim": "∼", "approx": "≈", "propto": "∝", "in": "∈",
-    "le": "≤", "ge": "≥", "leftarrow": "←", "partial": "∂", "dots": "…", "sum": "∑", "circ": "∘",
+    "le": "≤", "ge": "≥", "leftarrow": "←", "to": "→", "partial": "∂", "dots": "…", "sum": "∑", "circ": "∘",
 }  # fmt: skip
 FENCES = {"langle": "⟨", "rangle": "⟩", "lvert": "|", "rvert": "|"}
 NAMES = {"cos", "max"}

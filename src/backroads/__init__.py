@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from backroads.errors import nearest
 
 if TYPE_CHECKING:
-    from backroads import errors, functional, metrics, nn, rules
+    from backroads import errors, functional, metrics, nn, rules, spiking
     from backroads.conversion import (
         Plan,
         aligned_layers,
@@ -74,6 +74,7 @@ __all__ = [
     "revert",
     "rules",
     "set_coefficients",
+    "spiking",
 ]
 
 # Where the public names live. They are imported when first asked for: torch takes seconds, and the command line's

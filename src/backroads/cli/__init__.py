@@ -28,6 +28,7 @@ for _name, _place, _help in (
     ("export", "runs:export", "Write a run's model as plain torch weights and as a torch.export program."),
     ("report", "runs:report", "Write RUN/report.html from what the run has written so far."),
     ("inspect", "inspect:inspect", "Print what a rule does to a model, and what each rule costs."),
+    ("theory", "theory:theory", "Fixed points, stability and a phase diagram of any sum of the primitives."),
     ("doctor", "doctor:doctor", "Versions, devices, and which optional parts work."),
 ):
     app.command(f"backroads.cli.{_place}", name=_name, help=_help)
@@ -61,11 +62,12 @@ def _message(error: Exception) -> str:
 
     from backroads.plasticity.settings import MetaConfig
     from backroads.search.settings import SearchConfig
+    from backroads.theory.settings import TheoryConfig
     from backroads.train.config import CompareConfig, explain
     from backroads.train.settings import TrainConfig
 
     cause = error.__cause__
     if isinstance(cause, ValidationError):
-        schemas = {schema.__name__: schema for schema in (TrainConfig, SearchConfig, MetaConfig)}
+        schemas = {schema.__name__: schema for schema in (TrainConfig, SearchConfig, MetaConfig, TheoryConfig)}
         return explain(cause, schemas.get(cause.title, CompareConfig))
     return str(error)

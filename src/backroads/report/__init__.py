@@ -12,6 +12,8 @@ from backroads.report.meta_run import is_meta, read_meta
 from backroads.report.runs import read_run
 from backroads.report.search import search_page
 from backroads.report.search_run import is_search, read_search
+from backroads.report.theory import theory_page
+from backroads.report.theory_run import is_theory, read_theory
 from backroads.report.training import training_page
 from backroads.report.training_run import is_training, read_training
 
@@ -35,6 +37,8 @@ def write_report(folder: Path) -> Path:
         page = search_page(read_search(folder))
     elif is_meta(folder):
         page = meta_page([read_meta(folder)])
+    elif is_theory(folder):
+        page = theory_page(read_theory(folder))
     elif is_training(folder):
         page = training_page(read_training(folder))
     else:

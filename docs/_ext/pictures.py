@@ -1,0 +1,84 @@
+"""Pictures of the theory's page, drawn from the package when the pages are built, so that they cannot go stale."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import backroads.report as report
+from backroads.report import theory_figures
+from backroads.report.figures import look, swatch
+from backroads.report.theory_run import Results, read_theory, results_of
+from backroads.theory.run import theory
+from backroads.theory.settings import TheoryConfig
+
+RECORDED = Path(__file__).parents[2] / "benchmarks" / "results" / "theory"
+# What each picture is worked out for.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "mirror": {"null": 0.0, "decay": 0.5},
+    "bounded": {"null": 1.0, "decay": 0.5},
+    "axes": {"null": 0.0, "decay": 0.5, "condition": 10.0},
+}
+
+
+def theory_picture(what: str) -> str:
+    """MyST for ``diagram NAME``, ``plane NAME``, ``norms NAME``, ``noise`` or ``network``."""
+    kind, _, name = what.partition(" ")
+    if kind == "network":
+        return _network()
+    if kind == "noise":
+        mirror = _results("bounded").mirror
+        drawn = [theory_figures.mirror(f"noise-{q}", f"{q} against steps", mirror.curves, q) for q in ("gain", "angle")]
+        keys = " ".join(f"{swatch(f'noise-{n}', look(n))} {curve.name}" for n, curve in enumerate(mirror.curves))
+        return _raw(*drawn, key=keys)
+    results = _results(name)
+    if kind == "diagram":
+        return _raw(theory_figures.diagram(f"d-{name}", f"phase diagram: {name}", results.diagram), key=_fates(name))
+    if kind == "plane":
+        return _raw(theory_figures.plane(f"p-{name}", f"trajectories: {name}", results.plane, results.moving.points))
+    course = results.matrix.course
+    return _raw(theory_figures.norms(f"n-{name}", f"lengths over time: {name}", course.times, course.W, course.B))
+
+
+@functools.cache
+def _results(name: str) -> Results:
+    return results_of(theory(TheoryConfig(network=False, **SETTINGS[name])))
+
+
+def _network() -> str:
+    if not RECORDED.exists():
+        return "*(`backroads theory` draws this picture.)*"
+    theory = read_theory(RECORDED)
+    results, where = theory.results, theory.environment
+    assert results.network is not None
+    drawn = theory_figures.network("network", "fates of the network", results.network, "amp", "decay")
+    return _raw(drawn, key=_fates("network")) + (
+        f"\n\n`{where['command']}`, n = 1 training a mark: torch {where['torch']}, {where['cpu']}, "
+        f"commit {str(where['commit'])[:7]}."
+    )
+
+
+def _fates(place: str) -> str:
+    return " ".join(f"{theory_figures.key(place, fate)} {fate}" for fate in ("explodes", "settles", "collapses"))
+
+
+def _raw(*drawings: str, key: str = "") -> str:
+    box = '<div style="flex: 1 1 18rem; max-width: 26rem">'
+    shown = "".join(f"{box}{drawing}</div>" for drawing in drawings)
+    legend = f'<div style="display: flex; gap: 0.6rem; flex-wrap: wrap; align-items: center">{key}</div>' if key else ""
+    html = f'{_colours()}<div style="display: flex; gap: 1rem; flex-wrap: wrap">{shown}</div>{legend}'
+    return f"```{{raw}} html\n{html}\n```"
+
+
+@functools.cache
+def _colours() -> str:
+    """The reports' colours, light and dark, without the rest of their look."""
+    css = (Path(report.__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
+    blocks = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[:2]
+    light, dark = (
+        "".join(re.findall(r"--(?:series|heat|axis|grid|reference)[\w-]*: #\w+;", block)) for block in blocks
+    )
+    rules = f":root{{{light}}}@media screen and (prefers-color-scheme: dark){{:root{{{dark}}}}}"
+    return f"<style>{rules} article svg {{width: 100%; height: auto}} article svg[aria-hidden] {{width: 30px}}</style>"

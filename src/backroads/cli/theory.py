@@ -1,0 +1,68 @@
+"""``backroads theory``: where a weighted sum of the primitives leads, with a report."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from backroads.theory.settings import TheoryConfig, resolve
+from backroads.train.config import read_toml
+
+
+def theory(
+    *,
+    settings: Annotated[TheoryConfig | None, Parameter(name="*")] = None,
+    config: Annotated[Path | None, Parameter(help="TOML file of settings; flags override it.")] = None,
+    out: Annotated[Path | None, Parameter(help="New folder; runs/theory-TIME if not given.")] = None,
+) -> None:
+    """Fixed points, stability and a phase diagram of any weighted sum of the primitives, beside a small network.
+
+    Writes a folder (config.toml, environment.json, results.json, report.html) and prints what it found.
+    """
+    given = settings.model_dump(include=settings.model_fields_set) if settings is not None else {}
+    resolved = resolve({**(read_toml(config) if config is not None else {}), **given})
+    folder = out if out is not None else Path("runs") / f"theory-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+    # After the settings are known to be right: torch takes seconds to import.
+    from backroads.cli.progress import progress
+    from backroads.report import write_report
+    from backroads.theory.run import theory as run
+    from backroads.train.compare import Progress
+    from backroads.train.environment import environment
+    from backroads.train.events import RunFolder
+
+    run_folder = RunFolder(folder, resolved.model_dump(), environment())
+    try:
+        with progress() as report:
+            results = run(resolved, lambda what, done, total: report(Progress(done, total, _line(what, done, total))))
+        run_folder.results(results)
+    finally:
+        run_folder.close()
+    print(_told(results))
+    print(f"report: {write_report(folder)}")
+
+
+def _line(what: str, done: int, total: int) -> str | None:
+    """A line now and then, not at each of hundreds of points."""
+    return f"{what}: {done} of {total}" if done == total or done % max(1, total // 5) == 0 else None
+
+
+def _told(results: dict[str, Any]) -> str:
+    moving, held, diagram = results["moving"], results["held"], results["diagram"]
+    lines = [f"{results['rule']}: both weights moving, it {_verb(moving['matrix_fate'])}"]
+    for point in moving["points"]:
+        values = ", ".join(f"{value:.4g}" for value in point["eigenvalues"])
+        lines.append(f"  w = {point['w']:.4g}, b = {point['b']:.4g}: {point['stability']}, eigenvalues {values}")
+    if held["finite"]:
+        lines.append(f"W held: B goes to {held['gain']:.4g} times |W|, at {held['angle']:.1f} deg to W")
+    else:
+        lines.append("W held: B grows for ever")
+    lines.append(f"diagram: simulation and closed form agree at {diagram['agreed']} of {diagram['of']} points")
+    return "\n".join(lines)
+
+
+def _verb(fate: str) -> str:
+    return "stands on a border" if fate == "undecided" else fate
