@@ -33,7 +33,7 @@ class TheoryConfig(BaseModel):
     outputs: int = Field(3, ge=1, le=64, description="Its outputs.")
     simulated: int = Field(9, ge=2, le=41, description="Points along each axis at which the matrix system is followed.")
     time: float = Field(20.0, gt=0, le=1e4, description="For how long it is followed.")
-    network: bool = Field(True, description="Measure the same diagram on a small network, too.")
+    network: bool = Field(True, description="Measure it on a small network, too; --network=false leaves that out.")
     network_points: int = Field(5, ge=2, le=21, description="Points along each axis, of the network.")
     network_steps: int = Field(150, ge=10, le=100_000, description="Training steps at each of them.")
     network_rate: float = Field(0.1, gt=0, le=10, description="Rate of W and B there.")
