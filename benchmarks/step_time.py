@@ -2,9 +2,9 @@
 
     python benchmarks/step_time.py [--networks resnet20 ...] [--steps 20] [--threads 2] [--device cuda ...]
 
-All contestants live in one process and take their steps in turn (A B C A B C ...), so that whatever slows the machine
-down slows all of them; a row is the median over rounds of the ratio to torch's step of the same round, with its
-quartiles. Beside it:
+All contestants live in one process and take their steps in turn, a step of torch's network between any two of them
+(T A T B T C T ...), so that whatever slows the machine down slows both; a row is the median over rounds of the step's
+time over the mean of torch's steps right before and right after it, with its quartiles. Beside it:
 
 - floor: what the ratio must be at least: the multiplications of all matrix products and convolutions, counted while a
   step runs, over torch's, plus the bytes of the elementwise work on B at the memory bandwidth measured here;
@@ -84,6 +84,7 @@ class Contestant:
     made: int  # entries of B that are made from W in each forward pass
     momentum: bool  # of B
     seconds: list[float] = dataclasses.field(default_factory=list)
+    ratios: list[float] = dataclasses.field(default_factory=list)  # to torch's steps beside it
 
 
 def contestant(
@@ -204,22 +205,29 @@ def compare(network: str, names: list[str], arguments: argparse.Namespace, speed
             flops[name] = counter.get_total_flops()
         for _ in range(arguments.warmup):
             c.step()
+
+    def timed(c: Contestant) -> float:
+        start = clock(device)
+        c.step()
+        c.seconds.append(clock(device) - start)
+        return c.seconds[-1]
+
+    base, others = present[TORCH], [c for name, c in present.items() if name != TORCH]
     for round_ in range(arguments.steps):
-        # Another order in each round, so that nobody always follows the same one.
-        order = torch.randperm(len(present), generator=torch.Generator().manual_seed(round_)).tolist()
-        for c in [list(present.values())[i] for i in order]:
-            start = clock(device)
-            c.step()
-            c.seconds.append(clock(device) - start)
+        # Another order in each round, so that nobody always has the same place in it.
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(round_)).tolist()
+        before = timed(base)
+        for c in [others[i] for i in order]:
+            own, after = timed(c), timed(base)
+            c.ratios.append(2 * own / (before + after))
+            before = after
         if round_ == 0 or (round_ + 1) % 10 == 0:
             print(f"  {network}: round {round_ + 1}/{arguments.steps}", flush=True)
     memory = {name: None if arguments.compile else peak_memory(c, x, labels) for name, c in present.items()}
-    base = present[TORCH]
     seconds = statistics.median(base.seconds)
     rows = []
     for name, c in present.items():
-        ratios = [a / b for a, b in zip(c.seconds, base.seconds, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        low, middle, high = statistics.quantiles(c.ratios or [1.0, 1.0], n=4)
         floor = None
         if flops[name] and name not in BIOTORCH:
             floor = flops[name] / flops[TORCH] + elementwise_bytes(c) / speed / seconds
@@ -230,7 +238,7 @@ def compare(network: str, names: list[str], arguments: argparse.Namespace, speed
                 "batch": batch,
                 "rule": name,
                 "options": repr(RULES[name]) if name in RULES else "",
-                "rounds": len(ratios),
+                "rounds": arguments.steps,
                 "median_seconds": statistics.median(c.seconds),
                 "ratio": middle,
                 "ratio_quartiles": [low, high],
