@@ -5,8 +5,8 @@
 A run is a folder under ``--runs``; one that was interrupted goes on from its last checkpoint when the command is given
 again, a finished one is not repeated. Every finished run is measured on ``--lifetimes`` lifetimes of the test split
 (sinusoids never seen; unseen drawings of unseen classes) at the checkpoint that was best on validation tasks, and
-``--out`` collects all. The settings of a learner were chosen on validation tasks, seed 0; ``reference`` is the settings
-of the reference's example script with the same network, tasks and budget.
+``--out`` collects all. The recipes' settings were chosen on validation tasks, seed 0; "flp, reference's rates" has
+those of the reference's example scripts with the same network, tasks and budget.
 """
 
 from __future__ import annotations
@@ -43,15 +43,27 @@ EXPERIMENTS: dict[str, tuple[str, dict[str, Any], list[int]]] = {
         [2, 5, 10, 20, 50, 100],
     ),
 }
-# Beside the recipe, by (kind of task, learner); chosen on validation tasks.
-CHOSEN: dict[tuple[str, str], dict[str, Any]] = {}
+# A learner with other settings than the recipe's: the reference's rates, at the same network, tasks and budget.
+RATES = {"lr_forward": 1e-4, "lr_feedback": 1e-4, "init_plasticity": 0.0}
+VARIANTS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
+    "flp, reference's rates": (
+        "flp",
+        {
+            "sinusoid": RATES
+            | {"reduction": "sum", "output": "feedback", "linear_feedback": False, "init_strength": 0.5}
+            | {"multiplier": 1.0, "lr_plasticity": 1e-8},
+            "omniglot": RATES | {"multiplier": 100.0, "lr_plasticity": 1e-5},
+        },
+    )
+}
 
 
 def settings(arguments: argparse.Namespace, experiment: str, learner: str, seed: int) -> dict[str, Any]:
     """Of one run."""
     recipe, differs, _ = EXPERIMENTS[experiment]
     kind = experiment.partition("-")[0]
-    given = {**read_toml(RECIPES / f"{recipe}.toml"), **differs, **CHOSEN.get((kind, learner), {})}
+    learner, rates = VARIANTS.get(learner, (learner, {}))
+    given = {**read_toml(RECIPES / f"{recipe}.toml"), **differs, **rates.get(kind, {})}
     given |= {"learner": learner, "seed": seed, "threads": arguments.threads}
     if kind == "omniglot":
         given["root"] = str(arguments.root)
@@ -78,8 +90,10 @@ def test(folder: Path, ways: list[int], lifetimes: int) -> None:
 def collect(runs: Path) -> dict[str, Any]:
     """All finished and tested runs, a row an experiment, learner and number of tasks."""
     found: dict[tuple[str, str], dict[int, Path]] = {}
+    by_name = {learner.replace(" ", "-"): learner for learner in VARIANTS}
     for done in sorted(runs.glob("*/test.json")):
-        experiment, learner, seed = done.parent.name.rsplit("_", 2)
+        experiment, learner, seed = done.parent.name.split("_")[0], *done.parent.name.partition("_")[2].rsplit("_", 1)
+        learner = by_name.get(learner, learner)
         found.setdefault((experiment, learner), {})[int(seed)] = done.parent
     rows = []
     for experiment, learner in sorted(found, key=lambda key: (list(EXPERIMENTS).index(key[0]), key[1])):
@@ -150,7 +164,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--root", type=Path, help="folder of Omniglot")
     parser.add_argument("--experiments", nargs="*", choices=EXPERIMENTS, default=list(EXPERIMENTS))
-    parser.add_argument("--learners", nargs="*", default=["flp", "oml"])
+    parser.add_argument("--learners", nargs="*", default=["flp", "oml"], help=f"also {', '.join(map(repr, VARIANTS))}")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--meta-steps", type=int, help="instead of the experiment's own; more go on from the last")
     parser.add_argument("--lifetimes", type=int, default=200)
@@ -167,7 +181,7 @@ def main() -> None:
     for seed in arguments.seeds:
         for experiment in arguments.experiments:
             for learner in arguments.learners:
-                folder = arguments.runs / f"{experiment}_{learner}_{seed}"
+                folder = arguments.runs / f"{experiment}_{learner}_{seed}".replace(" ", "-")
                 config = resolve(settings(arguments, experiment, learner, seed))
                 done = folder / "results.json"
                 if not done.exists() or json.loads(done.read_text())["step"] < config.meta_steps:

@@ -4,7 +4,8 @@
 
 Contestants: "logging", the reference's way restated: autograd on the formulas as they are written, everything kept,
 images one by one, and the query loss with a graph after every inner step; "plain", the same without these losses;
-"ours"; and "ours, segments", with sqrt(T) segments computed again. Each measurement is a process of its own (peak
+"ours"; "ours, segments", with sqrt(T) segments computed again; and both with 4 episodes in a meta-step, where seconds
+are those of one of them, and memory is that of all. Each measurement is a process of its own (peak
 memory is the process's), and the contestants take turns, so that what slows the machine slows all of them. Weights,
 episodes and losses are the same; the losses are compared. The floor: floating point operations of matrix products and
 convolutions, counted while "ours" runs, over the speed of a large matrix product measured in the same process, plus
@@ -35,7 +36,7 @@ from backroads.plasticity.trainer import MetaStep
 from backroads.train.environment import environment
 from backroads.train.events import write_json
 
-CONTESTANTS = ("logging", "plain", "ours", "ours, segments")
+CONTESTANTS = ("logging", "plain", "ours", "ours, segments", "ours, 4 episodes", "ours, 4 episodes, segments")
 # Small plasticities: at the start of the reference's settings they are zero, and updates would be the identity.
 CASES: dict[str, dict[str, Any]] = {
     "sinusoid": {"task": "sinusoid", "init_plasticity": 1e-10},
@@ -60,6 +61,22 @@ def episodes_of(case: str, scale: float) -> Episodes:
     asked = torch.arange(Q)[None] + drawings - Q
     return Episodes(
         x, torch.arange(T).view(1, T, 1), labels[:, :T, None], asked, labels[:, T:], torch.zeros(1, T), asked
+    )
+
+
+def batch(episodes: Episodes, count: int) -> Episodes:
+    """The same episode ``count`` times, with inputs of its own each, as different ones have."""
+    K, E = len(episodes.inputs), range(count)
+
+    def repeated(name: str) -> Tensor:
+        return torch.cat([getattr(episodes, name)] * count)
+
+    return Episodes(
+        torch.cat([episodes.inputs] * count),
+        torch.cat([episodes.support + e * K for e in E]),
+        repeated("y"),
+        torch.cat([episodes.query + e * K for e in E]),
+        *map(repeated, ("y_query", "task", "task_query")),
     )
 
 
@@ -107,7 +124,9 @@ def measured(case: str, contestant: str, scale: float, threads: int) -> dict[str
     torch.set_num_threads(threads)
     episodes = episodes_of(case, scale)
     T = episodes.support.shape[1]
-    segments = round(T**0.5) if contestant == "ours, segments" else 1
+    segments = round(T**0.5) if "segments" in contestant else 1
+    count = 4 if "4 episodes" in contestant else 1
+    episodes = batch(episodes, count)
     network = MetaNetwork(resolve({**CASES[case], "checkpoint_segments": segments}), tuple(episodes.inputs.shape[1:]))
     stepper = MetaStep(network)
 
@@ -125,7 +144,7 @@ def measured(case: str, contestant: str, scale: float, threads: int) -> dict[str
         loss = step()
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    row = {"seconds": seconds, "cpu_seconds": cpu, "peak_gib": peak, "gib_before": before, "loss": loss}
+    row = {"seconds": seconds / count, "cpu_seconds": cpu / count, "peak_gib": peak, "gib_before": before, "loss": loss}
     return {**row, "floor": floor(network, step, T)} if contestant == "ours" else row
 
 
@@ -179,11 +198,12 @@ def main() -> None:
                 key: statistics.median(one[key] for one in found) for key in ("seconds", "cpu_seconds", "peak_gib")
             }
             print(
-                f"  {name:16s} {medians['seconds']:7.2f} s  {medians['cpu_seconds']:7.2f} s of CPU  "
+                f"  {name:26s} {medians['seconds']:7.2f} s  {medians['cpu_seconds']:7.2f} s of CPU  "
                 f"{medians['peak_gib']:6.2f} GiB  loss {found[0]['loss']:.6f}"
             )
         if "ours" in rows:
-            print(f"  floor            {statistics.median(one['floor']['seconds'] for one in rows['ours']):7.2f} s")
+            floors = [one["floor"]["seconds"] for one in rows["ours"]]
+            print(f"  {'floor':26s} {statistics.median(floors):7.2f} s")
     if given.out is not None:
         write_json(given.out, results)
 

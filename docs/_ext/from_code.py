@@ -9,7 +9,8 @@ A page has a line such as ``<!-- from code: api rules -->``; it is replaced by M
 - ``errors``: the exceptions;
 - ``step_time``: the measured cost of a step, from ``benchmarks/results``;
 - ``theory PICTURE``: a picture of :mod:`pictures`;
-- ``cifar10 RULE``: the rows of a rule and its variants beside backpropagation, likewise.
+- ``cifar10 RULE``: the rows of a rule and its variants beside backpropagation, likewise;
+- ``meta_learning TASK``: the rows of ``benchmarks/meta_learning.py``, and ``meta_picture WHAT`` a picture of them.
 
 The build fails for a public name that none of this can describe.
 """
@@ -65,13 +66,16 @@ def generated(what: str) -> str:
         return f"With its defaults:\n\n```text\n{br.get_rule(name)!r}\n```"
     if kind == "cifar10":
         return cifar10(name)
-    if kind == "theory":
-        from pictures import theory_picture
+    if kind == "meta_learning":
+        return meta_learning(name)
+    if kind in ("theory", "meta_picture"):
+        from pictures import meta_picture, theory_picture
 
-        return theory_picture(name)
+        return theory_picture(name) if kind == "theory" else meta_picture(name)
     if kind not in makers:
         raise ExtensionError(
-            f"unknown mark {what!r}; known: api NAME, rule NAME, cifar10 RULE, theory PICTURE, {', '.join(makers)}"
+            f"unknown mark {what!r}; known: api NAME, rule NAME, cifar10 RULE, theory PICTURE, meta_learning TASK, "
+            f"meta_picture WHAT, {', '.join(makers)}"
         )
     return makers[kind]()
 
@@ -174,6 +178,19 @@ def cifar10(rule: str) -> str:
     table = runpy.run_path(str(benchmarks / "cifar10.py"))["table"]
     results = json.loads((benchmarks / "results" / "cifar10_resnet8.json").read_text())
     return table({"rows": [row for row in results["rows"] if row["rule"] in ("backprop", rule)]})
+
+
+def meta_learning(task: str) -> str:
+    """What meta-trained learners do on unseen tasks, from ``benchmarks/meta_learning.py``."""
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    table = runpy.run_path(str(benchmarks / "meta_learning.py"))["table"]
+    results = json.loads((benchmarks / "results" / "meta_learning.json").read_text())
+    where = results["environment"]
+    rows = [row for row in results["rows"] if row["experiment"].startswith(task)]
+    commits = ", ".join(sorted({commit[:7] for row in rows for commit in row["commits"]}))
+    return f"{table(results, task)}\n\n`python benchmarks/meta_learning.py --runs PATH --root OMNIGLOT`: " + (
+        f"{where['cpu']}, one thread, torch {where['torch']}, commit {commits}."
+    )
 
 
 def settings() -> str:

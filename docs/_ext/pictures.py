@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import backroads.report as report
-from backroads.report import theory_figures
+from backroads.report import meta_figures, theory_figures
+from backroads.report.curves import curve_through
 from backroads.report.figures import look, swatch
 from backroads.report.theory_run import Results, read_theory, results_of
 from backroads.theory.run import theory
 from backroads.theory.settings import TheoryConfig
 
+META = Path(__file__).parents[2] / "benchmarks" / "results" / "meta_learning.json"
 RECORDED = Path(__file__).parents[2] / "benchmarks" / "results" / "theory"
 # What each picture is worked out for.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -40,6 +43,26 @@ def theory_picture(what: str) -> str:
         return _raw(theory_figures.plane(f"p-{name}", f"trajectories: {name}", results.plane, results.moving.points))
     course = results.matrix.course
     return _raw(theory_figures.norms(f"n-{name}", f"lengths over time: {name}", course.times, course.W, course.B))
+
+
+def meta_picture(what: str) -> str:
+    """MyST for ``ways EXPERIMENT``: score against classes of a lifetime; ``so_far EXPERIMENT``: against tasks seen."""
+    kind, _, experiment = what.partition(" ")
+    rows = [row for row in json.loads(META.read_text())["rows"] if row["experiment"] == experiment]
+    learners = list(dict.fromkeys(row["learner"] for row in rows))
+    curves = []
+    for learner in learners:
+        own = [row for row in rows if row["learner"] == learner]
+        points = [(row["tasks"], row["mean"]) for row in own] if kind == "ways" else enumerate(own[-1]["so_far"], 1)
+        curves.append(curve_through(points))
+    name, is_error = f"{kind}-{experiment}", rows[0]["measure"] != "accuracy"
+    ylabel = "mean squared error" if is_error else "accuracy, %"
+    xlabel = "classes of a lifetime" if kind == "ways" else "tasks presented so far"
+    looks = [look(place) for place in range(len(curves))]
+    label = f"{experiment}: {ylabel} against {xlabel}"
+    drawn = meta_figures.overview(name, label, curves, looks, xlabel, ylabel, log=is_error)
+    keys = " ".join(f"{swatch(f'{name}-{n}', one)} {learners[n]}" for n, one in enumerate(looks))
+    return _raw(drawn, key=f"{experiment}: {keys}")
 
 
 @functools.cache
