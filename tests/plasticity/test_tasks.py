@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from backroads.errors import ConfigError
-from backroads.plasticity.settings import resolve
+from backroads.plasticity.settings import LEARNERS, resolve
 from backroads.plasticity.tasks.episode import Episodes, Tasks
 from backroads.plasticity.tasks.load import load_tasks
 from backroads.plasticity.tasks.sinusoids import Sinusoids
@@ -91,6 +91,18 @@ def test_episodes_are_a_function_of_seed_split_and_number() -> None:
     assert not torch.equal(same.inputs, other.inputs)
     assert not torch.equal(same.inputs, tasks.episodes("test", 3, 1).inputs)
     assert not torch.equal(same.inputs, sinusoids(seed=1).episodes("train", 3, 1).inputs)
+
+
+@pytest.mark.parametrize("learner", sorted(LEARNERS))
+def test_every_learner_of_one_seed_lives_through_the_same_episodes(learner: str, archive: Path) -> None:
+    for own, flp in (
+        (sinusoids(learner=learner), sinusoids()),
+        (load_tasks(letters(archive, learner=learner)), load_tasks(letters(archive))),
+    ):
+        for split in ("train", "validation", "test"):
+            a, b = own.episodes(split, 5, 2), flp.episodes(split, 5, 2)
+            for name in ("inputs", "support", "y", "query", "y_query", "task", "task_query"):
+                assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
 def test_meta_training_sees_drawn_images_under_permuted_labels(archive: Path) -> None:
