@@ -43,7 +43,8 @@ EXPERIMENTS: dict[str, tuple[str, dict[str, Any], list[int]]] = {
         [2, 5, 10, 20, 50, 100],
     ),
 }
-# A learner with other settings than the recipe's: the reference's rates, at the same network, tasks and budget.
+# A learner with other settings than the recipe's, at the same network, tasks and budget: the reference's rates; labels
+# of all outputs, where the reference meta-trains the first N only.
 RATES = {"lr_forward": 1e-4, "lr_feedback": 1e-4, "init_plasticity": 0.0}
 VARIANTS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "flp, reference's rates": (
@@ -54,7 +55,8 @@ VARIANTS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
             | {"multiplier": 1.0, "lr_plasticity": 1e-8},
             "omniglot": RATES | {"multiplier": 100.0, "lr_plasticity": 1e-5},
         },
-    )
+    ),
+    "flp, any labels": ("flp", {"omniglot": {"labels": "any"}}),
 }
 
 

@@ -127,6 +127,25 @@ def test_meta_training_sees_drawn_images_under_permuted_labels(archive: Path) ->
     assert abs(sum(overlap) / 50 - 5 * 9 / 8) < 1.5
 
 
+def test_labels_of_any_output_are_drawn_from_the_whole_head_in_meta_training_only(archive: Path) -> None:
+    tasks = load_tasks(letters(archive, labels="any", head=30))
+    episodes = tasks.episodes("train", 0, 50)
+    seen, asked = pixels(episodes, episodes.support)[..., 0], pixels(episodes, episodes.query)
+    assert set(episodes.y.flatten().tolist()) == set(range(30))  # 250 draws of 30: one is left out once in 150 tries
+    for e in range(50):
+        labels = set(episodes.y[e].flatten().tolist())
+        assert len(labels) == 5
+        for label in labels:
+            of_seen, of_asked = (
+                seen[e][episodes.y[e, :, 0] == label] // 10,
+                asked[e][episodes.y_query[e] == label] // 10,
+            )
+            assert len(set(of_seen.tolist())) == 1
+            assert set(of_seen.tolist()) == set(of_asked.tolist())
+    first = load_tasks(letters(archive, head=30))
+    assert torch.equal(tasks.episodes("test", 0, 3).y, first.episodes("test", 0, 3).y)
+
+
 def test_each_image_of_an_episode_is_there_once(archive: Path) -> None:
     episodes = load_tasks(letters(archive)).episodes("train", 0, 4)
     values = (episodes.inputs[:, 0, 0, 0] * 255).round().tolist()

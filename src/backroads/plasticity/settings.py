@@ -105,6 +105,9 @@ class MetaConfig(BaseModel):
     image_size: int = Field(84, ge=8, description="Pixels of an image's sides.")
     validation_classes: int = Field(100, ge=1, description="Classes held out of the meta-training ones for choices.")
 
+    labels: Literal["first", "any"] = Field(
+        "first", description="Outputs that classes get in meta-training: 0 to tasks - 1, or any of the head's."
+    )
     eval_learn: int = Field(15, ge=1, description="Images of a class to learn from in evaluations; the first are.")
     eval_test: int = Field(5, ge=1, description="Images of a class to test on in evaluations, those that follow.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,15 +31,16 @@ class Classes:
 
 class ImageClasses(Tasks):
     """Episodes of N classes. In meta-training, ``shots`` images of each are seen one a step, and as many, drawn anew
-    from the same classes, are the query; labels are a random permutation of 0 to N - 1. In validation and test the
-    first ``shots`` images of a class are seen, and ``test`` others, after the first ``learn``, are the query; labels
-    are positions in a random choice of classes.
+    from the same classes, are the query; labels are a random permutation of 0 to N - 1, or any N outputs of the head.
+    In validation and test the first ``shots`` images of a class are seen, and ``test`` others, after the first
+    ``learn``, are the query; labels are positions in a random choice of classes.
 
     Args:
         splits: by name; loaded when first asked for. tasks: N. shots: images of a class in a lifetime.
         batch: samples a step. learn, test: images of a class to learn from and to test on, in evaluations.
         order: of the steps. seed: of everything. shape: (C, H, W). mean, std: by channel, of pixels in 0 to 1.
-        head: outputs of the network, at least N.
+        head: outputs of the network, at least N. labels: of meta-training, "first": 0 to N - 1, or "any" of the head,
+            so that each output is meta-trained and lifetimes of more than N classes make sense.
 
     Raises:
         ConfigError: if there are fewer classes than N, or fewer images than asked for; at once, for meta-training.
@@ -58,12 +60,13 @@ class ImageClasses(Tasks):
         order: Order,
         seed: int,
         head: int,
+        labels: Literal["first", "any"] = "first",
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> None:
         self._splits, self._loaded = splits, dict[Split, Classes]()
         self.tasks, self.shots, self.batch, self.learn, self.test = tasks, shots, batch, learn, test
-        self.order, self.seed, self.head = order, seed, head
+        self.order, self.seed, self.head, self.labels = order, seed, head, labels
         self.mean, self.std = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
         self.shape = tuple(self.split("train").x.shape[1:])
         self.check("train", tasks)
@@ -122,7 +125,8 @@ class ImageClasses(Tasks):
     def _draw(self, source: Classes, split: Split, tasks: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Images and labels of one episode: what is seen (T,), what is asked (Q,), and of which task they are."""
         chosen = torch.randperm(len(source.members), generator=generator)[:tasks]
-        names = torch.randperm(tasks, generator=generator) if split == "train" else torch.arange(tasks)
+        outputs = self.head if self.labels == "any" else tasks
+        names = torch.randperm(outputs, generator=generator)[:tasks] if split == "train" else torch.arange(tasks)
         seen, asked = [], []
         for number in chosen.tolist():
             members = source.members[number]

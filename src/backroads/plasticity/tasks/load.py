@@ -58,6 +58,7 @@ def load_tasks(config: MetaConfig) -> Tasks:
         order=config.order,
         seed=config.seed,
         head=config.head,
+        labels=config.labels,
         mean=mean,
         std=std,
     )
