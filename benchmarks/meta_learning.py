@@ -31,12 +31,12 @@ from backroads.train.events import write_json
 from backroads.train.trainer import Progress
 
 RECIPES = Path(__file__).parents[1] / "src/backroads/recipes/meta"
-# name: (recipe, what differs from it, ways to test on)
+# name: (recipe, what differs from it, numbers of tasks to test on; none: as many as in meta-training)
 EXPERIMENTS: dict[str, tuple[str, dict[str, Any], list[int]]] = {
     "sinusoid-iid": ("sinusoid-quick", {"order": "iid"}, []),
     "sinusoid-continual": ("sinusoid-quick", {"order": "continual"}, []),
-    "omniglot-5-iid": ("omniglot-quick", {"order": "iid"}, [5]),
-    "omniglot-5-continual": ("omniglot-quick", {"order": "continual"}, [5]),
+    "omniglot-5-iid": ("omniglot-quick", {"order": "iid"}, []),
+    "omniglot-5-continual": ("omniglot-quick", {"order": "continual"}, []),
     "omniglot-20-continual": (
         "omniglot-quick",
         {"order": "continual", "tasks": 20, "episodes": 2},
@@ -132,7 +132,6 @@ def collect(runs: Path) -> dict[str, Any]:
                     "meta_steps": config["meta_steps"],
                     "episodes": config["meta_steps"] * config["episodes"],
                     "status": sorted({one["status"] for one in results}),
-                    "minutes": statistics.fmean(one["seconds"] for one in results) / 60,
                     "settings": config,
                     "commits": sorted({one["environment"]["commit"] or "unknown" for one in tested.values()}),
                 }
@@ -166,7 +165,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--root", type=Path, help="folder of Omniglot")
     parser.add_argument("--experiments", nargs="*", choices=EXPERIMENTS, default=list(EXPERIMENTS))
-    parser.add_argument("--learners", nargs="*", default=["flp", "oml"], help=f"also {', '.join(map(repr, VARIANTS))}")
+    parser.add_argument("--learners", nargs="+", default=["flp", "oml"], help=f"also {', '.join(map(repr, VARIANTS))}")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--meta-steps", type=int, help="instead of the experiment's own; more go on from the last")
     parser.add_argument("--lifetimes", type=int, default=200)
@@ -186,7 +185,8 @@ def main() -> None:
                 folder = arguments.runs / f"{experiment}_{learner}_{seed}".replace(" ", "-")
                 config = resolve(settings(arguments, experiment, learner, seed))
                 done = folder / "results.json"
-                if not done.exists() or json.loads(done.read_text())["step"] < config.meta_steps:
+                before = json.loads(done.read_text()) if done.exists() else {"status": "", "step": -1}
+                if before["status"] != "diverged" and before["step"] < config.meta_steps:
                     print(f"{experiment}, {learner}, seed {seed}", flush=True)
                     (folder / "test.json").unlink(missing_ok=True)
                     results = meta_train(config, folder, report, resume=folder.exists())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from backroads.errors import ConfigError, nearest
 from backroads.plasticity.rule import LocalRule
-from backroads.train.config import explain
+from backroads.train.config import checked
 
 # What a learner is: settings that differ from those of "flp". Flags and TOML override them.
 LEARNERS: dict[str, dict[str, Any]] = {
@@ -188,10 +188,7 @@ def resolve(given: dict[str, Any]) -> MetaConfig:
         ConfigError: naming every wrong field, with the nearest name for unknown ones.
     """
     kind = SINUSOID if given.get("task", "sinusoid") == "sinusoid" else IMAGES
-    try:
-        config = MetaConfig(**{**kind, **_of_learner(given), **given})
-    except ValidationError as error:
-        raise ConfigError(explain(error, MetaConfig)) from None
+    config = checked(MetaConfig, {**kind, **_of_learner(given), **given})
     _check(config)
     return config
 

@@ -30,6 +30,23 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"Expected a run folder, but {folder} is not a folder: give the folder of a run.")
 
 
+def is_kind(folder: Path, kind: str) -> bool:
+    """Whether ``results.json`` in ``folder`` calls itself ``kind``; False where there is none that can be read."""
+    try:
+        return bool(json.loads((folder / "results.json").read_bytes())["kind"] == kind)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def read_results(folder: Path, adapter: TypeAdapter[T]) -> T:
+    """``results.json`` in ``folder``; raises ConfigError where it, or the folder, is missing or damaged."""
+    check_folder(folder)
+    path = folder / "results.json"
+    content = read_bytes(path)
+    parsed(content, str(path))
+    return validated(adapter, content, str(path))
+
+
 def read_lines(path: Path, read: Callable[[bytes, str], T | None]) -> tuple[list[T], bool]:
     """What ``read(line, where)`` finds in the lines of a file, and whether its last line was cut off and is left out.
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from backroads.report.files import Measured, check_folder, damaged, parsed, read_bytes, read_object, validated
+from backroads.report.files import Measured, damaged, is_kind, read_object, read_results, validated
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,7 @@ _TRANSFERRED = TypeAdapter(tuple[Transferred, ...])
 
 def is_search(folder: Path) -> bool:
     """Whether ``folder`` holds the results of a search."""
-    try:
-        return bool(json.loads((folder / "results.json").read_bytes())["kind"] == "search")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return is_kind(folder, "search")
 
 
 def read_search(folder: Path) -> Search:
@@ -130,14 +127,10 @@ def read_search(folder: Path) -> Search:
     Raises:
         ConfigError: a file is missing or damaged.
     """
-    check_folder(folder)
-    path = folder / "results.json"
-    content = read_bytes(path)
-    parsed(content, str(path))
-    results = validated(_RESULTS, content, str(path))
+    results = read_results(folder, _RESULTS)
     names = [group.group for group in results.groups]
     if not names or len(set(names)) < len(names):
-        raise damaged(str(path), "at least one group and each once", f"the groups {names}")
+        raise damaged(str(folder / "results.json"), "at least one group and each once", f"the groups {names}")
     promoted = _optional(folder / "promote.json")
     transferred = _optional(folder / "transfer.json")
     return Search(

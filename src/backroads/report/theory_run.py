@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from backroads.report.files import Measured, check_folder, parsed, read_bytes, read_object, validated
+from backroads.report.files import Measured, is_kind, read_object, read_results, validated
 
 Fate = Literal["collapses", "settles", "explodes", "undecided"]
 
@@ -166,10 +166,7 @@ _RESULTS = TypeAdapter(Results)
 
 def is_theory(folder: Path) -> bool:
     """Whether ``folder`` holds the results of ``backroads theory``."""
-    try:
-        return bool(json.loads((folder / "results.json").read_bytes())["kind"] == "theory")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return is_kind(folder, "theory")
 
 
 def read_theory(folder: Path) -> Theory:
@@ -178,11 +175,8 @@ def read_theory(folder: Path) -> Theory:
     Raises:
         ConfigError: a file is missing or damaged.
     """
-    check_folder(folder)
-    path = folder / "results.json"
-    content = read_bytes(path)
-    parsed(content, str(path))
-    return Theory(read_object(folder / "environment.json"), validated(_RESULTS, content, str(path)))
+    results = read_results(folder, _RESULTS)
+    return Theory(read_object(folder / "environment.json"), results)
 
 
 def results_of(data: Mapping[str, Any]) -> Results:

@@ -6,11 +6,11 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from backroads.errors import ConfigError
 from backroads.search.space import DIMENSIONS, Range, expanded, range_of
-from backroads.train.config import explain, parse
+from backroads.train.config import checked, parse
 
 if TYPE_CHECKING:
     from backroads.train.settings import TrainConfig
@@ -137,10 +137,7 @@ def resolve(data: dict[str, Any]) -> SearchConfig:
     Raises:
         ConfigError: naming every wrong field, with the nearest name for unknown ones.
     """
-    try:
-        config = SearchConfig(**data)
-    except ValidationError as error:
-        raise ConfigError(explain(error, SearchConfig)) from None
+    config = checked(SearchConfig, data)
     config.training()
     return config
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from backroads.errors import ConfigError
-from backroads.train.config import explain
+from backroads.train.config import checked
 
 Name = Literal["decay", "amp", "null", "sparse", "self"]
 
@@ -52,7 +51,4 @@ def resolve(data: dict[str, Any]) -> TheoryConfig:
     Raises:
         ConfigError: naming every wrong field, with the nearest name for unknown ones.
     """
-    try:
-        return TheoryConfig(**data)
-    except ValidationError as error:
-        raise ConfigError(explain(error, TheoryConfig)) from None
+    return checked(TheoryConfig, data)

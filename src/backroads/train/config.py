@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from backroads.errors import ConfigError, nearest
+
+Schema = TypeVar("Schema", bound=BaseModel)
 
 COMPARED_RULES = [
     "backprop",
@@ -108,10 +110,15 @@ def resolve(data: dict[str, Any]) -> CompareConfig:
     Raises:
         ConfigError: naming every wrong field, with the nearest name for unknown ones.
     """
+    return checked(CompareConfig, data)
+
+
+def checked(schema: type[Schema], data: dict[str, Any]) -> Schema:
+    """Settings of any schema from plain data; raises ConfigError naming every wrong field."""
     try:
-        return CompareConfig(**data)
+        return schema(**data)
     except ValidationError as error:
-        raise ConfigError(explain(error, CompareConfig)) from None
+        raise ConfigError(explain(error, schema)) from None
 
 
 def explain(error: ValidationError, schema: type[BaseModel]) -> str:

@@ -7,10 +7,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from backroads.errors import ConfigError, nearest
-from backroads.train.config import explain, parse, read_toml
+from backroads.train.config import checked, parse, read_toml
 
 OptimizerName = Literal["sgd", "adam", "adamw", "radam", "rmsprop", "adagrad"]
 ScheduleName = Literal["cosine", "linear", "steps", "constant"]
@@ -146,10 +146,7 @@ def resolve(data: dict[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: naming every wrong field, with the nearest name for unknown ones.
     """
-    try:
-        return TrainConfig(**data)
-    except ValidationError as error:
-        raise ConfigError(explain(error, TrainConfig)) from None
+    return checked(TrainConfig, data)
 
 
 def read_settings(source: str, kind: str = "") -> dict[str, Any]:
