@@ -4,7 +4,7 @@
     python benchmarks/local_rules.py --data digits --runs PATH --epochs 1 --networks mlp --augment none   # a trial
 
 The networks differ in depth, width, activation, normalisation and kind; each has a recipe for W that is the same for
-all rules. What teaches B is never touched: the two forms of the normalised mirror as they are, weight mirror and
+all rules. What teaches B is never touched: the three forms of the normalised mirror as they are, weight mirror and
 information alignment with the coefficients of the reference (Kunin et al. 2020) and, beside them, this library's
 defaults. A run is a folder under ``--runs``; a run that was interrupted goes on when the command is given again, and a
 finished one is not repeated. After each run all finished ones are collected into ``--out``.
@@ -84,6 +84,7 @@ RULES: dict[str, dict[str, Any]] = {
         "rule": "normalised_mirror",
         "rule_options": {"error_correcting": True},
     },
+    "normalised mirror, impulses": {"rule": "normalised_mirror", "rule_options": {"noise": "impulses"}},
     "weight mirror, reference": {
         "rule": "weight_mirror",
         "rule_options": {"amp": 1e-3, "decay": 2e-3, **_REFERENCE},

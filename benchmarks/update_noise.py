@@ -33,6 +33,7 @@ RULES: dict[str, dict[str, Any]] = {
     "Kolen-Pollack": {"rule": "kolen_pollack"},
     "normalised mirror": {"rule": "normalised_mirror"},
     "normalised mirror, error-correcting": {"rule": "normalised_mirror", "rule_options": {"error_correcting": True}},
+    "normalised mirror, impulses": {"rule": "normalised_mirror", "rule_options": {"noise": "impulses"}},
 }
 VARIANCES = [0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 import backroads as br
 from backroads.errors import RuleError
 from backroads.functional import ConvolutionMap, LinearMap
+from backroads.functional.noise import driving_noise
 from backroads.nn import AlignedLayer
 from backroads.rules import normalised_mirror
 
@@ -41,7 +42,7 @@ def agree(actual: Any, expected: Any, tolerance: float = 1e-10) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-def unit_vectors(noise: br.Noise, x: Tensor, images: int | None = None) -> Tensor:
+def unit_vectors(noise: br.Noise, x: Tensor, images: int | None = None, generator: Any = None) -> Tensor:
     """In place of noise: examples (n, ...), n the entries of one, whose second moment is exactly std^2 times 1."""
     n = x[0].numel()
     return noise.std * n**0.5 * torch.eye(n, dtype=x.dtype).view(n, *x.shape[1:])
@@ -91,7 +92,7 @@ def test_noise_of_its_own_size_needs_no_batch(
     p = ALL[problem]
     shape = p.shape if "one" in problem else p.shape[1:]
     like = torch.zeros(1, *shape, dtype=torch.float64)
-    monkeypatch.setattr(br.Noise, "draw", lambda noise, x, images=None: unit_vectors(noise, like))
+    monkeypatch.setattr(br.Noise, "draw", lambda noise, x, *_: unit_vectors(noise, like))
     layer = p.layer(rule)
     agree(mean_gradient(layer, p.input()), 0.25 * (layer.backward_weight - layer.weight).detach())
 
@@ -178,7 +179,7 @@ def test_a_wide_layer_of_a_small_batch_gets_less_noise_and_goes_as_much_slower(
     """50 inputs at 8 rows want 400 rows; 5 for each of 4 examples are 20: a twentieth of the noise and of the rate."""
     drawn = []
 
-    def draw(noise: br.Noise, x: Tensor, images: int | None = None) -> Tensor:
+    def draw(noise: br.Noise, x: Tensor, images: int | None = None, generator: Any = None) -> Tensor:
         drawn.append(images)
         return unit_vectors(noise, x)
 
@@ -295,6 +296,102 @@ def test_under_autocast_the_mean_step_is_that_of_float32_but_for_rounding(rule: 
         assert float((grad - expected).norm() / expected.norm()) < 0.02  # bfloat16 has 8 bits
 
 
+# --- impulses: one input at a time ---
+
+
+def driven(layer: AlignedLayer, x: Tensor, images: int, seed: int = 0) -> Tensor:
+    """Impulses of height 1, (images, ...)."""
+    noise = br.Noise("impulses", images=images)
+    generator = torch.Generator().manual_seed(seed)
+    return driving_noise(noise, layer.operand(x), layer.weight, images, layer.operator, generator)
+
+
+def met(layer: AlignedLayer, impulses: Tensor) -> Tensor:
+    """How many impulses each entry of W meets, (O, I / groups, ...), with torch's own layer."""
+    W = torch.zeros_like(layer.weight, requires_grad=True)
+    layer.operator.project(impulses, W).sum().backward()
+    return W.grad
+
+
+SINGLE = [name for name in ALL if "empty" not in name]
+
+
+@pytest.mark.parametrize("problem", SINGLE)
+@pytest.mark.parametrize("images", [1, 2, 40])
+def test_no_receptive_field_holds_two_impulses(problem: str, images: int) -> None:
+    """A neuron whose weights are all 1 answers with the number of impulses in its field."""
+    layer, x = ALL[problem].layer(LOCAL), ALL[problem].input()
+    impulses = driven(layer, x, images)
+    one = x if layer.operator.unbatched(layer.operand(x)) else x[0]
+    assert impulses.shape == (images, *layer.operand(one).shape)
+    assert set(impulses.unique().tolist()) <= {0.0, 1.0}
+    found = layer.operator.project(impulses, torch.ones_like(layer.weight))
+    assert found.max() == 1  # and some field holds one
+
+
+@pytest.mark.parametrize("problem", SINGLE)
+def test_every_weight_that_ever_meets_the_input_has_its_turn(problem: str) -> None:
+    layer, x = ALL[problem].layer(LOCAL), ALL[problem].input()
+    counts = sum(met(layer, driven(layer, x, 40, seed)) for seed in range(5))
+    assert torch.equal(counts > 0, meets_input(layer, x.unsqueeze(0) if "one example" in problem else x) > 0)
+
+
+def test_inputs_take_turns_evenly() -> None:
+    """A linear layer of 6 inputs, 3 tokens an image: 4 images are two turns of each, 2 images one; 1 image is half."""
+    layer = br.nn.Linear(6, 2, dtype=torch.float64)
+    x = torch.zeros(5, 3, 6, dtype=torch.float64)
+    for images, times in ((4, 2), (2, 1)):
+        assert driven(layer, x, images).sum((0, 1)).tolist() == [times] * 6
+    assert sorted(driven(layer, x, 1).sum((0, 1)).tolist()) == [0, 0, 0, 1, 1, 1]
+    # Whose turn it is differs from draw to draw: each input is as likely.
+    share = sum(driven(layer, x, 1, seed).sum((0, 1)) for seed in range(400)) / 400
+    assert bool(((share - 0.5).abs() < 5 * 0.5 / 400**0.5).all())
+
+
+@pytest.mark.parametrize("problem", SINGLE)
+@pytest.mark.parametrize("std", [1.0, 3.0])
+@pytest.mark.parametrize("error_correcting", [False, True])
+def test_on_impulses_a_weight_that_meets_one_goes_its_rate_of_the_way_exactly(
+    problem: str, std: float, error_correcting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = normalised_mirror(0.25, noise="impulses", std=std, images=2, error_correcting=error_correcting)
+    layer, x = ALL[problem].layer(rule), ALL[problem].input()
+    drawn = driven(layer, x, 2)
+    monkeypatch.setattr("backroads.functional.layer.driving_noise", lambda *_: std * drawn)
+    W, B = layer.weight.detach(), layer.backward_weight.detach()
+    gradient = mean_gradient(layer, 100 * x)
+    agree(gradient, 0.25 * (B - W) * (met(layer, drawn) > 0))
+    assert bool(gradient.any())
+
+
+def test_on_impulses_b_is_w_after_the_first_steps_and_the_scale_of_images_makes_no_difference() -> None:
+    for scale in (0.0, 1000.0):
+        torch.manual_seed(0)
+        net = small_network(normalised_mirror(noise="impulses"))
+        assert max(br.metrics.weight_angles(net).values()) > 30
+        learn(net, 10, scale * torch.ones(6, 2, 6, 6, dtype=torch.float64))
+        for _, layer in br.aligned_layers(net):
+            agree(layer.backward_weight, layer.weight)
+
+
+def test_impulses_teach_some_inputs_of_a_wide_layer_in_full_and_the_others_later() -> None:
+    """50 inputs want 50 rows; 5 for each of 4 examples are 20."""
+    torch.manual_seed(0)
+    layer = br.nn.Linear(50, 7, rule=normalised_mirror(noise="impulses", most=5), dtype=torch.float64)
+    x = torch.randn(4, 50, dtype=torch.float64)
+    taught = mean_gradient(layer, x)
+    columns = (taught != 0).any(0)
+    assert int(columns.sum()) == 20
+    agree(taught, (layer.backward_weight - layer.weight).detach() * columns)
+
+
+def test_a_mirror_phase_on_impulses_is_exact_in_one_step() -> None:
+    net = small_network(br.rules.feedback_alignment())
+    br.mirror(net, 1, normalised_mirror(noise="impulses"), seed=0)
+    for _, layer in br.aligned_layers(net):
+        agree(layer.backward_weight, layer.weight)
+
+
 # --- what is refused ---
 
 
@@ -316,6 +413,7 @@ def test_under_autocast_the_mean_step_is_that_of_float32_but_for_rounding(rule: 
         ({"every": 0}, "every must be a whole number"),
         ({"error_correcting": True, "rate": 0.5, "rows_per_input": 0.25}, "B explodes"),
         ({"error_correcting": True, "every": 4}, "B explodes"),
+        ({"noise": "impulses", "every": 2}, "B explodes"),
         ({"amp": 1.0}, "does not take these options"),
     ],
 )
@@ -332,6 +430,13 @@ def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], messag
 def test_taps_is_for_amp_and_sparse(more: dict[str, Any]) -> None:
     with pytest.raises(RuleError, match='"taps" is for sparse and amp'):
         br.Alignment(amp=1.0, reduction="taps", **more)
+
+
+def test_impulses_are_counted_and_the_mean_is_over_those_that_are_met() -> None:
+    with pytest.raises(RuleError, match="give rows_per_input, such as 1, or images"):
+        br.Noise("impulses")
+    with pytest.raises(RuleError, match='give reduction="taps"'):
+        br.rules.weight_mirror(input_noise=br.Noise("impulses", images=2), fraction=1)
 
 
 def test_a_part_of_the_batch_and_noise_of_its_own_size_exclude_each_other() -> None:

@@ -9,6 +9,7 @@ from backroads.conversion.swap import aligned_layers
 from backroads.errors import ConversionError, RuleError, UsageError
 from backroads.functional import ConvolutionMap, Operator, backward_gradient
 from backroads.functional.estimate import estimate_gradient
+from backroads.functional.noise import driving_noise
 from backroads.nn.layers import AlignedLayer
 from backroads.rules import Alignment, normalised_mirror
 
@@ -76,7 +77,7 @@ def _step(layer: AlignedLayer, rule: Alignment, rate: float, generator: torch.Ge
     assert rule.input_noise is not None
     inputs = W[0].numel()
     rows = rule.input_noise.count(inputs, [[1]])
-    x = rule.input_noise.draw(_patch(layer.operator, W), rows, generator)
+    x = driving_noise(rule.input_noise, _patch(layer.operator, W), W, rows, op, generator)
     dB = backward_gradient(x, None, W, B, rule.without_estimate, op)
     if rule.estimate is not None:
         dB = dB + estimate_gradient(W, B, rule)

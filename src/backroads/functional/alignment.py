@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from backroads.functional.noise import per_tap
+from backroads.functional.noise import per_impulse, per_tap
 from backroads.functional.operators import Operator
 from backroads.rules.alignment import ACTIVATIONS, Alignment, Operations
 
@@ -317,6 +317,8 @@ def _per_example(rule: Alignment, x: Tensor, W: Tensor, op: Operator) -> Scale:
     """1/N, times what the reduction makes of the sum over positions. An empty batch has no terms to divide."""
     rows = 1 if op.unbatched(x) else x.shape[0]
     if rule.reduction == "taps":
+        if rule.input_noise is not None and rule.input_noise.distribution == "impulses":
+            return per_impulse(x.unsqueeze(0) if op.unbatched(x) else x, W, op)
         return per_tap(op.taps(x, W), x) / max(rows, 1)
     if rule.reduction == "overlap":
         rows *= op.overlap(W)

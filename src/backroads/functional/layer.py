@@ -197,7 +197,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         if rule.input_noise is not None and not rule.input_noise.follows_batch:
             images, share = amount(rule.input_noise, x, B, op)
         if rule.amp or rule.null or rule.sparse:
-            x, y = _activities(ctx, x, y, bias, images)
+            x, y = _activities(ctx, x, y, B, bias, images)
         if W is None:
             W = B  # never read by this rule; stands in for its shape
         in_one = rule.closed_form and share == 1  # the task's gradient is added along the way
@@ -219,12 +219,12 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
 
 
 def _activities(
-    ctx: Any, x: Tensor, y: Tensor | None, bias: Tensor | None, images: int
+    ctx: Any, x: Tensor, y: Tensor | None, B: Tensor, bias: Tensor | None, images: int
 ) -> tuple[Tensor, Tensor | None]:
     """The part of x that R is computed on, or ``images`` of noise in its place, and of y = W x where it is at hand."""
     op, rule = ctx.op, ctx.rule
     if images:
-        return driving_noise(rule.input_noise, x, images, op), None
+        return driving_noise(rule.input_noise, x, B, images, op), None
     n = 1 if op.unbatched(x) else x.shape[0]
     # One example alone would be its own mean.
     least = 2 if rule.operations.batch_center_backward_input or rule.operations.batch_center_forward_output else 1

@@ -17,7 +17,8 @@ def amount(noise: Noise, x: Tensor, W: Tensor, op: Operator) -> tuple[int, float
 
     ``rows_per_input`` asks for noise in proportion to the layer's width, which in a wide layer of a small batch would
     cost far more than the task: no more than ``most`` images come for each example. With a share f of the noise wanted,
-    a step f times as long leaves B with the same noise at rest, and is as stable.
+    a step f times as long leaves B with the same noise at rest, and is as stable. Impulses teach those inputs that get
+    one, exactly, and need no slowing.
 
     Args:
         noise: its own images. x: the layer's input, (N, ...) or one example; shape is read. W: its weight, likewise.
@@ -26,16 +27,81 @@ def amount(noise: Noise, x: Tensor, W: Tensor, op: Operator) -> tuple[int, float
     if noise.rows_per_input is None:
         return wanted, 1.0
     most = math.ceil(noise.most * (1 if op.unbatched(x) else max(1, x.shape[0])))
-    return (wanted, 1.0) if wanted <= most else (most, most / wanted)
+    if wanted <= most:
+        return wanted, 1.0
+    return most, 1.0 if noise.distribution == "impulses" else most / wanted
 
 
-def driving_noise(noise: Noise, x: Tensor, images: int, op: Operator) -> Tensor:
-    """Noise in place of the layer's input, (images, ...), drawn from torch's global generator.
+def driving_noise(
+    noise: Noise, x: Tensor, W: Tensor, images: int, op: Operator, generator: torch.Generator | None = None
+) -> Tensor:
+    """Noise in place of the layer's input, (images, ...).
 
     Args:
         noise: its distribution. x: the layer's input, (N, ...) or one example; shape, dtype and device are read.
+        W: its weight; shape is read. generator: on the device of ``x``; None is torch's global one.
     """
-    return noise.draw(x.unsqueeze(0) if op.unbatched(x) else x, images)
+    x = x.unsqueeze(0) if op.unbatched(x) else x
+    if noise.distribution != "impulses":
+        return noise.draw(x, images, generator)
+    C, reach = W.shape[1], op.reach(W)
+    if not reach:  # rows of a linear layer are apart
+        ones = _impulses((images * math.prod(x.shape[1:-1]), C), reach, x, generator).view(images, *x.shape[1:])
+    else:
+        ones = _impulses((images, C, *x.shape[2:]), reach, x, generator)
+        ones = ones.repeat(1, x.shape[1] // C, *(1,) * len(reach))  # groups see nothing of each other
+    return ones * noise.std
+
+
+def _impulses(shape: Sequence[int], reach: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Ones and zeros, (n, C, *space): no window of the size ``reach`` holds more than one 1, whatever its channel.
+
+    An image has its ones on a lattice as wide as the reach. Images take turns in the lattice's offset, and the points
+    of all lattices with one offset take turns in the channel, both in random order: every pair of channel and offset
+    comes about as often as any other.
+
+    Args:
+        shape: (n, C, *space). reach: of a window, along each axis of space. like: has the dtype and the device.
+    """
+    n, C, *space = shape
+    d, device = len(space), like.device
+    period = [min(r, size) for r, size in zip(reach, space, strict=True)]
+    points = [-(-size // p) for size, p in zip(space, period, strict=True)]
+    offsets = math.prod(period)
+
+    def random(length: int) -> Tensor:
+        return torch.rand(length, device=device, generator=generator)
+
+    def along(axis: int, v: Tensor) -> Tensor:  # (n, size) -> (n, 1, .., size, .., 1)
+        return v.view(n, *(1,) * axis, v.shape[1], *(1,) * (d - 1 - axis))
+
+    image = torch.arange(n, device=device)
+    offset = random(offsets).argsort()[image % offsets]
+    turn = image // offsets * math.prod(points) + (random(offsets) * C).long()[offset]
+    turn, on = turn.view(n, *(1,) * d), torch.ones(n, *(1,) * d, dtype=torch.bool, device=device)
+    for axis, (size, p) in enumerate(zip(space, period, strict=True)):
+        distance = torch.arange(size, device=device) - (offset % p).view(n, 1)
+        offset = offset // p
+        on = on & along(axis, distance % p == 0)
+        turn = turn + along(axis, distance // p) * math.prod(points[axis + 1 :])
+    channel = random(C).argsort()[turn % C]  # (n, *space)
+    channels = torch.arange(C, device=device).view(C, *(1,) * d)
+    return ((channel.unsqueeze(1) == channels) & on.unsqueeze(1)).to(like.dtype)
+
+
+def per_impulse(x: Tensor, W: Tensor, op: Operator) -> Tensor:
+    """1 / (number of impulses in x that a weight meets), shaped to multiply a weight; 1 where there are none.
+
+    Args:
+        x: impulses, (n, ...). W: shape is read.
+    """
+    C = W.shape[1]
+    groups = x.shape[1] // C if op.reach(W) else 1
+    # One output for each group meets what all of it meet. Half precision does not count far.
+    one_each = torch.ones(groups, *W.shape[1:], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    impulses = (x != 0).to(one_each.dtype)
+    met = op.weight_gradient(impulses, torch.ones_like(op.project(impulses, one_each)), one_each)
+    return met.clamp_min(1.0).reciprocal().repeat_interleave(W.shape[0] // groups, 0)
 
 
 def per_tap(taps: Sequence[Sequence[int]], like: Tensor) -> float | Tensor:

@@ -73,6 +73,10 @@ class Operator(Protocol):
         """
         ...
 
+    def reach(self, W: Tensor) -> tuple[int, ...]:
+        """Along each axis of space, how many entries of ``x`` a receptive field spans; only the shape of W is read."""
+        ...
+
     def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
         """``y + sign * bias``, the bias broadcast over batch and positions."""
         ...
@@ -126,6 +130,9 @@ class LinearMap:
 
     def taps(self, x: Tensor, W: Tensor) -> list[list[int]]:
         return [[self.positions(x, W)]]
+
+    def reach(self, W: Tensor) -> tuple[int, ...]:
+        return ()
 
     def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
         return torch.add(y, bias, alpha=sign)
@@ -212,8 +219,8 @@ class ConvolutionMap:
         d = len(self.stride)
         places = []
         for i in range(d):
-            reach = self.dilation[i] * (W.shape[i - d] - 1) + 1
-            places.append((x.shape[i - d] + sum(self._padded(i)) - reach) // self.stride[i] + 1)
+            padded = x.shape[i - d] + sum(self._padded(i))
+            places.append((padded - self.reach(W)[i]) // self.stride[i] + 1)
         return places
 
     def _padded(self, axis: int) -> tuple[int, int]:
@@ -259,6 +266,10 @@ class ConvolutionMap:
             last = [min(places - 1, (size - 1 - offset) // step) for offset in offsets]
             found.append([max(0, to - start + 1) for start, to in zip(first, last, strict=True)])
         return found
+
+    def reach(self, W: Tensor) -> tuple[int, ...]:
+        d = len(self.stride)
+        return tuple(self.dilation[i] * (W.shape[i - d] - 1) + 1 for i in range(d))
 
     def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
         return torch.add(y, bias.view(-1, *(1,) * len(self.stride)), alpha=sign)

@@ -128,7 +128,8 @@ class Alignment(Rule):
             second moment of patches has an eigenvalue above 1; "mean" over positions; or "power": mean, and each term
             divided by the mean square of the activity it is quadratic in (x for amp and sparse, y for null), which
             makes all coefficients dimensionless. "taps", for amp and sparse on noise: mean over the positions at which
-            each tap of the kernel meets the input and not its padding, so that a border does not weaken some taps.
+            each tap of the kernel meets the input and not its padding, so that a border does not weaken some taps; of
+            impulses, mean over those that a weight meets.
             "nearest", for sparse with or without amp: each row of their gradient is brought to the length at which a
             step of rate 1 / sparse ends nearest to the row's fixed point, (amp / sparse) W: for any input, and
             whatever its scale.
@@ -197,6 +198,11 @@ class Alignment(Rule):
             raise RuleError(
                 f"Alignment: fraction is a part of the batch, and the noise has a size of its own; got fraction "
                 f"{self.fraction:g} and {self.input_noise!r}; give one of them"
+            )
+        if self.input_noise is not None and self.input_noise.distribution == "impulses" and self.reduction != "taps":
+            raise RuleError(
+                f'Alignment: impulses are for reduction "taps", which counts those that a weight meets; got '
+                f'"{self.reduction}"; give reduction="taps" or another noise'
             )
         if self.estimate is not None:
             if not isinstance(self.estimate, WeightEstimate):

@@ -1,4 +1,4 @@
-"""White noise that drives a layer in place of its activity."""
+"""Noise that drives a layer in place of its activity."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ from torch import Tensor
 from backroads.errors import RuleError, nearest
 from backroads.rules.base import check_number
 
-DISTRIBUTIONS = ("normal", "uniform")
+DISTRIBUTIONS = ("normal", "uniform")  # of white noise
+DRIVES = (*DISTRIBUTIONS, "impulses")
 
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """White noise that drives a layer in place of its activity ("mirror mode").
+    """Noise that drives a layer in place of its activity ("mirror mode").
 
     Attributes:
-        distribution: "normal" or "uniform", both with mean 0.
-        std: its standard deviation, in units of the activity.
+        distribution: "normal" or "uniform", white and with mean 0; or "impulses": inputs take turns in random order,
+            one at a time in each receptive field, so that what a neuron answers is one weight's doing.
+        std: its standard deviation, in units of the activity; the height of an impulse.
         images: how many images (examples) of it there are in a step; None with ``rows_per_input`` None too: as many as
             the batch has.
         rows_per_input: choose ``images`` in each layer such that every input of a neuron is driven at this many places
             for each input that the neuron has. What the other inputs add to the estimate of a weight then has
-            1 / rows_per_input of the power of the neuron's weights, at any width, kernel and size of the map. At least
-            one image.
+            1 / rows_per_input of the power of the neuron's weights, at any width, kernel and size of the map; of
+            impulses each input gets about so many. At least one image.
         most: with ``rows_per_input``: no more images than so many for each example of the batch. A layer that gets less
-            than it should is slowed in proportion, which keeps its error and its stability.
+            than it should is slowed in proportion, which keeps its error and its stability; of impulses, the inputs
+            whose turn has not come wait for another step.
 
     Raises:
         RuleError: for another distribution, for numbers that are not finite and > 0, for both ``images`` and
-            ``rows_per_input``.
+            ``rows_per_input``, for impulses with neither.
     """
 
     distribution: str = "normal"
@@ -43,7 +46,7 @@ class Noise:
     most: float = 8.0
 
     def __post_init__(self) -> None:
-        check_distribution("Noise", self.distribution)
+        check_distribution("Noise", self.distribution, DRIVES)
         check_number("Noise", "std", self.std)
         if self.std == 0:
             raise RuleError("Noise: std must be > 0, got 0; leave input_noise out to switch the noise off")
@@ -62,6 +65,8 @@ class Noise:
                     f"Noise: expected images or rows_per_input, got both ({images} and {self.rows_per_input}); "
                     f"rows_per_input chooses the images in each layer"
                 )
+        if self.distribution == "impulses" and self.follows_batch:
+            raise RuleError("Noise: impulses are counted; give rows_per_input, such as 1, or images")
 
     @property
     def follows_batch(self) -> bool:
@@ -86,7 +91,7 @@ class Noise:
         return max(1, math.ceil(self.rows_per_input * sum_of_reciprocals - 1e-9))
 
     def draw(self, x: Tensor, images: int | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """A fresh draw with the dtype, device and shape of ``x``.
+        """A fresh draw of white noise with the dtype, device and shape of ``x``.
 
         Args:
             x: (N, ...), or any shape without ``images``. images: N, in place of that of ``x``. generator: on the device
@@ -103,13 +108,10 @@ class Noise:
         return self.draw(x)
 
 
-def check_distribution(owner: str, name: object) -> None:
+def check_distribution(owner: str, name: object, known: Sequence[str] = DISTRIBUTIONS) -> None:
     """Raise :class:`RuleError` unless ``name`` is a known distribution."""
-    if not isinstance(name, str) or name not in DISTRIBUTIONS:
-        raise RuleError(
-            f"{owner}: unknown distribution {name!r}.{nearest(str(name), DISTRIBUTIONS)} "
-            f"Known: {', '.join(DISTRIBUTIONS)}"
-        )
+    if not isinstance(name, str) or name not in known:
+        raise RuleError(f"{owner}: unknown distribution {name!r}.{nearest(str(name), known)} Known: {', '.join(known)}")
 
 
 def as_noise(value: object) -> Noise | None:

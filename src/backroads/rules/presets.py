@@ -100,38 +100,50 @@ def normalised_mirror(
     B - W, which allows a fast rate on little noise. That is activation alignment on noise: it needs W xi and B xi at
     the same place, so it is not local in the strict sense.
 
+    ``noise="impulses"`` drives inputs in turns, one at a time in each receptive field: with x and y of such a moment,
+    ``dB = rate (B - y / x)`` for the weight that x meets, and nothing for the others. No other input adds anything, so
+    the two forms are one, which is local, has no noise at all and may go the whole way to W.
+
     Args:
-        rate: share of the way to W covered in a step of rate 1, > 0 and <= 1; None: 0.1, or 0.3 error-correcting.
-        error_correcting: see above.
-        noise, std: its distribution, "normal" or "uniform", and its standard deviation.
+        rate: share of the way to W covered in a step of rate 1, > 0 and <= 1; None: 0.1, or 0.3 error-correcting, or 1
+            on impulses.
+        error_correcting: see above; on impulses it makes no difference.
+        noise, std: its distribution, "normal", "uniform" or "impulses", and its standard deviation or height.
         images, rows_per_input: how much of it; see :class:`Noise`. Neither: 8 rows for each input of a neuron, or 1
             error-correcting, so that the error of B from the noise is about sqrt(rate / (2 rows_per_input)) of W, or
-            vanishes with B - W.
+            vanishes with B - W; about 1 impulse for each weight of a neuron.
         most: with ``rows_per_input``: at most so many images of noise for each example of the batch; a layer that would
-            need more is slowed in proportion.
+            need more is slowed in proportion, or of impulses gets those of its inputs whose turn it is.
         every: on every k-th step only, times k.
 
     Raises:
-        RuleError: for values out of range, and for an error-correcting rate that so little noise does not stand:
-            ``rate every (1 + 1 / rows_per_input)`` must stay below 2.
+        RuleError: for values out of range, and for a rate that so little noise does not stand: error-correcting,
+            ``rate every (1 + 1 / rows_per_input)`` must stay below 2, and on impulses ``rate every``.
 
     Source: the mirror of Akrout et al., NeurIPS 2019, and Kunin et al. 2020; the normalisation is ours.
     """
     if not isinstance(error_correcting, bool):
         raise RuleError(f"normalised_mirror: error_correcting must be True or False, got {error_correcting!r}")
-    rate = (0.3 if error_correcting else 0.1) if rate is None else rate
+    one_by_one = noise == "impulses"
+    if rate is None:
+        rate = 1.0 if one_by_one else 0.3 if error_correcting else 0.1
     check_number("normalised_mirror", "rate", rate)
     if not 0 < rate <= 1:
         raise RuleError(f"normalised_mirror: rate must be > 0 and <= 1, got {rate!r}")
     if images is None and rows_per_input is None:
-        rows_per_input = 1.0 if error_correcting else 8.0
+        rows_per_input = 1.0 if error_correcting or one_by_one else 8.0
     driven_by = Noise(noise, std, images, rows_per_input, most)
     gain = rate / std**2
     shared: dict[str, Any] = {"reduction": "taps", "input_noise": driven_by, "every": every}
-    if not error_correcting:
+    if not (error_correcting or one_by_one):
         return Alignment(decay=rate, amp=gain, **shared)
     rule = Alignment(amp=gain, sparse=gain, **shared)
-    if rows_per_input is not None and rate * every * (1 + 1 / rows_per_input) >= 2:
+    if one_by_one and rate * every >= 2:
+        raise RuleError(
+            f"normalised_mirror: on impulses rate every must be below 2, or B explodes; got rate {rate:g}, every "
+            f"{every}; lower the rate"
+        )
+    if not one_by_one and rows_per_input is not None and rate * every * (1 + 1 / rows_per_input) >= 2:
         raise RuleError(
             f"normalised_mirror: rate every (1 + 1 / rows_per_input) must be below 2, or B explodes; got rate "
             f"{rate:g}, every {every}, rows_per_input {rows_per_input:g}; lower the rate or raise rows_per_input"
