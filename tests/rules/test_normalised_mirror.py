@@ -16,7 +16,7 @@ from torch import Tensor
 
 import backroads as br
 from backroads.errors import RuleError
-from backroads.functional import ConvolutionMap, LinearMap
+from backroads.functional import ConvolutionMap, LinearMap, alignment_value, backward_gradient
 from backroads.functional.noise import driving_noise
 from backroads.nn import AlignedLayer
 from backroads.rules import normalised_mirror
@@ -390,6 +390,24 @@ def test_a_mirror_phase_on_impulses_is_exact_in_one_step() -> None:
     br.mirror(net, 1, normalised_mirror(noise="impulses"), seed=0)
     for _, layer in br.aligned_layers(net):
         agree(layer.backward_weight, layer.weight)
+
+
+@pytest.mark.parametrize("problem", SINGLE)
+@pytest.mark.parametrize(("amp", "sparse", "decay"), [(0.3, 0.2, 0.0), (0.3, 0.0, 0.1), (0.0, 0.2, 0.0)])
+def test_on_impulses_the_closed_form_is_the_gradient_of_the_value(
+    problem: str, amp: float, sparse: float, decay: float
+) -> None:
+    noise = br.Noise("impulses", 1.5, images=3)
+    rule = br.Alignment(amp=amp, sparse=sparse, decay=decay, reduction="taps", input_noise=noise)
+    layer, x = ALL[problem].layer(rule), ALL[problem].input()
+    xi, W = 1.5 * driven(layer, x, 3), layer.weight.detach()
+    B = layer.backward_weight.detach().requires_grad_()
+    (expected,) = torch.autograd.grad(alignment_value(xi, W, B, None, rule, layer.operator), B)
+    agree(backward_gradient(xi, None, W, B.detach(), rule, layer.operator), expected)
+    # And what it means: each answer on its own, divided by how many there are.
+    v = layer.operator.project(xi, sparse * B.detach() - amp * W)
+    summed = layer.operator.weight_gradient(xi, v, W)
+    agree(expected, summed / met(layer, xi / 1.5).clamp_min(1) + decay * B.detach())
 
 
 # --- what is refused ---

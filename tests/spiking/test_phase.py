@@ -65,6 +65,26 @@ def test_a_phase_sets_b_at_its_own_scale_and_leaves_everything_else() -> None:
         torch.testing.assert_close(B / B.norm(), result.beta / result.beta.norm())
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_phase_teaches_a_convolution_from_pooled_patches(groups: int) -> None:
+    """More patches are more windows for the same shared weights."""
+    angles = []
+    for patches in (1, 8):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, stride=2), torch.nn.ReLU())
+        net.append(torch.nn.Conv2d(4, 6, 2, padding=1, groups=groups))
+        br.convert(net, br.rules.feedback_alignment(), generator=0)
+        before = net[2].backward_weight.clone()
+        found = Phase(net, seconds=4.0, drive=HALF, patches=patches)()
+        assert set(found) == {"2"}
+        B = net[2].backward_weight
+        assert B.shape == before.shape
+        assert found["2"].seconds == pytest.approx(4)
+        angles.append(br.metrics.angle(B, net[2].weight))
+    assert angles[1] < angles[0] - 5
+    assert angles[1] < 45 < br.metrics.angle(before, net[2].weight)
+
+
 def test_what_is_not_known_keeps_its_b() -> None:
     net = network()
     before = net[2].backward_weight.clone()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from backroads.functional.noise import per_impulse, per_tap
+from backroads.functional.noise import impulses_met, per_tap
 from backroads.functional.operators import Operator
 from backroads.rules.alignment import ACTIVATIONS, Alignment, Operations
 
@@ -94,6 +94,8 @@ def backward_gradient(
     """
     if rule.reduction == "nearest":
         return _add_elementwise(_sum(_nearest_gradient(x, W, B, rule, op), task_dW), rule, B, W)
+    if rule.on_impulses:
+        return _add_elementwise(_sum(_gradient_on_impulses(x, W, B, rule, op), task_dW), rule, B, W)
     by_x, by_y = by_second_moments(rule, x, W, op, y_at_hand=y is not None)
     # Coefficients are asked in conditions only: kept as a truth value, a compiler would take them for constants.
     reads_y = False
@@ -149,6 +151,20 @@ def _nearest_gradient(x: Tensor, W: Tensor, B: Tensor, rule: Alignment, op: Oper
         v = op.project(x, gap)
         along, g = op.row_squares(v.detach()), op.weight_gradient(x, v, W)
     return g.to(B.dtype).mul_(_row_factor(along, g) * factor)
+
+
+def _gradient_on_impulses(x: Tensor, W: Tensor, B: Tensor, rule: Alignment, op: Operator) -> Tensor | None:
+    """The data terms on impulses, without a product of matrices.
+
+    A receptive field holds one impulse at most, so that xi xi^T is std^2 in one place of its diagonal and 0 elsewhere:
+    the mean of (sparse B - amp W) xi xi^T over those that a weight meets is std^2 (sparse B - amp W), for that weight.
+    """
+    if not (rule.sparse or rule.amp):
+        return None
+    assert rule.input_noise is not None
+    met = (impulses_met(x, W, op) > 0).to(W.dtype)
+    gap, factor = _gap(B, W, rule)
+    return gap * met * (factor * rule.input_noise.std**2)
 
 
 def by_second_moments(rule: Alignment, x: Tensor, W: Tensor, op: Operator, *, y_at_hand: bool) -> tuple[bool, bool]:
@@ -317,8 +333,8 @@ def _per_example(rule: Alignment, x: Tensor, W: Tensor, op: Operator) -> Scale:
     """1/N, times what the reduction makes of the sum over positions. An empty batch has no terms to divide."""
     rows = 1 if op.unbatched(x) else x.shape[0]
     if rule.reduction == "taps":
-        if rule.input_noise is not None and rule.input_noise.distribution == "impulses":
-            return per_impulse(x.unsqueeze(0) if op.unbatched(x) else x, W, op)
+        if rule.on_impulses:
+            return impulses_met(x, W, op).clamp_min(1.0).reciprocal()
         return per_tap(op.taps(x, W), x) / max(rows, 1)
     if rule.reduction == "overlap":
         rows *= op.overlap(W)

@@ -89,8 +89,8 @@ def _impulses(shape: Sequence[int], reach: Sequence[int], like: Tensor, generato
     return ((channel.unsqueeze(1) == channels) & on.unsqueeze(1)).to(like.dtype)
 
 
-def per_impulse(x: Tensor, W: Tensor, op: Operator) -> Tensor:
-    """1 / (number of impulses in x that a weight meets), shaped to multiply a weight; 1 where there are none.
+def impulses_met(x: Tensor, W: Tensor, op: Operator) -> Tensor:
+    """How many impulses each weight meets, shaped to multiply a weight.
 
     Args:
         x: impulses, (n, ...). W: shape is read.
@@ -101,7 +101,7 @@ def per_impulse(x: Tensor, W: Tensor, op: Operator) -> Tensor:
     one_each = torch.ones(groups, *W.shape[1:], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     impulses = (x != 0).to(one_each.dtype)
     met = op.weight_gradient(impulses, torch.ones_like(op.project(impulses, one_each)), one_each)
-    return met.clamp_min(1.0).reciprocal().repeat_interleave(W.shape[0] // groups, 0)
+    return met if groups == 1 else met.repeat_interleave(W.shape[0] // groups, 0)
 
 
 def per_tap(taps: Sequence[Sequence[int]], like: Tensor) -> float | Tensor:

@@ -199,7 +199,7 @@ class Alignment(Rule):
                 f"Alignment: fraction is a part of the batch, and the noise has a size of its own; got fraction "
                 f"{self.fraction:g} and {self.input_noise!r}; give one of them"
             )
-        if self.input_noise is not None and self.input_noise.distribution == "impulses" and self.reduction != "taps":
+        if self.on_impulses and self.reduction != "taps":
             raise RuleError(
                 f'Alignment: impulses are for reduction "taps", which counts those that a weight meets; got '
                 f'"{self.reduction}"; give reduction="taps" or another noise'
@@ -233,6 +233,11 @@ class Alignment(Rule):
     def closed_form(self) -> bool:
         """Whether no operation but those on the input stands between the rule and its closed form."""
         return self.operations.only_on_input
+
+    @property
+    def on_impulses(self) -> bool:
+        """Whether inputs take turns, one at a time in each receptive field."""
+        return self.input_noise is not None and self.input_noise.distribution == "impulses"
 
     @property
     def reads_output(self) -> bool:
