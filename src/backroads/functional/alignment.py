@@ -162,9 +162,8 @@ def _gradient_on_impulses(x: Tensor, W: Tensor, B: Tensor, rule: Alignment, op: 
     if not (rule.sparse or rule.amp):
         return None
     assert rule.input_noise is not None
-    met = (impulses_met(x, W, op) > 0).to(W.dtype)
     gap, factor = _gap(B, W, rule)
-    return gap * met * (factor * rule.input_noise.std**2)
+    return gap * (impulses_met(x, W, op) > 0).to(W.dtype).mul_(factor * rule.input_noise.std**2)
 
 
 def by_second_moments(rule: Alignment, x: Tensor, W: Tensor, op: Operator, *, y_at_hand: bool) -> tuple[bool, bool]:
@@ -334,7 +333,8 @@ def _per_example(rule: Alignment, x: Tensor, W: Tensor, op: Operator) -> Scale:
     rows = 1 if op.unbatched(x) else x.shape[0]
     if rule.reduction == "taps":
         if rule.on_impulses:
-            return impulses_met(x, W, op).clamp_min(1.0).reciprocal()
+            assert rule.input_noise is not None
+            return (impulses_met(x, W, op) / rule.input_noise.std).round_().clamp_min(1.0).reciprocal()
         return per_tap(op.taps(x, W), x) / max(rows, 1)
     if rule.reduction == "overlap":
         rows *= op.overlap(W)

@@ -85,21 +85,20 @@ def _impulses(shape: Sequence[int], reach: Sequence[int], like: Tensor, generato
         on = on & along(axis, distance % p == 0)
         turn = turn + along(axis, distance // p) * math.prod(points[axis + 1 :])
     channel = random(C).argsort()[turn % C]  # (n, *space)
-    channels = torch.arange(C, device=device).view(C, *(1,) * d)
-    return ((channel.unsqueeze(1) == channels) & on.unsqueeze(1)).to(like.dtype)
+    return like.new_zeros(n, C, *space).scatter(1, channel.unsqueeze(1), on.unsqueeze(1).to(like.dtype))
 
 
 def impulses_met(x: Tensor, W: Tensor, op: Operator) -> Tensor:
-    """How many impulses each weight meets, shaped to multiply a weight.
+    """The sum of the impulses that each weight meets, shaped to multiply a weight.
 
     Args:
         x: impulses, (n, ...). W: shape is read.
     """
     C = W.shape[1]
     groups = x.shape[1] // C if op.reach(W) else 1
-    # One output for each group meets what all of it meet. Half precision does not count far.
+    # One output for each group meets what all of it meet. Half precision does not add up far.
     one_each = torch.ones(groups, *W.shape[1:], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-    impulses = (x != 0).to(one_each.dtype)
+    impulses = x.sum(0, keepdim=True, dtype=one_each.dtype)  # of all images, in one
     met = op.weight_gradient(impulses, torch.ones_like(op.project(impulses, one_each)), one_each)
     return met if groups == 1 else met.repeat_interleave(W.shape[0] // groups, 0)
 
