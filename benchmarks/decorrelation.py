@@ -1,4 +1,4 @@
-"""Does decorrelating the activities make the weight mirror a rule without tuning? An exploration, apart from the library.
+"""Does decorrelating the activities make the weight mirror a rule without tuning? Apart from the library.
 
     python benchmarks/decorrelation.py --root FOLDER        # of MNIST, as torchvision reads it
 
@@ -20,6 +20,7 @@ g W C D^T: along W if D is the inverse of C. The gain g gives every estimate the
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -131,7 +132,7 @@ CONTESTANTS: dict[str, Callable[[int], Estimate] | None] = {
 def train(name: str, seed: int, data: Any, epochs: int) -> dict[str, Any]:
     """One run: accuracy and angles at the end."""
     torch.manual_seed(seed)
-    W = [torch.randn(o, i) * (2 / i) ** 0.5 for i, o in zip(SIZES, SIZES[1:], strict=False)]
+    W = [torch.randn(o, i) * (2 / i) ** 0.5 for i, o in itertools.pairwise(SIZES)]
     b = [torch.zeros(o) for o in SIZES[1:]]
     B = [torch.randn_like(w) * w.std() for w in W]
     first = [back.norm() for back in B]
@@ -175,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--contestants", nargs="*", default=list(CONTESTANTS), choices=list(CONTESTANTS))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "decorrelation.json")
     arguments = parser.parse_args()
