@@ -172,6 +172,16 @@ def train(name: str, seed: int, data: Any, epochs: int) -> dict[str, Any]:
     return {"seed": seed, "test_accuracy": float(torch.cat(hits).mean()), "weight_angles": angles, "lengths": lengths}
 
 
+def table(results: dict[str, Any]) -> str:
+    """Accuracy and angles by contestant, as Markdown."""
+    lines = ["| contestant | test accuracy | angles by layer | n |", "|---|---|---|---|"]
+    for name, row in results["rows"].items():
+        spread = "" if row["accuracy_std"] is None else f" ± {100 * row['accuracy_std']:.1f}"
+        angles = ", ".join(f"{value:.0f}°" for value in row["angles_mean"])
+        lines.append(f"| {name} | {100 * row['accuracy_mean']:.1f}{spread} % | {angles} | {row['n']} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)

@@ -158,6 +158,71 @@ def mnist(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"network": network, "seconds_a_phase": arguments.seconds, "summary": summary, "rows": rows}
 
 
+def table(results: dict[str, Any], part: str) -> str:
+    """One part as Markdown."""
+    found = results[part]
+    if part == "pair":
+        head = ["correlation", "naive", *(f"discontinuity, {ms} ms" for ms in (30, 10))]
+        names = ["naive", "discontinuity_30_ms", "discontinuity_10_ms"]
+        cells = [
+            [f"{row['correlation']:g}"]
+            + [
+                " / ".join(
+                    f"{1000 * value:.1f} ± {1000 * error:.1f}"
+                    for value, error in zip(row[name], row[f"{name}_standard_error"], strict=True)
+                )
+                for name in names
+            ]
+            for row in found["rows"]
+        ]
+    elif part == "time":
+        head = ["layer", "simulated, s", "taken, s"]
+        cells = [
+            [row["layer"], f"{found['simulated_seconds']:g}", f"{row['seconds']:.1f}"]
+            for row in [*found["rows"], {"layer": "both", "seconds": found["total"]}]
+        ]
+    elif part == "angle":
+        head = ["layer", "simulated, s", "angle", "least squares alone", "signs that agree", "seeds"]
+        groups: dict[tuple[str, float], dict[float, list[dict[str, Any]]]] = {}
+        for row in found["rows"]:
+            groups.setdefault((row["layer"], row["seconds"]), {}).setdefault(row["shrinkage"], []).append(row)
+        cells = []
+        for (layer, seconds), by_shrinkage in groups.items():
+            drawn, plain = (by_shrinkage[key] for key in sorted(by_shrinkage, reverse=True))
+            agree = [row["sign_agreement"] for row in drawn if row["sign_agreement"] is not None]
+            cells.append(
+                [
+                    layer,
+                    f"{seconds:g}",
+                    _spread([row["angle"] for row in drawn], "°"),
+                    _spread([row["angle"] for row in plain], "°"),
+                    _spread([100 * share for share in agree], " %") if agree else "none known",
+                    str(len(drawn)),
+                ]
+            )
+    else:
+        head = ["rule", "test accuracy", "n"]
+        cells = [
+            [
+                name.replace("_", " "),
+                f"{100 * row['test_accuracy_mean']:.2f}"
+                + (f" ± {100 * row['test_accuracy_std']:.2f}" if row["test_accuracy_std"] is not None else "")
+                + " %",
+                str(row["n"]),
+            ]
+            for name, row in found["summary"].items()
+        ]
+    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *cells]]
+    return "\n".join(lines)
+
+
+def _spread(values: list[float], unit: str) -> str:
+    if any(value != value for value in values):
+        return "-"
+    mean = f"{statistics.fmean(values):.1f}"
+    return mean + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "") + unit
+
+
 def main() -> None:
     parts = {"pair": pair, "angle": angle, "time": duration, "mnist": mnist}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -7,10 +7,8 @@ A page has a line such as ``<!-- from code: api rules -->``; it is replaced by M
 - ``rule NAME``: one of them;
 - ``settings``: the settings of ``backroads compare``;
 - ``errors``: the exceptions;
-- ``step_time``: the measured cost of a step, from ``benchmarks/results``;
-- ``theory PICTURE``: a picture of :mod:`pictures`;
-- ``cifar10 RULE``: the rows of a rule and its variants beside backpropagation, likewise;
-- ``meta_learning TASK``: the rows of ``benchmarks/meta_learning.py``, and ``meta_picture WHAT`` a picture of them.
+- the name of a function of :mod:`tables`, as in ``step_time`` or ``cifar10 RULE``: what ``benchmarks`` measured;
+- the name of a function of :mod:`pictures`, as in ``theory_picture NAME``.
 
 The build fails for a public name that none of this can describe.
 """
@@ -19,10 +17,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import re
-import runpy
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -37,6 +32,8 @@ DATA = {
     "__version__": "The version of the package, a string.",
     "MODELS": "The networks by name: `MODELS.get(name)(**options)` makes one, `MODELS.names()` lists them.",
 }
+TABLES = ("step_time", "cifar10", "meta_learning", "local_rules", "update_noise", "decorrelation", "spiking")
+PICTURES = ("theory_picture", "meta_picture", "angles_picture", "noise_picture", "spiking_picture")
 # In the order in which api.md shows them: a name that several modules offer is described where it comes first.
 MODULES = (
     "backroads", "rules", "nn", "functional", "conversion", "metrics", "plasticity", "models", "data", "spiking",
@@ -59,24 +56,18 @@ def fill_in(app: Sphinx, page: str, source: list[str]) -> None:
 def generated(what: str) -> str:
     """The Markdown that stands for one mark."""
     kind, _, name = what.partition(" ")
-    makers: dict[str, Any] = {"rules": rules, "settings": settings, "errors": errors, "step_time": step_time}
+    makers: dict[str, Any] = {"rules": rules, "settings": settings, "errors": errors}
     if kind == "api":
         return api(name)
     if kind == "rule":
         return f"With its defaults:\n\n```text\n{br.get_rule(name)!r}\n```"
-    if kind == "cifar10":
-        return cifar10(name)
-    if kind == "meta_learning":
-        return meta_learning(name)
-    if kind in ("theory", "meta_picture"):
-        from pictures import meta_picture, theory_picture
-
-        return theory_picture(name) if kind == "theory" else meta_picture(name)
+    if kind in PICTURES:
+        return str(getattr(importlib.import_module("pictures"), kind)(name))
+    if kind in TABLES:
+        return str(getattr(importlib.import_module("tables"), kind)(*([name] if name else [])))
     if kind not in makers:
-        raise ExtensionError(
-            f"unknown mark {what!r}; known: api NAME, rule NAME, cifar10 RULE, theory PICTURE, meta_learning TASK, "
-            f"meta_picture WHAT, {', '.join(makers)}"
-        )
+        known = ["api NAME", "rule NAME", *(f"{kind} WHAT" for kind in (*PICTURES, *TABLES)), *makers]
+        raise ExtensionError(f"unknown mark {what!r}; known: {', '.join(known)}")
     return makers[kind]()
 
 
@@ -153,44 +144,6 @@ def rules() -> str:
     lines = ["| rule | with its defaults |", "|---|---|"]
     lines += [f"| [`{name}`]({name}.md) | `{br.get_rule(name)!r}` |" for name in br.list_rules()]
     return "\n".join(lines)
-
-
-def step_time() -> str:
-    """The tables of ``benchmarks/step_time.py`` and what they were measured on."""
-    benchmarks = Path(__file__).parents[2] / "benchmarks"
-    table = runpy.run_path(str(benchmarks / "step_time.py"))["table"]
-    parts = []
-    for file in sorted((benchmarks / "results").glob("step_time*.json")):
-        for result in json.loads(file.read_text()).values():
-            where = result["environment"]
-            parts.append(table(result["rows"]))
-            parts.append(
-                f"`{where['command']}`: {where['device'] if where['device'] != 'cpu' else where['cpu']}, "
-                f"{where['threads']} threads, {result['bandwidth_bytes_per_second'] / 1e9:.1f} GB/s, torch "
-                f"{where['torch']}, Python {where['python']}, commit {(where['commit'] or 'unknown')[:7]}."
-            )
-    return "\n\n".join(parts)
-
-
-def cifar10(rule: str) -> str:
-    """Accuracies of one rule and its variants, from ``benchmarks/cifar10.py``."""
-    benchmarks = Path(__file__).parents[2] / "benchmarks"
-    table = runpy.run_path(str(benchmarks / "cifar10.py"))["table"]
-    results = json.loads((benchmarks / "results" / "cifar10_resnet8.json").read_text())
-    return table({"rows": [row for row in results["rows"] if row["rule"] in ("backprop", rule)]})
-
-
-def meta_learning(task: str) -> str:
-    """What meta-trained learners do on unseen tasks, from ``benchmarks/meta_learning.py``."""
-    benchmarks = Path(__file__).parents[2] / "benchmarks"
-    table = runpy.run_path(str(benchmarks / "meta_learning.py"))["table"]
-    results = json.loads((benchmarks / "results" / "meta_learning.json").read_text())
-    where = results["environment"]
-    rows = [row for row in results["rows"] if row["experiment"].startswith(task)]
-    commits = ", ".join(sorted({commit[:7] for row in rows for commit in row["commits"]}))
-    return f"{table(results, task)}\n\n`python benchmarks/meta_learning.py --runs PATH --root OMNIGLOT`: " + (
-        f"{where['cpu']}, one thread, torch {where['torch']}, commit {commits}."
-    )
 
 
 def settings() -> str:

@@ -1,10 +1,12 @@
-"""Pictures of the theory's page, drawn from the package when the pages are built, so that they cannot go stale."""
+"""Pictures drawn with the package from its theory and its results when the pages are built: they cannot go stale."""
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ from backroads.report.theory_run import Results, read_theory, results_of
 from backroads.theory.run import theory
 from backroads.theory.settings import TheoryConfig
 
-META = Path(__file__).parents[2] / "benchmarks" / "results" / "meta_learning.json"
-RECORDED = Path(__file__).parents[2] / "benchmarks" / "results" / "theory"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+RECORDED = RESULTS / "theory"
 # What each picture is worked out for.
 SETTINGS: dict[str, dict[str, Any]] = {
     "mirror": {"null": 0.0, "decay": 0.5},
@@ -48,21 +50,72 @@ def theory_picture(what: str) -> str:
 def meta_picture(what: str) -> str:
     """MyST for ``ways EXPERIMENT``: score against classes of a lifetime; ``so_far EXPERIMENT``: against tasks seen."""
     kind, _, experiment = what.partition(" ")
-    rows = [row for row in json.loads(META.read_text())["rows"] if row["experiment"] == experiment]
+    rows = [
+        row
+        for row in json.loads((RESULTS / "meta_learning.json").read_text())["rows"]
+        if row["experiment"] == experiment
+    ]
     learners = list(dict.fromkeys(row["learner"] for row in rows))
     curves = []
     for learner in learners:
         own = [row for row in rows if row["learner"] == learner]
         points = [(row["tasks"], row["mean"]) for row in own] if kind == "ways" else enumerate(own[-1]["so_far"], 1)
         curves.append(curve_through(points))
-    name, is_error = f"{kind}-{experiment}", rows[0]["measure"] != "accuracy"
+    is_error = rows[0]["measure"] != "accuracy"
     ylabel = "mean squared error" if is_error else "accuracy, %"
     xlabel = "classes of a lifetime" if kind == "ways" else "tasks presented so far"
+    return _curves(
+        f"{kind}-{experiment}", experiment, dict(zip(learners, curves, strict=True)), xlabel, ylabel, is_error
+    )
+
+
+def angles_picture(network: str) -> str:
+    """MyST: angle between B and W against the layer, the rules of one network of ``benchmarks/local_rules.py``."""
+    rules = json.loads((RESULTS / "local_rules.json").read_text())["networks"][network]["rules"]
+    curves = {}
+    for rule, found in rules.items():
+        runs = [list(run["angles"].values()) for run in found["seeds"].values()]
+        angles = [[a for a in layer if a is not None] for layer in zip(*runs, strict=True)]
+        if rule != "backprop" and all(angles):
+            curves[rule] = curve_through((n, statistics.fmean(layer)) for n, layer in enumerate(angles, 1))
+    return _curves(f"angles-{network}", network, curves, "layer", "angle, degrees")
+
+
+def noise_picture() -> str:
+    """MyST: accuracy against the variance of noisy updates, from ``benchmarks/update_noise.py``."""
+    curves = {}
+    for rule, points in json.loads((RESULTS / "update_noise.json").read_text())["curves"].items():
+        noisy = [
+            (p["variance"], p["accuracy_mean"]) for p in points if p["variance"] and p["accuracy_mean"] is not None
+        ]
+        curves[rule] = curve_through((math.log10(variance), 100 * accuracy) for variance, accuracy in noisy)
+    return _curves("noise", "CIFAR-10", curves, "log10 of the variance", "accuracy, %")
+
+
+def spiking_picture() -> str:
+    """MyST: angle of the estimate against simulated seconds, from ``benchmarks/spiking.py angle``."""
+    rows = json.loads((RESULTS / "spiking.json").read_text())["angle"]["rows"]
+    curves = {}
+    for layer in dict.fromkeys(row["layer"] for row in rows):
+        for kind, shrunk in (("shrunk slopes", True), ("least squares alone", False)):
+            found: dict[float, list[float]] = {}
+            for row in rows:
+                if (
+                    row["layer"] == layer
+                    and bool(row["shrinkage"]) == shrunk
+                    and not math.isnan(row["angle"] or math.nan)
+                ):
+                    found.setdefault(row["seconds"], []).append(row["angle"])
+            curves[f"{layer}, {kind}"] = curve_through((math.log10(s), statistics.fmean(a)) for s, a in found.items())
+    return _curves("spiking", "angle", curves, "log10 of the simulated seconds", "angle, degrees")
+
+
+def _curves(name: str, title: str, curves: dict[str, Any], xlabel: str, ylabel: str, log: bool = False) -> str:
     looks = [look(place) for place in range(len(curves))]
-    label = f"{experiment}: {ylabel} against {xlabel}"
-    drawn = meta_figures.overview(name, label, curves, looks, xlabel, ylabel, log=is_error)
-    keys = " ".join(f"{swatch(f'{name}-{n}', one)} {learners[n]}" for n, one in enumerate(looks))
-    return _raw(drawn, key=f"{experiment}: {keys}")
+    label = f"{title}: {ylabel} against {xlabel}"
+    drawn = meta_figures.overview(name, label, list(curves.values()), looks, xlabel, ylabel, log=log)
+    keys = " ".join(f"{swatch(f'{name}-{n}', look(n))} {key}" for n, key in enumerate(curves))
+    return _raw(drawn, key=f"{title}: {keys}")
 
 
 @functools.cache

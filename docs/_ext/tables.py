@@ -1,0 +1,88 @@
+"""Tables of what ``benchmarks`` measured, with where the numbers come from."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def table_of(name: str, *arguments: Any, file: str = "") -> str:
+    """What the function ``table`` of a benchmark makes of its results, by default those of the same name."""
+    table: Callable[..., str] = runpy.run_path(str(BENCHMARKS / f"{name}.py"))["table"]
+    return table(results(file or name), *arguments)
+
+
+def results(name: str) -> Any:
+    """The file of a benchmark."""
+    return json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
+
+
+def source(command: str, where: dict[str, Any], *commits: str) -> str:
+    """A line below a table."""
+    shown = ", ".join(sorted({commit[:7] for commit in commits or (where["commit"] or "unknown",)}))
+    threads = "one thread" if where["threads"] == 1 else f"{where['threads']} threads"
+    return f"`{command}`: {where['cpu']}, {threads}, torch {where['torch']}, commit {shown}."
+
+
+def step_time() -> str:
+    """The tables of ``benchmarks/step_time.py`` and what they were measured on."""
+    table = runpy.run_path(str(BENCHMARKS / "step_time.py"))["table"]
+    parts = []
+    for file in sorted((BENCHMARKS / "results").glob("step_time*.json")):
+        for result in json.loads(file.read_text()).values():
+            where = result["environment"]
+            parts.append(table(result["rows"]))
+            parts.append(
+                f"`{where['command']}`: {where['device'] if where['device'] != 'cpu' else where['cpu']}, "
+                f"{where['threads']} threads, {result['bandwidth_bytes_per_second'] / 1e9:.1f} GB/s, torch "
+                f"{where['torch']}, Python {where['python']}, commit {(where['commit'] or 'unknown')[:7]}."
+            )
+    return "\n\n".join(parts)
+
+
+def cifar10(rule: str) -> str:
+    """Accuracies of one rule and its variants, from ``benchmarks/cifar10.py``."""
+    table = runpy.run_path(str(BENCHMARKS / "cifar10.py"))["table"]
+    return table({"rows": [row for row in results("cifar10_resnet8")["rows"] if row["rule"] in ("backprop", rule)]})
+
+
+def meta_learning(task: str) -> str:
+    """What meta-trained learners do on unseen tasks, from ``benchmarks/meta_learning.py``."""
+    found = results("meta_learning")
+    commits = [commit for row in found["rows"] if row["experiment"].startswith(task) for commit in row["commits"]]
+    command = "python benchmarks/meta_learning.py --runs PATH --root OMNIGLOT"
+    return f"{table_of('meta_learning', task)}\n\n{source(command, found['environment'], *commits)}"
+
+
+def local_rules() -> str:
+    """Gaps to backpropagation by network, from ``benchmarks/local_rules.py``."""
+    found = results("local_rules")
+    runs = [
+        run for net in found["networks"].values() for rule in net["rules"].values() for run in rule["seeds"].values()
+    ]
+    return (
+        f"{table_of('local_rules')}\n\n{source(found['command'], found['environment'], *(r['commit'] for r in runs))}"
+    )
+
+
+def update_noise() -> str:
+    """Accuracy by rule and variance, from ``benchmarks/update_noise.py``."""
+    found = results("update_noise")
+    return f"{table_of('update_noise')}\n\n{source(found['command'], found['environment'], *found['commits'])}"
+
+
+def decorrelation() -> str:
+    """Mirrors of decorrelated activities, from ``benchmarks/decorrelation.py``."""
+    where = results("decorrelation")["environment"]
+    return f"{table_of('decorrelation')}\n\n{source('python benchmarks/' + where['command'], where)}"
+
+
+def spiking(part: str) -> str:
+    """One part of ``benchmarks/spiking.py``."""
+    where = results("spiking")[part]["environment"]
+    return f"{table_of('spiking', part)}\n\n{source('python benchmarks/' + where['command'], where)}"
