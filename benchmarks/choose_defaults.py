@@ -49,11 +49,18 @@ def candidates() -> dict[str, br.Rule]:
         found[f"activation_alignment {c}, power"] = br.rules.activation_alignment(c, c, fraction=1.0, **centred)
     for rate in (0.05, 0.1, 0.2):
         for rows in (2.0, 8.0):
-            found[f"normalised_mirror {rate}, {rows:g} rows"] = br.rules.normalised_mirror(rate, rows_per_input=rows)
+            found[f"normalised_mirror {rate}, {rows:g} rows"] = br.rules.normalised_mirror(
+                rate, noise="normal", rows_per_input=rows
+            )
     for rate, rows in ((0.1, 1.0), (0.3, 1.0), (0.3, 4.0)):
         found[f"normalised_mirror correcting {rate}, {rows:g} rows"] = br.rules.normalised_mirror(
             rate, error_correcting=True, rows_per_input=rows
         )
+    for rate in (0.3, 1.0):
+        for rows in (1.0, 2.0):
+            found[f"normalised_mirror impulses {rate}, {rows:g} rows"] = br.rules.normalised_mirror(
+                rate, rows_per_input=rows
+            )
     plain: dict[str, Any] = {"operations": br.Operations()}
     found["weight_mirror 0.01 not centred"] = br.rules.weight_mirror(0.01, 0.01, **plain)
     found["information_alignment 0.01 not centred"] = br.rules.information_alignment(0.01, 0.01, 0.01, **plain)

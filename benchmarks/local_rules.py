@@ -81,12 +81,12 @@ _REFERENCE: dict[str, Any] = {"reduction": "sum", "operations": {}, "fraction": 
 RULES: dict[str, dict[str, Any]] = {
     "backprop": {"rule": "backprop"},
     "symmetric alignment": {"rule": "symmetric_alignment"},
-    "normalised mirror": {"rule": "normalised_mirror"},
+    "normalised mirror": {"rule": "normalised_mirror"},  # on impulses
+    "normalised mirror, white noise": {"rule": "normalised_mirror", "rule_options": {"noise": "normal"}},
     "normalised mirror, error-correcting": {
         "rule": "normalised_mirror",
         "rule_options": {"error_correcting": True},
     },
-    "normalised mirror, impulses": {"rule": "normalised_mirror", "rule_options": {"noise": "impulses"}},
     "weight mirror, reference": {
         "rule": "weight_mirror",
         "rule_options": {"amp": 1e-3, "decay": 2e-3, **_REFERENCE},

@@ -31,9 +31,9 @@ RULES: dict[str, dict[str, Any]] = {
     "symmetric alignment": {"rule": "symmetric_alignment"},
     "activation alignment": {"rule": "activation_alignment"},
     "Kolen-Pollack": {"rule": "kolen_pollack"},
-    "normalised mirror": {"rule": "normalised_mirror"},
+    "normalised mirror": {"rule": "normalised_mirror"},  # on impulses
+    "normalised mirror, white noise": {"rule": "normalised_mirror", "rule_options": {"noise": "normal"}},
     "normalised mirror, error-correcting": {"rule": "normalised_mirror", "rule_options": {"error_correcting": True}},
-    "normalised mirror, impulses": {"rule": "normalised_mirror", "rule_options": {"noise": "impulses"}},
 }
 VARIANCES = [0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
 

@@ -36,7 +36,7 @@ def test_on_average_a_step_goes_its_rate_of_the_way(
     monkeypatch.setattr(br.Noise, "draw", unit_vectors)
     layer = PROBLEMS[problem].layer("feedback_alignment")
     W, B = layer.weight.detach().clone(), layer.backward_weight.detach().clone()
-    br.mirror(layer, 3, normalised_mirror(0.5, error_correcting=correcting), rate=0.4)
+    br.mirror(layer, 3, normalised_mirror(0.5, noise="normal", error_correcting=correcting), rate=0.4)
     agree(layer.backward_weight, W + (1 - 0.2) ** 3 * (B - W))
 
 
@@ -63,19 +63,19 @@ def test_nothing_but_b_changes(name: str) -> None:
     assert [p.requires_grad for p in net.parameters()] == [p.requires_grad for p in small_network(name).parameters()]
 
 
-def test_the_error_correcting_form_brings_b_to_w_and_the_other_into_its_noise() -> None:
+def test_the_error_correcting_form_brings_b_to_w_and_white_noise_into_its_own() -> None:
     net = small_network("feedback_alignment")
     br.mirror(net, 100, CORRECTING, seed=0)
     assert max(br.metrics.weight_angles(net).values()) < 1e-3
     net = small_network("feedback_alignment")
-    br.mirror(net, 100, seed=0)
+    br.mirror(net, 100, normalised_mirror(noise="normal"), seed=0)
     assert 0.5 < max(br.metrics.weight_angles(net).values()) < 10
 
 
 def test_the_seed_says_what_is_drawn() -> None:
     def after(seed: int | None) -> dict[str, Tensor]:
         net = small_network("feedback_alignment")
-        br.mirror(net, 2, seed=seed)
+        br.mirror(net, 2, CORRECTING, seed=seed)
         return net.state_dict()
 
     agree(after(3), after(3), 0)

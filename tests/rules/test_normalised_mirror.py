@@ -21,7 +21,7 @@ from backroads.functional.noise import driving_noise
 from backroads.nn import AlignedLayer
 from backroads.rules import normalised_mirror
 
-LOCAL, CORRECTING = (normalised_mirror(0.25, error_correcting=form, most=1e9) for form in (False, True))
+LOCAL, CORRECTING = (normalised_mirror(0.25, noise="normal", error_correcting=form, most=1e9) for form in (False, True))
 each_form = pytest.mark.parametrize("rule", [LOCAL, CORRECTING], ids=["local", "error-correcting"])
 # Every option of a convolution's border, beside those of the table.
 BORDERS = {
@@ -113,7 +113,7 @@ def test_the_means_of_other_reductions_depend_on_the_border(reduction: str) -> N
 @pytest.mark.parametrize("std", [0.5, 3.0])
 @pytest.mark.usefixtures("white")
 def test_the_scale_of_the_noise_makes_no_difference(rule: br.Alignment, std: float) -> None:
-    scaled = normalised_mirror(0.25, std=std, error_correcting=rule == CORRECTING, most=1e9)
+    scaled = normalised_mirror(0.25, noise="normal", std=std, error_correcting=rule == CORRECTING, most=1e9)
     p = ALL["conv2d"]
     agree(mean_gradient(p.layer(scaled), p.input()), mean_gradient(p.layer(rule), p.input()))
 
@@ -184,7 +184,8 @@ def test_a_wide_layer_of_a_small_batch_gets_less_noise_and_goes_as_much_slower(
         return unit_vectors(noise, x)
 
     monkeypatch.setattr(br.Noise, "draw", draw)
-    rule = normalised_mirror(0.25, error_correcting=error_correcting, rows_per_input=8, most=5, every=every)
+    form: dict[str, Any] = {"noise": "normal", "error_correcting": error_correcting}
+    rule = normalised_mirror(0.25, rows_per_input=8, most=5, every=every, **form)
     tied = dataclasses.replace(rule, tie_grad=True)
     torch.manual_seed(0)
     x, dy = torch.randn(4, 50, dtype=torch.float64), torch.randn(4, 7, dtype=torch.float64)
@@ -211,7 +212,7 @@ def estimates(conv: br.nn.Conv2d, n: int) -> Tensor:
 def test_the_noise_of_an_estimate_is_that_of_w_over_rows_per_input() -> None:
     """Its variance is |row|^2 sum_j 1 / seen_j and as much as w^2 / seen more: 400 draws, within 5 standard errors."""
     torch.manual_seed(0)
-    rule = normalised_mirror(1.0, rows_per_input=4.0, std=2.0, most=1e9)
+    rule = normalised_mirror(1.0, noise="normal", rows_per_input=4.0, std=2.0, most=1e9)
     conv = br.nn.Conv2d(2, 3, 3, padding=1, bias=False, rule=rule, dtype=torch.float64)
     W = conv.weight.detach()
     found = estimates(conv, 400)
@@ -252,7 +253,7 @@ def test_the_error_correcting_form_ends_at_w_and_the_local_one_in_its_noise() ->
     torch.manual_seed(0)
     exact = learn(small_network(normalised_mirror(error_correcting=True)), 150, x)
     assert max(exact.values()) < 1e-3
-    noisy = learn(small_network(normalised_mirror()), 150, x)
+    noisy = learn(small_network(normalised_mirror(noise="normal")), 150, x)
     assert 0.5 < max(noisy.values()) < 10
     assert br.metrics.weight_angles(small_network(normalised_mirror()))["0"] > 30  # where both began
 
@@ -367,7 +368,7 @@ def test_on_impulses_a_weight_that_meets_one_goes_its_rate_of_the_way_exactly(
 def test_on_impulses_b_is_w_after_the_first_steps_and_the_scale_of_images_makes_no_difference() -> None:
     for scale in (0.0, 1000.0):
         torch.manual_seed(0)
-        net = small_network(normalised_mirror(noise="impulses"))
+        net = small_network(normalised_mirror())
         assert max(br.metrics.weight_angles(net).values()) > 30
         learn(net, 10, scale * torch.ones(6, 2, 6, 6, dtype=torch.float64))
         for _, layer in br.aligned_layers(net):
@@ -377,7 +378,7 @@ def test_on_impulses_b_is_w_after_the_first_steps_and_the_scale_of_images_makes_
 def test_impulses_teach_some_inputs_of_a_wide_layer_in_full_and_the_others_later() -> None:
     """50 inputs want 50 rows; 5 for each of 4 examples are 20."""
     torch.manual_seed(0)
-    layer = br.nn.Linear(50, 7, rule=normalised_mirror(noise="impulses", most=5), dtype=torch.float64)
+    layer = br.nn.Linear(50, 7, rule=normalised_mirror(most=5), dtype=torch.float64)
     x = torch.randn(4, 50, dtype=torch.float64)
     taught = mean_gradient(layer, x)
     columns = (taught != 0).any(0)
@@ -387,7 +388,7 @@ def test_impulses_teach_some_inputs_of_a_wide_layer_in_full_and_the_others_later
 
 def test_a_mirror_phase_on_impulses_is_exact_in_one_step() -> None:
     net = small_network(br.rules.feedback_alignment())
-    br.mirror(net, 1, normalised_mirror(noise="impulses"), seed=0)
+    br.mirror(net, 1, seed=0)
     for _, layer in br.aligned_layers(net):
         agree(layer.backward_weight, layer.weight)
 

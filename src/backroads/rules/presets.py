@@ -82,7 +82,7 @@ def normalised_mirror(
     rate: float | None = None,
     *,
     error_correcting: bool = False,
-    noise: str = "normal",
+    noise: str | None = None,
     std: float = 1.0,
     images: int | None = None,
     rows_per_input: float | None = None,
@@ -91,27 +91,29 @@ def normalised_mirror(
 ) -> Alignment:
     """Normalised mirror: ``dB = rate (B - M[y xi^T] / std^2)``, y = W xi. Local, and no coefficient to tune.
 
-    Each layer is driven by white noise xi of its own, apart from the stimulus and drawn in the backward pass. Its
-    variance is known, so E[y xi^T] = std^2 W, and with the decay matched to it the fixed point is W itself: in every
-    layer, at any width, depth and scale of the activities. M is the mean over the noise and over the positions at which
-    a weight really meets the input (``reduction="taps"``).
+    Each layer is driven by noise xi of its own and of known power, apart from the stimulus and drawn in the backward
+    pass. E[y xi^T] = std^2 W, and with the decay matched to it the fixed point is W itself: in every layer, at any
+    width, depth and scale of the activities. M is the mean over the noise and over the positions at which a weight
+    really meets the input (``reduction="taps"``). It has three forms:
 
-    ``error_correcting=True`` takes ``dB = rate M[(B xi - y) xi^T] / std^2``: the noise of the estimate shrinks with
-    B - W, which allows a fast rate on little noise. That is activation alignment on noise: it needs W xi and B xi at
-    the same place, so it is not local in the strict sense.
-
-    ``noise="impulses"`` drives inputs in turns, one at a time in each receptive field: with x and y of such a moment,
-    ``dB = rate (B - y / x)`` for the weight that x meets, and nothing for the others. No other input adds anything, so
-    the two forms are one, which is local, has no noise at all and may go the whole way to W.
+    - ``noise="impulses"``, the default: inputs take turns, one at a time in each receptive field. With x and y of such
+      a moment, ``dB = rate (B - y / x)`` for the weight that x meets, and nothing for the others. No other input adds
+      anything, so that there is no noise in the estimate, and a step may go the whole way to W.
+    - ``noise="normal"`` or "uniform": white, with nothing that all inputs have to agree on. What the others add calls
+      for a low rate and much noise, and so B lags behind W.
+    - ``error_correcting=True``, on white noise: ``dB = rate M[(B xi - y) xi^T] / std^2``, whose noise shrinks with
+      B - W, which allows a fast rate on little noise. That is activation alignment on noise: it needs W xi and B xi at
+      the same place, so it is not local in the strict sense.
 
     Args:
-        rate: share of the way to W covered in a step of rate 1, > 0 and <= 1; None: 0.1, or 0.3 error-correcting, or 1
-            on impulses.
+        rate: share of the way to W covered in a step of rate 1, > 0 and <= 1; None: 1 on impulses, 0.1 on white noise,
+            0.3 error-correcting.
         error_correcting: see above; on impulses it makes no difference.
-        noise, std: its distribution, "normal", "uniform" or "impulses", and its standard deviation or height.
-        images, rows_per_input: how much of it; see :class:`Noise`. Neither: 8 rows for each input of a neuron, or 1
-            error-correcting, so that the error of B from the noise is about sqrt(rate / (2 rows_per_input)) of W, or
-            vanishes with B - W; about 1 impulse for each weight of a neuron.
+        noise, std: "impulses", "normal" or "uniform", and the height or standard deviation. None: "impulses", but
+            "normal" if it is to be error-correcting.
+        images, rows_per_input: how much of it; see :class:`Noise`. Neither: about 1 impulse for each weight of a
+            neuron; on white noise 8 rows for each input of a neuron, or 1 error-correcting, so that the error of B from
+            the noise is about sqrt(rate / (2 rows_per_input)) of W, or vanishes with B - W.
         most: with ``rows_per_input``: at most so many images of noise for each example of the batch; a layer that would
             need more is slowed in proportion, or of impulses gets those of its inputs whose turn it is.
         every: on every k-th step only, times k.
@@ -124,6 +126,7 @@ def normalised_mirror(
     """
     if not isinstance(error_correcting, bool):
         raise RuleError(f"normalised_mirror: error_correcting must be True or False, got {error_correcting!r}")
+    noise = ("normal" if error_correcting else "impulses") if noise is None else noise
     one_by_one = noise == "impulses"
     if rate is None:
         rate = 1.0 if one_by_one else 0.3 if error_correcting else 0.1
