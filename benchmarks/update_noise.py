@@ -40,7 +40,8 @@ VARIANCES = [0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
 
 def folder_name(arguments: argparse.Namespace, rule: str, variance: float, seed: int) -> str:
     """Where a run is, under ``--runs``."""
-    words = [arguments.model, str(arguments.epochs), rule.replace(", ", "-").replace(" ", "_"), arguments.on]
+    model = arguments.model if arguments.width is None else f"{arguments.model}-{arguments.width}"
+    words = [model, str(arguments.epochs), rule.replace(", ", "-").replace(" ", "_"), arguments.on]
     return "-".join([*words, f"{variance:g}", str(seed)])
 
 
@@ -52,6 +53,7 @@ def settings(arguments: argparse.Namespace, rule: str, variance: float, seed: in
         **RULES[rule],
         "data": arguments.data,
         "model": arguments.model,
+        "model_options": {} if arguments.width is None else {"width": arguments.width},
         "epochs": arguments.epochs,
         "warmup_epochs": min(1.0, arguments.epochs / 2),
         "update_noise": variance**0.5,
@@ -97,8 +99,8 @@ def collect(arguments: argparse.Namespace) -> dict[str, Any]:
         if points:
             curves[rule] = points
     return {
-        "command": f"python benchmarks/update_noise.py --model {arguments.model} --epochs {arguments.epochs} "
-        f"--on {arguments.on} --data folder:PATH --runs PATH",
+        "command": f"python benchmarks/update_noise.py --model {arguments.model} "
+        f"{'' if arguments.width is None else f'--width {arguments.width} '}--epochs {arguments.epochs} --on {arguments.on} --data folder:PATH --runs PATH",
         "data": arguments.data.partition(":")[0],
         "recipe": RECIPE,
         "settings_of_rules": RULES,
@@ -131,6 +133,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--model", default="resnet8")
+    parser.add_argument("--width", type=int, help="of the model, in place of its own")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--rules", nargs="*", default=list(RULES), choices=list(RULES))
     parser.add_argument("--variances", nargs="*", type=float, default=VARIANCES)
