@@ -69,6 +69,7 @@ def collect(arguments: argparse.Namespace) -> dict[str, Any]:
     """A curve for each rule: accuracies of all seeds at each variance; runs that diverged are counted apart."""
     curves: dict[str, Any] = {}
     commits = set()
+    width = "" if arguments.width is None else f" --width {arguments.width}"
     for rule in RULES:
         points = []
         for variance in arguments.variances:
@@ -99,8 +100,8 @@ def collect(arguments: argparse.Namespace) -> dict[str, Any]:
         if points:
             curves[rule] = points
     return {
-        "command": f"python benchmarks/update_noise.py --model {arguments.model} "
-        f"{'' if arguments.width is None else f'--width {arguments.width} '}--epochs {arguments.epochs} --on {arguments.on} --data folder:PATH --runs PATH",
+        "command": f"python benchmarks/update_noise.py --model {arguments.model}{width} --epochs {arguments.epochs} "
+        f"--on {arguments.on} --data folder:PATH --runs PATH",
         "data": arguments.data.partition(":")[0],
         "recipe": RECIPE,
         "settings_of_rules": RULES,

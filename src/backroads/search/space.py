@@ -183,7 +183,9 @@ def _of_rule(varies: Mapping[str, Range], name: str) -> dict[str, Range]:
     if rule.tie_grad:  # Kolen-Pollack's B has W's own decay, rate and optimiser
         return {key: found for key, found in space.items() if key in FORWARD}
     if rule.reduction == "taps":  # on noise, with coefficients that belong together: B's rate is the one number left
-        return {key: found for key, found in space.items() if key in FORWARD or key in {*BACKWARD, "every"}}
+        # A step on impulses goes the whole way: times k it would go past.
+        own = BACKWARD if rule.on_impulses else {*BACKWARD, "every"}
+        return {key: found for key, found in space.items() if key in FORWARD or key in own}
     if rule.reduction == "nearest":  # it needs the closed form, and its reduction is what makes it
         return {key: found for key, found in space.items() if key in ON_INPUT or key not in {*OPERATIONS, "reduction"}}
     return space
