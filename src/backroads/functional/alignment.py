@@ -166,6 +166,18 @@ def _gradient_on_impulses(x: Tensor, W: Tensor, B: Tensor, rule: Alignment, op: 
     return gap * (impulses_met(x, W, op) > 0).to(W.dtype).mul_(factor * rule.input_noise.std**2)
 
 
+def heard(x: Tensor, W: Tensor | None, B: Tensor, rule: Alignment, op: Operator) -> Tensor:
+    """B with what the rule draws it to, (amp / sparse) W, in place of the entries that meet an impulse in x.
+
+    B itself without sparse: what is heard is then no weight, but a part of a sum.
+    """
+    if not rule.sparse or W is None:
+        return B
+    ratio = rule.amp / rule.sparse
+    told = W if ratio == 1 and not torch.compiler.is_compiling() else W * ratio
+    return torch.where(impulses_met(x, W, op) > 0, told.to(B.dtype), B)
+
+
 def by_second_moments(rule: Alignment, x: Tensor, W: Tensor, op: Operator, *, y_at_hand: bool) -> tuple[bool, bool]:
     """Whether (amp and sparse, null) cost less by the second moments of (x, y): only shapes are read.
 

@@ -18,6 +18,7 @@ from backroads.functional.alignment import (
     backward_gradient,
     forward_gradient,
     gradients_by_differentiation,
+    heard,
 )
 from backroads.functional.estimate import estimate_gradient
 from backroads.functional.noise import amount, driving_noise
@@ -185,18 +186,25 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     needs_x, needs_W, needs_B, needs_bias = ctx.needs_input_grad[:4]
 
     tied = needs_B and rule.tie_grad
-    dx, dW, db = op.backward(dy, x, B.to(x.dtype), (needs_x, needs_W or tied, needs_bias))
+    learns = _learns(ctx)
+    images, share = 0, 1.0
+    if learns and rule.input_noise is not None and not rule.input_noise.follows_batch:
+        images, share = amount(rule.input_noise, x, B, op)
+    way_back, impulses = B, None
+    if learns and rule.on_impulses and (rule.amp or rule.sparse):  # they come before the error does
+        impulses = driving_noise(rule.input_noise, x, B, images, op)
+        way_back = heard(impulses, W, B, rule, op)
+    dx, dW, db = op.backward(dy, x, way_back.to(x.dtype), (needs_x, needs_W or tied, needs_bias))
     dW = None if dW is None else dW.to(ctx.weight_dtype)
     db = None if db is None else db.to(bias.dtype)
     task_dW = dW
 
     dB: Tensor | None = None
     dW_alignment: Tensor | None = None
-    if _learns(ctx):
-        images, share = 0, 1.0
-        if rule.input_noise is not None and not rule.input_noise.follows_batch:
-            images, share = amount(rule.input_noise, x, B, op)
-        if rule.amp or rule.null or rule.sparse:
+    if learns:
+        if impulses is not None:
+            x, y = impulses, None
+        elif rule.amp or rule.null or rule.sparse:
             x, y = _activities(ctx, x, y, B, bias, images)
         if W is None:
             W = B  # never read by this rule; stands in for its shape

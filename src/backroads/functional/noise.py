@@ -57,8 +57,7 @@ def _impulses(shape: Sequence[int], reach: Sequence[int], like: Tensor, generato
     """Ones and zeros, (n, C, *space): no window of the size ``reach`` holds more than one 1, whatever its channel.
 
     An image has its ones on a lattice as wide as the reach. Images take turns in the lattice's offset, and the points
-    of all lattices with one offset take turns in the channel, both in random order: every pair of channel and offset
-    comes about as often as any other.
+    of all lattices, one image after the other, take turns in the channel, both in random order.
 
     Args:
         shape: (n, C, *space). reach: of a window, along each axis of space. like: has the dtype and the device.
@@ -66,25 +65,34 @@ def _impulses(shape: Sequence[int], reach: Sequence[int], like: Tensor, generato
     n, C, *space = shape
     d, device = len(space), like.device
     period = [min(r, size) for r, size in zip(reach, space, strict=True)]
-    points = [-(-size // p) for size, p in zip(space, period, strict=True)]
-    offsets = math.prod(period)
 
-    def random(length: int) -> Tensor:
-        return torch.rand(length, device=device, generator=generator)
+    def random_order(length: int) -> Tensor:
+        return torch.rand(length, device=device, generator=generator).argsort()
 
     def along(axis: int, v: Tensor) -> Tensor:  # (n, size) -> (n, 1, .., size, .., 1)
         return v.view(n, *(1,) * axis, v.shape[1], *(1,) * (d - 1 - axis))
 
     image = torch.arange(n, device=device)
-    offset = random(offsets).argsort()[image % offsets]
-    turn = image // offsets * math.prod(points) + (random(offsets) * C).long()[offset]
-    turn, on = turn.view(n, *(1,) * d), torch.ones(n, *(1,) * d, dtype=torch.bool, device=device)
-    for axis, (size, p) in enumerate(zip(space, period, strict=True)):
-        distance = torch.arange(size, device=device) - (offset % p).view(n, 1)
+    offset = random_order(math.prod(period))[image % math.prod(period)]  # one number for all axes
+    offsets = []
+    for p in period:
+        offsets.append(offset % p)
         offset = offset // p
-        on = on & along(axis, distance % p == 0)
-        turn = turn + along(axis, distance // p) * math.prod(points[axis + 1 :])
-    channel = random(C).argsort()[turn % C]  # (n, *space)
+    points = [-(-(size - o) // p) for size, p, o in zip(space, period, offsets, strict=True)]  # (n,) each
+    # Which of all points of this draw a place is, if it is one.
+    count = torch.ones_like(image)
+    place = torch.zeros(n, *(1,) * d, dtype=torch.long, device=device)
+    on = torch.ones(n, *(1,) * d, dtype=torch.bool, device=device)
+    for axis in reversed(range(d)):
+        distance = torch.arange(space[axis], device=device) - offsets[axis].view(n, 1)
+        on = on & along(axis, distance % period[axis] == 0)
+        place = place + along(axis, distance // period[axis] * count.view(n, 1))
+        count = count * points[axis]
+    turn = place + (count.cumsum(0) - count).view(n, *(1,) * d)
+    # The lattices of all offsets have each place once. When channels and places begin to repeat together, the turns
+    # shift by one, so that others of them meet.
+    turn = turn + turn // math.lcm(C, math.prod(space))
+    channel = random_order(C)[turn % C]  # (n, *space)
     return like.new_zeros(n, C, *space).scatter(1, channel.unsqueeze(1), on.unsqueeze(1).to(like.dtype))
 
 
