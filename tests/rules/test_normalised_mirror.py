@@ -314,6 +314,7 @@ def met(layer: AlignedLayer, impulses: Tensor) -> Tensor:
     return W.grad
 
 
+ON_IMPULSES: dict[str, Any] = {"reduction": "taps", "input_noise": br.Noise("impulses", images=1)}
 SINGLE = [name for name in ALL if "empty" not in name]
 
 
@@ -363,6 +364,25 @@ def test_on_impulses_a_weight_that_meets_one_goes_its_rate_of_the_way_exactly(
     gradient = mean_gradient(layer, 100 * x)
     agree(gradient, 0.25 * (B - W) * (met(layer, drawn) > 0))
     assert bool(gradient.any())
+
+
+@pytest.mark.parametrize("problem", SINGLE)
+def test_impulses_come_before_the_error_which_returns_through_what_they_told(
+    problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the rate: entries that met an impulse are W's, all others B's. Without sparse nothing is told."""
+    for rule, told in ((normalised_mirror(0.25, images=1), 1.0), (br.Alignment(amp=1.0, **ON_IMPULSES), 0.0)):
+        layer = ALL[problem].layer(rule)
+        x = ALL[problem].input().requires_grad_()
+        drawn = driven(layer, x, 1)
+        monkeypatch.setattr("backroads.functional.layer.driving_noise", lambda *_, drawn=drawn: drawn)
+        W, B = layer.weight.detach(), layer.backward_weight.detach()
+        y = layer(x)
+        dy = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(2))
+        (dx,) = torch.autograd.grad(y, x, dy)
+        way_back = B + told * (W - B) * (met(layer, drawn) > 0)
+        (expected,) = torch.autograd.grad(layer.operator.project(layer.operand(x), way_back), x, dy)
+        agree(dx, expected)
 
 
 def test_on_impulses_b_is_w_after_the_first_steps_and_the_scale_of_images_makes_no_difference() -> None:

@@ -33,7 +33,7 @@ def aligned(
 
     Gradients, with dy the error of y and R the rule's alignment loss:
 
-    - ``dx = B^T dy``
+    - ``dx = B^T dy``; on impulses B is first what they tell of W, where a weight met one
     - ``dW = dy x^T`` (``+ dR/dW`` with ``update_forward``)
     - ``dB = dR/dB`` (``+ dy x^T`` with ``tie_grad``), independent of dy otherwise
     - ``dbias = sum dy``

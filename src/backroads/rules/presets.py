@@ -99,6 +99,9 @@ def normalised_mirror(
     - ``noise="impulses"``, the default: inputs take turns, one at a time in each receptive field. With x and y of such
       a moment, ``dB = rate (B - y / x)`` for the weight that x meets, and nothing for the others. No other input adds
       anything, so that there is no noise in the estimate, and a step may go the whole way to W.
+      They come between the passes: the error of the same step already returns through what they told. A lag of a
+      single step is harmful: the missing part of W is a sum of recent -dy x^T, so that dx is off by a sum of
+      (dy'^T dy) x', which pushes the activities of all layers towards 0.
     - ``noise="normal"`` or "uniform": white, with nothing that all inputs have to agree on. What the others add calls
       for a low rate and much noise, and so B lags behind W.
     - ``error_correcting=True``, on white noise: ``dB = rate M[(B xi - y) xi^T] / std^2``, whose noise shrinks with
