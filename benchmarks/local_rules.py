@@ -61,7 +61,7 @@ PLAIN = {"learning_rate": 0.02, "clip_norm": 5.0}  # of W; without normalisation
 NETWORKS = {
     "resnet8": Network("resnet8", epochs=3),
     "resnet8-wide": Network("resnet8", {"width": 32}, epochs=1),
-    "resnet20": Network("resnet20", epochs=2),
+    "resnet20": Network("resnet20", epochs=1),
     "resnet56": Network("resnet56", epochs=1),
     "vgg": Network("vgg", epochs=2, recipe=PLAIN),
     "vgg-wide": Network("vgg", {"width": 64}, epochs=1, recipe=PLAIN),
