@@ -201,17 +201,15 @@ def table(results: dict[str, Any], part: str) -> str:
                 ]
             )
     else:
-        head = ["rule", "test accuracy", "n"]
-        cells = [
-            [
-                name.replace("_", " "),
-                f"{100 * row['test_accuracy_mean']:.2f}"
-                + (f" ± {100 * row['test_accuracy_std']:.2f}" if row["test_accuracy_std"] is not None else "")
-                + " %",
-                str(row["n"]),
-            ]
-            for name, row in found["summary"].items()
-        ]
+        head = ["rule", "test accuracy", "by seed"]
+        last = max(row["epoch"] for row in found["rows"])
+        cells = []
+        for name in found["summary"]:
+            seeds = [row for row in found["rows"] if row["rule"] == name and row["epoch"] == last]
+            by_seed = [100 * row["test_accuracy"] for row in seeds]
+            cells.append(
+                [name.replace("_", " "), _spread(by_seed, " %"), ", ".join(f"{value:.2f}" for value in by_seed)]
+            )
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *cells]]
     return "\n".join(lines)
 

@@ -62,9 +62,9 @@ def generated(what: str) -> str:
     if kind == "rule":
         return f"With its defaults:\n\n```text\n{br.get_rule(name)!r}\n```"
     if kind in PICTURES:
-        return str(getattr(importlib.import_module("pictures"), kind)(name))
+        return str(getattr(importlib.import_module("pictures"), kind)(*what.split(maxsplit=1)[1:]))
     if kind in TABLES:
-        return str(getattr(importlib.import_module("tables"), kind)(*([name] if name else [])))
+        return str(getattr(importlib.import_module("tables"), kind)(*what.split(maxsplit=1)[1:]))
     if kind not in makers:
         known = ["api NAME", "rule NAME", *(f"{kind} WHAT" for kind in (*PICTURES, *TABLES)), *makers]
         raise ExtensionError(f"unknown mark {what!r}; known: {', '.join(known)}")
