@@ -77,7 +77,7 @@ def angles_picture(network: str) -> str:
         runs = [list(run["angles"].values()) for run in found["seeds"].values()]
         angles = [[a for a in layer if a is not None] for layer in zip(*runs, strict=True)]
         if rule != "backprop" and all(angles):
-            curves[rule] = curve_through((n, statistics.fmean(layer)) for n, layer in enumerate(angles, 1))
+            curves[rule] = curve_through((n, statistics.fmean(layer) / 100) for n, layer in enumerate(angles, 1))
     return _curves(f"angles-{network}", network, curves, "layer", "angle, degrees")
 
 
@@ -88,7 +88,7 @@ def noise_picture() -> str:
         noisy = [
             (p["variance"], p["accuracy_mean"]) for p in points if p["variance"] and p["accuracy_mean"] is not None
         ]
-        curves[rule] = curve_through((math.log10(variance), 100 * accuracy) for variance, accuracy in noisy)
+        curves[rule] = curve_through((math.log10(variance), accuracy) for variance, accuracy in noisy)
     return _curves("noise", "CIFAR-10", curves, "log10 of the variance", "accuracy, %")
 
 
@@ -106,11 +106,14 @@ def spiking_picture() -> str:
                     and not math.isnan(row["angle"] or math.nan)
                 ):
                     found.setdefault(row["seconds"], []).append(row["angle"])
-            curves[f"{layer}, {kind}"] = curve_through((math.log10(s), statistics.fmean(a)) for s, a in found.items())
+            curves[f"{layer}, {kind}"] = curve_through(
+                (math.log10(seconds), statistics.fmean(a) / 100) for seconds, a in found.items()
+            )
     return _curves("spiking", "angle", curves, "log10 of the simulated seconds", "angle, degrees")
 
 
 def _curves(name: str, title: str, curves: dict[str, Any], xlabel: str, ylabel: str, log: bool = False) -> str:
+    """One figure with a key. Without ``log`` the axis goes from 0 to 100, which are values from 0 to 1."""
     looks = [look(place) for place in range(len(curves))]
     label = f"{title}: {ylabel} against {xlabel}"
     drawn = meta_figures.overview(name, label, list(curves.values()), looks, xlabel, ylabel, log=log)
