@@ -136,7 +136,13 @@ def collect(runs: Path) -> dict[str, Any]:
                     "commits": sorted({one["environment"]["commit"] or "unknown" for one in tested.values()}),
                 }
             )
-    return {"environment": environment(), "rows": rows}
+    # The runs say what was run, when and at which commit; where they lie on one machine says nothing to another.
+    where = {key: value for key, value in environment().items() if key not in ("command", "started")}
+    return {
+        "command": "python benchmarks/meta_learning.py --runs PATH --root OMNIGLOT",
+        "environment": where,
+        "rows": rows,
+    }
 
 
 def table(results: dict[str, Any], kind: str) -> str:

@@ -57,8 +57,7 @@ def meta_learning(task: str) -> str:
     """What meta-trained learners do on unseen tasks, from ``benchmarks/meta_learning.py``."""
     found = results("meta_learning")
     commits = [commit for row in found["rows"] if row["experiment"].startswith(task) for commit in row["commits"]]
-    command = "python benchmarks/meta_learning.py --runs PATH --root OMNIGLOT"
-    return f"{table_of('meta_learning', task)}\n\n{source(command, found['environment'], *commits)}"
+    return f"{table_of('meta_learning', task)}\n\n{source(found['command'], found['environment'], *commits)}"
 
 
 def local_rules() -> str:
