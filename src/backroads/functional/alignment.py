@@ -95,7 +95,7 @@ def backward_gradient(
     if rule.reduction == "nearest":
         return _add_elementwise(_sum(_nearest_gradient(x, W, B, rule, op), task_dW), rule, B, W)
     if rule.on_impulses:
-        return _add_elementwise(_sum(_gradient_on_impulses(x, W, B, rule, op), task_dW), rule, B, W)
+        return gradient_on_impulses(impulses_met(x, W, op) > 0, W, B, rule, task_dW)
     by_x, by_y = by_second_moments(rule, x, W, op, y_at_hand=y is not None)
     # Coefficients are asked in conditions only: kept as a truth value, a compiler would take them for constants.
     reads_y = False
@@ -153,29 +153,35 @@ def _nearest_gradient(x: Tensor, W: Tensor, B: Tensor, rule: Alignment, op: Oper
     return g.to(B.dtype).mul_(_row_factor(along, g) * factor)
 
 
-def _gradient_on_impulses(x: Tensor, W: Tensor, B: Tensor, rule: Alignment, op: Operator) -> Tensor | None:
-    """The data terms on impulses, without a product of matrices.
+def gradient_on_impulses(met: Tensor, W: Tensor, B: Tensor, rule: Alignment, task_dW: Tensor | None = None) -> Tensor:
+    """dR/dB on impulses, without a product of matrices.
 
     A receptive field holds one impulse at most, so that xi xi^T is std^2 in one place of its diagonal and 0 elsewhere:
     the mean of (sparse B - amp W) xi xi^T over those that a weight meets is std^2 (sparse B - amp W), for that weight.
+
+    Args:
+        met: whether a weight meets an impulse; bool, shaped to multiply a weight. Others as in
+            :func:`backward_gradient`.
     """
-    if not (rule.sparse or rule.amp):
-        return None
-    assert rule.input_noise is not None
-    gap, factor = _gap(B, W, rule)
-    return gap * (impulses_met(x, W, op) > 0).to(W.dtype).mul_(factor * rule.input_noise.std**2)
+    data: Tensor | None = None
+    if rule.sparse or rule.amp:
+        assert rule.input_noise is not None
+        gap, factor = _gap(B, W, rule)
+        data = gap * met.to(W.dtype).mul_(factor * rule.input_noise.std**2)
+    return _add_elementwise(_sum(data, task_dW), rule, B, W)
 
 
-def heard(x: Tensor, W: Tensor | None, B: Tensor, rule: Alignment, op: Operator) -> Tensor:
-    """B with what the rule draws it to, (amp / sparse) W, in place of the entries that meet an impulse in x.
+def heard(met: Tensor, W: Tensor | None, B: Tensor, rule: Alignment) -> Tensor:
+    """B with what the rule draws it to, (amp / sparse) W, in place of the entries that meet an impulse.
 
-    B itself without sparse: what is heard is then no weight, but a part of a sum.
+    B itself without sparse: what is heard is then no weight, but a part of a sum. ``met`` as in
+    :func:`gradient_on_impulses`.
     """
     if not rule.sparse or W is None:
         return B
     ratio = rule.amp / rule.sparse
     told = W if ratio == 1 and not torch.compiler.is_compiling() else W * ratio
-    return torch.where(impulses_met(x, W, op) > 0, told.to(B.dtype), B)
+    return torch.where(met, told.to(B.dtype), B)
 
 
 def by_second_moments(rule: Alignment, x: Tensor, W: Tensor, op: Operator, *, y_at_hand: bool) -> tuple[bool, bool]:

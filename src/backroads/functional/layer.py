@@ -17,11 +17,12 @@ from torch import Tensor
 from backroads.functional.alignment import (
     backward_gradient,
     forward_gradient,
+    gradient_on_impulses,
     gradients_by_differentiation,
     heard,
 )
 from backroads.functional.estimate import estimate_gradient
-from backroads.functional.noise import amount, driving_noise
+from backroads.functional.noise import amount, driving_noise, impulses_met
 from backroads.functional.operators import Operator
 from backroads.rules.alignment import Alignment
 
@@ -190,10 +191,11 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     images, share = 0, 1.0
     if learns and rule.input_noise is not None and not rule.input_noise.follows_batch:
         images, share = amount(rule.input_noise, x, B, op)
-    way_back, impulses = B, None
+    way_back, impulses, met = B, None, None
     if learns and rule.on_impulses and (rule.amp or rule.sparse):  # they come before the error does
         impulses = driving_noise(rule.input_noise, x, B, images, op)
-        way_back = heard(impulses, W, B, rule, op)
+        met = impulses_met(impulses, B, op) > 0
+        way_back = heard(met, W, B, rule) if needs_x else B
     dx, dW, db = op.backward(dy, x, way_back.to(x.dtype), (needs_x, needs_W or tied, needs_bias))
     dW = None if dW is None else dW.to(ctx.weight_dtype)
     db = None if db is None else db.to(bias.dtype)
@@ -210,7 +212,11 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
             W = B  # never read by this rule; stands in for its shape
         in_one = rule.closed_form and share == 1  # the task's gradient is added along the way
         if rule.closed_form:
-            dB = backward_gradient(x, y, W, B, rule, op, task_dW if tied and in_one else None) if needs_B else None
+            also = task_dW if tied and in_one else None
+            if needs_B and met is not None:
+                dB = gradient_on_impulses(met, W, B, rule, also)
+            elif needs_B:
+                dB = backward_gradient(x, y, W, B, rule, op, also)
             if needs_W and rule.update_forward:
                 dW_alignment = forward_gradient(x, y, W, B, rule, op)
         else:
