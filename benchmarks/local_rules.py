@@ -2,12 +2,16 @@
 
     python benchmarks/local_rules.py --data folder:PATH --runs PATH [--networks resnet8 mlp] [--rules ...]
     python benchmarks/local_rules.py --data digits --runs PATH --epochs 1 --networks mlp --augment none   # a trial
+    python benchmarks/local_rules.py --data folder:PATH --runs PATH --choose   # the defaults, on a validation part
 
 The networks differ in depth, width, activation, normalisation and kind; each has a recipe for W that is the same for
 all rules. What teaches B is never touched: the three forms of the normalised mirror as they are, weight mirror and
 information alignment with the coefficients of the reference (Kunin et al. 2020) and, beside them, this library's
 defaults. A run is a folder under ``--runs``; a run that was interrupted goes on when the command is given again, and a
 finished one is not repeated. After each run all finished ones are collected into ``--out``.
+
+With ``--choose`` the candidates for the normalised mirror's defaults train ResNet-8 and are judged on a tenth of the
+training split, which they do not see; the test split is not read.
 """
 
 from __future__ import annotations
@@ -101,6 +105,26 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
+def _mirror(**options: Any) -> dict[str, Any]:
+    return {"rule": "normalised_mirror", "rule_options": options}
+
+
+# For the defaults of each form of the normalised mirror.
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "backprop": {"rule": "backprop"},
+    "impulses, rate 1, 1 row": _mirror(rate=1.0, rows_per_input=1.0),
+    "impulses, rate 1, 2 rows": _mirror(rate=1.0, rows_per_input=2.0),
+    "impulses, rate 0.3, 1 row": _mirror(rate=0.3, rows_per_input=1.0),
+    "white noise, rate 0.05, 8 rows": _mirror(noise="normal", rate=0.05, rows_per_input=8.0),
+    "white noise, rate 0.1, 2 rows": _mirror(noise="normal", rate=0.1, rows_per_input=2.0),
+    "white noise, rate 0.1, 8 rows": _mirror(noise="normal", rate=0.1, rows_per_input=8.0),
+    "white noise, rate 0.2, 8 rows": _mirror(noise="normal", rate=0.2, rows_per_input=8.0),
+    "error-correcting, rate 0.1, 1 row": _mirror(error_correcting=True, rate=0.1, rows_per_input=1.0),
+    "error-correcting, rate 0.3, 1 row": _mirror(error_correcting=True, rate=0.3, rows_per_input=1.0),
+    "error-correcting, rate 0.3, 4 rows": _mirror(error_correcting=True, rate=0.3, rows_per_input=4.0),
+}
+
+
 def settings(arguments: argparse.Namespace, network: str, rule: str, seed: int) -> dict[str, Any]:
     """Of one run."""
     net = NETWORKS[network]
@@ -110,7 +134,7 @@ def settings(arguments: argparse.Namespace, network: str, rule: str, seed: int) 
     epochs = arguments.epochs or net.epochs
     return {
         **recipe,
-        **RULES[rule],
+        **arguments.known[rule],
         "data": arguments.data,
         "split": arguments.split,
         "model": net.model,
@@ -124,9 +148,10 @@ def settings(arguments: argparse.Namespace, network: str, rule: str, seed: int) 
     }
 
 
-def folder_name(network: str, rule: str, seed: int, epochs: int) -> str:
+def folder_name(network: str, rule: str, seed: int, epochs: int, split: str) -> str:
     """Where a run is, under ``--runs``."""
-    return "-".join([network, rule.replace(", ", "-").replace(" ", "_"), str(epochs), str(seed)])
+    judged = [] if split == "test" else [split]
+    return "-".join([network, rule.replace(", ", "-").replace(" ", "_"), str(epochs), str(seed), *judged])
 
 
 def row(folder: Path) -> dict[str, Any]:
@@ -148,10 +173,10 @@ def collect(arguments: argparse.Namespace) -> dict[str, Any]:
     for network, net in NETWORKS.items():
         epochs = arguments.epochs or net.epochs
         rules: dict[str, Any] = {}
-        for rule in RULES:
+        for rule in arguments.known:
             found = {}
             for seed in arguments.seeds:
-                folder = arguments.runs / folder_name(network, rule, seed, epochs)
+                folder = arguments.runs / folder_name(network, rule, seed, epochs, arguments.split)
                 if (folder / "results.json").exists():
                     found[seed] = row(folder)
             if found:
@@ -182,10 +207,11 @@ def collect(arguments: argparse.Namespace) -> dict[str, Any]:
                 "rules": rules,
             }
     return {
-        "command": "python benchmarks/local_rules.py --data folder:PATH --runs PATH",
+        "command": "python benchmarks/local_rules.py --data folder:PATH --runs PATH"
+        + (" --choose" if arguments.choose else ""),
         "data": arguments.data.partition(":")[0],
         "split": arguments.split,
-        "settings_of_rules": RULES,
+        "settings_of_rules": arguments.known,
         "environment": {key: value for key, value in environment().items() if key not in ("command", "started")},
         "backroads": backroads.__version__,
         "networks": networks,
@@ -195,7 +221,9 @@ def collect(arguments: argparse.Namespace) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> str:
     """Gaps to backprop by network and rule, in points, with the mean angle."""
     networks = results["networks"]
-    shown = [rule for rule in RULES if any(rule in network["rules"] for network in networks.values())]
+    shown = [
+        rule for rule in results["settings_of_rules"] if any(rule in network["rules"] for network in networks.values())
+    ]
     lines = ["| network | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
     for name, network in networks.items():
         cells = []
@@ -218,17 +246,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--rules", nargs="*", default=list(RULES), choices=list(RULES))
+    parser.add_argument("--networks", nargs="*", choices=list(NETWORKS), help="default: all; ResNet-8 to choose")
+    parser.add_argument("--rules", nargs="*", help=f"default: all of {', '.join(RULES)}; or of the candidates")
+    parser.add_argument("--choose", action="store_true", help="candidates for the defaults, on a validation part")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--epochs", type=int, help="in place of each network's own")
     parser.add_argument("--augment", help="in place of crop_flip, as in none")
-    parser.add_argument("--split", default="test", choices=["test", "validation"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "local_rules.json")
+    parser.add_argument("--out", type=Path, help="default: in benchmarks/results")
     arguments = parser.parse_args()
+    arguments.split = "validation" if arguments.choose else "test"
+    arguments.known = CANDIDATES if arguments.choose else RULES
+    if arguments.networks is None:
+        arguments.networks = ["resnet8"] if arguments.choose else list(NETWORKS)
+    if arguments.rules is None:
+        arguments.rules = list(arguments.known)
+    if unknown := [rule for rule in arguments.rules if rule not in arguments.known]:
+        parser.error(f"argument --rules: expected some of {', '.join(arguments.known)}; got {', '.join(unknown)}")
+    if arguments.out is None:
+        name = "normalised_mirror_choice" if arguments.choose else "local_rules"
+        arguments.out = Path(__file__).parent / "results" / f"{name}.json"
     torch.set_num_threads(arguments.threads)
 
     def report(progress: Progress) -> None:
@@ -240,7 +279,7 @@ def main() -> None:
         for network in arguments.networks:
             for rule in arguments.rules:
                 epochs = arguments.epochs or NETWORKS[network].epochs
-                folder = arguments.runs / folder_name(network, rule, seed, epochs)
+                folder = arguments.runs / folder_name(network, rule, seed, epochs, arguments.split)
                 if (folder / "results.json").exists():
                     continue
                 print(f"{network}, {rule}, seed {seed}", flush=True)
