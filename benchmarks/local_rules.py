@@ -219,7 +219,9 @@ def collect(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Gaps to backprop by network and rule, in points, with the mean angle."""
+    """Gaps to backprop by network and rule, in points, with the mean angle; candidates one in a row."""
+    if results["split"] == "validation":
+        return _table_of_candidates(results)
     networks = results["networks"]
     shown = [
         rule for rule in results["settings_of_rules"] if any(rule in network["rules"] for network in networks.values())
@@ -234,12 +236,36 @@ def table(results: dict[str, Any]) -> str:
             elif found["diverged"]:
                 cells.append(f"diverged ({found['diverged']} of {found['n']})")
             elif rule == "backprop":
-                cells.append(f"{100 * found['accuracy_mean']:.2f} %")
+                spread = "" if found["accuracy_std"] is None else f" ± {100 * found['accuracy_std']:.2f}"
+                cells.append(f"{100 * found['accuracy_mean']:.2f}{spread} %")
             else:
-                gap = "-" if found["gap_points"] is None else f"{found['gap_points']:+.2f}"
-                cells.append(gap if found["angle_mean"] is None else f"{gap} ({found['angle_mean']:.0f}°)")
-        lines.append(f"| {name}, {network['epochs']} epochs | " + " | ".join(cells) + " |")
+                angle = "" if found["angle_mean"] is None else f" ({found['angle_mean']:.0f}°)"
+                cells.append(_gap(found) + angle)
+        lines.append(f"| {name}, {_epochs(network)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _table_of_candidates(results: dict[str, Any]) -> str:
+    lines = ["| network | candidate | accuracy, % | gap to backprop, points | weight angle |", "|---|---|---|---|---|"]
+    for name, network in results["networks"].items():
+        for rule, found in network["rules"].items():
+            accuracy = "diverged" if found["accuracy_mean"] is None else f"{100 * found['accuracy_mean']:.2f}"
+            angle = "" if found["angle_mean"] is None else f"{found['angle_mean']:.1f}°"
+            lines.append(f"| {name}, {_epochs(network)} | {rule} | {accuracy} | {_gap(found)} | {angle} |")
+    return "\n".join(lines)
+
+
+def _epochs(network: dict[str, Any]) -> str:
+    return f"{network['epochs']} epoch{'s' if network['epochs'] > 1 else ''}"
+
+
+def _gap(found: dict[str, Any]) -> str:
+    """In points; of several seeds with the sample standard deviation and their number."""
+    if found["gap_points"] is None:
+        return "-"
+    if found["gap_std"] is None:
+        return f"{found['gap_points']:+.2f}"
+    return f"{found['gap_points']:+.2f} ± {found['gap_std']:.2f}, n = {found['n']}"
 
 
 def main() -> None:

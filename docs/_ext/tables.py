@@ -60,14 +60,15 @@ def meta_learning(task: str) -> str:
     return f"{table_of('meta_learning', task)}\n\n{source(found['command'], found['environment'], *commits)}"
 
 
-def local_rules() -> str:
-    """Gaps to backpropagation by network, from ``benchmarks/local_rules.py``."""
-    found = results("local_rules")
+def local_rules(file: str = "local_rules") -> str:
+    """Gaps to backpropagation by network, or candidates for defaults, from ``benchmarks/local_rules.py``."""
+    found = results(file)
     runs = [
         run for net in found["networks"].values() for rule in net["rules"].values() for run in rule["seeds"].values()
     ]
     return (
-        f"{table_of('local_rules')}\n\n{source(found['command'], found['environment'], *(r['commit'] for r in runs))}"
+        f"{table_of('local_rules', file=file)}\n\n"
+        f"{source(found['command'], found['environment'], *(run['commit'] for run in runs))}"
     )
 
 
