@@ -10,10 +10,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+
 import backroads.report as report
 from backroads.report import meta_figures, theory_figures
-from backroads.report.curves import curve_through
-from backroads.report.figures import look, swatch
+from backroads.report.curves import NAN, Curve, curve_through
+from backroads.report.figures import OVERVIEW, band, epoch_axis, line, look, swatch
+from backroads.report.svg import draw
 from backroads.report.theory_run import Results, read_theory, results_of
 from backroads.theory.run import theory
 from backroads.theory.settings import TheoryConfig
@@ -77,19 +80,21 @@ def angles_picture(network: str) -> str:
         runs = [list(run["angles"].values()) for run in found["seeds"].values()]
         angles = [[a for a in layer if a is not None] for layer in zip(*runs, strict=True)]
         if rule != "backprop" and all(angles):
-            curves[rule] = curve_through((n, statistics.fmean(layer) / 100) for n, layer in enumerate(angles, 1))
-    return _curves(f"angles-{network}", network, curves, "layer", "angle, degrees")
+            curves[rule] = curve_through((n, statistics.fmean(layer)) for n, layer in enumerate(angles, 1))
+    return _in_their_range(f"angles-{network}", network, curves, "layer", "angle, degrees")
 
 
 def noise_picture() -> str:
-    """MyST: accuracy against the variance of noisy updates, from ``benchmarks/update_noise.py``."""
+    """MyST: accuracy, with its spread, against the variance of noisy updates (``benchmarks/update_noise.py``)."""
     curves = {}
     for rule, points in json.loads((RESULTS / "update_noise.json").read_text())["curves"].items():
-        noisy = [
-            (p["variance"], p["accuracy_mean"]) for p in points if p["variance"] and p["accuracy_mean"] is not None
-        ]
-        curves[rule] = curve_through((math.log10(variance), accuracy) for variance, accuracy in noisy)
-    return _curves("noise", "CIFAR-10", curves, "log10 of the variance", "accuracy, %")
+        noisy = [p for p in points if p["variance"] and p["accuracy_mean"] is not None]
+        curves[rule] = Curve(
+            epochs=tuple(math.log10(p["variance"]) for p in noisy),
+            mean=tuple(100 * p["accuracy_mean"] for p in noisy),
+            spread=tuple(NAN if p["accuracy_std"] is None else 100 * p["accuracy_std"] for p in noisy),
+        )
+    return _in_their_range("noise", "CIFAR-10", curves, "log10 of the variance", "accuracy, %")
 
 
 def spiking_picture() -> str:
@@ -117,8 +122,26 @@ def _curves(name: str, title: str, curves: dict[str, Any], xlabel: str, ylabel: 
     looks = [look(place) for place in range(len(curves))]
     label = f"{title}: {ylabel} against {xlabel}"
     drawn = meta_figures.overview(name, label, list(curves.values()), looks, xlabel, ylabel, log=log)
-    keys = " ".join(f"{swatch(f'{name}-{n}', look(n))} {key}" for n, key in enumerate(curves))
-    return _raw(drawn, key=f"{title}: {keys}")
+    return _raw(drawn, key=f"{title}: {_keys(name, curves)}")
+
+
+def _in_their_range(name: str, title: str, curves: dict[str, Curve], xlabel: str, ylabel: str) -> str:
+    """One figure with a key, whose axis holds what there is; with bands."""
+
+    def paint(axes: Axes) -> None:
+        epoch_axis(axes, curves.values())
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        for place, curve in enumerate(curves.values()):
+            band(axes, curve, look(place).colour)
+            line(axes, curve, look(place))
+
+    return _raw(
+        draw(name, f"{title}: {ylabel} against {xlabel}", OVERVIEW, paint), key=f"{title}: {_keys(name, curves)}"
+    )
+
+
+def _keys(name: str, curves: dict[str, Any]) -> str:
+    return " ".join(f"{swatch(f'{name}-{n}', look(n))} {key}" for n, key in enumerate(curves))
 
 
 @functools.cache
