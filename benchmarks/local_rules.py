@@ -208,7 +208,8 @@ def collect(arguments: argparse.Namespace) -> dict[str, Any]:
             }
     return {
         "command": "python benchmarks/local_rules.py --data folder:PATH --runs PATH"
-        + (" --choose" if arguments.choose else ""),
+        + (" --choose" if arguments.choose else "")
+        + (f" --epochs {arguments.epochs}" if arguments.epochs else ""),
         "data": arguments.data.partition(":")[0],
         "split": arguments.split,
         "settings_of_rules": arguments.known,
