@@ -17,7 +17,7 @@ from torch import Tensor
 import backroads as br
 from backroads.errors import RuleError
 from backroads.functional import ConvolutionMap, LinearMap, alignment_value, backward_gradient
-from backroads.functional.noise import driving_noise
+from backroads.functional.noise import driving_noise, met_by_impulses
 from backroads.nn import AlignedLayer
 from backroads.rules import normalised_mirror
 
@@ -358,11 +358,11 @@ def test_on_impulses_a_weight_that_meets_one_goes_its_rate_of_the_way_exactly(
 ) -> None:
     rule = normalised_mirror(0.25, noise="impulses", std=std, images=2, error_correcting=error_correcting)
     layer, x = ALL[problem].layer(rule), ALL[problem].input()
-    drawn = driven(layer, x, 2)
-    monkeypatch.setattr("backroads.functional.layer.driving_noise", lambda *_: std * drawn)
+    hit = met(layer, driven(layer, x, 2)) > 0
+    monkeypatch.setattr("backroads.functional.layer.met_by_impulses", lambda *_: hit)
     W, B = layer.weight.detach(), layer.backward_weight.detach()
     gradient = mean_gradient(layer, 100 * x)
-    agree(gradient, 0.25 * (B - W) * (met(layer, drawn) > 0))
+    agree(gradient, 0.25 * (B - W) * hit)
     assert bool(gradient.any())
 
 
@@ -374,13 +374,13 @@ def test_impulses_come_before_the_error_which_returns_through_what_they_told(
     for rule, told in ((normalised_mirror(0.25, images=1), 1.0), (br.Alignment(amp=1.0, **ON_IMPULSES), 0.0)):
         layer = ALL[problem].layer(rule)
         x = ALL[problem].input().requires_grad_()
-        drawn = driven(layer, x, 1)
-        monkeypatch.setattr("backroads.functional.layer.driving_noise", lambda *_, drawn=drawn: drawn)
+        hit = met(layer, driven(layer, x, 1)) > 0
+        monkeypatch.setattr("backroads.functional.layer.met_by_impulses", lambda *_, hit=hit: hit)
         W, B = layer.weight.detach(), layer.backward_weight.detach()
         y = layer(x)
         dy = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(2))
         (dx,) = torch.autograd.grad(y, x, dy)
-        way_back = B + told * (W - B) * (met(layer, drawn) > 0)
+        way_back = B + told * (W - B) * hit
         (expected,) = torch.autograd.grad(layer.operator.project(layer.operand(x), way_back), x, dy)
         agree(dx, expected)
 
@@ -395,15 +395,54 @@ def test_on_impulses_b_is_w_after_the_first_steps_and_the_scale_of_images_makes_
             agree(layer.backward_weight, layer.weight)
 
 
-def test_impulses_teach_some_inputs_of_a_wide_layer_in_full_and_the_others_later() -> None:
-    """50 inputs want 50 rows; 5 for each of 4 examples are 20."""
+@pytest.mark.parametrize("problem", SINGLE)
+def test_what_a_weight_meets_is_what_impulses_of_the_same_draw_reach(problem: str) -> None:
+    """In a convolution, of the very impulses; in a linear layer, where rows are turns, of as many."""
+    layer, x = ALL[problem].layer(LOCAL), ALL[problem].input()
+    op, W = layer.operator, layer.weight.detach()
+    for images in (1, 2, 40):
+        noise, generator = br.Noise("impulses", 3.0, images=images), torch.Generator().manual_seed(0)
+        found = met_by_impulses(noise, layer.operand(x), W, images, op, generator)
+        expected = met(layer, driven(layer, x, images)) > 0
+        if op.reach(W):
+            assert torch.equal(found.expand_as(W), expected)
+        else:
+            assert int(found.sum()) == int(expected[0].sum())
+            assert found.shape == (1, W.shape[1])
+
+
+def test_fewer_impulses_than_inputs_teach_some_in_full_and_the_others_later() -> None:
+    """50 inputs, 20 rows: each input has its turn in 2 steps of 5."""
     torch.manual_seed(0)
-    layer = br.nn.Linear(50, 7, rule=normalised_mirror(most=5), dtype=torch.float64)
+    layer = br.nn.Linear(50, 7, rule=normalised_mirror(rows_per_input=0.4), dtype=torch.float64)
     x = torch.randn(4, 50, dtype=torch.float64)
-    taught = mean_gradient(layer, x)
-    columns = (taught != 0).any(0)
-    assert int(columns.sum()) == 20
-    agree(taught, (layer.backward_weight - layer.weight).detach() * columns)
+    turns = torch.zeros(50)
+    for _ in range(400):
+        taught = mean_gradient(layer, x)
+        columns = (taught != 0).any(0)
+        assert int(columns.sum()) == 20
+        agree(taught, (layer.backward_weight - layer.weight).detach() * columns)
+        turns += columns / 400
+    assert bool(((turns - 0.4).abs() < 5 * (0.24 / 400) ** 0.5).all())
+
+
+@pytest.mark.parametrize(("stride", "size"), [(1, 32), (1, 8), (1, 4), (2, 32), (2, 8)])
+def test_with_the_defaults_hardly_a_weight_is_missed_at_borders_and_between_strides(stride: int, size: int) -> None:
+    torch.manual_seed(0)
+    conv = br.nn.Conv2d(32, 4, 3, stride=stride, padding=1, rule=normalised_mirror())
+    share = []
+    for _ in range(20):
+        conv.zero_grad()
+        conv(torch.ones(2, 32, size, size)).sum().backward()
+        share.append(float((conv.backward_weight.grad != 0).float().mean()))
+    assert sum(share) / len(share) > 0.95
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_every_input_of_a_wide_layer_has_its_turn_however_small_the_batch(batch: int) -> None:
+    layer = br.nn.Linear(3000, 3, rule=normalised_mirror())
+    layer(torch.ones(batch, 3000)).sum().backward()
+    agree(layer.backward_weight.grad, (layer.backward_weight - layer.weight).detach())
 
 
 def test_a_mirror_phase_on_impulses_is_exact_in_one_step() -> None:

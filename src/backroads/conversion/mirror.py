@@ -7,9 +7,10 @@ from torch import Tensor
 
 from backroads.conversion.swap import aligned_layers
 from backroads.errors import ConversionError, RuleError, UsageError
-from backroads.functional import ConvolutionMap, Operator, backward_gradient
+from backroads.functional import ConvolutionMap, LinearMap, Operator, backward_gradient
+from backroads.functional.alignment import gradient_on_impulses
 from backroads.functional.estimate import estimate_gradient
-from backroads.functional.noise import driving_noise
+from backroads.functional.noise import driving_noise, met_by_impulses
 from backroads.nn.layers import AlignedLayer
 from backroads.rules import Alignment, normalised_mirror
 
@@ -77,8 +78,13 @@ def _step(layer: AlignedLayer, rule: Alignment, rate: float, generator: torch.Ge
     assert rule.input_noise is not None
     inputs = W[0].numel()
     rows = rule.input_noise.count(inputs, [[1]])
-    x = driving_noise(rule.input_noise, _patch(layer.operator, W), W, rows, op, generator)
-    dB = backward_gradient(x, None, W, B, rule.without_estimate, op)
+    if rule.on_impulses:  # each entry of the patch has its turn
+        row = W.new_empty(1, inputs)
+        met = met_by_impulses(rule.input_noise, row, W.flatten(1), rows, LinearMap(), generator)
+        dB = gradient_on_impulses(met.view(1, *W.shape[1:]), W, B, rule.without_estimate)
+    else:
+        x = driving_noise(rule.input_noise, _patch(layer.operator, W), W, rows, op, generator)
+        dB = backward_gradient(x, None, W, B, rule.without_estimate, op)
     if rule.estimate is not None:
         dB = dB + estimate_gradient(W, B, rule)
     B.add_(dB, alpha=-rate)

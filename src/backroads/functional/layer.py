@@ -22,7 +22,7 @@ from backroads.functional.alignment import (
     heard,
 )
 from backroads.functional.estimate import estimate_gradient
-from backroads.functional.noise import amount, driving_noise, impulses_met
+from backroads.functional.noise import amount, driving_noise, met_by_impulses
 from backroads.functional.operators import Operator
 from backroads.rules.alignment import Alignment
 
@@ -191,10 +191,9 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     images, share = 0, 1.0
     if learns and rule.input_noise is not None and not rule.input_noise.follows_batch:
         images, share = amount(rule.input_noise, x, B, op)
-    way_back, impulses, met = B, None, None
-    if learns and rule.on_impulses and (rule.amp or rule.sparse):  # they come before the error does
-        impulses = driving_noise(rule.input_noise, x, B, images, op)
-        met = impulses_met(impulses, B, op) > 0
+    way_back, met = B, None
+    if learns and rule.on_impulses:  # they come before the error does
+        met = met_by_impulses(rule.input_noise, x, B, images, op)
         way_back = heard(met, W, B, rule) if needs_x else B
     dx, dW, db = op.backward(dy, x, way_back.to(x.dtype), (needs_x, needs_W or tied, needs_bias))
     dW = None if dW is None else dW.to(ctx.weight_dtype)
@@ -204,9 +203,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     dB: Tensor | None = None
     dW_alignment: Tensor | None = None
     if learns:
-        if impulses is not None:
-            x, y = impulses, None
-        elif rule.amp or rule.null or rule.sparse:
+        if met is None and (rule.amp or rule.null or rule.sparse):
             x, y = _activities(ctx, x, y, B, bias, images)
         if W is None:
             W = B  # never read by this rule; stands in for its shape

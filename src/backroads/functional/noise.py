@@ -17,19 +17,19 @@ def amount(noise: Noise, x: Tensor, W: Tensor, op: Operator) -> tuple[int, float
 
     ``rows_per_input`` asks for noise in proportion to the layer's width, which in a wide layer of a small batch would
     cost far more than the task: no more than ``most`` images come for each example. With a share f of the noise wanted,
-    a step f times as long leaves B with the same noise at rest, and is as stable. Impulses teach those inputs that get
-    one, exactly, and need no slowing.
+    a step f times as long leaves B with the same noise at rest, and is as stable. Impulses have no such bound: a row
+    of them has one entry, and all together drive each weight a few times, as one or a few examples do.
 
     Args:
         noise: its own images. x: the layer's input, (N, ...) or one example; shape is read. W: its weight, likewise.
     """
     wanted = noise.count(W.shape[1], op.taps(x, W))
-    if noise.rows_per_input is None:
+    if noise.rows_per_input is None or noise.distribution == "impulses":
         return wanted, 1.0
     most = math.ceil(noise.most * (1 if op.unbatched(x) else max(1, x.shape[0])))
     if wanted <= most:
         return wanted, 1.0
-    return most, 1.0 if noise.distribution == "impulses" else most / wanted
+    return most, most / wanted
 
 
 def driving_noise(
@@ -57,7 +57,7 @@ def _impulses(shape: Sequence[int], reach: Sequence[int], like: Tensor, generato
     """Ones and zeros, (n, C, *space): no window of the size ``reach`` holds more than one 1, whatever its channel.
 
     An image has its ones on a lattice as wide as the reach. Images take turns in the lattice's offset, and the points
-    of all lattices, one image after the other, take turns in the channel, both in random order.
+    of all lattices, in random order, in the channel, whose order is random too.
 
     Args:
         shape: (n, C, *space). reach: of a window, along each axis of space. like: has the dtype and the device.
@@ -69,31 +69,36 @@ def _impulses(shape: Sequence[int], reach: Sequence[int], like: Tensor, generato
     def random_order(length: int) -> Tensor:
         return torch.rand(length, device=device, generator=generator).argsort()
 
-    def along(axis: int, v: Tensor) -> Tensor:  # (n, size) -> (n, 1, .., size, .., 1)
-        return v.view(n, *(1,) * axis, v.shape[1], *(1,) * (d - 1 - axis))
-
-    image = torch.arange(n, device=device)
-    offset = random_order(math.prod(period))[image % math.prod(period)]  # one number for all axes
-    offsets = []
-    for p in period:
-        offsets.append(offset % p)
-        offset = offset // p
-    points = [-(-(size - o) // p) for size, p, o in zip(space, period, offsets, strict=True)]  # (n,) each
-    # Which of all points of this draw a place is, if it is one.
-    count = torch.ones_like(image)
-    place = torch.zeros(n, *(1,) * d, dtype=torch.long, device=device)
+    offsets = math.prod(period)
+    offset = random_order(offsets)[torch.arange(n, device=device) % offsets]  # one number for all axes
     on = torch.ones(n, *(1,) * d, dtype=torch.bool, device=device)
-    for axis in reversed(range(d)):
-        distance = torch.arange(space[axis], device=device) - offsets[axis].view(n, 1)
-        on = on & along(axis, distance % period[axis] == 0)
-        place = place + along(axis, distance // period[axis] * count.view(n, 1))
-        count = count * points[axis]
-    turn = place + (count.cumsum(0) - count).view(n, *(1,) * d)
-    # The lattices of all offsets have each place once. When channels and places begin to repeat together, the turns
-    # shift by one, so that others of them meet.
-    turn = turn + turn // math.lcm(C, math.prod(space))
-    channel = random_order(C)[turn % C]  # (n, *space)
+    for axis, (p, size) in enumerate(zip(period, space, strict=True)):
+        distance = torch.arange(size, device=device) - (offset % p).view(n, 1)
+        on = on & (distance % p == 0).view(n, *(1,) * axis, size, *(1,) * (d - 1 - axis))
+        offset = offset // p
+    # The points of the lattices come first, in random order; the other places, after them, have no one.
+    places = torch.rand(n, *space, device=device, generator=generator) + ~on
+    order = places.flatten().argsort()
+    turn = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=device))
+    channel = random_order(C)[turn % C].view(n, *space)
     return like.new_zeros(n, C, *space).scatter(1, channel.unsqueeze(1), on.unsqueeze(1).to(like.dtype))
+
+
+def met_by_impulses(
+    noise: Noise, x: Tensor, W: Tensor, images: int, op: Operator, generator: torch.Generator | None = None
+) -> Tensor:
+    """Whether a weight meets one of so many images of impulses: bool, shaped to multiply a weight.
+
+    All there is to know of them, as what a weight answers does not depend on the others. Arguments as in
+    :func:`driving_noise`.
+    """
+    if op.reach(W):
+        return impulses_met(driving_noise(noise, x, W, images, op, generator), W, op) > 0
+    # Where the layer is one matrix a row is the turn of one input, and no rows need be made.
+    I = W.shape[1]  # noqa: E741
+    turns = images * (1 if op.unbatched(x) else math.prod(x.shape[1:-1]))
+    rank = torch.rand(1, I, device=W.device, generator=generator).argsort(-1)
+    return rank < turns
 
 
 def impulses_met(x: Tensor, W: Tensor, op: Operator) -> Tensor:

@@ -199,10 +199,10 @@ class Alignment(Rule):
                 f"Alignment: fraction is a part of the batch, and the noise has a size of its own; got fraction "
                 f"{self.fraction:g} and {self.input_noise!r}; give one of them"
             )
-        if self.on_impulses and self.reduction != "taps":
+        if self.on_impulses and (self.reduction != "taps" or self.operations != Operations()):
             raise RuleError(
-                f'Alignment: impulses are for reduction "taps", which counts those that a weight meets; got '
-                f'"{self.reduction}"; give reduction="taps" or another noise'
+                f'Alignment: impulses are for reduction "taps", which counts those that a weight meets, and no '
+                f'operations; got "{self.reduction}" and {self.operations!r}; give reduction="taps" or another noise'
             )
         if self.estimate is not None:
             if not isinstance(self.estimate, WeightEstimate):

@@ -30,9 +30,8 @@ class Noise:
             for each input that the neuron has. What the other inputs add to the estimate of a weight then has
             1 / rows_per_input of the power of the neuron's weights, at any width, kernel and size of the map; of
             impulses each input gets about so many. At least one image.
-        most: with ``rows_per_input``: no more images than so many for each example of the batch. A layer that gets less
-            than it should is slowed in proportion, which keeps its error and its stability; of impulses, the inputs
-            whose turn has not come wait for another step.
+        most: with ``rows_per_input``: no more images of white noise than so many for each example of the batch. A
+            layer that gets less than it should is slowed in proportion, which keeps its error and its stability.
 
     Raises:
         RuleError: for another distribution, for numbers that are not finite and > 0, for both ``images`` and

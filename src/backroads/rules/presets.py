@@ -114,11 +114,12 @@ def normalised_mirror(
         error_correcting: see above; on impulses it makes no difference.
         noise, std: "impulses", "normal" or "uniform", and the height or standard deviation. None: "impulses", but
             "normal" if it is to be error-correcting.
-        images, rows_per_input: how much of it; see :class:`Noise`. Neither: about 1 impulse for each weight of a
-            neuron; on white noise 8 rows for each input of a neuron, or 1 error-correcting, so that the error of B from
-            the noise is about sqrt(rate / (2 rows_per_input)) of W, or vanishes with B - W.
-        most: with ``rows_per_input``: at most so many images of noise for each example of the batch; a layer that would
-            need more is slowed in proportion, or of impulses gets those of its inputs whose turn it is.
+        images, rows_per_input: how much of it; see :class:`Noise`. Neither: about 4 impulses for each weight of a
+            neuron, so that hardly one is missed at a border or between strides; on white noise 8 rows for each input of
+            a neuron, or 1 error-correcting, so that the error of B from the noise is about
+            sqrt(rate / (2 rows_per_input)) of W, or vanishes with B - W.
+        most: with ``rows_per_input``: at most so many images of white noise for each example of the batch; a layer
+            that would need more is slowed in proportion.
         every: on every k-th step only, times k.
 
     Raises:
@@ -137,7 +138,7 @@ def normalised_mirror(
     if not 0 < rate <= 1:
         raise RuleError(f"normalised_mirror: rate must be > 0 and <= 1, got {rate!r}")
     if images is None and rows_per_input is None:
-        rows_per_input = 1.0 if error_correcting or one_by_one else 8.0
+        rows_per_input = 4.0 if one_by_one else 1.0 if error_correcting else 8.0
     driven_by = Noise(noise, std, images, rows_per_input, most)
     gain = rate / std**2
     shared: dict[str, Any] = {"reduction": "taps", "input_noise": driven_by, "every": every}
