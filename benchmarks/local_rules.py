@@ -114,6 +114,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "backprop": {"rule": "backprop"},
     "impulses, rate 1, 1 row": _mirror(rate=1.0, rows_per_input=1.0),
     "impulses, rate 1, 2 rows": _mirror(rate=1.0, rows_per_input=2.0),
+    "impulses, rate 1, 4 rows": _mirror(rate=1.0, rows_per_input=4.0),
     "impulses, rate 0.3, 1 row": _mirror(rate=0.3, rows_per_input=1.0),
     "white noise, rate 0.05, 8 rows": _mirror(noise="normal", rate=0.05, rows_per_input=8.0),
     "white noise, rate 0.1, 2 rows": _mirror(noise="normal", rate=0.1, rows_per_input=2.0),
