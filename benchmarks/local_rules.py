@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--networks", nargs="*", choices=list(NETWORKS), help="default: all; ResNet-8 to choose")
-    parser.add_argument("--rules", nargs="*", help=f"default: all of {', '.join(RULES)}; or of the candidates")
+    parser.add_argument("--rules", nargs="*", help=f"default: all of {'; '.join(RULES)}; or of the candidates")
     parser.add_argument("--choose", action="store_true", help="candidates for the defaults, on a validation part")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--epochs", type=int, help="in place of each network's own")
@@ -292,7 +292,7 @@ def main() -> None:
     if arguments.rules is None:
         arguments.rules = list(arguments.known)
     if unknown := [rule for rule in arguments.rules if rule not in arguments.known]:
-        parser.error(f"argument --rules: expected some of {', '.join(arguments.known)}; got {', '.join(unknown)}")
+        parser.error(f"argument --rules: expected some of {'; '.join(arguments.known)}; got {'; '.join(unknown)}")
     if arguments.out is None:
         name = "normalised_mirror_choice" if arguments.choose else "local_rules"
         arguments.out = Path(__file__).parent / "results" / f"{name}.json"
