@@ -515,6 +515,8 @@ def test_impulses_are_counted_and_the_mean_is_over_those_that_are_met() -> None:
         br.Noise("impulses")
     with pytest.raises(RuleError, match='give reduction="taps"'):
         br.rules.weight_mirror(input_noise=br.Noise("impulses", images=2), fraction=1)
+    with pytest.raises(RuleError, match=r"no operations; got .*normalize_input=True"):
+        br.Alignment(amp=1.0, operations=br.Operations(normalize_input=True), **ON_IMPULSES)
 
 
 def test_a_part_of_the_batch_and_noise_of_its_own_size_exclude_each_other() -> None:

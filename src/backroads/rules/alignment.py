@@ -202,7 +202,8 @@ class Alignment(Rule):
         if self.on_impulses and (self.reduction != "taps" or self.operations != Operations()):
             raise RuleError(
                 f'Alignment: impulses are for reduction "taps", which counts those that a weight meets, and no '
-                f'operations; got "{self.reduction}" and {self.operations!r}; give reduction="taps" or another noise'
+                f'operations; got "{self.reduction}" and {self.operations!r}; give reduction="taps" and leave '
+                f"operations out, or give another noise"
             )
         if self.estimate is not None:
             if not isinstance(self.estimate, WeightEstimate):
