@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import backroads as br
+from backroads.runs.environment import environment
+from backroads.runs.folder import RunFolder, write_json
 from backroads.train.compare import compare
 from backroads.train.config import resolve
-from backroads.train.environment import environment
-from backroads.train.events import RunFolder, write_json
 
 
 def candidates() -> dict[str, br.Rule]:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 import backroads
-from backroads.train.events import write_json
+from backroads.runs.folder import write_json
 from backroads.train.settings import resolve
 from backroads.train.trainer import Progress, train
 

@@ -31,8 +31,8 @@ from torch import Tensor
 
 import backroads as br
 from backroads.data import load_dataset
-from backroads.train.environment import environment
-from backroads.train.events import write_json
+from backroads.runs.environment import environment
+from backroads.runs.folder import write_json
 
 SIZES = (784, 256, 256, 10)
 RATE, FORGET = 0.03, 0.02  # of B, and of running averages, a step

@@ -27,8 +27,8 @@ from typing import Any
 import torch
 
 import backroads
-from backroads.train.environment import environment
-from backroads.train.events import write_json
+from backroads.runs.environment import environment
+from backroads.runs.folder import write_json
 from backroads.train.settings import resolve
 from backroads.train.trainer import Progress, train
 

@@ -25,9 +25,9 @@ import torch
 from backroads.plasticity.evaluate import measure
 from backroads.plasticity.settings import resolve
 from backroads.plasticity.trainer import load_run, meta_train
+from backroads.runs.environment import environment
+from backroads.runs.folder import write_json
 from backroads.train.config import read_toml
-from backroads.train.environment import environment
-from backroads.train.events import write_json
 from backroads.train.trainer import Progress
 
 RECIPES = Path(__file__).parents[1] / "src/backroads/recipes/meta"

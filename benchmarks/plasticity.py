@@ -33,8 +33,8 @@ from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.settings import resolve
 from backroads.plasticity.tasks.episode import Episodes
 from backroads.plasticity.trainer import MetaStep
-from backroads.train.environment import environment
-from backroads.train.events import write_json
+from backroads.runs.environment import environment
+from backroads.runs.folder import write_json
 
 CONTESTANTS = ("logging", "plain", "ours", "ours, segments", "ours, 4 episodes", "ours, 4 episodes, segments")
 # Small plasticities: at the start of the reference's settings they are zero, and updates would be the identity.

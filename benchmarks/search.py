@@ -26,13 +26,13 @@ import torch
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
+from backroads.runs.environment import environment
 from backroads.search.desk import Desk
 from backroads.search.ledger import ABOUT
 from backroads.search.run import prepare, search, study_in
 from backroads.search.settings import resolve
 from backroads.search.storage import storage_at
 from backroads.search.trial import Hooks, load_once, run_trial
-from backroads.train.environment import environment
 from backroads.train.runtime import Runtime
 
 # 22 steps an epoch on the training part of digits: 110 steps a trial.

@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 
 import backroads as br
+from backroads.contrib.spiking import Circuit, Evidence, Pair, Phase, Recording, RegressionDiscontinuity
 from backroads.data import load_dataset
 from backroads.models.mlp import mlp
-from backroads.spiking import Circuit, Evidence, Pair, Phase, Recording, RegressionDiscontinuity
-from backroads.train.environment import environment
-from backroads.train.events import write_json
+from backroads.runs.environment import environment
+from backroads.runs.folder import write_json
 
 OUT = Path(__file__).parent / "results" / "spiking.json"
 HEAD = ((384, 192), (192, 10))  # of the reference, (I, O)

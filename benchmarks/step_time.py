@@ -32,9 +32,9 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import backroads as br
-from backroads.conversion import forward_parameters
+from backroads.feedback.conversion import forward_parameters
 from backroads.models import build_model
-from backroads.train.environment import environment
+from backroads.runs.environment import environment
 from backroads.train.optimizers import momentum_of_b
 
 Step = Callable[[], None]

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import backroads as br
-from backroads._optional import import_torchvision
+from backroads.extras import import_torchvision
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES, BATCH, RATE = 10, 2, 1e-3

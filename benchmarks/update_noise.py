@@ -21,8 +21,8 @@ import torch
 from local_rules import RECIPE
 
 import backroads
-from backroads.train.environment import environment
-from backroads.train.events import write_json
+from backroads.runs.environment import environment
+from backroads.runs.folder import write_json
 from backroads.train.settings import resolve
 from backroads.train.trainer import Progress, train
 

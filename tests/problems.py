@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import backroads as br
-from backroads.nn import AlignedLayer
+from backroads.feedback.nn import AlignedLayer
 
 OUTPUTS = 3  # outputs of the networks below, for direct feedback
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from backroads import _optional
+from backroads import extras
 from backroads.errors import BackroadsError, MissingDependencyError
 
 MISMATCH = "operator torchvision::nms does not exist"
@@ -60,14 +60,14 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             names.append(f"{self.namespace}::{schema.partition('(')[0]}")
 
     monkeypatch.setattr(torch.library, "Library", Library)
-    monkeypatch.setattr(_optional, "_declared", [])
+    monkeypatch.setattr(extras, "_declared", [])
     return names
 
 
 def test_models_data_sets_and_transforms_work_beside_the_installed_torch() -> None:
-    torchvision = _optional.import_torchvision()
+    torchvision = extras.import_torchvision()
     assert torchvision is sys.modules["torchvision"]
-    assert torchvision is _optional.import_torchvision()
+    assert torchvision is extras.import_torchvision()
     v2 = importlib.import_module("torchvision.transforms.v2")
     image = torch.rand(3, 8, 8)
     assert torch.equal(v2.RandomHorizontalFlip(p=1.0)(image), image.flip(-1))
@@ -76,7 +76,7 @@ def test_models_data_sets_and_transforms_work_beside_the_installed_torch() -> No
 
 
 def test_compiled_operators_work_or_say_that_they_are_missing() -> None:
-    torchvision = _optional.import_torchvision()
+    torchvision = extras.import_torchvision()
     boxes, scores = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2.1], [5, 5, 6, 6]]), torch.tensor([0.9, 0.8, 0.7])
     if torchvision.extension._has_ops():
         assert torchvision.ops.nms(boxes, scores, 0.5).tolist() == [0, 2]
@@ -87,7 +87,7 @@ def test_compiled_operators_work_or_say_that_they_are_missing() -> None:
 
 def test_a_torchvision_that_fits_is_imported_once_and_nothing_is_declared(install: Any, declared: list[str]) -> None:
     install("")
-    assert _optional.import_torchvision().tries == 1
+    assert extras.import_torchvision().tries == 1
     assert declared == []
 
 
@@ -98,9 +98,9 @@ def test_missing_operators_are_declared_and_the_half_import_is_dropped(install: 
             raise RuntimeError({MISMATCH!r})
         torchvision.half  # an attribute only if imported anew
     """)
-    assert _optional.import_torchvision().tries == 2
+    assert extras.import_torchvision().tries == 2
     assert declared == ["torchvision::nms", "torchvision::qnms"]
-    assert len(_optional._declared) == 1, "a collected library takes its operators along"
+    assert len(extras._declared) == 1, "a collected library takes its operators along"
 
 
 def test_the_remark_on_the_image_extension_is_silenced_and_no_other_warning(install: Any, declared: list[str]) -> None:
@@ -112,14 +112,14 @@ def test_the_remark_on_the_image_extension_is_silenced_and_no_other_warning(inst
         warnings.warn("something else", DeprecationWarning)
     """)
     with pytest.warns(DeprecationWarning, match="something else") as caught:
-        _optional.import_torchvision()
+        extras.import_torchvision()
     assert len(caught) == 1
 
 
 def test_any_other_failure_of_the_import_is_passed_on_untouched(install: Any, declared: list[str]) -> None:
     install('raise RuntimeError("compiled with different CUDA major versions")')
     with pytest.raises(RuntimeError, match="different CUDA major versions"):
-        _optional.import_torchvision()
+        extras.import_torchvision()
     assert declared == []
 
 
@@ -130,7 +130,7 @@ def test_a_missing_package_is_answered_with_the_extra(
     install("import PIL")
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingDependencyError, match=rf"'{package}'.*pip install \"backroads\[vision\]\"") as caught:
-        _optional.import_torchvision()
+        extras.import_torchvision()
     assert isinstance(caught.value, ImportError)
     assert isinstance(caught.value, BackroadsError)
     assert declared == []
@@ -139,5 +139,5 @@ def test_a_missing_package_is_answered_with_the_extra(
 def test_a_module_missing_elsewhere_is_not_blamed_on_the_extra(install: Any, declared: list[str]) -> None:
     install("import no_such_module_of_anyone")
     with pytest.raises(ModuleNotFoundError, match="no_such_module_of_anyone") as caught:
-        _optional.import_torchvision()
+        extras.import_torchvision()
     assert not isinstance(caught.value, MissingDependencyError)

@@ -13,13 +13,13 @@ from typing import Any
 from matplotlib.axes import Axes
 
 import backroads.report as report
+from backroads.contrib.theory.run import theory
+from backroads.contrib.theory.settings import TheoryConfig
 from backroads.report import meta_figures, theory_figures
 from backroads.report.curves import NAN, Curve, curve_through
 from backroads.report.figures import OVERVIEW, band, epoch_axis, line, look, swatch
 from backroads.report.svg import draw
 from backroads.report.theory_run import Results, read_theory, results_of
-from backroads.theory.run import theory
-from backroads.theory.settings import TheoryConfig
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 RECORDED = RESULTS / "theory"

@@ -17,20 +17,21 @@ from typing import TYPE_CHECKING, Any
 from backroads.errors import nearest
 
 if TYPE_CHECKING:
-    from backroads import errors, functional, metrics, nn, rules, spiking
-    from backroads.conversion import (
+    from backroads import errors, metrics
+    from backroads.contrib import spiking
+    from backroads.feedback import functional, nn, rules
+    from backroads.feedback.conversion import (
         Plan,
         aligned_layers,
         alignment_scale,
         backward_parameters,
         convert,
         forward_parameters,
-        mirror,
         plan,
         revert,
         set_coefficients,
     )
-    from backroads.rules import (
+    from backroads.feedback.rules import (
         Alignment,
         Noise,
         Operations,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         list_rules,
         register_rule,
     )
+    from backroads.phases import mirror
     from backroads.train.noise import noisy
     from backroads.train.schedule import CoefficientSchedule, LearningRateSchedule, RateSchedule
 
@@ -77,49 +79,46 @@ __all__ = [
     "spiking",
 ]
 
-# Where the public names live. They are imported when first asked for: torch takes seconds, and the command line's
-# ``--help`` needs none of it.
+# Where the public names live. They are imported when first asked for: torch takes seconds to import, and the command
+# line's ``--help`` needs none of it. A name that is listed in no place is a module of the package itself.
 _PLACES = {
-    **dict.fromkeys(
-        (
-            "Alignment",
-            "Noise",
-            "Operations",
-            "Rule",
-            "WeightEstimate",
-            "get_rule",
-            "list_rules",
-            "register_rule",
-        ),
-        "rules",
+    "contrib": ("spiking",),
+    "feedback": ("functional", "nn", "rules"),
+    "feedback.conversion": (
+        "Plan",
+        "aligned_layers",
+        "alignment_scale",
+        "backward_parameters",
+        "convert",
+        "forward_parameters",
+        "plan",
+        "revert",
+        "set_coefficients",
     ),
-    "noisy": "train.noise",
-    **dict.fromkeys(("CoefficientSchedule", "LearningRateSchedule", "RateSchedule"), "train.schedule"),
-    **dict.fromkeys(
-        (
-            "Plan",
-            "aligned_layers",
-            "alignment_scale",
-            "backward_parameters",
-            "convert",
-            "forward_parameters",
-            "mirror",
-            "plan",
-            "revert",
-            "set_coefficients",
-        ),
-        "conversion",
+    "feedback.rules": (
+        "Alignment",
+        "Noise",
+        "Operations",
+        "Rule",
+        "WeightEstimate",
+        "get_rule",
+        "list_rules",
+        "register_rule",
     ),
+    "phases": ("mirror",),
+    "train.noise": ("noisy",),
+    "train.schedule": ("CoefficientSchedule", "LearningRateSchedule", "RateSchedule"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PLACES:
-        value = getattr(importlib.import_module(f"backroads.{_PLACES[name]}"), name)
-    elif name in __all__:
-        value = importlib.import_module(f"backroads.{name}")
-    else:
+    place = next((place for place, names in _PLACES.items() if name in names), None)
+    if name not in __all__:
         raise AttributeError(f"module 'backroads' has no attribute {name!r}.{nearest(name, __all__)}")
+    if place is None or place in ("contrib", "feedback"):
+        value = importlib.import_module(".".join(filter(None, ("backroads", place, name))))
+    else:
+        value = getattr(importlib.import_module(f"backroads.{place}"), name)
     globals()[name] = value
     return value
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from backroads.cli import main
+from backroads.contrib.theory.settings import resolve
 from backroads.errors import ConfigError
 from backroads.report import write_report
-from backroads.theory.settings import resolve
 
 QUICK = ["--points", "5", "--simulated", "3", "--time", "5", "--inputs", "2", "--outputs", "2"]
 NETWORK = ["--network-points", "2", "--network-steps", "10"]

@@ -17,13 +17,13 @@ import torch
 from data.images import make_folder, make_npz, pixels
 from PIL import Image
 
-from backroads._optional import import_torchvision
 from backroads.data import Source, load_dataset, load_digits
 from backroads.data import known as known_module
 from backroads.data import load as load_module
 from backroads.data.names import DATASETS, IMAGENET
 from backroads.data.parts import hold_out
 from backroads.errors import ConfigError, DataError, MissingDependencyError
+from backroads.extras import import_torchvision
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 

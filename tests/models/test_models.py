@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import backroads as br
-from backroads._optional import import_torchvision
 from backroads.errors import ConfigError
+from backroads.extras import import_torchvision
 from backroads.models import MODELS, build_model, cifar_resnet, imagenet_resnet
 from backroads.models.resnet import Block, PaddedConv2d, PreBlock
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import backroads as br
-from backroads.functional import ConvolutionMap, LinearMap, Operator, aligned, alignment_value
+from backroads.feedback.functional import ConvolutionMap, LinearMap, Operator, aligned, alignment_value
 
 REPO = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-9

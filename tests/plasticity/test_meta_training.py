@@ -18,7 +18,7 @@ from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.settings import LEARNERS, MetaConfig, differences, layered, resolve
 from backroads.plasticity.tasks.load import load_tasks
 from backroads.plasticity.trainer import MetaStep, load_run, make_network, meta_train, not_finite
-from backroads.train import checkpoint
+from backroads.runs import checkpoint
 from backroads.train.settings import read_settings, recipes
 from backroads.train.trainer import Progress
 

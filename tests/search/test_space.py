@@ -9,7 +9,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
 from backroads.errors import ConfigError
-from backroads.rules import Alignment, list_rules
+from backroads.feedback.rules import Alignment, list_rules
 from backroads.search.settings import SearchConfig, differences, resolve
 from backroads.search.space import DIMENSIONS, OPERATIONS, PRIMITIVES, SHORT, SUBSETS, groups_of, range_of
 from backroads.search.storage import hide_password, password_of, without_password

@@ -12,9 +12,9 @@ import torch
 
 import backroads as br
 from backroads.errors import ConfigError, RuleError
+from backroads.runs.folder import RunFolder
 from backroads.train.compare import Run, compare, rules_of
 from backroads.train.config import CompareConfig, resolve
-from backroads.train.events import RunFolder
 
 QUICK = {"epochs": 2, "seeds": [0, 1], "width": 2, "batch_size": 128, "rules": ["backprop", "symmetric_alignment"]}
 

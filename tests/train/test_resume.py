@@ -14,7 +14,7 @@ import pytest
 import torch
 from train.processes import finish, start
 
-from backroads.train import checkpoint
+from backroads.runs import checkpoint
 
 # Everything that has a state or draws: noise in the rule, a count of steps, momentum, a running mean, accumulation.
 SETTINGS: dict[str, Any] = {

@@ -8,7 +8,7 @@ import pytest
 import tomli_w
 
 from backroads.errors import ConfigError, RuleError
-from backroads.rules import WeightEstimate, normalised_mirror, symmetric_alignment
+from backroads.feedback.rules import WeightEstimate, normalised_mirror, symmetric_alignment
 from backroads.train.settings import HARMLESS, TrainConfig, differences, read_settings, recipes, resolve
 from backroads.train.trainer import mirror_rule, rules_of
 

@@ -17,7 +17,8 @@ from train.processes import finish
 
 import backroads as br
 from backroads.errors import ConfigError, RunError
-from backroads.train import checkpoint, trainer
+from backroads.runs import checkpoint
+from backroads.train import trainer
 from backroads.train.optimizers import MOMENTUM, Optimizers, clip, factor, momentum_of_b
 from backroads.train.runtime import Runtime, Stopper, local_gradients
 from backroads.train.settings import resolve

@@ -60,9 +60,9 @@ def _message(error: Exception) -> str:
     """What to say: for a wrong value, pydantic's findings as ours."""
     from pydantic import ValidationError
 
+    from backroads.contrib.theory.settings import TheoryConfig
     from backroads.plasticity.settings import MetaConfig
     from backroads.search.settings import SearchConfig
-    from backroads.theory.settings import TheoryConfig
     from backroads.train.config import CompareConfig, explain
     from backroads.train.settings import TrainConfig
 

@@ -30,10 +30,10 @@ def compare(
     import torch
 
     from backroads.report import write_report
+    from backroads.runs.environment import environment
+    from backroads.runs.folder import RunFolder
     from backroads.train.compare import compare as run
     from backroads.train.compare import rules_of
-    from backroads.train.environment import environment
-    from backroads.train.events import RunFolder
 
     rules_of(resolved)
     torch.set_num_threads(resolved.threads)

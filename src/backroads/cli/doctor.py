@@ -45,7 +45,7 @@ def doctor() -> None:
             continue
         state = "works"
         if package == "torchvision":
-            from backroads._optional import import_torchvision
+            from backroads.extras import import_torchvision
 
             try:
                 import_torchvision()

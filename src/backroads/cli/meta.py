@@ -101,8 +101,8 @@ def evaluate(
     from backroads.plasticity.evaluate import measure
     from backroads.plasticity.trainer import load_run
     from backroads.report import write_report
-    from backroads.train.environment import environment
-    from backroads.train.events import write_json
+    from backroads.runs.environment import environment
+    from backroads.runs.folder import write_json
     from backroads.train.trainer import Progress
 
     for run in runs:
@@ -163,8 +163,8 @@ def analyse(
     from backroads.plasticity.analysis import analyse as look
     from backroads.plasticity.trainer import load_run, make_network
     from backroads.report import write_report
-    from backroads.train.environment import environment
-    from backroads.train.events import write_json
+    from backroads.runs.environment import environment
+    from backroads.runs.folder import write_json
     from backroads.train.trainer import Progress
 
     for run in runs:

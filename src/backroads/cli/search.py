@@ -168,8 +168,8 @@ def _positive(**values: int) -> None:
 
 def _report(storage: Any, config: SearchConfig, folder: Path) -> Path:
     from backroads.report import write_report
+    from backroads.runs.folder import write_json
     from backroads.search.results import gather
-    from backroads.train.events import write_json
 
     write_json(folder / "results.json", gather(storage, config), indent=None)
     return write_report(folder)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from backroads.theory.settings import TheoryConfig, resolve
+from backroads.contrib.theory.settings import TheoryConfig, resolve
 from backroads.train.config import read_toml
 
 
@@ -28,11 +28,11 @@ def theory(
 
     # After the settings are known to be right: torch takes seconds to import.
     from backroads.cli.progress import progress
+    from backroads.contrib.theory.run import theory as run
     from backroads.report import write_report
-    from backroads.theory.run import theory as run
+    from backroads.runs.environment import environment
+    from backroads.runs.folder import RunFolder
     from backroads.train.compare import Progress
-    from backroads.train.environment import environment
-    from backroads.train.events import RunFolder
 
     run_folder = RunFolder(folder, resolved.model_dump(), environment())
     try:

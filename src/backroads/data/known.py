@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backroads._optional import import_torchvision
 from backroads.data.digits import load_digits
 from backroads.data.folder import list_folder
 from backroads.data.parts import Files, Found, Labelled
 from backroads.data.request import Request
 from backroads.errors import ConfigError
+from backroads.extras import import_torchvision
 
 
 def read_digits(request: Request) -> Found[Labelled]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from backroads._registry import Registry
 from backroads.data.known import read_digits, read_folder, read_imagenet, torchvision_reader
 from backroads.data.npz import read_npz
 from backroads.data.parts import Files, Found, Labelled
 from backroads.data.request import Request
 from backroads.errors import ConfigError
+from backroads.registry import Registry
 
 
 @dataclasses.dataclass(frozen=True)

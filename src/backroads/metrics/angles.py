@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from backroads.conversion.swap import aligned_layers
+from backroads.feedback.conversion.swap import aligned_layers
 
 
 def angle(a: Tensor | Sequence[Tensor], b: Tensor | Sequence[Tensor]) -> float:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from backroads.conversion import aligned_layers, backward_parameters, convert, forward_parameters
-from backroads.conversion.plan import Rules
-from backroads.rules import Alignment
+from backroads.feedback.conversion import aligned_layers, backward_parameters, convert, forward_parameters
+from backroads.feedback.conversion.plan import Rules
+from backroads.feedback.rules import Alignment
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backroads.conversion.swap import aligned_layers, forward_parameters
+from backroads.feedback.conversion.swap import aligned_layers, forward_parameters
+from backroads.feedback.nn.layers import AlignedLayer
 from backroads.metrics.angles import angle, norm_ratio
-from backroads.nn.layers import AlignedLayer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ from functools import partial
 
 import torch
 
-from backroads._registry import Registry
 from backroads.errors import ConfigError
 from backroads.models.build import build_model
 from backroads.models.digits import digits_conv
@@ -14,6 +13,7 @@ from backroads.models.mlp import mlp
 from backroads.models.resnet import cifar_resnet, imagenet_resnet
 from backroads.models.vgg import vgg
 from backroads.models.vit import vit
+from backroads.registry import Registry
 
 # Each takes classes, shape (C, H, W) of an image, and options of its own, all by name.
 MODELS: Registry[Callable[..., torch.nn.Module]] = Registry("model", ConfigError)

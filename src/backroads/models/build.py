@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from backroads._optional import import_torchvision
 from backroads.errors import ConfigError, MissingDependencyError, nearest
+from backroads.extras import import_torchvision
 
 
 def build_model(

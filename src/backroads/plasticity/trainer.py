@@ -21,10 +21,10 @@ from backroads.plasticity.settings import MetaConfig, differences, resolve
 from backroads.plasticity.tasks.episode import Episodes, Split, Tasks, seeded
 from backroads.plasticity.tasks.images import ImageClasses
 from backroads.plasticity.tasks.load import load_tasks
-from backroads.train import checkpoint
+from backroads.runs import checkpoint
+from backroads.runs.environment import environment
+from backroads.runs.folder import RunFolder
 from backroads.train.config import read_toml
-from backroads.train.environment import environment
-from backroads.train.events import RunFolder
 from backroads.train.runtime import Stopper, find_device
 from backroads.train.trainer import Progress
 

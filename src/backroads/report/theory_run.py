@@ -180,5 +180,5 @@ def read_theory(folder: Path) -> Theory:
 
 
 def results_of(data: Mapping[str, Any]) -> Results:
-    """The same from the data itself, as :func:`backroads.theory.run.theory` gives them."""
+    """The same from the data itself, as :func:`backroads.contrib.theory.run.theory` gives them."""
     return validated(_RESULTS, json.dumps(data).encode(), "the results")

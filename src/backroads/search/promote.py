@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backroads.errors import BackroadsError, ConfigError, RunError
+from backroads.runs.folder import write_json
 from backroads.search.ledger import ABOUT
 from backroads.search.results import best_of_groups, ranked, training_of
 from backroads.search.settings import SearchConfig
-from backroads.train.events import write_json
 from backroads.train.settings import TrainConfig
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from backroads.errors import RunError
+from backroads.runs.folder import write_atomically
 from backroads.search.ledger import ABOUT, Slot, outcome, read_slots, reason
 from backroads.search.settings import SearchConfig
 from backroads.search.space import Group, groups_of
 from backroads.search.storage import without_password
-from backroads.train.events import write_atomically
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

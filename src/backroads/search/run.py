@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import tomli_w
 
 from backroads.errors import ConfigError, RunError
+from backroads.runs.folder import write_atomically, write_json
 from backroads.search.ledger import ABOUT, Ledger, outcome
 from backroads.search.process import is_gone
 from backroads.search.results import running, settled
@@ -25,7 +26,6 @@ from backroads.search.space import groups_of
 from backroads.search.storage import hide_password, password_of, storage_at, url_of, without_password
 from backroads.search.worker import FOLDER, SETTINGS
 from backroads.train.config import read_toml
-from backroads.train.events import write_atomically, write_json
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -96,7 +96,7 @@ def prepare(config: SearchConfig, folder: Path) -> tuple[SearchConfig, str]:
             pass
     folder.mkdir(parents=True, exist_ok=True)
     if not settings.is_file():
-        from backroads.train.environment import environment
+        from backroads.runs.environment import environment
 
         write_json(folder / "environment.json", environment(_command()))
     write_atomically(settings, tomli_w.dumps(config.model_dump(exclude_none=True)))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from backroads.search.settings import SearchConfig
 
-PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")  # as in backroads.rules, which needs torch
+PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")  # as in backroads.feedback.rules, which needs torch
 NOTHING = "none"  # the empty subset: fixed backward weights
 
 
@@ -173,7 +173,7 @@ def _within(varies: Mapping[str, Range], subset: tuple[str, ...]) -> dict[str, R
 
 def _of_rule(varies: Mapping[str, Range], name: str) -> dict[str, Range]:
     """What makes a difference for a named rule: its own coefficients, and its options where it takes any."""
-    from backroads.rules import Alignment, get_rule
+    from backroads.feedback.rules import Alignment, get_rule
 
     rule = get_rule(name)
     if not isinstance(rule, Alignment) or not rule.learns:

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backroads.conversion import backward_parameters, convert, forward_parameters
 from backroads.data import batches, load_digits
+from backroads.feedback.conversion import backward_parameters, convert, forward_parameters
+from backroads.feedback.rules import Rule, get_rule
 from backroads.metrics import weight_angles
 from backroads.models import MODELS
-from backroads.rules import Rule, get_rule
+from backroads.runs.folder import RunFolder
 from backroads.train.config import CompareConfig
-from backroads.train.events import RunFolder
 
 WARM_UP_STEPS = 10  # of each run, not timed
 

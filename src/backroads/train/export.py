@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from backroads.conversion import revert
 from backroads.errors import ConfigError, RunError
-from backroads.train import checkpoint
+from backroads.feedback.conversion import revert
+from backroads.runs import checkpoint
 from backroads.train.load import load_config, load_model
 
 

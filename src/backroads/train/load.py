@@ -8,7 +8,7 @@ import torch
 
 from backroads.data import Dataset
 from backroads.errors import ConfigError
-from backroads.train import checkpoint
+from backroads.runs import checkpoint
 from backroads.train.config import read_toml
 from backroads.train.settings import TrainConfig, resolve
 from backroads.train.trainer import dataset_of, make_model

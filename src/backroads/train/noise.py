@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from backroads.conversion import backward_parameters
 from backroads.errors import ConfigError, StateError, nearest
+from backroads.feedback.conversion import backward_parameters
 
 Which = Literal["all", "forward", "backward"]
 WHICH = ("all", "forward", "backward")

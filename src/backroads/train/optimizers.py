@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from backroads.conversion import aligned_layers, backward_parameters, forward_parameters
-from backroads.rules import Alignment
+from backroads.feedback.conversion import aligned_layers, backward_parameters, forward_parameters
+from backroads.feedback.rules import Alignment
 from backroads.train.noise import noisy
 from backroads.train.settings import TrainConfig
 

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from backroads.conversion import aligned_layers
 from backroads.errors import ConfigError
-from backroads.rules import Alignment
+from backroads.feedback.conversion import aligned_layers
+from backroads.feedback.rules import Alignment
 from backroads.train.settings import TrainConfig
 from backroads.train.sync_batch_norm import convert_batch_norms
 

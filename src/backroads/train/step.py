@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backroads.conversion import aligned_layers, alignment_scale, set_coefficients
 from backroads.data import Source
 from backroads.errors import ConfigError, nearest
-from backroads.rules import Alignment
-from backroads.rules.alignment import PRIMITIVES
+from backroads.feedback.conversion import aligned_layers, alignment_scale, set_coefficients
+from backroads.feedback.rules import Alignment
+from backroads.feedback.rules.alignment import PRIMITIVES
 from backroads.train.optimizers import Optimizers, clip
 from backroads.train.runtime import Runtime, layout
 from backroads.train.schedule import CoefficientSchedule, RateSchedule

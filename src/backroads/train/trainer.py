@@ -16,15 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backroads.conversion import aligned_layers, convert, mirror
 from backroads.data import Dataset, load_dataset
 from backroads.errors import ConfigError, RunError
+from backroads.feedback.conversion import aligned_layers, convert
+from backroads.feedback.rules import Alignment, Rule, get_rule
 from backroads.metrics import weight_angles
 from backroads.models import build_model
-from backroads.rules import Alignment, Rule, get_rule
-from backroads.train import checkpoint
-from backroads.train.environment import environment
-from backroads.train.events import RunFolder
+from backroads.phases import mirror
+from backroads.runs import checkpoint
+from backroads.runs.environment import environment
+from backroads.runs.folder import RunFolder
 from backroads.train.runtime import Runtime, Stopper, prepare, runtime
 from backroads.train.settings import TrainConfig, differences
 from backroads.train.step import Step, Stepper, evaluate, first_bad, weights_finite

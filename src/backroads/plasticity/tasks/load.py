@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backroads._optional import import_torchvision
 from backroads.data.decode import pillow
 from backroads.data.folder import EXTENSIONS
 from backroads.data.memory import fit
 from backroads.errors import ConfigError
+from backroads.extras import import_torchvision
 from backroads.plasticity.settings import MetaConfig
 from backroads.plasticity.tasks.episode import Split, Tasks
 from backroads.plasticity.tasks.images import Classes, ImageClasses

@@ -1,0 +1,1 @@
+"""What stands beside the library proper: theory of the primitives, estimates of W by spikes."""

@@ -1,0 +1,21 @@
+"""Weight estimation by spikes: circuits of integrate-and-fire neurons, and what their spikes tell about W."""
+
+from backroads.contrib.spiking.circuit import Circuit, Recording
+from backroads.contrib.spiking.discontinuity import Evidence, RegressionDiscontinuity, Simulator
+from backroads.contrib.spiking.pair import Pair
+from backroads.contrib.spiking.phase import Estimate, Phase, estimate
+from backroads.contrib.spiking.settings import Drive, Neuron
+
+__all__ = [
+    "Circuit",
+    "Drive",
+    "Estimate",
+    "Evidence",
+    "Neuron",
+    "Pair",
+    "Phase",
+    "Recording",
+    "RegressionDiscontinuity",
+    "Simulator",
+    "estimate",
+]

@@ -1,0 +1,119 @@
+"""What spiking neurons are made of: time constants, conductances and how they are driven, in units."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from backroads.errors import RuleError
+from backroads.feedback.rules.base import check_number
+
+
+def check_positive(owner: str, **values: float) -> None:
+    """Raise :class:`RuleError` unless every value is a finite number > 0."""
+    for name, value in values.items():
+        check_number(owner, name, value)
+        if value == 0:
+            raise RuleError(f"{owner}: {name} must be > 0, got {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Neuron:
+    """A leaky integrate-and-fire neuron: ``dv/dt = -leak v + coupling (b - v)`` with b its input drive.
+
+    Where v reaches ``threshold`` the neuron spikes, v is put to ``reset``, and no spike follows for ``refractory``.
+    A spike acts on its targets through ``kappa(t) = (exp(-t / tau_leak) - exp(-t / tau_synapse)) / (tau_leak -
+    tau_synapse)``, cut off after ``memory``; times there are in steps of ``dt``.
+
+    Attributes:
+        dt: a step, s. threshold, reset: of v, without unit. refractory: s, rounded up to whole steps.
+        tau_synapse, tau_leak, memory: of the effect of a spike, s. leak, coupling: conductances, 1/s.
+
+    Raises:
+        RuleError: for a value that makes no sense, or a step too long for the conductances.
+
+    Source: the defaults are those of the code of Guerguiev, Kording, Richards, "Spike-based causal inference for
+    weight alignment", ICLR 2020.
+    """
+
+    dt: float = 0.001
+    threshold: float = 1.0
+    reset: float = -1.0
+    refractory: float = 0.003
+    tau_synapse: float = 0.003
+    tau_leak: float = 0.010
+    memory: float = 0.030
+    leak: float = 100.0
+    coupling: float = 600.0
+
+    def __post_init__(self) -> None:
+        check_positive(
+            "Neuron", dt=self.dt, tau_synapse=self.tau_synapse, tau_leak=self.tau_leak, coupling=self.coupling
+        )
+        check_number("Neuron", "refractory", self.refractory)
+        check_number("Neuron", "leak", self.leak)
+        check_number("Neuron", "threshold", self.threshold, negative=True)
+        check_number("Neuron", "reset", self.reset, negative=True)
+        if self.reset >= self.threshold:
+            raise RuleError(f"Neuron: reset must be below threshold, got {self.reset!r} and {self.threshold!r}")
+        if self.tau_synapse == self.tau_leak:
+            raise RuleError(f"Neuron: tau_synapse and tau_leak must differ, got {self.tau_leak!r} for both")
+        if self.steps(self.memory) < 1:
+            raise RuleError(f"Neuron: memory must be at least a step of {self.dt} s, got {self.memory!r}")
+        if not 0 <= self.carry < 1:
+            raise RuleError(
+                f"Neuron: dt (leak + coupling) must be <= 1 and > 0, got {1 - self.carry:g}; take a shorter step dt"
+            )
+
+    def steps(self, seconds: float) -> int:
+        """The nearest whole number of steps."""
+        return round(seconds / self.dt)
+
+    @property
+    def carry(self) -> float:
+        """What is left of v after a step: ``v <- carry v + pull b``."""
+        return round(1 - self.dt * (self.leak + self.coupling), 12)
+
+    @property
+    def pull(self) -> float:
+        """How much of b comes into v in a step."""
+        return self.dt * self.coupling
+
+    @property
+    def rest_steps(self) -> int:
+        """Steps from a spike to the next one possible."""
+        return max(1, math.ceil(round(self.refractory / self.dt, 9)))
+
+    def kernel(self) -> Tensor:
+        """(memory / dt,) float64: kappa after 1, 2, ... steps."""
+        x = torch.arange(1, self.steps(self.memory) + 1, dtype=torch.float64)
+        slow, fast = self.tau_leak / self.dt, self.tau_synapse / self.dt
+        return ((-x / slow).exp() - (-x / fast).exp()) / (slow - fast)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drive:
+    """What makes the neurons of a layer spike: Poisson spikes into a random part of them, apart from any stimulus.
+
+    Attributes:
+        rate: of the Poisson spikes into a driven neuron, Hz. fraction: of the neurons that are driven at a time.
+        redraw: how long the same ones are driven, s. weight: of a driving spike, without unit.
+
+    Raises:
+        RuleError: for a value that makes no sense.
+
+    Source: the defaults are those of the code of Guerguiev et al. (2020).
+    """
+
+    rate: float = 200.0
+    fraction: float = 0.2
+    redraw: float = 0.1
+    weight: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_positive("Drive", **dataclasses.asdict(self))
+        if self.fraction > 1:
+            raise RuleError(f"Drive: fraction must be <= 1, got {self.fraction!r}")

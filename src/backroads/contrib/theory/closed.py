@@ -1,0 +1,167 @@
+"""Fixed points and stability in closed form, for any weighted sum of the five primitives.
+
+Letters: W, B the weights, C = M[x x^T] the input's second moment with eigenvalues gamma, amp ... self the coefficients.
+The flow descends the alignment loss (reduction "sum", no operations); derivations: docs/theory.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from backroads.errors import RuleError
+from backroads.feedback.rules import Alignment
+
+FATES = ("collapses", "settles", "explodes", "undecided")
+
+
+def check_rule(rule: Alignment) -> None:
+    """Raise :class:`RuleError` for what the theory does not cover."""
+    if rule.tie_grad or not rule.closed_form or rule.input_noise is not None:
+        raise RuleError(
+            f"expected a weighted sum of the five primitives, without tie_grad, operations and noise; got {rule!r}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """Along one axis of the input, every sum of primitives with both weights moving is the same system of numbers:
+
+        w' = pull b - loss w - bound b^2 w
+        b' = pull w - loss b - bound w^2 b
+
+    with ``pull = amp gamma + self``, ``loss = decay + sparse gamma``, ``bound = null gamma``.
+    """
+
+    pull: float
+    loss: float
+    bound: float
+
+    @classmethod
+    def of(cls, rule: Alignment, strength: float = 1.0) -> Mode:
+        """The mode of an axis of strength gamma; with one input and one output gamma is the input's power.
+
+        Raises:
+            RuleError: for a rule that is more than a sum of primitives.
+        """
+        check_rule(rule)
+        return cls(rule.amp * strength + rule.self_, rule.decay + rule.sparse * strength, rule.null * strength)
+
+    @property
+    def origin(self) -> tuple[float, float]:
+        """Eigenvalues at w = b = 0: along w = b, and along w = -b. null has no part in them."""
+        return self.pull - self.loss, -self.pull - self.loss
+
+    @property
+    def fate(self) -> str:
+        """What becomes of almost every start: "collapses", "settles", "explodes"; "undecided" on a boundary."""
+        growth = self.pull - self.loss
+        if math.isclose(self.pull, self.loss, rel_tol=1e-12, abs_tol=1e-300):
+            return "undecided"
+        if growth < 0:
+            return "collapses"
+        return "settles" if self.bound > 0 else "explodes"
+
+    def fixed_points(self) -> list[FixedPoint]:
+        """All of them but lines; a line of them (pull = loss without bound) is told by an eigenvalue 0 at the origin.
+
+        With a bound and pull > loss there are two more, w = b = +-sqrt((pull - loss) / bound), whose eigenvalues are
+        ``-2 (pull - loss)`` and ``-2 loss``. Others there are none: w' = 0 and b' = 0 make ``(pull - bound w b)^2 =
+        loss^2`` unless w = b = 0, and the negative root has no real solution. With no loss, they are points of the
+        hyperbola ``w b = pull / bound``, all of which are fixed: the eigenvalue 0.
+        """
+        points = [FixedPoint(0.0, 0.0, self.origin)]
+        if self.bound > 0 and self.pull > self.loss:
+            end = math.sqrt((self.pull - self.loss) / self.bound)
+            values = (-2 * (self.pull - self.loss), -2 * self.loss)
+            points += [FixedPoint(end, end, values), FixedPoint(-end, -end, values)]
+        return points
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedPoint:
+    """A point at which both weights rest, and the eigenvalues of the flow there."""
+
+    w: float
+    b: float
+    eigenvalues: tuple[float, ...]
+
+    @property
+    def stability(self) -> str:
+        """ "stable", "unstable", or "marginal" where the first order does not say."""
+        largest = max(self.eigenvalues)
+        return "unstable" if largest > 0 else "marginal" if largest == 0 else "stable"
+
+
+def fate(rule: Alignment, strengths: Sequence[float]) -> str:
+    """What becomes of a layer whose input has axes of these strengths, both weights moving.
+
+    It explodes if some axis grows with nothing to bound it, collapses if none grows, and settles otherwise.
+    """
+    fates = {Mode.of(rule, strength).fate for strength in strengths}
+    return next(name for name in ("explodes", "settles", "undecided", "collapses") if name in fates)
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Where B goes while W is held: a linear flow.
+
+    Attributes:
+        B: (O, I), the fixed point that a start at B = 0 goes to. rates: (O, I), how fast B's part along each pair of
+            axes gets there, 1 / time; 0 where nothing is learned and the start stays. Eigenvalues are their negatives.
+    """
+
+    B: Tensor
+    rates: Tensor
+
+    @property
+    def largest_step(self) -> float:
+        """Rates of a plain gradient step beyond this diverge: 2 over the fastest rate."""
+        fastest = float(self.rates.max())
+        return 2 / fastest if fastest > 0 else math.inf
+
+
+def held(rule: Alignment, W: Tensor, C: Tensor) -> Held:
+    """Solve ``(decay + null W C W^T) B + B (sparse C) = amp W C + self W``.
+
+    In the axes of ``W C W^T = U diag(alpha) U^T`` and ``C = V diag(gamma) V^T`` it falls apart into numbers: B's part
+    along (i, j) goes to that of the right side over its rate, ``decay + null alpha_i + sparse gamma_j``. A rate of 0
+    with something on the right grows for ever: that part of B is infinite.
+
+    Args:
+        W: (O, I) float64. C: (I, I) float64, symmetric and not negative.
+
+    Raises:
+        RuleError: for a rule that is more than a sum of primitives.
+    """
+    check_rule(rule)
+    alpha, U = torch.linalg.eigh(W @ C @ W.t())
+    gamma, V = torch.linalg.eigh(C)
+    alpha, gamma = alpha.clamp_(min=0), gamma.clamp_(min=0)
+    rates = rule.decay + rule.null * alpha[:, None] + rule.sparse * gamma
+    goal = U.t() @ (rule.amp * W @ C + rule.self_ * W) @ V
+    parts = torch.where(rates > 0, goal / rates, torch.where(goal.abs() > 0, goal.sign() * torch.inf, goal))
+    B = U @ parts @ V.t() if bool(parts.isfinite().all()) else torch.full_like(W, torch.inf)
+    return Held(B, rates)
+
+
+def noise_floor(rate: float, rows: int, inputs: int) -> float:
+    """Relative noise |B - W| / |W| of the normalised mirror at rest: root mean square, W held.
+
+    ``B <- B + rate (M[y xi^T] / s^2 - B)`` forgets its start at (1 - rate) a step, whatever W, its input and s; what
+    is left is the noise of the estimate. With white normal noise, M over n rows, an entry of ``M[y xi^T] / s^2`` has
+    variance ``(|w_o|^2 + w_oi^2) / n``, and averaging leaves ``rate / (2 - rate)`` of it.
+
+    Args:
+        rate: 0 to 2. rows: n. inputs: I.
+
+    Raises:
+        RuleError: for values out of range.
+    """
+    if not 0 < rate < 2 or rows < 1 or inputs < 1:
+        raise RuleError(f"noise_floor: expected 0 < rate < 2, rows >= 1 and inputs >= 1, got {rate}, {rows}, {inputs}")
+    return math.sqrt(rate / (2 - rate) * (inputs + 1) / rows)

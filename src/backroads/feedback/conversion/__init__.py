@@ -1,0 +1,18 @@
+"""Any model in, the same model with its own way back out; and back."""
+
+from backroads.feedback.conversion.plan import Plan, Row, plan
+from backroads.feedback.conversion.scale import alignment_scale, set_coefficients
+from backroads.feedback.conversion.swap import aligned_layers, backward_parameters, convert, forward_parameters, revert
+
+__all__ = [
+    "Plan",
+    "Row",
+    "aligned_layers",
+    "alignment_scale",
+    "backward_parameters",
+    "convert",
+    "forward_parameters",
+    "plan",
+    "revert",
+    "set_coefficients",
+]

@@ -1,0 +1,281 @@
+"""Which module gets which rule, and why: decided and printable before anything is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.parameter import UninitializedParameter
+
+from backroads.errors import ConversionError, nearest
+from backroads.feedback.nn.attention import MultiheadAttention
+from backroads.feedback.nn.layers import AlignedLayer
+from backroads.feedback.nn.torch_classes import BY_TORCH_CLASS
+from backroads.feedback.rules import as_rule
+from backroads.feedback.rules.base import DirectFeedback, Rule
+
+CONVERT, LEAVE, REFUSE = "convert", "leave", "cannot convert"
+ROOT = "(root)"
+
+RuleLike = Rule | str
+Rules = RuleLike | Mapping[str, RuleLike]
+
+# Modules that take errors back through a transpose of their own, and what can be done about each.
+_TRANSPORTING: dict[type[torch.nn.Module], str] = {
+    torch.nn.RNNBase: "recurrent weights; write the cell with nn.Linear, which converts",
+    torch.nn.RNNCellBase: "recurrent weights; write the cell with nn.Linear, which converts",
+    torch.nn.ConvTranspose1d: "transposed convolution; use nn.Upsample and nn.Conv1d, which converts",
+    torch.nn.ConvTranspose2d: "transposed convolution; use nn.Upsample and nn.Conv2d, which converts",
+    torch.nn.ConvTranspose3d: "transposed convolution; use nn.Upsample and nn.Conv3d, which converts",
+    torch.nn.Bilinear: "bilinear weights; use nn.Linear of a product of features, which converts",
+}
+# Modules that read their children's weights without calling them (by name: the packages are optional).
+_BYPASSING = {
+    "torchvision.models.swin_transformer.ShiftedWindowAttention",
+    "torchvision.models.swin_transformer.ShiftedWindowAttentionV2",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One module of a plan.
+
+    Attributes:
+        name: its dotted name, or "(root)". Further names of a shared module are in ``aliases``.
+        module: its class's name. action: "convert", "leave" or "cannot convert".
+        rule: the rule it gets, or None. why: the reason, in words.
+    """
+
+    name: str
+    module: str
+    action: str
+    rule: Rule | None
+    why: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What :func:`backroads.convert` would do; print it.
+
+    Attributes:
+        rows: one for each module that holds parameters or is otherwise worth a word.
+    """
+
+    rows: tuple[Row, ...]
+
+    def select(self, action: str) -> list[Row]:
+        """The rows with this action."""
+        return [row for row in self.rows if row.action == action]
+
+    def __str__(self) -> str:
+        lines = [("module", "class", "action", "rule, or why not")]
+        lines += [
+            (
+                " = ".join((row.name, *row.aliases)),
+                row.module,
+                row.action,
+                repr(row.rule) if row.rule is not None else row.why,
+            )
+            for row in self.rows
+        ]
+        widths = [max(len(line[i]) for line in lines) for i in range(3)]
+        table = [
+            "  ".join([*(cell.ljust(w) for cell, w in zip(line, widths, strict=False)), line[3]]) for line in lines
+        ]
+        converted, refused = self.select(CONVERT), self.select(REFUSE)
+        summary = f"{len(converted)} of {len(self.rows)} modules get backward weights of their own"
+        if refused:
+            summary += f"; {len(refused)} still transport weights: {', '.join(row.name for row in refused)}"
+        return "\n".join([*(line.rstrip() for line in table), summary])
+
+
+def plan(model: torch.nn.Module, rules: Rules) -> Plan:
+    """Decide, touching nothing, what :func:`backroads.convert` does with every module of ``model``.
+
+    Args:
+        model: any module.
+        rules: one rule (or its name) for every layer that can be converted, or a mapping from patterns to rules.
+            A pattern is matched against a module's dotted name and those of the modules that contain it (so a
+            container's name stands for everything inside) with the wildcards of ``fnmatch``; the first that matches
+            counts, and modules that none matches are left alone.
+
+    Raises:
+        RuleError: for something that is not a rule.
+        ConversionError: for a pattern that matches nothing that can be converted (with the nearest name).
+    """
+    return make_plan(model, rules)[0]
+
+
+def make_plan(model: torch.nn.Module, rules: Rules) -> tuple[Plan, list[tuple[str, torch.nn.Module, Rule]]]:
+    """The plan, and its conversions as (name, module, rule), with the outputs of direct feedback filled in."""
+    if not isinstance(model, torch.nn.Module):
+        raise ConversionError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    patterns = _read_patterns(rules)
+    names: dict[torch.nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+
+    rows: list[Row] = []
+    work: list[tuple[str, torch.nn.Module, Rule]] = []
+    used: set[str] = set()
+    reached: set[str] = set()
+    for module, (name, *others) in names.items():
+        matches = [p for p in patterns if any(_matches(p, n) for n in (name, *others))]
+        reached.update(matches)
+        if _inside_refused(name, model):
+            continue
+        verdict = _verdict(module)
+        if verdict is None:
+            continue
+        action, why = verdict
+        rule = None
+        if action == CONVERT:
+            if not matches:
+                action, why = LEAVE, "no pattern matches it"
+            elif isinstance(module, NonDynamicallyQuantizableLinear) and _left_alone(name, model, work):
+                action, why = LEAVE, "its attention is left alone, and reads its weight without calling it"
+            else:
+                rule = patterns[matches[0]]
+                used.update(matches)
+                work.append((name, module, rule))
+        rows.append(Row(name or ROOT, type(module).__name__, action, rule, why, tuple(others)))
+
+    if isinstance(rules, Mapping):
+        _check_patterns(patterns, used, reached, [n for all_names in names.values() for n in all_names])
+    outputs = _outputs(work)
+    work = [
+        (name, module, dataclasses.replace(rule, outputs=outputs))
+        if isinstance(rule, DirectFeedback) and rule.outputs is None
+        else (name, module, rule)
+        for name, module, rule in work
+    ]
+    return Plan(tuple(rows)), work
+
+
+def _read_patterns(rules: Rules) -> dict[str, Rule]:
+    if not isinstance(rules, Mapping):
+        return {"*": as_rule(rules)}
+    if not rules:
+        raise ConversionError("expected a rule or a mapping from patterns to rules, got an empty mapping")
+    for pattern in rules:
+        if not isinstance(pattern, str):
+            raise ConversionError(f"expected patterns that are module names, got {pattern!r}")
+    return {pattern: as_rule(rule) for pattern, rule in rules.items()}
+
+
+def _lineage(name: str) -> Iterator[str]:
+    """A dotted name and those of the modules that contain it, innermost first."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if not name:
+        return pattern in ("", "*", ROOT)
+    return any(fnmatch.fnmatchcase(part, pattern) for part in _lineage(name))
+
+
+def _check_patterns(patterns: dict[str, Rule], used: set[str], reached: set[str], known: list[str]) -> None:
+    for pattern in patterns:
+        if pattern in reached and pattern not in used:
+            raise ConversionError(
+                f"the pattern {pattern!r} matches no layer that can be converted "
+                f"({', '.join(cls.__name__ for cls in BY_TORCH_CLASS)}); "
+                f"see br.plan(model, rule) for what each module is"
+            )
+        if pattern not in reached:
+            raise ConversionError(
+                f"the pattern {pattern!r} matches no module.{nearest(pattern, filter(None, known))} "
+                f"Names are those of model.named_modules()"
+            )
+
+
+def _verdict(module: torch.nn.Module) -> tuple[str, str] | None:
+    """(action, why) for a module by itself; None where there is nothing to say (containers, activations)."""
+    if type(module) in BY_TORCH_CLASS:
+        return _convertible(module)
+    if isinstance(module, MultiheadAttention):
+        return LEAVE, "converted already: its projections are listed below"
+    if isinstance(module, AlignedLayer):
+        return LEAVE, f"converted already: {module.rule!r}"
+    if _bypasses(module):
+        return (
+            REFUSE,
+            "attention that reads its projections' weights without calling them; write it with nn.Linear calls",
+        )
+    for cls, why in _TRANSPORTING.items():
+        if isinstance(module, cls):
+            return REFUSE, why
+    own = dict(module.named_parameters(recurse=False))
+    if isinstance(module, tuple(BY_TORCH_CLASS)):
+        if hasattr(module, "parametrizations"):
+            return REFUSE, "its weight is computed by a parametrization; remove it, then convert"
+        if any(isinstance(p, UninitializedParameter) for p in own.values()):
+            return REFUSE, "lazy and without weights yet; run one forward pass, then convert"
+        return (
+            REFUSE,
+            f"a subclass ({type(module).__name__}) that may compute something else; use torch's own class",
+        )
+    if not own:
+        return None
+    if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag):
+        return LEAVE, "a table of rows: its gradient needs no transpose"
+    if all(p.dim() <= 1 for p in own.values()) or isinstance(module, torch.nn.LayerNorm | torch.nn.RMSNorm):
+        return LEAVE, "elementwise: its derivative is its own transpose, no weights are transported"
+    return LEAVE, (
+        f"parameters of its own ({', '.join(own)}) used in its own forward: "
+        f"if it multiplies activities by one of them as a matrix, it transports weights"
+    )
+
+
+def _convertible(module: torch.nn.Module) -> tuple[str, str]:
+    if type(module) is torch.nn.MultiheadAttention:
+        stacked: object = module.in_proj_weight if module._qkv_same_embed_dim else module.q_proj_weight
+        if not isinstance(stacked, torch.nn.Parameter) or not stacked.is_floating_point():
+            return REFUSE, "its projections are not float Parameters; convert before quantising or parametrizing"
+        return CONVERT, "query, key and value projections, each with a backward weight of its own"
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, torch.nn.Parameter):
+        return (
+            REFUSE,
+            "its weight is not a Parameter (weight or spectral norm by hooks?); remove that, then convert",
+        )
+    if not weight.is_floating_point():
+        return REFUSE, f"its weight is of dtype {weight.dtype}, not a float; convert before quantising"
+    return CONVERT, "a linear map of its input by its weight"
+
+
+def _bypasses(module: torch.nn.Module) -> bool:
+    return any(f"{cls.__module__}.{cls.__qualname__}" in _BYPASSING for cls in type(module).__mro__)
+
+
+def _inside_refused(name: str, model: torch.nn.Module) -> bool:
+    """Whether a module belongs to one that cannot be converted and uses its parts in its own way."""
+    for parent in list(_lineage(name))[1:] + ([""] if name else []):
+        module = model.get_submodule(parent)
+        if isinstance(module, tuple(_TRANSPORTING)) or _bypasses(module):
+            return True
+        if isinstance(module, torch.nn.MultiheadAttention) and (_verdict(module) or ("",))[0] == REFUSE:
+            return True
+    return False
+
+
+def _left_alone(name: str, model: torch.nn.Module, work: list[tuple[str, torch.nn.Module, Rule]]) -> bool:
+    """Whether a module belongs to an attention that is not converted (parents come first in the plan)."""
+    parent = model.get_submodule(name.rpartition(".")[0]) if "." in name or name else None
+    return isinstance(parent, torch.nn.MultiheadAttention) and not any(module is parent for _, module, _ in work)
+
+
+def _outputs(work: list[tuple[str, torch.nn.Module, Rule]]) -> int | None:
+    """Number of outputs of the network: those of the last layer that is converted."""
+    if not work:
+        return None
+    last = work[-1][1]
+    if isinstance(last, torch.nn.MultiheadAttention):
+        return int(last.embed_dim)
+    return last.out_features if isinstance(last, torch.nn.Linear) else last.out_channels  # type: ignore[return-value]

@@ -1,0 +1,84 @@
+"""Changing how strongly B is taught while training: the alignment gradient's factor, and the coefficients."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from types import TracebackType
+from typing import Any, cast
+
+import torch
+
+from backroads.errors import ConversionError, RuleError, UsageError, nearest
+from backroads.feedback.conversion.swap import aligned_layers
+from backroads.feedback.rules.alignment import PRIMITIVES, Alignment
+
+
+class alignment_scale:
+    """Multiply the alignment gradients of all layers of ``model`` by ``scale`` in the forward passes from now on.
+
+    The alignment gradient does not depend on the task's loss, so scaling the loss does not scale it:
+
+    - gradient accumulation over k backward passes sums k alignment gradients: use 1/k;
+    - a loss scaler for fp16 divides all gradients by its scale afterwards: use that scale;
+    - 0 switches the alignment off for a step (what is left of B's gradient is the tied one of Kolen-Pollack, or zeros,
+      so that data parallelism stays in step).
+
+    The scale is read in the forward pass and stays until set again; in a ``with`` statement, until its end::
+
+        with br.alignment_scale(model, 1 / k):
+            for x, y in micro_batches:
+                (loss(model(x), y) / k).backward()
+
+    Args:
+        scale: finite and >= 0.
+
+    Raises:
+        UsageError: for another scale. ConversionError: for a model without converted layers.
+    """
+
+    def __init__(self, model: torch.nn.Module, scale: float) -> None:
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0:
+            raise UsageError(f"alignment_scale: expected a finite number >= 0, got {scale!r}")
+        self._layers = [layer for _, layer in aligned_layers(model)]
+        if not self._layers:
+            raise ConversionError("alignment_scale: the model has no converted layers; call br.convert(model, rule)")
+        self._before = [layer.alignment_scale for layer in self._layers]
+        for layer in self._layers:
+            layer.alignment_scale = float(scale)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for layer, scale in zip(self._layers, self._before, strict=True):
+            layer.alignment_scale = scale
+
+
+def set_coefficients(model: torch.nn.Module, **coefficients: float) -> None:
+    """Change coefficients of the alignment rules of all layers, as a schedule does between steps.
+
+    Args:
+        model: a converted model; layers whose rule is no Alignment are left alone.
+        coefficients: new values by name (decay, amp, null, sparse, self_); the others stay.
+
+    Raises:
+        RuleError: for an unknown name or a value that makes no sense; nothing is changed then.
+        ConversionError: if no layer has an Alignment.
+
+    Example, with a :class:`backroads.CoefficientSchedule` called before every step::
+
+        br.set_coefficients(model, amp=schedule(step))
+    """
+    for name in coefficients:
+        if name not in PRIMITIVES:
+            raise RuleError(f"unknown primitive {name!r}.{nearest(name, PRIMITIVES)} Known: {', '.join(PRIMITIVES)}")
+    layers = [layer for _, layer in aligned_layers(model) if isinstance(layer.rule, Alignment)]
+    if not layers:
+        raise ConversionError("set_coefficients: no layer of the model has an alignment rule; call br.convert first")
+    changes: dict[str, Any] = dict(coefficients)
+    rules = [dataclasses.replace(cast(Alignment, layer.rule), **changes) for layer in layers]
+    for layer, rule in zip(layers, rules, strict=True):
+        layer.rule = rule

@@ -1,0 +1,183 @@
+"""Converting a model and back: all or nothing, in place, with the same Parameter objects."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from backroads.errors import ConversionError, StateError
+from backroads.feedback.conversion.plan import REFUSE, Rules, make_plan
+from backroads.feedback.nn.attention import MultiheadAttention, Projection
+from backroads.feedback.nn.broadcast import broadcast_error
+from backroads.feedback.nn.layers import FEEDBACK_KEYS, AlignedLayer
+from backroads.feedback.nn.torch_classes import BY_TORCH_CLASS
+from backroads.feedback.rules.base import DirectFeedback
+
+M = TypeVar("M", bound=torch.nn.Module)
+_HOOKS = "_backroads_hooks"
+
+
+def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Generator | int | None = None) -> M:
+    """Give the layers of a model their own way back, in place, and return the model.
+
+    Every Linear and Conv1d/2d/3d that a rule is meant for becomes the layer of the same name in
+    :mod:`backroads.feedback.nn`. The module objects, their Parameters, hooks, dtype, device and mode stay; a shared
+    module is converted once. B is an independent draw from the distribution of the layer's own W. Optimisers made
+    before keep working for W; make one for B from :func:`backward_parameters`.
+
+    Args:
+        model: any module; may itself be a Linear.
+        rules: a rule for all layers, or a mapping from patterns to rules; see :func:`backroads.plan`.
+        strict: refuse a model with a module that transports weights and cannot be converted; otherwise it stays as
+            it is, with a warning.
+        generator: CPU generator or seed for the draws of B; None is torch's global generator.
+
+    Raises:
+        ConversionError: nothing to convert, converted already, a pattern that matches nothing, or ``strict``; the
+            model is then untouched.
+        RuleError: for something that is not a rule.
+    """
+    plan, work = make_plan(model, rules)
+    done = [name or "(root)" for name, module in model.named_modules() if isinstance(module, AlignedLayer)]
+    if done:
+        raise ConversionError(
+            f"the model is converted already ({', '.join(done[:3])}{', ...' if len(done) > 3 else ''}); "
+            f"call br.revert(model) first, and give one mapping for all its layers"
+        )
+    refused = plan.select(REFUSE)
+    listed = "; ".join(f"{row.name} ({row.module}): {row.why}" for row in refused)
+    if refused and strict:
+        raise ConversionError(f"these modules transport weights and cannot be converted: {listed}")
+    if not work:
+        raise ConversionError(
+            f"nothing to convert in {type(model).__name__}: it has no "
+            f"{', '.join(cls.__name__ for cls in BY_TORCH_CLASS)} that can be converted"
+            + (f"; it has {listed}" if refused else "")
+        )
+    if refused:  # before anything changes: a warning may be made an error
+        warnings.warn(f"these modules still transport weights: {listed}", stacklevel=2)
+    if isinstance(generator, int):
+        generator = torch.Generator().manual_seed(generator)
+
+    before = [(module, type(module), dict(module.__dict__)) for _, module, _ in work]
+    try:
+        for _, module, rule in work:
+            # A new class over the same object keeps every reference to it, its hooks and its Parameters.
+            _own_dicts(module)
+            module.__class__ = BY_TORCH_CLASS[type(module)]
+            cast(AlignedLayer | MultiheadAttention, module).attach(rule, generator)
+    except BaseException:
+        for module, cls, attributes in before:
+            module.__class__ = cls
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+        raise
+    for _, layer in aligned_layers(model):
+        layer.announces_draws = False  # the root does, once for all
+    handles = [model.register_load_state_dict_pre_hook(_check_state)]  # type: ignore[no-untyped-call]
+    if any(isinstance(rule, DirectFeedback) for _, _, rule in work):
+        handles += broadcast_error(model)
+    object.__setattr__(model, _HOOKS, handles)
+    return model
+
+
+def revert(model: M) -> M:
+    """Turn a converted model back into plain torch modules, in place, and return it. The forward pass is the same.
+
+    Backward weights are dropped; save the state dict first to keep them. A model that is not converted is returned
+    as it is.
+    """
+    for module in list(model.modules()):
+        for handle in module.__dict__.pop(_HOOKS, ()):
+            handle.remove()
+        if isinstance(module, MultiheadAttention):
+            module.detach_rule()
+            module.__class__ = torch.nn.MultiheadAttention  # type: ignore[assignment]
+        elif isinstance(module, Projection):
+            continue  # gone with its attention
+        elif isinstance(module, AlignedLayer):
+            for name in FEEDBACK_KEYS:
+                module._parameters.pop(name, None)
+                module._buffers.pop(name, None)
+            module.detach_rule()
+            module.__class__ = module.torch_class  # type: ignore[assignment]
+    return model
+
+
+def _own_dicts(module: torch.nn.Module) -> None:
+    """Copy the dicts that ``attach`` adds to, so that a failed conversion can put them back."""
+    module.__dict__["_parameters"] = dict(module._parameters)
+    module.__dict__["_buffers"] = dict(module._buffers)
+    module.__dict__["_modules"] = dict(module._modules)
+
+
+def aligned_layers(model: torch.nn.Module) -> Iterator[tuple[str, AlignedLayer]]:
+    """(dotted name, layer) of every converted layer, once each."""
+    for name, module in model.named_modules():
+        if isinstance(module, AlignedLayer):
+            yield name, module
+
+
+def backward_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The backward weights that learn; those of feedback alignment and direct feedback are fixed and left out."""
+    found = (layer.backward_weight for _, layer in aligned_layers(model))
+    return [B for B in found if B is not None and B.requires_grad]
+
+
+def forward_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """All parameters but the backward weights: W, biases, norms, embeddings."""
+    backward = {id(layer.backward_weight) for _, layer in aligned_layers(model)}
+    return [p for p in model.parameters() if id(p) not in backward]
+
+
+def _check_state(
+    model: torch.nn.Module,
+    state_dict: dict[str, Any],
+    prefix: str,
+    local_metadata: Any,
+    strict: bool,
+    missing_keys: list[str],
+    unexpected_keys: list[str],
+    error_msgs: list[str],
+) -> None:
+    """Refuse, before anything is loaded, a state dict with backward weights for some layers only or of other shapes."""
+    own = model.state_dict(keep_vars=True)
+    all_layers = [(f"{name}." if name else "", layer) for name, layer in aligned_layers(model)]
+    # The others are not meant.
+    layers = [name for name, layer in all_layers if layer.weight_key(prefix + name) in state_dict]
+    keys = {prefix + layer + key: layer for layer in layers for key in FEEDBACK_KEYS}
+    foreign = [key for key in keys if key in state_dict and key.removeprefix(prefix) not in own]
+    missing = {key: layer for key, layer in keys.items() if key.removeprefix(prefix) in own and key not in state_dict}
+    there = {layer for key, layer in keys.items() if key in state_dict}
+    if foreign:
+        raise StateError(
+            f"the state dict was saved under other rules: it has {_first(foreign)}, for which this model has no "
+            f"place; convert the model with the rules it was saved with, or load its forward weights only"
+        )
+    if missing and there:
+        raise StateError(
+            f"the state dict is half converted: it has backward weights for {len(there - set(missing.values()))} "
+            f"layers and lacks {_first(list(missing))}; load one saved from a model converted with the same rules, or "
+            f"a plain one without any backward weights"
+        )
+    for key, tensor in own.items():
+        value = state_dict.get(prefix + key)
+        if isinstance(value, Tensor) and isinstance(tensor, Tensor) and value.shape != tensor.shape:
+            raise StateError(
+                f"the state dict does not fit: {prefix}{key} has shape {tuple(value.shape)}, the model needs "
+                f"{tuple(tensor.shape)}; nothing was loaded"
+            )
+    if missing:
+        drawn = [prefix + layer.rstrip(".") or "the model itself" for layer in dict.fromkeys(missing.values())]
+        warnings.warn(
+            f"the state dict has no backward weights; drawn anew, to fit the loaded weights: {', '.join(drawn)}",
+            stacklevel=2,
+        )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

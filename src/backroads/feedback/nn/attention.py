@@ -1,0 +1,217 @@
+"""Multi-head attention whose projections have their own way back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from backroads.errors import ShapeError, UsageError
+from backroads.feedback.functional import LinearMap, Operator
+from backroads.feedback.nn.layers import AlignedLayer, Linear
+from backroads.feedback.rules.base import Rule
+
+_LINEAR = LinearMap()
+
+
+class OutputProjection(Linear):
+    """The output projection of attention, which torch makes of a class of its own."""
+
+    torch_class = NonDynamicallyQuantizableLinear
+
+
+class Projection(AlignedLayer):
+    """The query, key or value projection of attention: its W is a part of the attention's, its B is its own.
+
+    Input (N, ..., I), output (N, ..., E); weight and backward_weight (E, I).
+
+    Attributes:
+        key: name of the attention's parameter that holds W. rows: which of its rows are W.
+    """
+
+    _owner: torch.nn.MultiheadAttention
+
+    def __init__(self, owner: torch.nn.MultiheadAttention, key: str, place: int) -> None:
+        super().__init__()
+        self.loads_plain = False  # said by the attention, which sees more of a state dict
+        object.__setattr__(self, "_owner", owner)  # not a submodule: the attention holds this, not the reverse
+        E = owner.embed_dim
+        self.key = key
+        self.rows = slice(place * E, (place + 1) * E) if key == "in_proj_weight" else slice(0, E)
+        self._bias_rows = slice(place * E, (place + 1) * E)
+
+    @property
+    def parameter(self) -> Tensor:
+        """The attention's parameter that holds W."""
+        found: Tensor = getattr(self._owner, self.key)
+        return found
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """The part of a tensor in the shape of :attr:`parameter` that belongs to W."""
+        return tensor[self.rows]
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """W, (E, I): a view."""
+        return self.part(self.parameter)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(E,), a view, or None."""
+        bias: Tensor | None = self._owner.in_proj_bias
+        return None if bias is None else bias[self._bias_rows]
+
+    @property
+    def operator(self) -> Operator:
+        return _LINEAR
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``W x + bias``."""
+        if input.shape[-1] != self._features():
+            raise ShapeError(
+                f"MultiheadAttention: expected input of shape (..., {self._features()}), got {tuple(input.shape)}"
+            )
+        self._check_dtype(input)
+        return F.linear(input, self.weight, self.bias) if self._is_plain() else self._project(input)
+
+    def weight_key(self, prefix: str) -> str:
+        """Where a state dict has the parameter that holds W."""
+        return prefix.removesuffix(".").rpartition(".")[0] + "." * ("." in prefix[:-1]) + self.key
+
+    def _is_plain_state(self, state_dict: dict[str, Any], prefix: str) -> bool:
+        return self.loads_plain
+
+    def _features(self) -> int:
+        return int(self.parameter.shape[1])
+
+    def extra_repr(self) -> str:
+        return f"{self._features()} -> {self._owner.embed_dim}{self._repr_rule()}"
+
+
+class MultiheadAttention(torch.nn.MultiheadAttention):
+    """``torch.nn.MultiheadAttention`` whose four projections have backward weights of their own.
+
+    W stays where torch has it (``in_proj_weight``, or ``q_proj_weight`` and so on, and ``out_proj``), so that plain
+    state dicts load. ``q``, ``k`` and ``v`` hold the backward weights, each the rule's own: the null and amp terms of a
+    stacked weight would mix the three. The products of activities (scores, softmax, weighted values) transport no
+    weights and keep their exact derivatives. Made by :func:`backroads.convert`.
+    """
+
+    q: Projection
+    k: Projection
+    v: Projection
+
+    def attach(self, rule: Rule, generator: torch.Generator | None = None) -> None:
+        """Give the query, key and value projections a rule, and draw their B; ``out_proj`` is a layer of its own."""
+        for place, name in enumerate("qkv"):
+            key = "in_proj_weight" if self._qkv_same_embed_dim else f"{name}_proj_weight"
+            projection = Projection(self, key, place)
+            projection.train(self.training)
+            projection.attach(rule, generator)
+            self.add_module(name, projection)
+
+    def detach_rule(self) -> None:
+        """Remove what :meth:`attach` added."""
+        for name in "qkv":
+            del self._modules[name]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        for name in "qkv":
+            projection: Projection = getattr(self, name)
+            projection.loads_plain = AlignedLayer._is_plain_state(projection, state_dict, f"{prefix}{name}.")
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Arguments and results of ``torch.nn.MultiheadAttention``.
+
+        ``softmax(q k^T / sqrt(D) + mask) v`` for each of H heads of D features, then the output projection (Vaswani et
+        al., NeurIPS 2017).
+
+        Raises:
+            ShapeError: an input that does not fit. UsageError: ``is_causal`` without a mask, as in torch.
+        """
+        if not torch.is_grad_enabled():  # nothing goes back: torch's own, with its fast path
+            return super().forward(
+                query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
+            )
+        if is_causal and attn_mask is None:
+            raise UsageError("MultiheadAttention: expected attn_mask with is_causal=True, got None; give the mask")
+        batched = query.dim() == 3
+        if not batched:
+            query, key, value = (t.unsqueeze(0) for t in (query, key, value))
+            key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+        elif not self.batch_first:
+            # The batch comes first, for rules that mean over it.
+            query, key, value = (t.transpose(0, 1) for t in (query, key, value))
+        q, k, v = self.q(query), self.k(key), self.v(value)
+        mask = _merged(attn_mask, key_padding_mask, q, k.shape[1], self.num_heads)
+        N = q.shape[0]
+        if self.bias_k is not None and self.bias_v is not None:
+            k = torch.cat([k, self.bias_k.to(k.dtype).expand(N, -1, -1)], 1)
+            v = torch.cat([v, self.bias_v.to(v.dtype).expand(N, -1, -1)], 1)
+            mask = None if mask is None else F.pad(mask, (0, 1))
+        if self.add_zero_attn:
+            k, v = (F.pad(t, (0, 0, 0, 1)) for t in (k, v))
+            mask = None if mask is None else F.pad(mask, (0, 1))
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # (N, H, L, D)
+        drop = self.dropout if self.training else 0.0
+        weights: Tensor | None = None
+        if need_weights:
+            scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+            weights = F.dropout((scores if mask is None else scores + mask).softmax(-1), drop)
+            z = weights @ v
+            weights = weights.mean(1) if average_attn_weights else weights
+        else:
+            z = F.scaled_dot_product_attention(q, k, v, mask, drop)
+        y = self.out_proj(z.transpose(1, 2).flatten(2))
+        if not batched:
+            return y.squeeze(0), None if weights is None else weights.squeeze(0)
+        return (y if self.batch_first else y.transpose(0, 1)), weights
+
+
+def _merged(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, S: int, heads: int) -> Tensor | None:
+    """Both masks as one that is added to the scores, broadcast to (N, H, L, S); None for none.
+
+    Args:
+        attn_mask: (L, S) or (N H, L, S). key_padding_mask: (N, S). Bool (True is left out) or to be added.
+    """
+    N, L = q.shape[:2]
+    mask = None
+    if attn_mask is not None:
+        if attn_mask.shape not in ((L, S), (N * heads, L, S)):
+            raise ShapeError(
+                f"MultiheadAttention: expected attn_mask of shape ({L}, {S}) or ({N * heads}, {L}, {S}), "
+                f"got {tuple(attn_mask.shape)}"
+            )
+        mask = _added(attn_mask, q)
+        mask = mask.unflatten(0, (N, heads)) if mask.dim() == 3 else mask
+    if key_padding_mask is not None:
+        if key_padding_mask.shape != (N, S):
+            raise ShapeError(
+                f"MultiheadAttention: expected key_padding_mask of shape ({N}, {S}), "
+                f"got {tuple(key_padding_mask.shape)}"
+            )
+        padding = _added(key_padding_mask, q)[:, None, None, :]
+        mask = padding if mask is None else mask + padding
+    return mask
+
+
+def _added(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask as numbers to be added: bool True becomes minus infinity."""
+    if mask.dtype == torch.bool:
+        return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, -math.inf)
+    return mask.to(like.dtype)

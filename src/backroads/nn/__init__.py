@@ -1,7 +1,0 @@
-"""Layers that hold W and B: torch's own, with ``rule=``."""
-
-from backroads.nn.attention import MultiheadAttention
-from backroads.nn.broadcast import broadcast_error
-from backroads.nn.layers import AlignedLayer, Conv1d, Conv2d, Conv3d, Linear
-
-__all__ = ["AlignedLayer", "Conv1d", "Conv2d", "Conv3d", "Linear", "MultiheadAttention", "broadcast_error"]
