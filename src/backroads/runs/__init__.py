@@ -1,0 +1,1 @@
+"""A run of anything: its folder, events, results and checkpoints."""

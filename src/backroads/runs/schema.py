@@ -1,0 +1,279 @@
+"""What a run writes and a report reads: events, one line of JSON each, and results. Declared here and nowhere else.
+
+A run trains one or more *arms*: a training has one, a comparison one for each rule (or method) and seed. Events hold
+nothing but what follows from the settings, so that two runs of the same settings write the same bytes; what the clock
+decided (speed, interruptions) goes to ``system.jsonl``, in the same form. No torch in here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, TypeAdapter
+
+from backroads.runs.quantity import Quantity
+
+VERSION = 1  # of this schema; written by Start, checked by readers
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+Number = Annotated[float | None, AfterValidator(_finite)]
+"""A number that may be missing; NaN and infinities are missing."""
+
+ByLayer = dict[str, Number]
+"""A number for each layer by its dotted name; the name "" stands for the whole network."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training of a run.
+
+    Attributes:
+        name: of its rule or method, as the settings name it. seed: of weights, order and draws.
+        formulas: what teaches each layer, in words, by dotted name; equal layers may share a line.
+    """
+
+    name: str
+    seed: int
+    formulas: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events: ``kind`` is what the line calls itself under "event"."""
+
+    kind: ClassVar[str]
+
+
+# -- events of events.jsonl ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Start(Event):
+    """What is known before the first step.
+
+    Attributes:
+        run: the kind of run: "train", "compare", "trial", "meta". steps: in all, of each arm. steps_per_epoch: None
+            where there are no epochs. parameters: that the task teaches. metrics: what the readings are, by name.
+    """
+
+    kind: ClassVar[str] = "start"
+    run: str
+    arms: tuple[Arm, ...]
+    steps: int
+    version: int = VERSION
+    steps_per_epoch: int | None = None
+    parameters: int | None = None
+    train_examples: int | None = None
+    eval_examples: int | None = None
+    metrics: dict[str, Quantity] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step(Event):
+    """Means over the steps since the line before, and the rates of the last of them."""
+
+    kind: ClassVar[str] = "step"
+    step: int
+    arm: int = 0
+    epoch: Number = None
+    loss: Number = None
+    accuracy: Number = None
+    learning_rate: Number = None
+    backward_rate: Number = None
+    gradient_norm: Number = None
+    coefficients: dict[str, Number] = field(default_factory=dict)
+    skipped: int = 0  # meta-steps so far whose gradient was not finite
+
+
+@dataclass(frozen=True)
+class Readings(Event):
+    """Metrics of the model at a moment: by metric, then by layer."""
+
+    kind: ClassVar[str] = "readings"
+    step: int
+    values: dict[str, ByLayer]
+    arm: int = 0
+    epoch: Number = None
+
+
+@dataclass(frozen=True)
+class Evaluation(Event):
+    """An evaluation after an epoch; epoch 0 is before training. Accuracies are fractions, loss and accuracy None where
+    they are not finite."""
+
+    kind: ClassVar[str] = "evaluation"
+    step: int
+    epoch: int
+    arm: int = 0
+    train_loss: Number = None
+    train_accuracy: Number = None
+    eval_loss: Number = None
+    eval_accuracy: Number = None
+    eval_top5: Number = None
+
+
+@dataclass(frozen=True)
+class Diverged(Event):
+    """Numbers that were not finite ended an arm. layer: where they were met first."""
+
+    kind: ClassVar[str] = "diverged"
+    step: int
+    reason: str
+    arm: int = 0
+    layer: str | None = None
+
+
+@dataclass(frozen=True)
+class Lifetimes(Event):
+    """Meta-training: what came of some lifetimes on tasks.
+
+    Attributes:
+        measure: "accuracy" or "loss". lifetimes: how many. skipped: of them, those that were not finite.
+        so_far: by number of tasks learned, over the tasks so far. course: by task learned (row) and task tested.
+    """
+
+    kind: ClassVar[str] = "lifetimes"
+    measure: str
+    lifetimes: int
+    step: int = 0
+    skipped: int = 0
+    mean: Number = None
+    interval_95: Number = None
+    so_far: list[Number] = field(default_factory=list)
+    course: list[list[Number]] = field(default_factory=list)
+
+
+# -- events of system.jsonl ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Speed(Event):
+    """What the steps since the line before took."""
+
+    kind: ClassVar[str] = "speed"
+    step: int
+    examples_per_second: Number = None
+    step_ms: Number = None
+    memory_mb: Number = None
+    corrupt_examples: int = 0
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """The run was taken up again. problems: checkpoints that could not be used, and why."""
+
+    kind: ClassVar[str] = "resumed"
+    step: int
+    processes: int = 1
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Saved(Event):
+    """A checkpoint was written."""
+
+    kind: ClassVar[str] = "saved"
+    step: int
+    seconds: Number = None
+
+
+@dataclass(frozen=True)
+class Stopped(Event):
+    """A signal asked the run to leave, and it did."""
+
+    kind: ClassVar[str] = "stopped"
+    step: int
+    signal: int
+
+
+EVENTS: dict[str, TypeAdapter[Any]] = {
+    cls.kind: TypeAdapter(cls)
+    for cls in (Start, Step, Readings, Evaluation, Diverged, Lifetimes, Speed, Resumed, Saved, Stopped)
+}
+"""How to read each kind of event."""
+
+
+# -- results.json -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """How one arm ended.
+
+    Attributes:
+        status: "finished" or "diverged". accuracy, loss: on the evaluation split after the last step; None if it
+            diverged. best_accuracy, best_epoch: of the evaluations on the validation part, where there is one.
+        readings: metrics at the end, by metric and layer. collapsed: layers whose B should have come to W and stands at
+            a right angle to it. dead: layers whose W got no gradient. step_ms: median. step_ratio: of its steps' times
+            to those of the baseline, measured interleaved: lower quartile, median, upper quartile.
+    """
+
+    name: str
+    seed: int
+    status: Literal["finished", "diverged"]
+    step: int
+    epochs: Number = None
+    reason: str | None = None
+    layer: str | None = None
+    accuracy: Number = None
+    loss: Number = None
+    best_accuracy: Number = None
+    best_epoch: int | None = None
+    readings: dict[str, ByLayer] = field(default_factory=dict)
+    collapsed: tuple[str, ...] = ()
+    dead: tuple[str, ...] = ()
+    step_ms: Number = None
+    step_ratio: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class TrainingResults:
+    """``results.json`` of ``backroads train`` (one arm) and ``backroads compare`` (many; gaps are to ``baseline``)."""
+
+    kind: Literal["train", "compare"]
+    split: Literal["test", "validation"]
+    arms: tuple[ArmResult, ...]
+    baseline: str | None = None
+    corrupt_examples: dict[str, str] = field(default_factory=dict)
+    seconds: Number = None
+    version: int = VERSION
+
+    @property
+    def names(self) -> list[str]:
+        """The rules and methods, in order, each once."""
+        return list(dict.fromkeys(arm.name for arm in self.arms))
+
+
+@dataclass(frozen=True)
+class MetaResults:
+    """``results.json`` of ``backroads meta train``."""
+
+    kind: Literal["meta"]
+    status: Literal["finished", "diverged"]
+    step: int
+    reason: str | None = None
+    validation: Number = None
+    skipped: int = 0
+    skipped_by_parameter: dict[str, int] = field(default_factory=dict)
+    seconds: Number = None
+    version: int = VERSION
+
+
+def as_data(value: Any) -> Any:
+    """A dataclass of this module (or plain data) as JSON data: numbers that are not finite become None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: as_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): as_data(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_data(inner) for inner in value]
+    return value
