@@ -1,4 +1,4 @@
-"""What the way back is worth while training: angles to true backpropagation, by layer.
+"""How well errors are sent back while training: angles to true backpropagation, by layer.
 
     python examples/angles.py
 
@@ -25,11 +25,11 @@ def network() -> torch.nn.Module:
 
 def show(model: torch.nn.Module, x: Tensor, y: Tensor, when: str) -> None:
     loss = F.cross_entropy(model(x), y).item()
-    m = br.metrics.measure(model, lambda: F.cross_entropy(model(x), y))
-    print(f"  {when}: loss {loss:.3f}, whole update {m.update_angle:.0f} degrees from backprop's")
-    for name, layer in m.layers.items():
-        angles = (layer.weight_angle, layer.gradient_angle, layer.update_angle)
-        print("    layer {}  weight {:3.0f}  error {:3.0f}  update {:3.0f}".format(name, *angles))
+    found = br.metrics.readings(model, lambda: F.cross_entropy(model(x), y))
+    print(f"  {when}: loss {loss:.3f}, whole update {found['update_angle']['']:.0f} degrees from backprop's")
+    for layer, degrees in found["weight_angle"].items():
+        angles = (degrees, found["gradient_angle"][layer], found["update_angle"][layer])
+        print("    layer {}  weight {:3.0f}  error {:3.0f}  update {:3.0f}".format(layer, *angles))
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         list_rules,
         register_rule,
     )
+    from backroads.metrics import register_metric
     from backroads.phases import mirror
     from backroads.train.noise import noisy
     from backroads.train.schedule import CoefficientSchedule, LearningRateSchedule, RateSchedule
@@ -72,6 +73,7 @@ __all__ = [
     "nn",
     "noisy",
     "plan",
+    "register_metric",
     "register_rule",
     "revert",
     "rules",
@@ -105,6 +107,7 @@ _PLACES = {
         "list_rules",
         "register_rule",
     ),
+    "metrics": ("register_metric",),
     "phases": ("mirror",),
     "train.noise": ("noisy",),
     "train.schedule": ("CoefficientSchedule", "LearningRateSchedule", "RateSchedule"),

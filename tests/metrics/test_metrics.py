@@ -15,16 +15,22 @@ from problems import OUTPUTS, RULES, batch, small_network
 from torch import Tensor, nn
 
 import backroads as br
+from backroads.errors import ConfigError, UsageError
 from backroads.metrics import (
-    LayerMeasurement,
-    Measurement,
+    DEFAULT,
+    Probe,
     angle,
     backprop_mode,
-    measure,
+    list_metrics,
     norm_ratio,
     norm_ratios,
+    quantities,
+    readings,
+    register_metric,
     weight_angles,
 )
+from backroads.metrics.base import _METRICS
+from backroads.runs.quantity import Quantity
 
 COMPARABLE = [name for name in RULES if name != "direct_feedback_alignment"]  # B is in the layout of W
 
@@ -163,7 +169,13 @@ def test_direct_feedback_has_no_backward_weight_to_compare_and_other_layers_stil
     assert list(weight_angles(mixed)) == list(norm_ratios(mixed)) == ["2", "6", "8"]
 
 
-# --- measure ---
+# --- readings ---
+
+OF_B = ("weight_angle", "norm_ratio", "projection_angle", "gradient_angle", "gradient_norm_ratio")
+
+
+def measure(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, dict[str, float]]:
+    return readings(model, loss, list_metrics())
 
 
 def task(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
@@ -193,19 +205,20 @@ def test_an_aligned_network_is_at_0_degrees_and_ratio_1_everywhere(rule: str, dt
     model = align(make(RULES[rule], dtype)).train()
     result = measure(model, task(model, *batch(dtype=dtype)))
     rounding = math.degrees(1e4 * torch.finfo(dtype).eps)  # the updates may be summed in another order
-    assert list(result.layers) == ["0", "2", "6", "8"]
-    for layer in result.layers.values():
-        assert layer.weight_angle == layer.projection_angle == layer.gradient_angle == 0.0
-        assert layer.norm_ratio == layer.gradient_norm_ratio == 1.0
-        assert layer.update_angle < rounding
-    assert result.update_angle < rounding
+    assert list(result["update_angle"]) == ["0", "2", "6", "8", ""]
+    assert all(degrees < rounding for degrees in result["update_angle"].values())
+    for name in OF_B:
+        assert result[name] == dict.fromkeys(("0", "2", "6", "8"), 1.0 if name.endswith("ratio") else 0.0)
 
 
 def test_backprop_is_at_0_degrees_by_definition() -> None:
     model = small_network("backprop")
     result = measure(model, task(model, *batch()))
-    aligned = LayerMeasurement(0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
-    assert result == Measurement(dict.fromkeys(("0", "2", "6", "8"), aligned), 0.0)
+    layers = ("0", "2", "6", "8")
+    assert result == {
+        **{name: dict.fromkeys(layers, 1.0 if name.endswith("ratio") else 0.0) for name in OF_B},
+        "update_angle": dict.fromkeys((*layers, ""), 0.0),
+    }
 
 
 def test_a_network_of_two_layers_is_measured_as_computed_by_hand() -> None:
@@ -224,7 +237,6 @@ def test_a_network_of_two_layers_is_measured_as_computed_by_hand() -> None:
     dW1, true_dW1 = dy1.T @ x, true_dy1.T @ x
     unchanged = [dy2.T @ a, dy2.sum(0)]  # of the last layer, whose error has not come through any B
 
-    first, last = result.layers["0"], result.layers["2"]
     expected = {
         "weight_angle": (numpy_angle(B1, W1), numpy_angle(B2, W2)),
         "projection_angle": (numpy_angle(x @ B1.T, x @ W1.T), numpy_angle(a @ B2.T, a @ W2.T)),
@@ -235,14 +247,14 @@ def test_a_network_of_two_layers_is_measured_as_computed_by_hand() -> None:
         ),
     }
     for name, pair in expected.items():
-        assert (getattr(first, name), getattr(last, name)) == pytest.approx(pair, rel=1e-9), name
-    assert first.update_angle == pytest.approx(numpy_angle(dW1, true_dW1), abs=1e-6)
-    assert last.update_angle == pytest.approx(0, abs=1e-9)
+        assert result[name] == pytest.approx(dict(zip(("0", "2"), pair, strict=True)), rel=1e-9), name
+    assert result["update_angle"]["0"] == pytest.approx(numpy_angle(dW1, true_dW1), abs=1e-6)
+    assert result["update_angle"]["2"] == pytest.approx(0, abs=1e-9)
     update, true_update = (
         np.concatenate([g.ravel() for g in (dW, dy.sum(0), *unchanged)])
         for dW, dy in ((dW1, dy1), (true_dW1, true_dy1))
     )
-    assert result.update_angle == pytest.approx(numpy_angle(update, true_update), abs=1e-6)
+    assert result["update_angle"][""] == pytest.approx(numpy_angle(update, true_update), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +270,7 @@ def test_a_convolution_is_measured_as_torchs_own_with_each_of_the_two_weights(ba
     layer = br.convert(copy.deepcopy(bare).double(), "feedback_alignment", generator=0)
     x = rand(3, bare.in_channels, 7, 6)
     probe = rand(*layer(x).shape, seed=1)
-    measured = measure(layer, lambda: (layer(x) * probe).sum()).layers[""]
+    measured = {name: by_layer[""] for name, by_layer in measure(layer, lambda: (layer(x) * probe).sum()).items()}
 
     # The layer's activity is what its kernel sees: with circular padding, the padded input.
     circular = bare.padding_mode == "circular"
@@ -269,9 +281,9 @@ def test_a_convolution_is_measured_as_torchs_own_with_each_of_the_two_weights(ba
         y = F.conv2d(seen, weight, None, bare.stride, 0 if circular else bare.padding, bare.dilation, bare.groups)
         outputs.append(y.detach())
         errors += torch.autograd.grad(y, seen, probe)
-    assert measured.projection_angle == pytest.approx(numpy_angle(*outputs), abs=1e-6)
-    assert measured.gradient_angle == pytest.approx(numpy_angle(*errors), abs=1e-6)
-    assert measured.gradient_norm_ratio == pytest.approx(float(errors[0].norm() / errors[1].norm()), rel=1e-9)
+    assert measured["projection_angle"] == pytest.approx(numpy_angle(*outputs), abs=1e-6)
+    assert measured["gradient_angle"] == pytest.approx(numpy_angle(*errors), abs=1e-6)
+    assert measured["gradient_norm_ratio"] == pytest.approx(float(errors[0].norm() / errors[1].norm()), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -296,12 +308,12 @@ def test_update_angles_are_those_between_ordinary_backward_passes_of_this_and_of
     own, true = gradients(copy.deepcopy(model)), gradients(br.revert(copy.deepcopy(model)))
     torch.manual_seed(11)
     result = measure(model, task(model, x, y))
-    assert result.update_angle > 1
+    assert result["update_angle"][""] > 1
     whole = numpy_angle(joined(list(own.values())), joined(list(true.values())))
-    assert result.update_angle == pytest.approx(whole, abs=1e-6)
-    for key, layer in result.layers.items():
+    assert result["update_angle"][""] == pytest.approx(whole, abs=1e-6)
+    for key, _ in br.aligned_layers(model):
         expected = angle(own[f"{key}.weight"], true[f"{key}.weight"])
-        assert layer.update_angle == pytest.approx(expected, abs=1e-6)
+        assert result["update_angle"][key] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("make", [small_network, with_dropout])
@@ -311,22 +323,22 @@ def test_the_last_layer_gets_the_update_of_backprop_because_its_error_came_throu
 ) -> None:
     model = make(RULES[name])
     result = measure(model, task(model, *batch()))
-    assert result.layers["8"].update_angle == pytest.approx(0, abs=1e-6)
+    assert result["update_angle"]["8"] == pytest.approx(0, abs=1e-6)
 
 
 def test_direct_feedback_is_measured_by_its_updates_alone() -> None:
     model = small_network(RULES["direct_feedback_alignment"])
     result = measure(model, task(model, *batch()))
-    for layer in result.layers.values():
-        assert layer == LayerMeasurement(None, None, None, None, None, layer.update_angle)
-    assert result.layers["0"].update_angle > 1
+    assert all(result[name] == {} for name in OF_B)
+    assert list(result["update_angle"]) == ["0", "2", "6", "8", ""]
+    assert result["update_angle"]["0"] > 1
 
 
 def test_a_mixed_network_has_numbers_where_weights_compare() -> None:
     model = small_network({"0": RULES["direct_feedback_alignment"], "*": "feedback_alignment"})
     result = measure(model, task(model, *batch()))
-    assert result.layers["0"].weight_angle is None
-    assert result.layers["2"].weight_angle == weight_angles(model)["2"]
+    assert all(list(result[name]) == ["2", "6", "8"] for name in OF_B)
+    assert result["weight_angle"]["2"] == weight_angles(model)["2"]
 
 
 # --- and leaves everything as it was ---
@@ -340,7 +352,7 @@ def everything(model: nn.Module) -> dict[str, Any]:
         "requires_grad": {n: p.requires_grad for n, p in model.named_parameters()},
         "training": {n: m.training for n, m in model.named_modules()},
         "hooks": {n: (len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in model.named_modules()},
-        "steps": {n: t for n, t in model.state_dict().items() if n.endswith("alignment_steps")},
+        "counters": {n: t for n, t in model.state_dict().items() if n.endswith(("alignment_steps", "late_place"))},
         "random": torch.get_rng_state(),
     }
 
@@ -360,6 +372,7 @@ MEASURED = {
     **RULES,
     "every third step": br.Alignment(0.1, 0.2, every=3),
     "noise": br.Alignment(0.1, 0.2, input_noise=1.0),
+    "a late W": br.Alignment(decay=0.1, self_=0.1, estimate=br.WeightEstimate(delay_steps=3)),
 }
 
 
@@ -374,13 +387,14 @@ def test_measuring_leaves_everything_as_it_was(name: str, training: bool) -> Non
     assert_same(everything(model), before)
     assert [id(t) for t in (*model.parameters(), *model.buffers())] == identities
     assert before["tensors"]["3.num_batches_tracked"] == (1 if training else 0)
-    assert len(before["steps"]) == (4 if name == "every third step" else 0)
+    assert len(before["counters"]) == (4 if name in ("every third step", "a late W") else 0)
 
 
-def test_training_goes_on_after_measuring_as_if_it_had_not_been() -> None:
+@pytest.mark.parametrize("rule", [br.Alignment(0.1, 0.2, every=2, input_noise=1.0), MEASURED["a late W"]], ids=repr)
+def test_training_goes_on_after_measuring_as_if_it_had_not_been(rule: br.Rule) -> None:
     def train(measuring: bool) -> list[Tensor]:
         torch.manual_seed(0)
-        model = with_dropout(br.Alignment(0.1, 0.2, every=2, input_noise=1.0))
+        model = with_dropout(rule)
         x, y = batch()
         for _ in range(3):
             if measuring:
@@ -425,6 +439,83 @@ def test_in_backprop_mode_every_layer_is_torchs_own_and_nothing_is_taught() -> N
     assert all(B.grad is None for B in br.backward_parameters(model))
 
 
+# --- the table of metrics, and what a reading needs ---
+
+
+def test_a_metric_of_ones_own_is_registered_once_and_read_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backroads.metrics.base._METRICS._entries", dict(_METRICS._entries))
+    about = Quantity("zeros in W", about="Fraction of the entries of W that are 0.")
+
+    @br.register_metric("zeros", about, needs_batch=False)
+    def zeros(probe: Probe) -> dict[str, float]:
+        return {name: float((layer.weight == 0).double().mean()) for name, layer in probe.layers.items()}
+
+    model = small_network("feedback_alignment")
+    with torch.no_grad():
+        model[8].weight[0] = 0
+    assert readings(model, metrics=["zeros"]) == {"zeros": {"0": 0, "2": 0, "6": 0, "8": pytest.approx(1 / OUTPUTS)}}
+    assert quantities(["zeros"]) == {"zeros": about}
+    with pytest.raises(ConfigError, match="'zeros' is already taken"):
+        register_metric("zeros", about)(zeros.compute)
+
+
+def test_an_unknown_metric_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"unknown metric 'weight_angel'. Did you mean 'weight_angle'"):
+        readings(small_network("backprop"), metrics=["weight_angel"])
+
+
+def test_without_a_batch_only_the_weights_are_read() -> None:
+    model = small_network("feedback_alignment")
+    assert readings(model) == {"weight_angle": weight_angles(model), "norm_ratio": norm_ratios(model)}
+    with pytest.raises(UsageError, match="expected a loss"):
+        readings(model, objective=lambda: torch.zeros(()))
+
+
+def test_by_default_a_reading_is_two_passes_and_every_number_is_defined() -> None:
+    model, (x, y), passes = small_network("feedback_alignment"), batch(), []
+
+    def loss() -> Tensor:
+        passes.append(None)
+        return F.cross_entropy(model(x), y)
+
+    assert tuple(readings(model, loss)) == DEFAULT
+    assert len(passes) == 2
+    passes.clear()
+    measure(model, loss)
+    assert len(passes) == 2
+    assert all(q.title and q.about for q in quantities(list_metrics()).values())
+
+
+def test_an_objective_of_a_methods_own_is_compared_with_backpropagation_of_the_loss() -> None:
+    """Training on twice one loss plus a penalty of W, on a plain network, against the gradients of the loss alone."""
+    model, (x, y) = br.revert(small_network("backprop")), batch()
+
+    def loss() -> Tensor:
+        return F.cross_entropy(model(x), y)
+
+    def objective() -> Tensor:
+        return 2 * loss() + model[6].weight.square().sum()
+
+    found = readings(model, loss, objective=objective)
+    own, true = (
+        dict(zip(dict(model.named_parameters()), torch.autograd.grad(f(), [*model.parameters()]), strict=True))
+        for f in (objective, loss)
+    )
+    expected = dict.fromkeys(("0", "2", "8"), 0.0) | {"6": numpy_angle(own["6.weight"], true["6.weight"])}
+    expected[""] = numpy_angle(joined([*own.values()]), joined([*true.values()]))
+    assert found["update_angle"] == pytest.approx(expected, abs=1e-5)
+    assert expected["6"] > 1
+    assert found["weight_angle"] == found["norm_ratio"] == found["gradient_angle"] == {}
+
+
+def test_a_loss_that_reaches_no_parameter_has_no_angles() -> None:
+    model, (x, y) = small_network("feedback_alignment").requires_grad_(False), batch()
+    assert readings(model, task(model, x, y), ["update_angle", "gradient_angle"]) == {
+        "update_angle": {},
+        "gradient_angle": {},
+    }
+
+
 # --- corners ---
 
 
@@ -433,11 +524,11 @@ def test_a_dead_layer_is_measured_without_nan() -> None:
     with torch.no_grad():
         model[6].bias.fill_(-1e3)  # nothing passes its ReLU, forward or back
     result = measure(model, task(model, *batch()))
-    dead = result.layers["6"]
-    assert (dead.gradient_angle, dead.gradient_norm_ratio, dead.update_angle) == (0.0, 1.0, 0.0)
-    assert (result.layers["8"].projection_angle, result.layers["0"].update_angle) == (0.0, 0.0)
-    assert all(math.isfinite(v) for layer in result.layers.values() for v in vars(layer).values())
-    assert result.update_angle == pytest.approx(0, abs=1e-6)  # only the last bias has a gradient, and the same
+    dead = [result[name]["6"] for name in ("gradient_angle", "gradient_norm_ratio", "update_angle")]
+    assert dead == [0.0, 1.0, 0.0]
+    assert (result["projection_angle"]["8"], result["update_angle"]["0"]) == (0.0, 0.0)
+    assert all(math.isfinite(v) for by_layer in result.values() for v in by_layer.values())
+    assert result["update_angle"][""] == pytest.approx(0, abs=1e-6)  # only the last bias has a gradient, and the same
 
 
 def test_a_backward_weight_of_zero_is_measured_without_nan() -> None:
@@ -445,10 +536,8 @@ def test_a_backward_weight_of_zero_is_measured_without_nan() -> None:
     with torch.no_grad():
         model[8].backward_weight.zero_()
     result = measure(model, task(model, *batch()))
-    last = result.layers["8"]
-    assert (last.weight_angle, last.projection_angle, last.gradient_angle) == (90.0, 90.0, 90.0)
-    assert (last.norm_ratio, last.gradient_norm_ratio) == (0.0, 0.0)
-    assert result.layers["0"].update_angle == 90.0  # nothing arrives, where backprop brings something
+    assert [result[name]["8"] for name in OF_B] == [90.0, 0.0, 90.0, 90.0, 0.0]
+    assert result["update_angle"]["0"] == 90.0  # nothing arrives, where backprop brings something
 
 
 def test_a_layer_that_is_not_used_is_measured_by_its_weights_alone() -> None:
@@ -456,9 +545,10 @@ def test_a_layer_that_is_not_used_is_measured_by_its_weights_alone() -> None:
     br.convert(model, "feedback_alignment")
     x = rand(4, 3, dtype=torch.float32)
     result = measure(model, lambda: model["used"](x).square().sum())
-    assert result.layers["idle"].weight_angle == weight_angles(model)["idle"]
-    assert result.layers["idle"].update_angle == 0.0
-    assert result.layers["used"].projection_angle > 1
+    assert result["weight_angle"]["idle"] == weight_angles(model)["idle"]
+    assert all(list(result[name]) == ["used"] for name in ("projection_angle", "gradient_angle"))
+    assert list(result["update_angle"]) == ["used", ""]
+    assert result["projection_angle"]["used"] > 1
 
 
 def test_a_shared_layer_is_measured_over_all_its_uses() -> None:
@@ -466,18 +556,18 @@ def test_a_shared_layer_is_measured_over_all_its_uses() -> None:
     model = br.convert(nn.Sequential(shared, nn.Tanh(), shared), "feedback_alignment", generator=0)
     x, probe = rand(5, 4), rand(5, 4, seed=1)
     result = measure(model, lambda: (model(x) * probe).sum())
-    measured = result.layers["0"]
-    assert list(result.layers) == ["0"]
+    measured = {name: by_layer["0"] for name, by_layer in result.items()}
+    assert list(result["weight_angle"]) == ["0"]
 
     W, B, b = (p.detach().numpy() for p in (shared.weight, shared.backward_weight, shared.bias))
     x, dy2 = x.numpy(), probe.numpy()
     a = np.tanh(x @ W.T + b)
     dy1, true_dy1 = (dy2 @ B) * (1 - a**2), (dy2 @ W) * (1 - a**2)
     inputs, errors = np.stack([x, a]), np.stack([dy1, dy2])
-    assert measured.projection_angle == pytest.approx(numpy_angle(inputs @ B.T, inputs @ W.T), abs=1e-6)
-    assert measured.gradient_angle == pytest.approx(numpy_angle(errors @ B, errors @ W), abs=1e-6)
+    assert measured["projection_angle"] == pytest.approx(numpy_angle(inputs @ B.T, inputs @ W.T), abs=1e-6)
+    assert measured["gradient_angle"] == pytest.approx(numpy_angle(errors @ B, errors @ W), abs=1e-6)
     update, true_update = dy1.T @ x + dy2.T @ a, true_dy1.T @ x + dy2.T @ a
-    assert measured.update_angle == pytest.approx(numpy_angle(update, true_update), abs=1e-6)
+    assert measured["update_angle"] == pytest.approx(numpy_angle(update, true_update), abs=1e-6)
 
 
 def test_frozen_parameters_are_no_part_of_the_update() -> None:
@@ -486,14 +576,15 @@ def test_frozen_parameters_are_no_part_of_the_update() -> None:
         model.get_submodule(name).requires_grad_(False)
     model[3].requires_grad_(False)
     result = measure(model, task(model, *batch()))
-    assert result.update_angle == pytest.approx(0, abs=1e-6)  # of the last layer alone
-    assert result.layers["0"].weight_angle > 1
+    assert result["update_angle"][""] == pytest.approx(0, abs=1e-6)  # of the last layer alone
+    assert list(result["update_angle"]) == ["8", ""]
+    assert result["weight_angle"]["0"] > 1
 
 
 def test_inputs_that_need_gradients_and_unbatched_ones_are_measured() -> None:
     layer = br.convert(nn.Linear(4, OUTPUTS).double(), "feedback_alignment")
     x = rand(4).requires_grad_()
-    measured = measure(layer, lambda: layer(x).square().sum()).layers[""]
+    measured = {name: by_layer[""] for name, by_layer in measure(layer, lambda: layer(x).square().sum()).items()}
     W, B = layer.weight.detach(), layer.backward_weight.detach()
-    assert measured.projection_angle == pytest.approx(numpy_angle(B @ x.detach(), W @ x.detach()), abs=1e-6)
+    assert measured["projection_angle"] == pytest.approx(numpy_angle(B @ x.detach(), W @ x.detach()), abs=1e-6)
     assert x.grad is None

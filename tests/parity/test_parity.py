@@ -27,6 +27,7 @@ from backroads.feedback.functional import ConvolutionMap, LinearMap, Operator, a
 
 REPO = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-9
+ANGLES = ("weight_angle", "projection_angle", "gradient_angle")
 Case = dict[str, Any]
 Arrays = dict[str, NDArray[np.float64]]
 
@@ -157,7 +158,7 @@ def run_layer(case: Case, arrays: Arrays, layer: br.nn.AlignedLayer) -> dict[str
         loss.backward()
         return [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
 
-    angles = next(iter(br.metrics.measure(layer, task_loss).layers.values()))
+    angles = br.metrics.readings(layer, task_loss, ANGLES)
     everything, alignment_alone = gradients(task_loss()), gradients(0 * task_loss())
     return collect(
         everything,
@@ -165,9 +166,7 @@ def run_layer(case: Case, arrays: Arrays, layer: br.nn.AlignedLayer) -> dict[str
         outputs=activate(layer(x)),
         task_loss=task_loss(),
         alignment_loss=recorded_value(x, layer.weight, layer.backward_weight, layer.bias, layer.rule, layer.operator),
-        weight_angle=angles.weight_angle,
-        projection_angle=angles.projection_angle,
-        gradient_angle=angles.gradient_angle,
+        **{name: angles[name][""] for name in ANGLES},
     )
 
 
@@ -282,9 +281,9 @@ def test_a_network_learns_along_the_recorded_trajectory(case: Case) -> None:
         same(f"task_loss[{t}]", task_loss(), arrays["task_loss"][t])
         same(f"alignment_loss[{t}]", value, arrays["alignment_loss"][t])
         same(f"total_loss[{t}]", loss_rate * task_loss() + alignment_rate * value, arrays["total_loss"][t])
-        for i, measured in enumerate(br.metrics.measure(net, task_loss).layers.values(), start=1):
-            for angle in ("weight_angle", "projection_angle", "gradient_angle"):
-                same(f"{angle}{i}[{t}]", getattr(measured, angle), arrays[f"{angle}{i}"][t])
+        for name, by_layer in br.metrics.readings(net, task_loss, ANGLES).items():
+            for i, degrees in enumerate(by_layer.values(), start=1):
+                same(f"{name}{i}[{t}]", degrees, arrays[f"{name}{i}"][t])
         optimizer.zero_grad()
         with br.alignment_scale(net, alignment_rate):
             (loss_rate * task_loss()).backward()

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from backroads.feedback.conversion.swap import aligned_layers
-
 
 def angle(a: Tensor | Sequence[Tensor], b: Tensor | Sequence[Tensor]) -> float:
     """The angle between two tensors (or two lists of tensors), each read as one long vector; degrees, 0 to 180.
@@ -34,26 +32,6 @@ def norm_ratio(a: Tensor | Sequence[Tensor], b: Tensor | Sequence[Tensor]) -> fl
     if denominator == 0:
         return 1.0 if numerator == 0 else float("inf")
     return numerator / denominator
-
-
-def weight_angles(model: torch.nn.Module) -> dict[str, float]:
-    """Angle between W and B by layer, in degrees; layers under direct feedback, which have no such B, are left out."""
-    return {name: angle(B, W) for name, W, B in _pairs(model)}
-
-
-def norm_ratios(model: torch.nn.Module) -> dict[str, float]:
-    """|B| / |W| by layer; layers under direct feedback are left out."""
-    return {name: norm_ratio(B, W) for name, W, B in _pairs(model)}
-
-
-def _pairs(model: torch.nn.Module) -> list[tuple[str, Tensor, Tensor]]:
-    pairs = []
-    with torch.random.fork_rng(), torch.no_grad():  # sign symmetry may draw
-        for name, layer in aligned_layers(model):
-            B = layer.feedback_weight()
-            if B is not None:
-                pairs.append((name, layer.weight.detach(), B.detach()))
-    return pairs
 
 
 def _flat(a: Tensor | Sequence[Tensor]) -> Tensor:

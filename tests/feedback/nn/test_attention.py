@@ -308,15 +308,16 @@ def test_metrics_see_each_projection() -> None:
         h = model[0](x)
         return model[1](h, h, h)[0].square().mean()  # type: ignore[no-any-return]
 
-    measured = br.metrics.measure(model, loss)
-    assert set(measured.layers) == {"0", "1.q", "1.k", "1.v", "1.out_proj"}
+    measured = br.metrics.readings(model, loss)
+    assert set(measured["weight_angle"]) == set(measured["update_angle"]) - {""}
+    assert set(measured["weight_angle"]) == {"0", "1.q", "1.k", "1.v", "1.out_proj"}
     # The output projection's W gets its exact gradient, those before it get theirs through B.
-    assert measured.layers["1.out_proj"].update_angle == pytest.approx(0, abs=0.1)
-    assert all(measured.layers[f"1.{n}"].update_angle > 10 for n in "qkv")
+    assert measured["update_angle"]["1.out_proj"] == pytest.approx(0, abs=0.1)
+    assert all(measured["update_angle"][f"1.{n}"] > 10 for n in "qkv")
     with torch.no_grad():
         for _, layer in br.aligned_layers(model):
             layer.backward_weight.copy_(layer.weight)
-    assert br.metrics.measure(model, loss).update_angle == pytest.approx(0, abs=0.1)
+    assert br.metrics.readings(model, loss)["update_angle"][""] == pytest.approx(0, abs=0.1)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -1,0 +1,190 @@
+"""One batch through a model, for all metrics at once: activities, errors and gradients of training and of backprop."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backroads.errors import UsageError
+from backroads.feedback.conversion.swap import aligned_layers
+from backroads.feedback.nn.layers import AlignedLayer
+
+Signals = list[tuple[Tensor, Tensor]]
+"""(x, dy) of each use of a layer in a forward pass: its input, and the error that arrived at its output."""
+
+
+class Probe:
+    """A model and a batch. What a metric asks for is computed once, when it is first asked for.
+
+    Each pass leaves the model as it was; see :func:`backroads.metrics.readings`.
+
+    Args:
+        model: a converted or prepared model.
+        loss: runs the model on the batch and returns the task's loss; None where only weights are read.
+        objective: returns what training differentiates; None: the same as ``loss``.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        loss: Callable[[], Tensor] | None = None,
+        objective: Callable[[], Tensor] | None = None,
+    ) -> None:
+        self.model = model
+        self._loss = loss
+        self._objective = objective or loss
+        self.layers: dict[str, AlignedLayer] = dict(aligned_layers(model))
+
+    @cached_property
+    def weights(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """(W, B) of each layer with a B in the layout of W, by dotted name; direct feedback has none."""
+        found = {}
+        with _random_state_kept(self.model), torch.no_grad():  # a rule may draw B anew
+            for name, layer in self.layers.items():
+                B = layer.feedback_weight()
+                if B is not None:
+                    found[name] = layer.weight.detach(), B.detach()
+        return found
+
+    @cached_property
+    def _training(self) -> tuple[dict[str, Signals], dict[str, Tensor]]:
+        """Of the pass that training makes: each layer's activities and errors, and the gradients by parameter name."""
+        recorded = {name: _Recorder() for name in self.weights}
+        hooks = [self.layers[name].register_forward_hook(recorder.hook) for name, recorder in recorded.items()]
+        try:
+            gradients = self._gradients(self._objective)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {name: recorder.signals() for name, recorder in recorded.items()}, gradients
+
+    @cached_property
+    def signals(self) -> dict[str, Signals]:
+        """The activities and errors of each layer in :attr:`weights` that the pass used, by dotted name.
+
+        x is as the layer's linear map sees it (padded where the padding is not zeros); both are in W's dtype.
+        """
+        found = {}
+        for name, signals in self._training[0].items():
+            layer, dtype = self.layers[name], self.weights[name][0].dtype
+            if signals:
+                found[name] = [(layer.operand(x.to(dtype)), dy.to(dtype)) for x, dy in signals]
+        return found
+
+    @cached_property
+    def errors_back(self) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+        """(B^T dy, W^T dy) of each layer, for the dy that arrived, one entry for each use of the layer."""
+        found = {}
+        for name, signals in self.signals.items():
+            (W, B), op = self.weights[name], self.layers[name].operator
+            found[name] = [op.pullback(dy, B, x) for x, dy in signals], [op.pullback(dy, W, x) for x, dy in signals]
+        return found
+
+    @cached_property
+    def updates(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Gradients by parameter name: those of training, and those of true backpropagation of the task's loss.
+
+        Both hold the parameters that the task's loss reaches; one that training does not reach has zeros. For feedback
+        rules, true backpropagation is the same network with B = W in all layers.
+        """
+        with backprop_mode(self.model):
+            true = self._gradients(self._loss)
+        own = self._training[1]
+        return {name: own.get(name, torch.zeros_like(gradient)) for name, gradient in true.items()}, true
+
+    @cached_property
+    def layer_updates(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The same for the weight matrix or kernel of each layer, by dotted name of the layer."""
+        own, true = self.updates
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        found = {}
+        for name, module in self.model.named_modules():
+            weight = module.parameter if isinstance(module, AlignedLayer) else getattr(module, "weight", None)
+            key = names.get(id(weight))
+            if key in true and true[key].dim() > 1:
+                part = module.part if isinstance(module, AlignedLayer) else _whole
+                found[name] = part(own[key]), part(true[key])
+        return found
+
+    def _gradients(self, scalar: Callable[[], Tensor] | None) -> dict[str, Tensor]:
+        """The gradients of ``scalar()`` by parameter name, where there is one."""
+        if scalar is None:
+            raise UsageError("this metric needs a batch; pass a loss, such as lambda: F.cross_entropy(model(x), y)")
+        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        with undisturbed(self.model), torch.enable_grad():
+            value = scalar()
+            if not (named and value.requires_grad):
+                return {}
+            gradients = torch.autograd.grad(value, list(named.values()), allow_unused=True)
+        return {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@contextlib.contextmanager
+def backprop_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, every converted layer behaves as plain torch: B = W, and nothing is taught to B.
+
+    Example::
+
+        with br.metrics.backprop_mode(model):
+            F.cross_entropy(model(x), y).backward()  # true gradients of W, none for B
+    """
+    layers = [layer for _, layer in aligned_layers(model)]
+    for layer in layers:
+        layer._as_backprop = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._as_backprop = False
+
+
+@contextlib.contextmanager
+def undisturbed(model: torch.nn.Module) -> Iterator[None]:
+    """Put buffers, counters of steps, late copies of W and the random state back at the end."""
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    counters = [state for _, layer in aligned_layers(model) for state in (layer._clock, layer._delay)]
+    before = [dict(vars(counter)) for counter in counters]
+    try:
+        with _random_state_kept(model):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        for counter, state in zip(counters, before, strict=True):
+            vars(counter).update(state)
+
+
+def _random_state_kept(model: torch.nn.Module) -> Any:
+    """A context that puts torch's random state back, of the CPU and of the model's GPUs."""
+    gpus = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    return torch.random.fork_rng(devices=sorted(index for index in gpus if index is not None))
+
+
+class _Recorder:
+    """Inputs and output errors of one layer, over all its uses in a pass."""
+
+    def __init__(self) -> None:
+        self._x: list[Tensor] = []
+        self._dy: dict[int, Tensor] = {}
+
+    def hook(self, layer: AlignedLayer, args: tuple[Any, ...], output: Tensor) -> None:
+        """A forward hook."""
+        use = len(self._x)
+        self._x.append(args[0].detach())
+        if output.requires_grad:
+            # A hook on the tensor, because an in-place activation may overwrite the tensor itself.
+            output.register_hook(lambda dy: self._dy.__setitem__(use, dy.detach()))
+
+    def signals(self) -> Signals:
+        """The uses at which an error arrived."""
+        return [(x, self._dy[use]) for use, x in enumerate(self._x) if use in self._dy]
