@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from backroads.contrib.theory.settings import TheoryConfig, resolve
 from backroads.train.config import read_toml
+
+if TYPE_CHECKING:
+    from backroads.runs.results import TheoryResults
 
 
 def theory(
@@ -32,13 +35,14 @@ def theory(
     from backroads.report import write_report
     from backroads.runs.environment import environment
     from backroads.runs.folder import RunFolder
+    from backroads.runs.schema import as_data
     from backroads.train.compare import Progress
 
     run_folder = RunFolder(folder, resolved.model_dump(), environment())
     try:
         with progress() as report:
             results = run(resolved, lambda what, done, total: report(Progress(done, total, _line(what, done, total))))
-        run_folder.results(results)
+        run_folder.results(as_data(results))
     finally:
         run_folder.close()
     print(_told(results))
@@ -50,17 +54,17 @@ def _line(what: str, done: int, total: int) -> str | None:
     return f"{what}: {done} of {total}" if done == total or done % max(1, total // 5) == 0 else None
 
 
-def _told(results: dict[str, Any]) -> str:
-    moving, held, diagram = results["moving"], results["held"], results["diagram"]
-    lines = [f"{results['rule']}: both weights moving, it {_verb(moving['matrix_fate'])}"]
-    for point in moving["points"]:
-        values = ", ".join(f"{value:.4g}" for value in point["eigenvalues"])
-        lines.append(f"  w = {point['w']:.4g}, b = {point['b']:.4g}: {point['stability']}, eigenvalues {values}")
-    if held["finite"]:
-        lines.append(f"W held: B goes to {held['gain']:.4g} times |W|, at {held['angle']:.1f} deg to W")
+def _told(results: TheoryResults) -> str:
+    moving, held, diagram = results.moving, results.held, results.diagram
+    lines = [f"{results.rule}: both weights moving, it {_verb(moving.matrix_fate)}"]
+    for point in moving.points:
+        values = ", ".join(f"{value:.4g}" for value in point.eigenvalues)
+        lines.append(f"  w = {point.w:.4g}, b = {point.b:.4g}: {point.stability}, eigenvalues {values}")
+    if held.finite:
+        lines.append(f"W held: B goes to {held.gain:.4g} times |W|, at {held.angle:.1f} deg to W")
     else:
         lines.append("W held: B grows for ever")
-    lines.append(f"diagram: simulation and closed form agree at {diagram['agreed']} of {diagram['of']} points")
+    lines.append(f"diagram: simulation and closed form agree at {diagram.agreed} of {diagram.of} points")
     return "\n".join(lines)
 
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from backroads.errors import RuleError
 from backroads.feedback.rules import Alignment
-
-FATES = ("collapses", "settles", "explodes", "undecided")
+from backroads.runs.results import Fate, FixedPoint
 
 
 def check_rule(rule: Alignment) -> None:
@@ -57,7 +56,7 @@ class Mode:
         return self.pull - self.loss, -self.pull - self.loss
 
     @property
-    def fate(self) -> str:
+    def fate(self) -> Fate:
         """What becomes of almost every start: "collapses", "settles", "explodes"; "undecided" on a boundary."""
         growth = self.pull - self.loss
         if math.isclose(self.pull, self.loss, rel_tol=1e-12, abs_tol=1e-300):
@@ -74,36 +73,27 @@ class Mode:
         loss^2`` unless w = b = 0, and the negative root has no real solution. With no loss, they are points of the
         hyperbola ``w b = pull / bound``, all of which are fixed: the eigenvalue 0.
         """
-        points = [FixedPoint(0.0, 0.0, self.origin)]
+        points = [_fixed_point(0.0, 0.0, self.origin)]
         if self.bound > 0 and self.pull > self.loss:
             end = math.sqrt((self.pull - self.loss) / self.bound)
             values = (-2 * (self.pull - self.loss), -2 * self.loss)
-            points += [FixedPoint(end, end, values), FixedPoint(-end, -end, values)]
+            points += [_fixed_point(end, end, values), _fixed_point(-end, -end, values)]
         return points
 
 
-@dataclasses.dataclass(frozen=True)
-class FixedPoint:
-    """A point at which both weights rest, and the eigenvalues of the flow there."""
-
-    w: float
-    b: float
-    eigenvalues: tuple[float, ...]
-
-    @property
-    def stability(self) -> str:
-        """ "stable", "unstable", or "marginal" where the first order does not say."""
-        largest = max(self.eigenvalues)
-        return "unstable" if largest > 0 else "marginal" if largest == 0 else "stable"
+def _fixed_point(w: float, b: float, eigenvalues: tuple[float, ...]) -> FixedPoint:
+    largest = max(eigenvalues)
+    return FixedPoint(w, b, eigenvalues, "unstable" if largest > 0 else "marginal" if largest == 0 else "stable")
 
 
-def fate(rule: Alignment, strengths: Sequence[float]) -> str:
+def fate(rule: Alignment, strengths: Sequence[float]) -> Fate:
     """What becomes of a layer whose input has axes of these strengths, both weights moving.
 
     It explodes if some axis grows with nothing to bound it, collapses if none grows, and settles otherwise.
     """
     fates = {Mode.of(rule, strength).fate for strength in strengths}
-    return next(name for name in ("explodes", "settles", "undecided", "collapses") if name in fates)
+    order: tuple[Fate, ...] = ("explodes", "settles", "undecided", "collapses")
+    return next(name for name in order if name in fates)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from backroads.contrib.theory.closed import check_rule
 from backroads.feedback.rules import Alignment
 from backroads.metrics.angles import angle
+from backroads.runs.results import Course, Fate
 
 Field = Callable[[Tensor], Tensor]
 
@@ -145,23 +146,13 @@ def growth(path: Path) -> list[float]:
 STILL = 0.01  # growth per unit of time that counts as none
 
 
-def observed_fates(path: Path, limit: float = LIMIT) -> list[str]:
+def observed_fates(path: Path, limit: float = LIMIT) -> list[Fate]:
     """What became of each trajectory, by how its length changes at the end: "explodes", "collapses" or "settles"."""
-    fates = []
+    fates: list[Fate] = []
     for rate, size in zip(growth(path), path.sizes[-1].tolist(), strict=True):
         gone = not size <= limit
         fates.append("explodes" if gone or rate > STILL else "collapses" if rate < -STILL else "settles")
     return fates
-
-
-@dataclasses.dataclass(frozen=True)
-class Course:
-    """A trajectory of two matrices: |W|, |B| and the angle between them, in degrees, over time."""
-
-    times: list[float]
-    W: list[float]
-    B: list[float]
-    angle: list[float]
 
 
 def course(path: Path, which: int = 0) -> Course:
@@ -170,10 +161,10 @@ def course(path: Path, which: int = 0) -> Course:
     moves = [k for k in range(1, len(W)) if not (torch.equal(W[k], W[k - 1]) and torch.equal(B[k], B[k - 1]))]
     W, B = (weight[: max(moves, default=0) + 1] for weight in (W, B))
     return Course(
-        path.times[: len(W)],
-        [float(w.norm()) for w in W],
-        [float(b.norm()) for b in B],
-        [angle(b, w) for w, b in zip(W, B, strict=True)],
+        tuple(path.times[: len(W)]),
+        tuple(float(w.norm()) for w in W),
+        tuple(float(b.norm()) for b in B),
+        tuple(angle(b, w) for w, b in zip(W, B, strict=True)),
     )
 
 

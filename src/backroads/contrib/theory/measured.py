@@ -16,25 +16,10 @@ from backroads.feedback.nn.layers import AlignedLayer
 from backroads.feedback.rules import Alignment
 from backroads.metrics import weight_angles
 from backroads.models import MODELS
+from backroads.runs.results import Fate, Outcome
 
 WIDTH, BATCH = 4, 64
 GROWN, FAR, VANISHED = 3.0, 100.0, 0.3  # times the length at the start; up to FAR it must be growing still
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """A short training at one point of the diagram.
-
-    Attributes:
-        fate: "explodes" if any layer does, "collapses" if all do. growth: of the length of W and B over the training,
-            of the layer that grew most. angle: between W and B at the end, mean over layers; None where the training
-            broke off. accuracy: on the last batch.
-    """
-
-    fate: str
-    growth: float | None
-    angle: float | None
-    accuracy: float | None
 
 
 class Digits:
@@ -78,7 +63,7 @@ class Digits:
         assert late is not None
         ratio, recent = end / start, end / late
         grows, shrinks = (ratio > FAR) | (ratio > GROWN) & (recent > 1.01), ratio < VANISHED
-        fate = "explodes" if bool(grows.any()) else "collapses" if bool(shrinks.all()) else "settles"
+        fate: Fate = "explodes" if bool(grows.any()) else "collapses" if bool(shrinks.all()) else "settles"
         angles = weight_angles(model)
         return Outcome(fate, float(ratio.max()), sum(angles.values()) / len(angles), accuracy)
 
