@@ -1,23 +1,29 @@
-# make demo    the comparison on digits, with a report
-# make test    the whole suite
-# make lint    ruff and mypy
-# make docs    the documentation, in docs/_build/html
-# make bench   what a step costs under each rule, beside plain torch
+# make demo         the comparison on digits, with a report
+# make test         the tests, without the longest (about three minutes on two cores)
+# make test-all     all tests
+# make lint         ruff and mypy; `make format` mends what can be mended
+# make docs         the documentation, in docs/_build/html
+# make snippets     runs the Python of README and documentation
+# make check-wheel  builds the package, and uses it in an empty environment with the core's three packages alone
+# make bench        what a step costs under each rule, beside plain torch
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := install --quiet --disable-pip-version-check --constraint constraints.txt
+# torch first and by its exact version: left to a range, the newest build brings gigabytes of CUDA libraries.
+TORCH := $(shell grep '^torch==' constraints.txt)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-slow lint format docs bench clean
+.PHONY: demo test test-all lint format docs snippets check-wheel bench clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/backroads compare
 
 test: $(VENV)/.development
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(PYTEST)
 
-test-slow: $(VENV)/.development
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --run-slow
+test-all: $(VENV)/.development
+	$(PYTEST) -m ""
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .
@@ -31,23 +37,33 @@ format: $(VENV)/.development
 docs: $(VENV)/.development
 	$(BIN)/sphinx-build --fail-on-warning --builder html docs docs/_build/html
 
+snippets: $(VENV)/.development
+	$(BIN)/python docs/run_snippets.py
+
+check-wheel: $(VENV)/.development
+	rm -rf build dist $(VENV)/empty
+	$(BIN)/python -m build --no-isolation
+	$(PYTHON) -m venv $(VENV)/empty
+	$(VENV)/empty/bin/pip $(INSTALL) $(TORCH)
+	$(VENV)/empty/bin/pip $(INSTALL) dist/*.whl
+	$(VENV)/empty/bin/python tests/core_only.py
+
 bench: $(VENV)/.runtime
 	$(BIN)/python benchmarks/step_time.py
 
 clean:
-	rm -rf $(VENV) docs/_build build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# torch first and by its exact version: left to a range, the newest build brings gigabytes of CUDA libraries.
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip $(INSTALL) $(TORCH)
 	touch $@
 
 $(VENV)/.runtime: $(VENV)/.torch pyproject.toml
-	$(PIP) --editable .
+	$(BIN)/pip $(INSTALL) --editable ".[all]"
 	touch $@
 
 $(VENV)/.development: $(VENV)/.torch pyproject.toml
-	$(PIP) --editable ".[dev]"
+	$(BIN)/pip $(INSTALL) --editable ".[dev]"
 	touch $@ $(VENV)/.runtime

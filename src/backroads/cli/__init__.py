@@ -7,7 +7,8 @@ import sys
 import cyclopts
 
 from backroads import __version__
-from backroads.errors import BackroadsError, RunError
+from backroads.errors import BackroadsError, MissingDependencyError, RunError
+from backroads.extras import extra_named
 
 app = cyclopts.App(
     name="backroads",
@@ -44,7 +45,8 @@ def main(words: list[str] | None = None) -> None:
         if len(words) == 2 and words[1] in ("--help", "-h") and words[0] in app:
             app.help_print(words[:1])  # cyclopts would first parse the words as a call, a fifth of the time
         else:
-            app(words, exit_on_error=False, print_error=False)
+            with extra_named():
+                app(words, exit_on_error=False, print_error=False)
     except RunError as error:
         print(f"backroads: {error}", file=sys.stderr)
         sys.exit(1)
@@ -58,6 +60,8 @@ def main(words: list[str] | None = None) -> None:
 
 def _message(error: Exception) -> str:
     """What to say: for a wrong value, pydantic's findings as ours."""
+    if isinstance(error, MissingDependencyError):
+        return str(error)  # pydantic itself may be what is missing
     from pydantic import ValidationError
 
     from backroads.contrib.theory.settings import TheoryConfig

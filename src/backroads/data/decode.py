@@ -16,7 +16,7 @@ from torch import Tensor
 
 from backroads.data.augment import boxes, uniforms
 from backroads.data.parts import Files
-from backroads.errors import MissingDependencyError
+from backroads.extras import extra_named
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,15 +27,8 @@ Decoded = tuple[Tensor, Tensor, list[tuple[str, str]]]
 
 def pillow() -> ModuleType:
     """``PIL.Image``; raises MissingDependencyError."""
-    try:
+    with extra_named("reading images"):
         import PIL.Image
-    except ModuleNotFoundError as error:
-        if error.name != "PIL":
-            raise
-        raise MissingDependencyError(
-            "the package 'pillow' is needed to read images and not installed; install the extra with "
-            'pip install "backroads[vision]"'
-        ) from error
     return PIL.Image
 
 

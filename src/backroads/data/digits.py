@@ -10,6 +10,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from backroads.errors import ConfigError
+from backroads.extras import extra_named
+
 TEST_FRACTION = 0.2
 VALIDATION_FRACTION = 0.2  # of the training split
 SPLIT_SEED = 0  # one split for everybody: results of different runs compare
@@ -41,11 +44,9 @@ def load_digits(split: str = "test") -> Split:
     Raises:
         ConfigError: for another split.
     """
-    from sklearn.datasets import load_digits as load
-    from sklearn.model_selection import train_test_split
-
-    from backroads.errors import ConfigError
-
+    with extra_named("data set 'digits'"):
+        from sklearn.datasets import load_digits as load
+        from sklearn.model_selection import train_test_split
     if split not in ("test", "validation"):
         raise ConfigError(f"split: expected 'test' or 'validation', got {split!r}")
     bunch = load()

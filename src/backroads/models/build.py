@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from backroads.errors import ConfigError, MissingDependencyError, nearest
-from backroads.extras import import_torchvision
+from backroads.errors import ConfigError, nearest
+from backroads.extras import extra_named, import_torchvision
 
 
 def build_model(
@@ -79,12 +79,8 @@ def _from_torchvision(name: str, classes: int, options: dict[str, Any]) -> torch
 
 def _from_timm(name: str, classes: int, shape: tuple[int, int, int], options: dict[str, Any]) -> torch.nn.Module:
     import_torchvision()  # timm imports it
-    try:
+    with extra_named(f"model 'timm:{name}'"):
         import timm
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the package 'timm' is needed and not installed; install the extra with pip install \"backroads[timm]\""
-        ) from error
     if not timm.is_model(name):
         raise ConfigError(f"unknown model 'timm:{name}'.{nearest(name, timm.list_models())}")
     given = {"num_classes": classes, "in_chans": shape[0], **options}

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from backroads.errors import ConfigError, MissingDependencyError, RunError, nearest
+from backroads.errors import ConfigError, RunError, nearest
+from backroads.extras import missing
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -137,10 +138,7 @@ def _need_psycopg() -> None:
     try:
         import psycopg  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError(
-            "the package 'psycopg' is needed for a PostgreSQL storage and not installed; install the extra with "
-            'pip install "backroads[postgresql]"'
-        ) from error
+        raise missing("psycopg", "storage on PostgreSQL") from error
 
 
 def _one_writer(storage: Any) -> None:

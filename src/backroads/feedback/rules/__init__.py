@@ -12,9 +12,8 @@ import tomllib
 from collections.abc import Callable
 from typing import Any
 
-import tomli_w
-
 from backroads.errors import RuleError, nearest
+from backroads.extras import extra_named
 from backroads.feedback.rules.alignment import Alignment, Operations
 from backroads.feedback.rules.base import Backprop, DirectFeedback, Rule, SignSymmetry
 from backroads.feedback.rules.estimate import WeightEstimate
@@ -146,6 +145,9 @@ def from_json(text: str) -> Rule:
 
 def to_toml(rule: Rule) -> str:
     """The rule as TOML."""
+    with extra_named("writing TOML"):
+        import tomli_w
+
     return tomli_w.dumps(rule.to_dict())
 
 
