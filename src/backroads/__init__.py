@@ -19,6 +19,7 @@ from backroads.errors import nearest
 if TYPE_CHECKING:
     from backroads import errors, metrics
     from backroads.contrib import spiking
+    from backroads.data import register_dataset
     from backroads.feedback import functional, nn, rules
     from backroads.feedback.conversion import (
         Plan,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         register_rule,
     )
     from backroads.metrics import register_metric
+    from backroads.models import register_model
     from backroads.phases import mirror
     from backroads.train.noise import noisy
     from backroads.train.schedule import CoefficientSchedule, LearningRateSchedule, RateSchedule
@@ -73,7 +75,9 @@ __all__ = [
     "nn",
     "noisy",
     "plan",
+    "register_dataset",
     "register_metric",
+    "register_model",
     "register_rule",
     "revert",
     "rules",
@@ -85,6 +89,7 @@ __all__ = [
 # line's ``--help`` needs none of it. A name that is listed in no place is a module of the package itself.
 _PLACES = {
     "contrib": ("spiking",),
+    "data": ("register_dataset",),
     "feedback": ("functional", "nn", "rules"),
     "feedback.conversion": (
         "Plan",
@@ -108,6 +113,7 @@ _PLACES = {
         "register_rule",
     ),
     "metrics": ("register_metric",),
+    "models": ("register_model",),
     "phases": ("mirror",),
     "train.noise": ("noisy",),
     "train.schedule": ("CoefficientSchedule", "LearningRateSchedule", "RateSchedule"),

@@ -1,46 +1,77 @@
-"""Named things: name -> object, never overwritten silently, misspelt names answered with the nearest one."""
+"""Things that are chosen by name: rules, models, data sets, methods, metrics, phases.
+
+A name is registered once and for all, or it is an import path ``package.module:name`` of the user's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar, cast
 
-from backroads.errors import BackroadsError, nearest
+from backroads.errors import BackroadsError, ConfigError, nearest
 
 T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A small ordered mapping with errors that help.
+    """An ordered mapping from names to callables, with error messages that name the nearest match.
 
     Args:
-        kind: what the entries are, for messages ("rule", "model").
-        error: exception class raised for unknown and duplicate names.
+        kind: what the entries are, for messages, as in "rule" or "model".
+        error: exception class that is raised for unknown and taken names.
+
+    Example::
+
+        MODELS = Registry("model", ConfigError)
+        MODELS.add("mlp", "backroads.models.mlp:mlp")  # imported when it is first asked for
+        MODELS.resolve("mlp")
+        MODELS.resolve("torch.nn:Identity")
     """
 
     def __init__(self, kind: str, error: type[BackroadsError]) -> None:
         self._kind = kind
         self._error = error
-        self._entries: dict[str, T] = {}
+        self._entries: dict[str, T | str] = {}
 
-    def add(self, name: str, entry: T) -> T:
-        """Register ``entry``; raises the registry's error if the name is taken."""
+    def add(self, name: str, entry: T | str) -> None:
+        """Register ``entry``, a callable or its import path, under ``name``.
+
+        Raises:
+            The registry's error if the name is taken, or is none: it must be a text without ":", unless it ends in
+            ":PATH" and so stands for a family of names.
+        """
+        if not isinstance(name, str) or not name or ":" in name.removesuffix(":PATH"):
+            raise self._error(f"expected a name for a {self._kind} without ':', got {name!r}")
         if name in self._entries:
             raise self._error(f"the {self._kind} name {name!r} is already taken; choose another name")
+        if not callable(entry) and not (isinstance(entry, str) and ":" in entry):
+            raise self._error(f"{self._kind} {name!r}: expected a callable or its import path, got {entry!r}")
         self._entries[name] = entry
-        return entry
 
     def get(self, name: str) -> T:
-        """The entry called ``name``; raises the registry's error with the nearest name otherwise."""
-        try:
-            return self._entries[name]
-        except KeyError:
+        """The entry called ``name``; raises the registry's error with the nearest name if there is none."""
+        if name not in self._entries:
             raise self._error(
                 f"unknown {self._kind} {name!r}.{nearest(name, self._entries)} Known: {', '.join(self._entries)}"
-            ) from None
+            )
+        entry = self._entries[name]
+        if isinstance(entry, str):
+            entry = self._entries[name] = self._import(entry)
+        return entry
+
+    def resolve(self, name: str) -> T:
+        """The entry called ``name``, or the callable that the import path ``package.module:name`` stands for.
+
+        Raises:
+            The registry's error for an unknown name, and for a path whose module cannot be imported, does not have
+            the name, or has something there that cannot be called.
+        """
+        return self._import(name) if ":" in name else self.get(name)
 
     def names(self) -> list[str]:
-        """All names, in order of registration."""
+        """All registered names, in order of registration. Nothing is imported."""
         return list(self._entries)
 
     def __iter__(self) -> Iterator[str]:
@@ -48,3 +79,47 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
+
+    def _import(self, path: str) -> T:
+        module, _, name = path.partition(":")
+        try:
+            found = importlib.import_module(module)
+        except Exception as error:  # whatever the user's module raises
+            raise self._error(
+                f"{self._kind} {path!r}: cannot import {module!r} ({type(error).__name__}: {error}); expected a name "
+                f"or package.module:callable with the module installed or its folder on PYTHONPATH."
+                f"{nearest(path, self._entries)} Known: {', '.join(self._entries)}"
+            ) from error
+        entry = getattr(found, name, None)
+        if not callable(entry):
+            has = "has" if hasattr(found, name) else "has no"
+            raise self._error(
+                f"{self._kind} {path!r}: {module} {has} {name!r}, expected a callable.{nearest(name, dir(found))}"
+            )
+        return cast("T", entry)
+
+
+def call(make: Callable[..., Any], given: Mapping[str, Any], options: Mapping[str, Any], what: str) -> Any:
+    """Call ``make`` with those of the ``given`` arguments that its signature has, and with all ``options``.
+
+    Args:
+        make: a callable of the user's own, whose signature decides what it gets.
+        given: what it may ask for, by name.
+        options: what the user asks for, by name; they take precedence.
+        what: the callable, for messages, as in "model 'mlp'".
+
+    Raises:
+        ConfigError: for an option that the signature does not have, with the nearest name.
+    """
+    try:
+        parameters = dict(inspect.signature(make).parameters)
+    except (TypeError, ValueError):  # some builtins have none
+        parameters = {}
+    takes_all = not parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    unknown = [key for key in options if key not in parameters and not takes_all]
+    if unknown:
+        known = [key for key in parameters if key not in given]
+        raise ConfigError(
+            f"{what} takes no option {unknown[0]!r}.{nearest(unknown[0], known)} It takes: {', '.join(known) or 'none'}"
+        )
+    return make(**{**{key: value for key, value in given.items() if key in parameters}, **options})

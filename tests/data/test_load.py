@@ -17,10 +17,12 @@ import torch
 from data.images import make_folder, make_npz, pixels
 from PIL import Image
 
-from backroads.data import Source, load_dataset, load_digits
+import backroads as br
+from backroads.data import Arrays, Images, Source, load_dataset, load_digits
 from backroads.data import known as known_module
 from backroads.data import load as load_module
-from backroads.data.names import DATASETS, IMAGENET
+from backroads.data.augment import Augment
+from backroads.data.known import DATASETS, IMAGENET_MEAN, IMAGENET_STD
 from backroads.data.parts import hold_out
 from backroads.errors import ConfigError, DataError, MissingDependencyError
 from backroads.extras import import_torchvision
@@ -69,21 +71,6 @@ def test_digits_are_not_flipped_and_by_default_not_varied_at_all() -> None:
     assert not load_dataset("digits", augment="crop_flip").train.augment.flip  # type: ignore[attr-defined]
 
 
-def test_defaults_of_the_known_sets() -> None:
-    assert {name: DATASETS.get(name).augment for name in DATASETS} == {
-        "digits": "none",
-        "mnist": "none",
-        "fashion_mnist": "flip",
-        "kmnist": "none",
-        "cifar10": "crop_flip",
-        "cifar100": "crop_flip",
-        "imagenet": "random_resized",
-        "folder:PATH": "crop_flip",
-        "npz:PATH": "none",
-    }
-    assert [name for name in DATASETS if not DATASETS.get(name).mirror] == ["digits", "mnist", "kmnist"]
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -92,6 +79,8 @@ def test_defaults_of_the_known_sets() -> None:
         ("foldr:/tmp", "Did you mean 'folder:PATH'"),
         ("folder", "Did you mean 'folder:PATH'"),
         ("folder:", "expected a path after 'folder:'"),
+        ("backroads.data:load_digit", "has no 'load_digit', expected a callable. Did you mean 'load_digits'"),
+        ("builtins:dict", r"expected backroads\.data\.Images, got dict"),
     ],
 )
 def test_unknown_names_are_answered_with_the_nearest(name: str, message: str) -> None:
@@ -168,9 +157,21 @@ def fake_torchvision(name: str, asked: list[bool]) -> types.SimpleNamespace:
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
-@pytest.mark.parametrize(("name", "theirs"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
+@pytest.mark.parametrize(
+    ("name", "theirs", "mean", "std"),
+    [
+        ("cifar10", "CIFAR10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        ("cifar100", "CIFAR100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    ],
+)
 def test_coloured_sets_and_that_validation_does_not_open_the_test_split(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, theirs: str, split: str
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    theirs: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    split: str,
 ) -> None:
     asked: list[bool] = []
     monkeypatch.setattr(known_module, "import_torchvision", lambda: fake_torchvision(theirs, asked))
@@ -178,18 +179,34 @@ def test_coloured_sets_and_that_validation_does_not_open_the_test_split(
     assert asked == ([True, False] if split == "test" else [True])
     assert (data.shape, len(data.train)) == ((3, 32, 32), 40 if split == "test" else 30)
     assert data.class_names[3] == "class 3"
-    constants = DATASETS.get(name).constants
-    assert constants is not None
-    expected = torch.from_numpy(pixels((40, 32, 32, 3), 1)).permute(0, 3, 1, 2) / 255
-    expected = (expected - torch.tensor(constants.mean)[:, None, None]) / torch.tensor(constants.std)[:, None, None]
     if split == "test":
+        expected = torch.from_numpy(pixels((40, 32, 32, 3), 1)).permute(0, 3, 1, 2) / 255
+        expected = (expected - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
         torch.testing.assert_close(everything(data.train)[0], expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "theirs", "augment", "mirror"),
+    [
+        ("mnist", "MNIST", Augment(), False),
+        ("fashion_mnist", "FashionMNIST", Augment(flip=True), True),
+        ("kmnist", "KMNIST", Augment(), False),
+        ("cifar10", "CIFAR10", Augment(crop=True, flip=True), True),
+        ("cifar100", "CIFAR100", Augment(crop=True, flip=True), True),
+    ],
+)
+def test_how_the_known_sets_are_varied(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, theirs: str, augment: Augment, mirror: bool
+) -> None:
+    monkeypatch.setattr(known_module, "import_torchvision", lambda: fake_torchvision(theirs, []))
+    found = [load_dataset(name, root=tmp_path, **more).train for more in ({}, {"augment": "crop_flip"})]
+    assert [source.augment for source in found] == [augment, Augment(crop=True, flip=mirror)]  # type: ignore[attr-defined]
+
+
 def test_missing_torchvision_data_says_what_to_pass(torchvision: types.ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="root: expected the folder that holds mnist"):
+    with pytest.raises(ConfigError, match="root: expected the folder that holds MNIST"):
         load_dataset("mnist")
-    with pytest.raises(ConfigError, match=r"mnist cannot be read from root .* download"):
+    with pytest.raises(ConfigError, match=r"MNIST cannot be read from root .* download"):
         load_dataset("mnist", root=tmp_path)
 
 
@@ -201,6 +218,62 @@ def test_mnist_itself(torchvision: types.ModuleType) -> None:
     # A sixth of the images: their mean is that of all to a few standard errors of 0.01.
     assert abs(float(x.mean())) < 0.03
     assert abs(float(x.std()) - 1) < 0.03
+
+
+# --- data sets of one's own ---
+
+MINE = """
+import torch
+from backroads.data import Arrays, Images
+
+def squares(split, root, extra=None):
+    assert extra is None
+    n = 20 if split == "validation" else 30
+    x = torch.arange(n * 16, dtype=torch.float32).reshape(n, 1, 4, 4) % 251
+    return Images(Arrays(x, torch.arange(n) % 2), Arrays(x[:6], torch.arange(6) % 2), class_names=("even", "odd"))
+
+def wrong(path):
+    return Images(Arrays(torch.zeros(4, 3, 2, 2, dtype=torch.float64), torch.arange(4) % 2))
+"""
+
+
+@pytest.fixture
+def my_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_data.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS._entries))
+
+
+@pytest.mark.usefixtures("my_data")
+def test_a_data_set_of_your_own_by_import_path_and_by_name() -> None:
+    br.register_dataset("squares", "my_data:squares")
+    for name in ("my_data:squares", "squares"):
+        data = load_dataset(name)
+        assert (data.classes, data.shape, len(data.train), len(data.evaluate)) == (2, (1, 4, 4), 30, 6)
+        assert data.class_names == ("even", "odd")
+        x, _ = everything(data.train)  # normalised by its own constants
+        torch.testing.assert_close((x.mean(), x.std(correction=0)), (torch.tensor(0.0), torch.tensor(1.0)))
+    held = load_dataset("squares", split="validation")
+    assert (len(held.train), len(held.evaluate)) == (18, 2)  # its test split is left alone
+    with pytest.raises(ConfigError, match="'squares' is already taken"):
+        br.register_dataset("squares", "my_data:squares")
+
+
+@pytest.mark.usefixtures("my_data")
+def test_a_data_set_of_your_own_is_checked() -> None:
+    br.register_dataset("mine:PATH", "my_data:wrong")
+    message = r"train\.x: expected uint8 or float32 \(N, C, H, W\), got torch\.float64 \(4, 3, 2, 2\)"
+    with pytest.raises(ConfigError, match=message):
+        load_dataset("mine:somewhere")
+
+
+def test_without_a_test_split_only_validation_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS._entries))
+    part = Arrays(torch.zeros(20, 1, 4, 4, dtype=torch.uint8), torch.arange(20) % 2)
+    br.register_dataset("no test", lambda: Images(part))
+    assert len(load_dataset("no test", split="validation").evaluate) == 2
+    with pytest.raises(ConfigError, match="has no test split; use split 'validation'"):
+        load_dataset("no test")
 
 
 # --- validation ---
@@ -310,7 +383,7 @@ def test_evaluation_of_a_stream_resizes_the_shorter_side_and_takes_the_middle(
             transforms.Resize(32),
             transforms.CenterCrop(28),
             transforms.ToTensor(),
-            transforms.Normalize(IMAGENET.mean, IMAGENET.std),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
     expected = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -128,9 +130,21 @@ def test_explicit_padding_is_the_references() -> None:
             assert all(m.padding == (0, 0) for m in strided)
 
 
-def test_your_own_callable_gets_what_it_takes() -> None:
-    model = build_model("backroads.models.mlp:mlp", classes=3, shape=(1, 2, 2), options={"hidden": [5]})
-    assert model(torch.zeros(1, 1, 2, 2)).shape == (1, 3)
+def test_a_model_of_your_own_by_import_path_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets what its signature has, and the options."""
+    (tmp_path / "my_models.py").write_text(
+        "import torch\n"
+        "def flat(classes, pixels=4):\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(pixels, classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
+    br.register_model("flat", "my_models:flat")
+    for name in ("my_models:flat", "flat"):
+        model = build_model(name, classes=3, shape=(1, 3, 3), options={"pixels": 9})
+        assert model(torch.zeros(1, 1, 3, 3)).shape == (1, 3)
+    with pytest.raises(ConfigError, match="'flat' is already taken"):
+        br.register_model("flat", "my_models:flat")
 
 
 def test_other_zoos_are_one_name_away() -> None:
@@ -148,7 +162,7 @@ def test_other_zoos_are_one_name_away() -> None:
         ("resnet20", {"width": "three"}, "cannot be made with"),
         ("nowhere.at:all", {}, "cannot import 'nowhere.at'"),
         ("backroads.models:mpl", {}, "Did you mean 'mlp'"),
-        ("backroads.models:__name__", {}, "no callable '__name__'"),
+        ("backroads.models:__name__", {}, "has '__name__', expected a callable"),
         ("torch.nn:Identity", {}, r"expected an output of shape \(N, 3\)"),
         ("builtins:dict", {}, "expected a torch.nn.Module, got dict"),
         ("vit", {"patch": 5}, "expected a patch that divides 32x32"),

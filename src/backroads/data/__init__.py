@@ -1,8 +1,22 @@
-"""Real data, and its order."""
+"""Images with labels, by name, and the order in which they are trained on."""
 
 from backroads.data.digits import Split, load_digits
+from backroads.data.known import register_dataset
 from backroads.data.load import load_dataset
 from backroads.data.order import batches, epoch_order
+from backroads.data.parts import Arrays, Files, Images
 from backroads.data.source import Dataset, Source
 
-__all__ = ["Dataset", "Source", "Split", "batches", "epoch_order", "load_dataset", "load_digits"]
+__all__ = [
+    "Arrays",
+    "Dataset",
+    "Files",
+    "Images",
+    "Source",
+    "Split",
+    "batches",
+    "epoch_order",
+    "load_dataset",
+    "load_digits",
+    "register_dataset",
+]

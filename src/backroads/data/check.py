@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from backroads.data.parts import Labelled
+from backroads.data.parts import Arrays, Images
 from backroads.errors import ConfigError, DataError
 
 SHOWN = 10  # names in a message
 
 
-class Ledger:
-    """Unreadable images: skipped up to a limit, and all named.
+class UnreadableImages:
+    """Images that could not be read: skipped up to a limit, and all named.
 
     Args:
         limit: how many different images may be unreadable.
+
+    Attributes:
+        reasons: why each could not be read, by path.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.images: dict[str, str] = {}
+        self.reasons: dict[str, str] = {}
 
     def add(self, path: str, reason: str) -> None:
         """Count ``path``, once; raises DataError beyond the limit."""
-        self.images[path] = reason
-        if len(self.images) > self.limit:
-            names = "\n  ".join(f"{name} ({why})" for name, why in list(self.images.items())[:SHOWN])
-            more = f"\n  and {len(self.images) - SHOWN} more" if len(self.images) > SHOWN else ""
+        self.reasons[path] = reason
+        if len(self.reasons) > self.limit:
+            names = "\n  ".join(f"{name} ({why})" for name, why in list(self.reasons.items())[:SHOWN])
+            more = f"\n  and {len(self.reasons) - SHOWN} more" if len(self.reasons) > SHOWN else ""
             raise DataError(
-                f"expected at most {self.limit} unreadable images (corrupt_limit), got {len(self.images)}; mend or "
+                f"expected at most {self.limit} unreadable images (corrupt_limit), got {len(self.reasons)}; mend or "
                 f"remove them, or raise the limit:\n  {names}{more}"
             )
 
@@ -66,24 +71,45 @@ def check_labels(y: Tensor, classes: int, what: str) -> None:
         )
 
 
-def check_classes(y: Tensor, what: str) -> int:
+def check_dataset(images: Images[Any]) -> tuple[str, ...]:
+    """The names of the classes, once arrays and labels of all splits are as they must be; raises ConfigError."""
+    for field in ("train", "test", "validation"):
+        part = getattr(images, field)
+        if isinstance(part, Arrays):
+            check_images(part, field)
+    names = images.class_names or tuple(str(label) for label in range(count_classes(images.train.y)))
+    for field in ("train", "test", "validation"):
+        if (part := getattr(images, field)) is not None:
+            check_labels(part.y, len(names), f"labels of {field}")
+    return names
+
+
+def count_classes(y: Tensor) -> int:
     """The number of classes in training labels, (N,) int64, which must be 0, 1, 2, ...; raises ConfigError."""
     present = y.unique()
     classes = int(present[-1]) + 1
-    check_labels(y, classes, what)
+    check_labels(y, classes, "labels of train")
     if len(present) < classes:
         missing = int((present != torch.arange(len(present))).nonzero()[0])
         raise ConfigError(
-            f"{what}: expected every label from 0 to {classes - 1} at least once, and {missing} is missing; number the "
-            "classes 0, 1, 2, ... without gaps"
+            f"labels of train: expected every label from 0 to {classes - 1} at least once, and {missing} is missing; "
+            "number the classes 0, 1, 2, ... without gaps"
         )
     if classes < 2:
-        raise ConfigError(f"{what}: expected at least two classes, got {classes}")
+        raise ConfigError(f"labels of train: expected at least two classes, got {classes}")
     return classes
 
 
-def check_images(part: Labelled, what: str) -> None:
-    """Images of one split fit the labels and are images; raises ConfigError."""
+def check_images(part: Arrays, what: str) -> None:
+    """Images of one split are images, and have labels; raises ConfigError."""
+    for name, array, dimensions, dtypes in (
+        ("x", part.x, 4, (torch.uint8, torch.float32)),
+        ("y", part.y, 1, (torch.int64,)),
+    ):
+        if array.dim() != dimensions or array.dtype not in dtypes:
+            expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            shape = "(N, C, H, W)" if dimensions == 4 else "(N,)"
+            raise ConfigError(f"{what}.{name}: expected {expected} {shape}, got {array.dtype} {tuple(array.shape)}")
     n, channels = part.x.shape[:2]
     if n == 0:
         raise ConfigError(f"{what}: expected images, got none")
@@ -100,7 +126,7 @@ def check_images(part: Labelled, what: str) -> None:
             )
 
 
-def check_pair(train: Labelled, evaluate: Labelled) -> None:
+def check_pair(train: Arrays, evaluate: Arrays) -> None:
     """Both splits have images of one kind; raises ConfigError."""
     for what, ours, theirs in (
         ("(C, H, W)", tuple(train.x.shape[1:]), tuple(evaluate.x.shape[1:])),

@@ -6,50 +6,54 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from backroads.data.decode import describe, pillow
-from backroads.data.parts import Files, Found
+from backroads.data.parts import Files, Images
 from backroads.errors import ConfigError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-SAMPLE = 256  # images whose size is looked at before a folder is read
+SAMPLE = 256  # images of each split whose headers are read before a folder is
 
 
-def list_folder(folder: Path, split: str, evaluation: Sequence[str] = ("test", "val")) -> Found[Files]:
-    """The images of ``train/CLASS`` and of the first of ``evaluation`` that is there.
+def list_folder(path: Path, split: str, evaluation: Sequence[str] = ("test", "val"), **usual: Any) -> Images[Files]:
+    """List the images of ``train/CLASS`` and of the first of ``evaluation`` that is there.
 
     Args:
-        folder: holds ``train`` and one of ``evaluation``. split: with "validation", only ``train`` is looked at.
+        path: a folder that holds ``train`` and one of ``evaluation``.
+        split: with "validation", only ``train`` is looked at.
+        evaluation: names of the folder of the test split, the preferred one first.
+        usual: further fields of the result, by name.
 
     Raises:
         ConfigError: for what is missing: a folder, classes, images of a class, a class in one of the splits.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"data: expected a folder of images, and {folder} is none; check the path")
-    if not (folder / "train").is_dir():
-        raise ConfigError(f"data: expected {folder / 'train'} with a folder for each class, and there is none")
-    train, classes = _list_split(folder / "train")
+    if not path.is_dir():
+        raise ConfigError(f"data: expected a folder of images, and {path} is none; check the path")
+    if not (path / "train").is_dir():
+        raise ConfigError(f"data: expected {path / 'train'} with a folder for each class, and there is none")
+    train, classes = _list_split(path / "train")
     if len(classes) < 2:
-        raise ConfigError(f"data: expected at least two classes in {folder / 'train'}, got {classes[0]!r} only")
+        raise ConfigError(f"data: expected at least two classes in {path / 'train'}, got {classes[0]!r} only")
     if split == "validation":
-        return Found(train, None, tuple(classes))
-    there = [name for name in evaluation if (folder / name).is_dir()]
+        return Images(train, class_names=tuple(classes), **usual)
+    there = [name for name in evaluation if (path / name).is_dir()]
     if not there:
         raise ConfigError(
-            f"data: expected {' or '.join(str(folder / name) for name in evaluation)} to evaluate on, and there is "
+            f"data: expected {' or '.join(str(path / name) for name in evaluation)} to evaluate on, and there is "
             "none; add it, or hold out a part of the training split with split 'validation'"
         )
-    evaluate, others = _list_split(folder / there[0])
+    evaluate, others = _list_split(path / there[0])
     if others != classes:
         differing = sorted(set(classes) ^ set(others))
         raise ConfigError(
-            f"data: expected the same classes in {folder / 'train'} and {folder / there[0]}, and only one of them has "
+            f"data: expected the same classes in {path / 'train'} and {path / there[0]}, and only one of them has "
             f"{', '.join(differing[:10])}{', ...' if len(differing) > 10 else ''}; make the two agree"
         )
-    return Found(train, evaluate, tuple(classes))
+    return Images(train, evaluate, class_names=tuple(classes), **usual)
 
 
 def _list_split(folder: Path) -> tuple[Files, list[str]]:
@@ -84,22 +88,24 @@ def _images(folder: Path, name: str) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-    """What a sample of images looks like.
+class Sample:
+    """What a sample of a folder's images has in common.
 
     Attributes:
-        size: (H, W) of all of them, or None if they differ. grey: whether all have one channel.
+        size: (H, W) of all of them, or None if they differ.
+        grey: whether all have one channel.
     """
 
     size: tuple[int, int] | None
     grey: bool
 
 
-def look(files: Sequence[Files]) -> Look:
-    """Look at the headers of up to 256 images of each split.
+def sample(files: Sequence[Files]) -> Sample:
+    """Read the headers of up to 256 images of each split.
 
     Raises:
-        ConfigError: if none can be read, or for more than 8 bits a channel. MissingDependencyError: without pillow.
+        ConfigError: if none can be read, or for more than 8 bits a channel.
+        MissingDependencyError: without pillow.
     """
     pillow()  # a missing package is not a fault of the images
     sizes: set[tuple[int, int]] = set()
@@ -120,4 +126,4 @@ def look(files: Sequence[Files]) -> Look:
             grey = grey and header.grey
     if not sizes:
         raise ConfigError(f"data: expected images, and none of the sampled ones can be read; {reason}")
-    return Look(sizes.pop() if len(sizes) == 1 else None, grey)
+    return Sample(sizes.pop() if len(sizes) == 1 else None, grey)

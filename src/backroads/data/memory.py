@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backroads.data.augment import Augment
-from backroads.data.parts import Labelled
+from backroads.data.parts import Arrays
 from backroads.data.source import Batches, IndexedSource
 
 CHUNK = 1024  # images handled at once where all of them are gone through
@@ -39,7 +39,7 @@ class MemorySource(IndexedSource):
     """
 
     def __init__(
-        self, part: Labelled, normalise: Normalise, augment: Augment, device: torch.device, corrupt: dict[str, str]
+        self, part: Arrays, normalise: Normalise, augment: Augment, device: torch.device, corrupt: dict[str, str]
     ) -> None:
         self.x, self.y = part.x.to(device), part.y.to(device)
         self.normalise, self.augment, self.device = normalise, augment, device

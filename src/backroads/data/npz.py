@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from backroads.data.check import check_classes, check_images
-from backroads.data.parts import Found, Labelled
-from backroads.data.request import Request
+from backroads.data.parts import Arrays, Images
 from backroads.errors import ConfigError
 
 KEYS = ("train_x", "train_y", "test_x", "test_y")
 
 
-def read_npz(request: Request) -> Found[Labelled]:
-    """``train_x``, ``train_y``, ``test_x``, ``test_y``; the latter two are not read for split "validation".
+def read_npz(path: Path, split: str) -> Images[Arrays]:
+    """Read ``train_x``, ``train_y``, ``test_x``, ``test_y``; the latter two only for split "test".
 
-    x: (N, H, W) or (N, H, W, C), uint8 or floating point. y: (N,), integers from 0. Pickled objects are refused.
+    Images are (N, H, W) or (N, H, W, C), uint8 or floating point; labels are (N,), integers from 0. Pickled objects
+    are refused.
 
     Raises:
         ConfigError: for a file, keys, types or shapes that are none of this.
     """
-    path = request.path
     if not path.is_file():
         raise ConfigError(f"data: expected a file that numpy.savez wrote, and {path} is none; check the path")
     try:
@@ -35,25 +33,21 @@ def read_npz(request: Request) -> Found[Labelled]:
             arrays = np.load(file, allow_pickle=False)
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise ConfigError(f"data: expected an archive of {', '.join(KEYS)}, and {path} is one array")
-            wanted = KEYS[:2] if request.split == "validation" else KEYS
+            wanted = KEYS[:2] if split == "validation" else KEYS
             missing = [key for key in wanted if key not in arrays]
             if missing:
                 raise ConfigError(f"data: expected {', '.join(KEYS)} in {path}, got {', '.join(arrays) or 'nothing'}")
-            parts = [_labelled(arrays, name) for name in ("train", "test")[: len(wanted) // 2]]
+            parts = [
+                Arrays(_images(arrays[f"{name}_x"], f"{name}_x"), _labels(arrays[f"{name}_y"], f"{name}_y"))
+                for name in ("train", "test")[: len(wanted) // 2]
+            ]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(
             f"data: {path} cannot be read ({error}); write it again with numpy.savez, from arrays of numbers"
         ) from error
-    classes = check_classes(parts[0].y, "train_y")
-    return Found(parts[0], parts[1] if len(parts) > 1 else None, tuple(str(label) for label in range(classes)))
-
-
-def _labelled(arrays: Mapping[str, Any], name: str) -> Labelled:
-    part = Labelled(_images(arrays[f"{name}_x"], f"{name}_x"), _labels(arrays[f"{name}_y"], f"{name}_y"))
-    check_images(part, f"{name}_x")
-    return part
+    return Images(parts[0], parts[1] if len(parts) > 1 else None)
 
 
 def _images(x: Any, key: str) -> Tensor:

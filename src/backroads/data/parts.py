@@ -1,4 +1,4 @@
-"""Images with labels, as arrays or as files, and the part of them that is held out."""
+"""What a data set consists of: images with labels, as arrays or as files, and how they are usually treated."""
 
 from __future__ import annotations
 
@@ -15,69 +15,102 @@ from torch import Tensor
 from backroads.errors import ConfigError
 
 HELD_OUT = 0.1  # of each class of the training split
-SPLIT_SEED = 0  # one split for everybody: results of different runs compare
+SPLIT_SEED = 0  # the same split for every run, so that their results compare
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled:
-    """Decoded images: x (N, C, H, W), uint8 or float32, and y (N,) int64."""
+class Arrays:
+    """Decoded images.
+
+    Attributes:
+        x: (N, C, H, W), uint8 or float32, with one or three channels.
+        y: (N,) int64, the classes, numbered from 0 without gaps.
+    """
 
     x: Tensor
     y: Tensor
 
-    def take(self, picks: Tensor) -> Labelled:
-        return Labelled(self.x[picks], self.y[picks])
+    def take(self, indices: Tensor) -> Arrays:
+        """The images at ``indices``, (n,) int64."""
+        return Arrays(self.x[indices], self.y[indices])
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Image files below a folder: names (N,) bytes, relative to ``folder``, and y (N,) int64.
+    """Image files in a folder.
 
-    The names are one array, not a list of strings: worker processes then share its memory.
+    Attributes:
+        folder: where the names start.
+        names: (N,) bytes, paths below ``folder``. One array, not a list, so that worker processes share its memory.
+        y: (N,) int64, the classes.
     """
 
     folder: Path
     names: NDArray[np.bytes_]
     y: Tensor
 
-    def take(self, picks: Tensor) -> Files:
-        return Files(self.folder, self.names[picks.numpy()], self.y[picks])
+    def take(self, indices: Tensor) -> Files:
+        """The files at ``indices``, (n,) int64."""
+        return Files(self.folder, self.names[indices.numpy()], self.y[indices])
 
     def path(self, index: int) -> str:
+        """The path of one file."""
         return os.path.join(self.folder, os.fsdecode(bytes(self.names[index])))
 
 
-P = TypeVar("P", Labelled, Files)
+Part = TypeVar("Part", Arrays, Files)
 
 
 @dataclasses.dataclass(frozen=True)
-class Found(Generic[P]):
-    """What a reader returns.
+class Images(Generic[Part]):
+    """What the function of a data set returns: its images, and how they are usually treated.
 
     Attributes:
-        train: the training split. evaluate: the other one; None: hold it out from ``train``.
-        class_names: in the order of the labels.
+        train: images to train on.
+        test: the test split; None if there is none, or if it was not asked for.
+        validation: a validation split; None: a tenth of each class of ``train`` is held out when one is asked for.
+        class_names: in the order of the labels; None: the labels themselves.
+        augment: how training images are varied unless the user says otherwise: "none", "flip", "crop_flip" or
+            "random_resized".
+        mirror: whether a mirrored image is of the same class; if not, images are never flipped.
+        mean: by channel, to normalise by, for pixels from 0 to 1; None: taken from the training images.
+        std: standard deviation by channel, as ``mean``.
+        normalised: whether the arrays are normalised already.
+        image_size: pixels that images are resized to unless the user says otherwise; None: their own size.
+        large: whether files are decoded in every epoch even if they would fit into memory.
     """
 
-    train: P
-    evaluate: P | None
-    class_names: tuple[str, ...]
+    train: Part
+    test: Part | None = None
+    validation: Part | None = None
+    class_names: tuple[str, ...] | None = None
+    augment: str = "none"
+    mirror: bool = True
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    normalised: bool = False
+    image_size: int | None = None
+    large: bool = False
 
-    def divided(self) -> tuple[P, P]:
-        """Images to train and to evaluate on; raises ConfigError if there is nothing to hold out."""
-        if self.evaluate is not None:
-            return self.train, self.evaluate
+    def divided(self, split: str) -> tuple[Part, Part]:
+        """Images to train and to evaluate on, for split "test" or "validation"; ConfigError if there are none."""
+        if split == "test":
+            if self.test is None:
+                raise ConfigError("split: this data set has no test split; use split 'validation'")
+            return self.train, self.test
+        if self.validation is not None:
+            return self.train, self.validation
         kept, held = hold_out(self.train.y)
         return self.train.take(kept), self.train.take(held)
 
 
 def hold_out(y: Tensor) -> tuple[Tensor, Tensor]:
-    """A tenth of each class, always the same for the same labels.
+    """Choose a tenth of each class, always the same for the same labels.
 
     Of two images or more of a class at least one is held out and one kept; a single one is kept.
 
     Args:
-        y: (N,) int64.
+        y: (N,) int64, the classes.
 
     Returns:
         Indices of what is kept and of what is held out, both ascending.

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from backroads.data.augment import Augment
-from backroads.data.check import Ledger
+from backroads.data.check import UnreadableImages
 from backroads.data.decode import Decoder, Reading, decode
 from backroads.data.memory import Normalise
-from backroads.data.parts import Files, Labelled
+from backroads.data.parts import Arrays, Files
 from backroads.data.source import Batches, IndexedSource
 from backroads.errors import DataError
 
@@ -28,7 +28,7 @@ class StreamSource(IndexedSource):
     Args:
         files: where they are. reading: how they are read for evaluation. normalise: made for ``device``.
         augment: how training images are varied. device: where batches go. workers: processes that decode.
-        ledger: counts what cannot be read.
+        unreadable: counts what cannot be read.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class StreamSource(IndexedSource):
         augment: Augment,
         device: torch.device,
         workers: int,
-        ledger: Ledger,
+        unreadable: UnreadableImages,
     ) -> None:
         self.files, self.reading, self.normalise, self.augment = files, reading, normalise, augment
-        self.device, self.workers, self.ledger = device, workers, ledger
-        self.corrupt = ledger.images
+        self.device, self.workers, self.unreadable = device, workers, unreadable
+        self.corrupt = unreadable.reasons
 
     def __len__(self) -> int:
         return len(self.files.y)
@@ -75,7 +75,7 @@ class StreamSource(IndexedSource):
 
     def _count(self, bad: list[tuple[str, str]]) -> None:
         for path, reason in bad:
-            self.ledger.add(path, reason)
+            self.unreadable.add(path, reason)
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         return self.normalise(pixels.to(self.device, non_blocking=True))
@@ -84,7 +84,7 @@ class StreamSource(IndexedSource):
         return self.files.y[picks].to(self.device)
 
 
-def read_all(files: Files, reading: Reading, grey: bool, workers: int, ledger: Ledger) -> Labelled:
+def read_all(files: Files, reading: Reading, grey: bool, workers: int, unreadable: UnreadableImages) -> Arrays:
     """All images of a split at once; those that cannot be read are left out, with their labels.
 
     Args:
@@ -99,10 +99,10 @@ def read_all(files: Files, reading: Reading, grey: bool, workers: int, ledger: L
     done = 0
     for batch, (pixels, kept, bad) in zip(picks, decode(Decoder(files, picks, reading), workers), strict=True):
         for path, reason in bad:
-            ledger.add(path, reason)
+            unreadable.add(path, reason)
         if pixels.shape[1] > x.shape[1]:
             x = x.repeat(1, 3, 1, 1)
         x[done : done + len(kept)] = pixels
         done += len(kept)
         labels.append(files.y[batch[kept]])
-    return Labelled(x[:done], torch.cat(labels))
+    return Arrays(x[:done], torch.cat(labels))

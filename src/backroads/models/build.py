@@ -1,110 +1,114 @@
-"""A model from its name: one of ours, torchvision's, timm's, or a callable of the user's own."""
+"""Networks by name: the library's own, torchvision's, timm's, or a callable of the user's own."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from backroads.errors import ConfigError, nearest
 from backroads.extras import extra_named, import_torchvision
+from backroads.models.digits import digits_conv
+from backroads.models.lenet import lenet
+from backroads.models.mlp import mlp
+from backroads.models.resnet import cifar_resnet, imagenet_resnet
+from backroads.models.vgg import vgg
+from backroads.models.vit import vit
+from backroads.registry import Registry, call
+
+MODELS: Registry[Callable[..., torch.nn.Module]] = Registry("model", ConfigError)
+for _model in (digits_conv, mlp, lenet):
+    MODELS.add(_model.__name__, _model)
+for _depth in (8, 20, 32, 56, 110):
+    MODELS.add(f"resnet{_depth}", partial(cifar_resnet, _depth))
+for _depth in (18, 34, 50, 101, 152):
+    MODELS.add(f"resnet{_depth}", partial(imagenet_resnet, _depth, 1))
+    MODELS.add(f"resnet{_depth}_v2", partial(imagenet_resnet, _depth, 2))
+for _model in (vgg, vit):
+    MODELS.add(_model.__name__, _model)
+
+
+def register_model(name: str, make: Callable[..., torch.nn.Module] | str) -> None:
+    """Make a network of your own known by name, to :func:`build_model` and to every command.
+
+    Args:
+        name: a new name.
+        make: a callable that returns a ``torch.nn.Module`` from images (N, C, H, W) to logits (N, classes), or its
+            import path ``package.module:callable``. It gets those of ``classes`` (int) and ``shape`` (C, H, W) that
+            its signature has, and the user's options, all by name.
+
+    Raises:
+        ConfigError: if the name is taken.
+
+    Example::
+
+        def tiny(classes, shape, width=16):
+            return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(math.prod(shape), classes))
+
+        br.register_model("tiny", tiny)
+    """
+    MODELS.add(name, make)
 
 
 def build_model(
     name: str, *, classes: int, shape: tuple[int, int, int], options: dict[str, Any] | None = None
 ) -> torch.nn.Module:
-    """The model called ``name``, for images of ``shape`` (C, H, W) and ``classes`` classes.
+    """The network called ``name``, tried with one image.
 
     Args:
-        name: one of ``MODELS``, ``torchvision:NAME``, ``timm:NAME`` or ``package.module:callable``. The callable gets
-            ``classes`` and ``shape`` if its signature has them, and the options.
-        options: further arguments by name.
+        name: one of ``MODELS``, ``torchvision:NAME``, ``timm:NAME``, or ``package.module:callable`` (see
+            :func:`register_model` for what the callable gets and returns).
+        classes: number of classes.
+        shape: (C, H, W) of an image.
+        options: further arguments of the network, by name.
 
     Raises:
-        ConfigError: an unknown name or option, or a model that does not map (N, C, H, W) to (N, classes).
+        ConfigError: an unknown name or option, or a network that does not map (N, C, H, W) to (N, classes).
         MissingDependencyError: torchvision or timm is needed and not installed.
     """
-    from backroads.models import MODELS
-
-    options = options or {}
-    source, colon, rest = name.partition(":")
-    if not colon:
-        make = MODELS.get(name)
-        model = _call(name, make, {"classes": classes, "shape": shape}, options)
-    elif source == "torchvision":
-        model = _from_torchvision(rest, classes, options)
+    source, _, rest = name.partition(":")
+    make: Callable[..., torch.nn.Module]
+    if source == "torchvision":
+        make = partial(_torchvision(rest), num_classes=classes)
     elif source == "timm":
-        model = _from_timm(rest, classes, shape, options)
+        make = partial(_timm(rest), num_classes=classes, in_chans=shape[0])
     else:
-        model = _from_module(source, rest, classes, shape, options)
-    _check(name, model, classes, shape)
-    return model
-
-
-def _call(name: str, make: Any, given: dict[str, Any], options: dict[str, Any]) -> torch.nn.Module:
-    """``make`` with what it takes of ``given``, and the options."""
+        make = MODELS.resolve(name)
+    options = options or {}
     try:
-        parameters = dict(inspect.signature(make).parameters)
-    except (TypeError, ValueError):  # some builtins have none
-        parameters = {}
-    takes_all = not parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    unknown = [key for key in options if key not in parameters and not takes_all]
-    if unknown:
-        known = [key for key in parameters if key not in given]
-        raise ConfigError(
-            f"model {name!r} takes no option {unknown[0]!r}.{nearest(unknown[0], known)} "
-            f"It takes: {', '.join(known) or 'none'}"
-        )
-    taken = {key: value for key, value in given.items() if key in parameters}
-    try:
-        model = make(**{**taken, **options})
+        model = call(make, {"classes": classes, "shape": shape}, options, f"model {name!r}")
     except ConfigError:
         raise
     except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         raise ConfigError(f"model {name!r} cannot be made with {options or 'these settings'}: {error}") from error
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(f"model {name!r}: expected a torch.nn.Module, got {type(model).__name__}")
+    _check(name, model, classes, shape)
     return model
 
 
-def _from_torchvision(name: str, classes: int, options: dict[str, Any]) -> torch.nn.Module:
+def _torchvision(name: str) -> Callable[..., torch.nn.Module]:
     models = import_torchvision().models
     known = models.list_models(module=models)
     if name not in known:
         raise ConfigError(f"unknown model 'torchvision:{name}'.{nearest(name, known)}")
-    return _call(f"torchvision:{name}", models.get_model_builder(name), {}, {"num_classes": classes, **options})
+    make: Callable[..., torch.nn.Module] = models.get_model_builder(name)
+    return make
 
 
-def _from_timm(name: str, classes: int, shape: tuple[int, int, int], options: dict[str, Any]) -> torch.nn.Module:
+def _timm(name: str) -> Callable[..., torch.nn.Module]:
     import_torchvision()  # timm imports it
     with extra_named(f"model 'timm:{name}'"):
         import timm
     if not timm.is_model(name):
         raise ConfigError(f"unknown model 'timm:{name}'.{nearest(name, timm.list_models())}")
-    given = {"num_classes": classes, "in_chans": shape[0], **options}
-    return _call(f"timm:{name}", lambda **kwargs: timm.create_model(name, **kwargs), {}, given)
-
-
-def _from_module(
-    module: str, name: str, classes: int, shape: tuple[int, int, int], options: dict[str, Any]
-) -> torch.nn.Module:
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            f"model: cannot import {module!r} ({error}); expected a name, torchvision:NAME, timm:NAME or "
-            f"package.module:callable"
-        ) from error
-    make = getattr(found, name, None)
-    if not callable(make):
-        raise ConfigError(f"model: {module} has no callable {name!r}.{nearest(name, dir(found))}")
-    return _call(f"{module}:{name}", make, {"classes": classes, "shape": shape}, options)
+    return partial(timm.create_model, name)
 
 
 def _check(name: str, model: torch.nn.Module, classes: int, shape: tuple[int, int, int]) -> None:
-    """One image through the network: does it give a number for each class?"""
+    """Send one image through the network; raises ConfigError unless it gives a number for each class."""
     training = model.training
     try:
         with torch.no_grad():

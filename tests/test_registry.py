@@ -1,0 +1,77 @@
+"""Names, import paths, and answers to wrong ones."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backroads.errors import ConfigError
+from backroads.registry import Registry, call
+
+
+@pytest.fixture
+def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[Callable[..., Any]]:
+    (tmp_path / "shapes_of_mine.py").write_text("def circle():\n    return 'round'\n\nsides = 4\n")
+    (tmp_path / "broken_shapes.py").write_text("raise ZeroDivisionError('no sides')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "shapes_of_mine", raising=False)
+    registry: Registry[Callable[..., Any]] = Registry("shape", ConfigError)
+    registry.add("line", lambda: "straight")
+    registry.add("circle", "shapes_of_mine:circle")
+    return registry
+
+
+def test_an_import_path_is_imported_when_it_is_asked_for(shapes: Registry[Callable[..., Any]]) -> None:
+    assert shapes.names() == list(shapes) == ["line", "circle"]
+    assert "circle" in shapes
+    assert "shapes_of_mine" not in sys.modules
+    assert shapes.get("circle")() == shapes.resolve("circle")() == shapes.resolve("shapes_of_mine:circle")() == "round"
+    assert "shapes_of_mine:circle" not in shapes  # a path is used, not registered
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lime", "unknown shape 'lime'. Did you mean 'line'"),
+        ("nowhere:circle", r"cannot import 'nowhere' \(ModuleNotFoundError.*PYTHONPATH.*Known: line, circle"),
+        ("broken_shapes:circle", r"cannot import 'broken_shapes' \(ZeroDivisionError: no sides\)"),
+        ("shapes_of_mine:cirkle", "has no 'cirkle', expected a callable. Did you mean 'circle'"),
+        ("shapes_of_mine:sides", "has 'sides', expected a callable"),
+        ("shapes_of_mine:", "has no '', expected a callable"),
+        (":circle", "cannot import ''"),
+        (".shapes:circle", "cannot import '.shapes'"),
+    ],
+)
+def test_wrong_names_are_answered(shapes: Registry[Callable[..., Any]], name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        shapes.resolve(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "message"),
+    [
+        ("line", len, "the shape name 'line' is already taken"),
+        ("a:b", len, "expected a name for a shape without ':', got 'a:b'"),
+        ("", len, "expected a name for a shape"),
+        ("new", "no path", "expected a callable or its import path, got 'no path'"),
+        ("new", 3, "expected a callable or its import path, got 3"),
+    ],
+)
+def test_what_cannot_be_registered(shapes: Registry[Callable[..., Any]], name: str, entry: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        shapes.add(name, entry)
+    assert shapes.names() == ["line", "circle"]
+
+
+def test_a_callable_gets_what_its_signature_has() -> None:
+    def make(size: int, colour: str = "red") -> tuple[int, str]:
+        return size, colour
+
+    assert call(make, {"size": 3, "weight": 5}, {}, "it") == (3, "red")
+    assert call(make, {"size": 3}, {"size": 4, "colour": "blue"}, "it") == (4, "blue")
+    with pytest.raises(ConfigError, match=r"it takes no option 'color'. Did you mean 'colour'.* It takes: colour"):
+        call(make, {"size": 3}, {"color": "blue"}, "it")
