@@ -16,11 +16,12 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """An ordered mapping from names to callables, with error messages that name the nearest match.
+    """An ordered mapping from names to objects, with error messages that name the nearest match.
 
     Args:
         kind: what the entries are, for messages, as in "rule" or "model".
         error: exception class that is raised for unknown and taken names.
+        of: class of the entries.
 
     Example::
 
@@ -30,13 +31,15 @@ class Registry(Generic[T]):
         MODELS.resolve("torch.nn:Identity")
     """
 
-    def __init__(self, kind: str, error: type[BackroadsError]) -> None:
+    def __init__(self, kind: str, error: type[BackroadsError], of: Any = Callable) -> None:
         self._kind = kind
         self._error = error
+        self._of = of
+        self._expected = "a callable" if of is Callable else f"a {of.__name__}"
         self._entries: dict[str, T | str] = {}
 
     def add(self, name: str, entry: T | str) -> None:
-        """Register ``entry``, a callable or its import path, under ``name``.
+        """Register ``entry``, an object or its import path, under ``name``.
 
         Raises:
             The registry's error if the name is taken, or is none: it must be a text without ":", unless it ends in
@@ -46,8 +49,8 @@ class Registry(Generic[T]):
             raise self._error(f"expected a name for a {self._kind} without ':', got {name!r}")
         if name in self._entries:
             raise self._error(f"the {self._kind} name {name!r} is already taken; choose another name")
-        if not callable(entry) and not (isinstance(entry, str) and ":" in entry):
-            raise self._error(f"{self._kind} {name!r}: expected a callable or its import path, got {entry!r}")
+        if not isinstance(entry, self._of) and not (isinstance(entry, str) and ":" in entry):
+            raise self._error(f"{self._kind} {name!r}: expected {self._expected} or its import path, got {entry!r}")
         self._entries[name] = entry
 
     def get(self, name: str) -> T:
@@ -62,11 +65,11 @@ class Registry(Generic[T]):
         return entry
 
     def resolve(self, name: str) -> T:
-        """The entry called ``name``, or the callable that the import path ``package.module:name`` stands for.
+        """The entry called ``name``, or the object that the import path ``package.module:name`` stands for.
 
         Raises:
             The registry's error for an unknown name, and for a path whose module cannot be imported, does not have
-            the name, or has something there that cannot be called.
+            the name, or has something else there.
         """
         return self._import(name) if ":" in name else self.get(name)
 
@@ -91,10 +94,10 @@ class Registry(Generic[T]):
                 f"{nearest(path, self._entries)} Known: {', '.join(self._entries)}"
             ) from error
         entry = getattr(found, name, None)
-        if not callable(entry):
+        if not isinstance(entry, self._of):
             has = "has" if hasattr(found, name) else "has no"
             raise self._error(
-                f"{self._kind} {path!r}: {module} {has} {name!r}, expected a callable.{nearest(name, dir(found))}"
+                f"{self._kind} {path!r}: {module} {has} {name!r}, expected {self._expected}.{nearest(name, dir(found))}"
             )
         return cast("T", entry)
 

@@ -35,7 +35,7 @@ class Metric:
     needs_batch: bool = True
 
 
-_METRICS: Registry[Metric] = Registry("metric", ConfigError)
+_METRICS: Registry[Metric] = Registry("metric", ConfigError, Metric)
 
 
 def register_metric(
@@ -59,7 +59,9 @@ def register_metric(
     """
 
     def register(compute: Callable[[Probe], dict[str, float]]) -> Metric:
-        return _METRICS.add(name, Metric(name, quantity, compute, needs_batch))
+        metric = Metric(name, quantity, compute, needs_batch)
+        _METRICS.add(name, metric)
+        return metric
 
     return register
 
