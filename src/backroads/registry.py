@@ -87,6 +87,8 @@ class Registry(Generic[T]):
         module, _, name = path.partition(":")
         try:
             found = importlib.import_module(module)
+        except BackroadsError:
+            raise
         except Exception as error:  # whatever the user's module raises
             raise self._error(
                 f"{self._kind} {path!r}: cannot import {module!r} ({type(error).__name__}: {error}); expected a name "
