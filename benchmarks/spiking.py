@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 import backroads as br
-from backroads.contrib.spiking import Circuit, Evidence, Pair, Phase, Recording, RegressionDiscontinuity
+from backroads.contrib.spiking import Circuit, Evidence, Pair, Recording, RegressionDiscontinuity, SpikePhase
 from backroads.data import load_dataset
 from backroads.models.mlp import mlp
 from backroads.runs.environment import environment
@@ -132,10 +132,13 @@ def mnist(arguments: argparse.Namespace) -> dict[str, Any]:
             if br.backward_parameters(model):
                 groups.append({"params": br.backward_parameters(model), "lr": 1.0})
             optimizer = torch.optim.SGD(groups)
-            phase = Phase(model, seconds=arguments.seconds, seed=seed) if name == "regression_discontinuity" else None
+            phase, state = SpikePhase(seconds=arguments.seconds), None
             for epoch in range(1, arguments.epochs + 1):
-                found = phase() if phase else {}
-                told = {k: [e.angle, e.sign_agreement] for k, e in found.items()}
+                told: dict[str, list[float]] = {}
+                if name == "regression_discontinuity":
+                    taught = phase.run(model, seed * 1_000_003 + epoch - 1, state)
+                    state, read = taught.state, taught.readings
+                    told = {layer: [read["angle"][layer], read["sign_agreement"][layer]] for layer in taught.layers}
                 for x, y in data.train.train_batches(128, seed=seed, epoch=epoch):
                     optimizer.zero_grad()
                     F.cross_entropy(model(x), y).backward()

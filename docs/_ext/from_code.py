@@ -30,13 +30,14 @@ MARK = re.compile(r"^<!-- from code: (.+) -->$", re.MULTILINE)
 # Public names that are neither functions nor classes.
 DATA = {
     "__version__": "The version of the package, a string.",
+    "PHASES": "The phases by name: `PHASES.names()` lists them.",
     "MODELS": "The networks by name: `MODELS.get(name)(**options)` makes one, `MODELS.names()` lists them.",
 }
 TABLES = ("step_time", "cifar10", "meta_learning", "local_rules", "update_noise", "decorrelation", "spiking")
 PICTURES = ("theory_picture", "meta_picture", "angles_picture", "noise_picture", "spiking_picture")
 # In the order in which api.md shows them: a name that several modules offer is described where it comes first.
 MODULES = (
-    "backroads", "rules", "nn", "functional", "conversion", "metrics", "plasticity", "models", "data", "spiking",
+    "backroads", "rules", "nn", "functional", "conversion", "phases", "metrics", "plasticity", "models", "data", "spiking",
     "report",
 )  # fmt: skip
 

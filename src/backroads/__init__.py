@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     )
     from backroads.metrics import register_metric
     from backroads.models import register_model
-    from backroads.phases import mirror
+    from backroads.phases import mirror, register_phase
     from backroads.train.noise import noisy
     from backroads.train.schedule import CoefficientSchedule, LearningRateSchedule, RateSchedule
 
@@ -78,6 +78,7 @@ __all__ = [
     "register_dataset",
     "register_metric",
     "register_model",
+    "register_phase",
     "register_rule",
     "revert",
     "rules",
@@ -114,7 +115,7 @@ _PLACES = {
     ),
     "metrics": ("register_metric",),
     "models": ("register_model",),
-    "phases": ("mirror",),
+    "phases": ("mirror", "register_phase"),
     "train.noise": ("noisy",),
     "train.schedule": ("CoefficientSchedule", "LearningRateSchedule", "RateSchedule"),
 }

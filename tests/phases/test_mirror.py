@@ -11,8 +11,9 @@ from problems import PROBLEMS, small_network
 from torch import Tensor
 
 import backroads as br
-from backroads.errors import ConversionError, RuleError, UsageError
+from backroads.errors import ConfigError, ConversionError, RuleError, UsageError
 from backroads.feedback.rules import normalised_mirror
+from backroads.phases import PHASES, Phase, Taught, get_phase, register_phase
 
 CORRECTING = normalised_mirror(error_correcting=True)
 
@@ -138,3 +139,43 @@ def test_a_model_without_backward_weights_is_refused() -> None:
     for net in (torch.nn.Linear(2, 2), small_network("sign_symmetry")):
         with pytest.raises(ConversionError, match="no layer of this model has backward weights"):
             br.mirror(net, 1)
+
+
+def test_the_noise_phase_is_mirror_with_options_as_data() -> None:
+    nets = [small_network("feedback_alignment") for _ in range(2)]
+    phase = get_phase("noise", steps=2, rule=CORRECTING.to_dict(), rate=0.5)
+    before = copy.deepcopy(nets[1].state_dict())
+    names = phase.check(nets[1])
+    assert all(torch.equal(value, before[name]) for name, value in nets[1].state_dict().items())
+    taught = phase.run(nets[1], seed=7)
+    assert taught == Taught(names)
+    assert names == br.mirror(nets[0], 2, CORRECTING, rate=0.5, seed=7)
+    for a, b in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("nose", {}, ConfigError, "unknown phase 'nose'. Did you mean 'noise'"),
+        ("noise", {"steps": 2, "rte": 1}, ConfigError, "takes no option 'rte'. Did you mean 'rate'"),
+        ("noise", {"steps": -1}, UsageError, "steps must be a whole number >= 0"),
+        ("torch.nn:Identity", {}, ConfigError, r"expected a backroads\.phases\.Phase, got Identity"),
+    ],
+)
+def test_wrong_phases_are_answered(name: str, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        get_phase(name, **options)
+
+
+def test_a_phase_of_your_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nothing(Phase):
+        def check(self, model: torch.nn.Module) -> list[str]:
+            return []
+
+        def run(self, model: torch.nn.Module, seed: int, state: dict[str, Any] | None = None) -> Taught:
+            return Taught([], {"seed": seed})
+
+    monkeypatch.setattr(PHASES, "_entries", dict(PHASES._entries))
+    register_phase("nothing", Nothing)
+    assert get_phase("nothing").run(torch.nn.Identity(), 3).state == {"seed": 3}

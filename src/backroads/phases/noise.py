@@ -1,6 +1,9 @@
-"""Mirror phases: noise drives each layer apart from all others, and only its B learns."""
+"""The mirror phase: noise drives each layer apart from all others, and only its B learns."""
 
 from __future__ import annotations
+
+import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,40 +15,69 @@ from backroads.feedback.functional.alignment import gradient_on_impulses
 from backroads.feedback.functional.estimate import estimate_gradient
 from backroads.feedback.functional.noise import driving_noise, met_by_impulses
 from backroads.feedback.nn.layers import AlignedLayer
-from backroads.feedback.rules import Alignment, normalised_mirror
+from backroads.feedback.rules import Alignment, Rule, as_rule, normalised_mirror
+from backroads.phases.base import Phase, Taught
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisePhase(Phase):
+    """:func:`mirror` as a phase: steps on noise alone, with nothing remembered between epochs.
+
+    Attributes:
+        steps: of each layer.
+        rule: what teaches B, as a rule, its name or its data; None: the normalised mirror.
+        rate: of B, as of an optimiser.
+    """
+
+    steps: int
+    rule: Alignment | str | dict[str, Any] | None = None
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_numbers(self.steps, self.rate)
+
+    def check(self, model: torch.nn.Module) -> list[str]:
+        return self._mirror(model, 0)
+
+    def run(self, model: torch.nn.Module, seed: int, state: dict[str, Any] | None = None) -> Taught:
+        return Taught(self._mirror(model, self.steps, seed))
+
+    def _mirror(self, model: torch.nn.Module, steps: int, seed: int | None = None) -> list[str]:
+        return mirror(model, steps, None if self.rule is None else as_rule(self.rule), rate=self.rate, seed=seed)
 
 
 @torch.no_grad()
 def mirror(
-    model: torch.nn.Module, steps: int, rule: Alignment | None = None, *, rate: float = 1.0, seed: int | None = None
+    model: torch.nn.Module, steps: int, rule: Rule | None = None, *, rate: float = 1.0, seed: int | None = None
 ) -> list[str]:
     """Teach the backward weights of a model by noise alone, between epochs or before training.
 
-    In each step each layer's B moves by ``-rate dR/dB``, R computed on noise of the layer's own. Nothing else changes:
-    no W, no gradient, no mode, no statistics, no optimiser. No data and no error are needed, so it also serves rules
-    that leave B fixed: feedback alignment with a phase before each epoch is the weight mirror of its authors.
+    In each step each layer's B moves by ``-rate dR/dB``, where R is the rule's loss on noise that the layer alone
+    receives. Nothing else changes: no W, no gradient, no mode, no statistics, no optimiser. No data and no error are
+    needed, so it also serves rules that leave B fixed: feedback alignment with a phase before each epoch is the weight
+    mirror of its authors.
 
-    A convolution is driven by single patches, which is what it does at one place: no border, and rows that are
-    independent. ``images`` of the rule's noise are rows here.
+    A convolution is driven by single patches of the size of its kernel, without a border, whose rows are independent:
+    ``images`` of the rule's noise counts patches here.
 
     Args:
-        model: converted. steps: of each layer. rule: an :class:`Alignment` with ``input_noise``; None is
-            :func:`backroads.feedback.rules.normalised_mirror`. rate: of B, as of an optimiser.
+        model: converted.
+        steps: number of steps of each layer; 0 checks model and rule and changes nothing.
+        rule: an :class:`Alignment` with ``input_noise``; None: :func:`backroads.rules.normalised_mirror`.
+        rate: of B, as of an optimiser.
         seed: of the noise, for each kind of device; None draws from torch's global generator.
 
     Returns:
         Names of the layers that learned: those whose rule is an Alignment, so that B is a weight of its own.
 
     Raises:
-        UsageError: steps is no whole number >= 0, or rate no number > 0. RuleError: a rule without noise of its own
-            size, or one that reads what a patch does not have. ConversionError: no layer has a B that can learn.
+        UsageError: if steps is no whole number >= 0, or rate no number > 0.
+        RuleError: for a rule without noise of its own size, or one that reads what a patch does not have.
+        ConversionError: if no layer has a B that can learn.
 
     Source: Akrout, Wilson, Humphreys, Lillicrap, Tweed, NeurIPS 2019.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise UsageError(f"mirror: steps must be a whole number >= 0, got {steps!r}")
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < float("inf"):
-        raise UsageError(f"mirror: rate must be a finite number > 0, got {rate!r}")
+    _check_numbers(steps, rate)
     rule = normalised_mirror() if rule is None else rule
     if not isinstance(rule, Alignment) or rule.input_noise is None or rule.input_noise.follows_batch:
         raise RuleError(
@@ -72,8 +104,15 @@ def mirror(
     return [name for name, _ in layers]
 
 
+def _check_numbers(steps: int, rate: float) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise UsageError(f"mirror: steps must be a whole number >= 0, got {steps!r}")
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < float("inf"):
+        raise UsageError(f"mirror: rate must be a finite number > 0, got {rate!r}")
+
+
 def _step(layer: AlignedLayer, rule: Alignment, rate: float, generator: torch.Generator | None) -> None:
-    W, B, op = layer.weight, layer.backward_weight, at_one_place(layer.operator)
+    W, B, op = layer.weight, layer.backward_weight, single_patch(layer.operator)
     assert B is not None
     assert rule.input_noise is not None
     inputs = W[0].numel()
@@ -90,8 +129,8 @@ def _step(layer: AlignedLayer, rule: Alignment, rate: float, generator: torch.Ge
     B.add_(dB, alpha=-rate)
 
 
-def at_one_place(op: Operator) -> Operator:
-    """The map of a layer on a patch as large as its kernel: one place, no border."""
+def single_patch(op: Operator) -> Operator:
+    """The map of a layer on one patch as large as its kernel, without a border."""
     if not isinstance(op, ConvolutionMap):
         return op
     d = len(op.stride)
@@ -99,6 +138,6 @@ def at_one_place(op: Operator) -> Operator:
 
 
 def _patch(op: Operator, W: Tensor) -> Tensor:
-    """A tensor of which only the shape, (1, I, *kernel), the dtype and the device are meant."""
+    """A patch as large as the kernel, (1, I, *kernel), for its shape, dtype and device; its values mean nothing."""
     groups = op.groups if isinstance(op, ConvolutionMap) else 1
     return W.new_empty(1, W.shape[1] * groups, *W.shape[2:])

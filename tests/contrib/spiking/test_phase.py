@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 import backroads as br
-from backroads.contrib.spiking import Drive, Evidence, Phase, RegressionDiscontinuity, estimate
+from backroads.contrib.spiking import Drive, Evidence, RegressionDiscontinuity, SpikePhase, estimate
 from backroads.errors import ConversionError, RuleError, ShapeError, StateError
+from backroads.phases import get_phase
 
 HALF = Drive(fraction=0.5)  # of a few neurons, a fifth is one: nobody below would be seen to be inhibited
 
@@ -53,16 +55,20 @@ def test_more_time_brings_the_estimate_nearer() -> None:
 def test_a_phase_sets_b_at_its_own_scale_and_leaves_everything_else() -> None:
     net = network()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    found = Phase(net, seconds=12.0, drive=HALF)()
-    assert set(found) == {"2", "4"}  # no error comes back through the first layer
+    phase = SpikePhase(seconds=12.0, drive=HALF)
+    assert phase.check(net) == ["2", "4"]  # no error comes back through the first layer
+    taught = phase.run(net, seed=0)
+    assert taught.layers == ["2", "4"]
     for name, value in net.state_dict().items():
         same = torch.equal(value, before[name])
         assert same == (not name.endswith("backward_weight") or name.startswith("0."))
-    for name, result in found.items():
-        assert result.known == 1.0
-        B = net.get_submodule(name).backward_weight
-        torch.testing.assert_close(B.std(), before[f"{name}.backward_weight"].std())
-        torch.testing.assert_close(B / B.norm(), result.beta / result.beta.norm())
+    assert taught.readings["known"] == {"2": 1.0, "4": 1.0}
+    for name in taught.layers:
+        layer = net.get_submodule(name)
+        beta = phase.rule.jumps(Evidence(**taught.state["evidence"][name]))[0]
+        torch.testing.assert_close(layer.backward_weight.std(), before[f"{name}.backward_weight"].std())
+        torch.testing.assert_close(layer.backward_weight / layer.backward_weight.norm(), beta / beta.norm())
+        assert taught.readings["angle"][name] == pytest.approx(br.metrics.angle(beta, layer.weight))
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -75,11 +81,11 @@ def test_a_phase_teaches_a_convolution_from_pooled_patches(groups: int) -> None:
         net.append(torch.nn.Conv2d(4, 6, 2, padding=1, groups=groups))
         br.convert(net, br.rules.feedback_alignment(), generator=0)
         before = net[2].backward_weight.clone()
-        found = Phase(net, seconds=4.0, drive=HALF, patches=patches)()
-        assert set(found) == {"2"}
+        taught = SpikePhase(seconds=4.0, drive=HALF, patches=patches).run(net, seed=0)
+        assert taught.layers == ["2"]
         B = net[2].backward_weight
         assert B.shape == before.shape
-        assert found["2"].seconds == pytest.approx(4)
+        assert taught.readings["seconds"]["2"] == pytest.approx(4)
         angles.append(br.metrics.angle(B, net[2].weight))
     assert angles[1] < angles[0] - 5
     assert angles[1] < 45 < br.metrics.angle(before, net[2].weight)
@@ -88,9 +94,9 @@ def test_a_phase_teaches_a_convolution_from_pooled_patches(groups: int) -> None:
 def test_what_is_not_known_keeps_its_b() -> None:
     net = network()
     before = net[2].backward_weight.clone()
-    found = Phase(net, RegressionDiscontinuity(least=100_000), seconds=1.0)()
-    assert found["2"].known == 0.0
-    assert math.isnan(found["2"].sign_agreement)
+    taught = SpikePhase(RegressionDiscontinuity(least=100_000), seconds=1.0).run(net, seed=0)
+    assert taught.readings["known"]["2"] == 0.0
+    assert math.isnan(taught.readings["sign_agreement"]["2"])
     assert torch.equal(net[2].backward_weight, before)
 
 
@@ -101,42 +107,47 @@ def test_evidence_of_earlier_phases_fades_by_keep() -> None:
     evidence.fade(0.25)
     assert evidence.moments.unique().tolist() == [1.0]
     assert evidence.responses.unique().tolist() == [0.5]
-    net = network()
-    phase = Phase(net, seconds=4.0, keep=0.5)
-    phase()
-    assert phase()["4"].seconds == pytest.approx(4 + 0.5 * 4)
+    net, phase = network(), SpikePhase(seconds=4.0, keep=0.5)
+    state = phase.run(net, seed=0).state
+    assert phase.run(net, seed=1, state=state).readings["seconds"]["4"] == pytest.approx(4 + 0.5 * 4)
 
 
-def test_a_phase_goes_on_from_its_state_as_if_it_had_not_stopped(tmp_path: object) -> None:
-    nets = [network(), network()]
-    whole, stopped = (Phase(net, seconds=2.0, seed=3) for net in nets)
-    for phase in (whole, stopped):
-        phase()
-    torch.save(stopped.state_dict(), f"{tmp_path}/phase.pt")
-    resumed = Phase(nets[1], seconds=2.0, seed=3)
-    resumed.load_state_dict(torch.load(f"{tmp_path}/phase.pt", weights_only=True))
-    whole()
-    resumed()
+def test_a_phase_goes_on_from_its_state_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    nets, phase = [network(), network()], SpikePhase(seconds=2.0)
+    states = [phase.run(net, seed=3).state for net in nets]
+    torch.save(states[1], tmp_path / "phase.pt")
+    read = torch.load(tmp_path / "phase.pt", weights_only=True)
+    last = [phase.run(net, seed=4, state=state).state for net, state in zip(nets, [states[0], read], strict=True)]
     for a, b in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True):
         assert torch.equal(a, b)
+    torch.testing.assert_close(last[0], last[1], rtol=0, atol=0)
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)  # a run leaves the state it was given alone
+
+
+def test_other_layers_and_other_seeds_find_other_things() -> None:
+    phase = SpikePhase(seconds=1.0, layers=["4"])
+    betas = [phase.run(network(), seed=seed).state["evidence"] for seed in (0, 0, 1)]
+    assert list(betas[0]) == ["4"]
+    torch.testing.assert_close(betas[0], betas[1], rtol=0, atol=0)
+    assert not torch.equal(betas[0]["4"]["responses"], betas[2]["4"]["responses"])
 
 
 def test_wrong_layers_rules_and_states_are_refused() -> None:
-    net = network()
+    net, phase = network(), get_phase("spikes", seconds=1.0)
     with pytest.raises(ConversionError, match="no layer fits '7'"):
-        Phase(net, layers=["7"])
+        SpikePhase(layers=["7"]).check(net)
     with pytest.raises(ConversionError, match="feedback_alignment"):
-        Phase(br.convert(torch.nn.Linear(3, 2), br.rules.backprop()))
+        phase.check(br.convert(torch.nn.Linear(3, 2), br.rules.backprop()))
     with pytest.raises(ConversionError, match="no converted layer"):
-        Phase(torch.nn.Linear(3, 2))
+        phase.check(torch.nn.Linear(3, 2))
     with pytest.raises(RuleError, match="keep must be"):
-        Phase(net, keep=2.0)
+        SpikePhase(keep=2.0)
     with pytest.raises(ShapeError, match="a multiple of groups"):
         estimate(torch.randn(3, 2, 2), groups=2)
-    phase, other = Phase(net, seconds=1.0), Phase(net, seconds=1.0, layers=["4"])
-    phase()
-    with pytest.raises(StateError, match="has layer '2'"):
-        other.load_state_dict(phase.state_dict())
-    with pytest.raises(StateError, match="as state_dict"):
-        phase.load_state_dict({"phases": 1})
-    assert phase.phases == 1
+    state = phase.run(net, seed=0).state
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(StateError, match="expected the state of layers 4, got that of 2, 4"):
+        SpikePhase(seconds=1.0, layers=["4"]).run(net, seed=1, state=state)
+    with pytest.raises(StateError, match="as run"):
+        phase.run(net, seed=1, state={"phases": 1})
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

@@ -3,7 +3,7 @@
 from backroads.contrib.spiking.circuit import Circuit, Recording
 from backroads.contrib.spiking.discontinuity import Evidence, RegressionDiscontinuity, Simulator
 from backroads.contrib.spiking.pair import Pair
-from backroads.contrib.spiking.phase import Estimate, Phase, estimate
+from backroads.contrib.spiking.phase import Estimate, SpikePhase, estimate
 from backroads.contrib.spiking.settings import Drive, Neuron
 
 __all__ = [
@@ -13,9 +13,9 @@ __all__ = [
     "Evidence",
     "Neuron",
     "Pair",
-    "Phase",
     "Recording",
     "RegressionDiscontinuity",
     "Simulator",
+    "SpikePhase",
     "estimate",
 ]
