@@ -37,8 +37,8 @@ TABLES = ("step_time", "cifar10", "meta_learning", "local_rules", "update_noise"
 PICTURES = ("theory_picture", "meta_picture", "angles_picture", "noise_picture", "spiking_picture")
 # In the order in which api.md shows them: a name that several modules offer is described where it comes first.
 MODULES = (
-    "backroads", "rules", "nn", "functional", "conversion", "phases", "metrics", "plasticity", "models", "data", "spiking",
-    "report",
+    "backroads", "rules", "nn", "functional", "conversion", "phases", "metrics", "plasticity", "models", "data",
+    "spiking", "report",
 )  # fmt: skip
 
 
