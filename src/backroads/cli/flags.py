@@ -1,0 +1,28 @@
+"""Settings as flags: one flag a setting, without the name of its group, and a heading in ``--help`` for each group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cyclopts
+from cyclopts import Parameter
+from pydantic import BaseModel
+
+from backroads.runs.groups import groups
+
+
+def as_flags(schema: type[BaseModel]) -> None:
+    """Make an argument ``settings: Schema | None = None`` of a command take one flag for each setting.
+
+    Args:
+        schema: its groups are marked in place, with the first line of their docstrings as headings.
+    """
+    for number, group in enumerate(groups(schema).values()):
+        heading = (group.__doc__ or group.__name__).partition("\n")[0].rstrip(".")
+        Parameter(name="*", group=cyclopts.Group(heading, sort_key=number))(group)
+    Parameter(name="*")(schema)
+
+
+def given(settings: BaseModel | None) -> dict[str, Any]:
+    """The settings that flags named, as plain data in tables; none if ``settings`` is None."""
+    return {} if settings is None else settings.model_dump(exclude_unset=True)

@@ -1,0 +1,61 @@
+"""Settings in groups: merged by layers, by table or by name alone, and as flags."""
+
+from __future__ import annotations
+
+import cyclopts
+import pytest
+from pydantic import Field
+
+from backroads.cli.flags import as_flags, given
+from backroads.runs.groups import Group, merged, names
+
+
+class Data(Group):
+    """What to learn from."""
+
+    data: str = Field("digits", description="Name of the data set.")
+    download: bool = Field(True, description="Fetch it.")
+
+
+class Run(Group):
+    """The run."""
+
+    seed: int = Field(0, ge=0, description="Seed of everything.")
+    options: dict[str, str] = Field({}, description="Options.")
+
+
+class Config(Group):
+    """All settings."""
+
+    name: str = Field("a", description="Name.")
+    data: Data = Data()
+    run: Run = Run()
+
+
+def test_later_layers_override_settings_in_tables_or_by_name() -> None:
+    layers = ({"data": {"data": "mnist"}, "name": "b"}, {"data": "npz:x", "seed": 3}, {"run": {"options": {"b": "2"}}})
+    assert merged(Config, {"run": {"options": {"a": "1"}}}, *layers) == {
+        "run": {"options": {"b": "2"}, "seed": 3},  # a setting is replaced as a whole
+        "data": {"data": "npz:x"},
+        "name": "b",
+    }
+    assert merged(Config, {"sed": 1, "data": {"dta": 2}}) == {"sed": 1, "data": {"dta": 2}}  # for the schema to refuse
+    assert names(Config) == ["name", "data", "download", "seed", "options"]
+
+
+def test_flags_have_no_prefix_and_say_which_were_given(capsys: pytest.CaptureFixture[str]) -> None:
+    as_flags(Config)
+    app = cyclopts.App(help_format="plaintext", result_action="return_value")
+
+    @app.default
+    def command(*, settings: Config | None = None) -> dict[str, object]:
+        return given(settings)
+
+    assert app([]) == {}
+    assert app(["--no-download", "--seed", "0", "--options.a", "1"]) == {
+        "data": {"download": False},
+        "run": {"seed": 0, "options": {"a": "1"}},
+    }
+    app.help_print([])
+    said = capsys.readouterr().out
+    assert said.index("What to learn from") < said.index("--download --no-download") < said.index("The run")
