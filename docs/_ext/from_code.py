@@ -1,16 +1,12 @@
 """What the pages take from the code, so that it cannot go stale.
 
-A page has a line such as ``<!-- from code: api rules -->``; it is replaced by Markdown made from the package:
+A page has a line such as ``<!-- from code: rule backprop -->``; it is replaced by Markdown made from the package:
 
-- ``api NAME``: every name in ``__all__`` of a subpackage (or ``backroads`` itself), by autodoc;
+- ``api MODULE``: every name in ``__all__`` of a module, by autodoc;
 - ``rules``: the table of all named rules with their defaults;
 - ``rule NAME``: one of them;
-- ``settings``: the settings of ``backroads compare``;
-- ``errors``: the exceptions;
-- the name of a function of :mod:`tables`, as in ``step_time`` or ``cifar10 RULE``: what ``benchmarks`` measured;
-- the name of a function of :mod:`pictures`, as in ``theory_picture NAME``.
-
-The build fails for a public name that none of this can describe.
+- ``settings CLASS``: a table of settings, from their pydantic class (``package.module:Class``);
+- ``FUNCTION WORDS``: what a function of :mod:`tables` or :mod:`pictures` makes of the words that follow its name.
 """
 
 from __future__ import annotations
@@ -18,28 +14,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from types import ModuleType
 from typing import Any
 
+import pictures
+import tables
+from pydantic import BaseModel
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 import backroads as br
 
-MARK = re.compile(r"^<!-- from code: (.+) -->$", re.MULTILINE)
-# Public names that are neither functions nor classes.
-DATA = {
-    "__version__": "The version of the package, a string.",
-    "PHASES": "The phases by name: `PHASES.names()` lists them.",
-    "MODELS": "The networks by name: `MODELS.get(name)(**options)` makes one, `MODELS.names()` lists them.",
-}
-TABLES = ("step_time", "cifar10", "meta_learning", "local_rules", "update_noise", "decorrelation", "spiking")
-PICTURES = ("theory_picture", "meta_picture", "angles_picture", "noise_picture", "spiking_picture")
-# In the order in which api.md shows them: a name that several modules offer is described where it comes first.
-MODULES = (
-    "backroads", "rules", "nn", "functional", "conversion", "phases", "metrics", "plasticity", "models", "data",
-    "spiking", "report",
-)  # fmt: skip
+MARK = re.compile(r"^<!-- from code: (\S+) ?(.*) -->$", re.MULTILINE)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -51,90 +36,30 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 def fill_in(app: Sphinx, page: str, source: list[str]) -> None:
     """Replace the marks of one page."""
-    source[0] = MARK.sub(lambda match: generated(match[1]), source[0])
+    source[0] = MARK.sub(lambda match: generated(match[1], match[2]), source[0])
 
 
-def generated(what: str) -> str:
+def generated(kind: str, words: str) -> str:
     """The Markdown that stands for one mark."""
-    kind, _, name = what.partition(" ")
-    makers: dict[str, Any] = {"rules": rules, "settings": settings, "errors": errors}
-    if kind == "api":
-        return api(name)
-    if kind == "rule":
-        return f"With its defaults:\n\n```text\n{br.get_rule(name)!r}\n```"
-    if kind in PICTURES:
-        return str(getattr(importlib.import_module("pictures"), kind)(*what.split(maxsplit=1)[1:]))
-    if kind in TABLES:
-        return str(getattr(importlib.import_module("tables"), kind)(*what.split(maxsplit=1)[1:]))
-    if kind not in makers:
-        known = ["api NAME", "rule NAME", *(f"{kind} WHAT" for kind in (*PICTURES, *TABLES)), *makers]
-        raise ExtensionError(f"unknown mark {what!r}; known: {', '.join(known)}")
-    return makers[kind]()
-
-
-# --- the public names ---
-
-
-def module(name: str) -> ModuleType:
-    """A public module by the name used in MODULES."""
-    if name == "backroads":
-        return br
-    return importlib.import_module(f"backroads.{name}")
+    own = {make.__name__: make for make in (api, rules, rule, settings)}
+    make = own.get(kind) or getattr(tables, kind, None) or getattr(pictures, kind, None)
+    if make is None:
+        raise ExtensionError(f"unknown mark {kind!r}: expected {', '.join(own)}, or a function of tables or pictures")
+    return str(make(words) if words else make())
 
 
 def api(name: str) -> str:
-    """Autodoc of every name in ``__all__`` of the module, links for those described before."""
-    known = {id(thing): f"backroads.{public}" for public, thing in names("backroads").items()}
-    if name != "backroads":
-        for earlier in MODULES[1 : MODULES.index(name)]:
-            for public, thing in names(earlier).items():
-                known.setdefault(id(thing), f"{module(earlier).__name__}.{public}")
-    else:
-        known = {}
-    parts, seen = [], []
-    for public, thing in names(name).items():
-        if inspect.ismodule(thing):
-            continue
-        if id(thing) in known:
-            seen.append(f"{{py:obj}}`{known[id(thing)]}`")
-        else:
-            parts.append(describe(f"{module(name).__name__}.{public}", public, thing))
-    if seen:
-        parts.append(f"Described above: {', '.join(seen)}.")
-    return "\n\n".join(parts)
-
-
-def names(name: str) -> dict[str, Any]:
-    """What ``__all__`` of a module lists."""
-    return {public: getattr(module(name), public) for public in module(name).__all__}
-
-
-def describe(full: str, public: str, thing: Any) -> str:
-    """One name."""
-    if public in DATA:
-        return f"```{{eval-rst}}\n.. py:data:: {full}\n```\n\n{DATA[public]}"
-    if inspect.isclass(thing):
-        return directive("autoclass", full, ":members:", ":exclude-members: torch_class")
-    if inspect.isroutine(thing):
-        # The pages of the rules are where the named rules are indexed.
-        return directive("autofunction", full, *([":no-index:"] if public in br.list_rules() else []))
-    raise ExtensionError(f"{full} is neither a function, a class nor listed in from_code.DATA; add a line there")
-
-
-def directive(kind: str, name: str, *options: str) -> str:
-    """An autodoc directive as MyST."""
-    return "\n".join(["```{eval-rst}", f".. {kind}:: {name}", *(f"   {option}" for option in options), "```"])
-
-
-def errors() -> str:
-    """All exceptions, base first."""
-    found = [thing for thing in vars(br.errors).values() if inspect.isclass(thing) and issubclass(thing, Exception)]
-    parts = [
-        directive("autoexception", f"backroads.errors.{thing.__name__}", ":show-inheritance:")
-        for thing in found
-        if thing.__module__ == "backroads.errors"
-    ]
-    return "\n\n".join(parts)
+    """Autodoc of the public names of a module, without those that ``backroads`` itself offers and describes."""
+    module = importlib.import_module(name)
+    elsewhere = {id(getattr(br, public)) for public in br.__all__} if module is not br else set()
+    elsewhere |= {id(getattr(br.rules, rule)) for rule in br.list_rules()}  # they have pages of their own
+    found = {public: getattr(module, public) for public in module.__all__}
+    shown = [n for n, thing in found.items() if id(thing) not in elsewhere and not inspect.ismodule(thing)]
+    return f"""```{{eval-rst}}
+.. automodule:: {name}
+   :members: {", ".join(shown)}
+   :imported-members:
+```"""
 
 
 # --- tables ---
@@ -147,16 +72,29 @@ def rules() -> str:
     return "\n".join(lines)
 
 
-def settings() -> str:
-    """The settings of ``backroads compare`` from their schema."""
-    from backroads.train.config import CompareConfig
+def rule(name: str) -> str:
+    """One named rule with its defaults."""
+    return f"With its defaults:\n\n```text\n{br.get_rule(name)!r}\n```"
 
+
+def settings(path: str) -> str:
+    """The fields of a class of settings, groups of fields by their path: ``group.field``."""
+    module, _, name = path.partition(":")
     lines = ["| key | type | default | what |", "|---|---|---|---|"]
-    for key, field in CompareConfig.model_fields.items():
-        shown = "listed below" if key == "rules" else "not set" if field.default is None else f"`{field.default!r}`"
-        lines.append(f"| `{key}` | {type_name(field.annotation)} | {shown} | {field.description} |")
-    listed = ", ".join(f"`{name}`" for name in CompareConfig.model_fields["rules"].default)
-    return "\n".join(lines) + f"\n\nThe default of `rules`: {listed}."
+    return "\n".join([*lines, *fields(getattr(importlib.import_module(module), name))])
+
+
+def fields(schema: type[BaseModel], prefix: str = "") -> list[str]:
+    """One line of the table for each field."""
+    lines = []
+    for key, field in schema.model_fields.items():
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
+            lines += fields(field.annotation, f"{prefix}{key}.")
+            continue
+        default = field.get_default(call_default_factory=True)
+        shown = "not set" if default is None else ", ".join(map(str, default)) if isinstance(default, list) else default
+        lines.append(f"| `{prefix}{key}` | {type_name(field.annotation)} | `{shown}` | {field.description} |")
+    return lines
 
 
 def type_name(annotation: Any) -> str:
