@@ -29,6 +29,7 @@ autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # torch's own docstrings are not ours to repeat
 napoleon_use_ivar = True
 napoleon_use_param = False  # "decay, amp: ..." is one entry
+napoleon_attr_annotations = False  # "numpy.bytes_" would be a link
 
 html_theme = "furo"
 html_title = "backroads"

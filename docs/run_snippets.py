@@ -1,9 +1,9 @@
-"""Run the code of the documentation: every ``python`` and ``pycon`` block, page by page, each page in one session.
+"""Run the code of README and documentation: every ``python`` and ``pycon`` block, each page in one session.
 
 ::
 
-    python docs/run_snippets.py            # all pages
-    python docs/run_snippets.py start.md   # one
+    python docs/run_snippets.py                 # README.md, CONTRIBUTING.md and all pages
+    python docs/run_snippets.py docs/start.md   # one
 
 A ``pycon`` block must print what it shows (``...`` stands for anything). Exit status 1 if anything fails.
 """
@@ -20,6 +20,7 @@ import traceback
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -48,9 +49,10 @@ def run_page(page: Path) -> bool:
 
 
 def main() -> int:
-    pages = [DOCS / name for name in sys.argv[1:]] or sorted(
-        page for page in DOCS.rglob("*.md") if "_build" not in page.parts
-    )
+    pages = [Path(name).resolve() for name in sys.argv[1:]] or [
+        *sorted(ROOT.glob("*.md")),
+        *sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts),
+    ]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     failed = 0
     for page in pages:
@@ -60,7 +62,7 @@ def main() -> int:
             passed = run_page(page)
             os.chdir(DOCS)
         failed += not passed
-        name = page.relative_to(DOCS)
+        name = page.relative_to(ROOT)
         sys.stdout.write(f"{'ok    ' if passed else 'FAILED'} {name} {time.perf_counter() - start:.1f} s\n")
         sys.stdout.flush()
     return int(failed > 0)

@@ -32,7 +32,7 @@ def block(translator: Any, node: nodes.math_block) -> None:
 
 def mathml(tex: str, display: str) -> str:
     """TeX to MathML; a command that is not known stops the build."""
-    made = convert(tex, display=display)
+    made = re.sub(r"<mo[^>]*>&#x0007C;", '<mo stretchy="false" lspace="0" rspace="0">|', convert(tex, display=display))
     if unknown := re.search(r"\\\w+", re.sub("<[^>]*>", "", made)):
         raise ExtensionError(f"latex2mathml does not know {unknown[0]} in the formula {tex!r}")
     return made

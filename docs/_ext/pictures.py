@@ -20,6 +20,7 @@ from backroads.report.curves import NAN, Curve, curve_through
 from backroads.report.figures import OVERVIEW, band, epoch_axis, line, look, swatch
 from backroads.report.svg import draw
 from backroads.report.theory_run import Results, read_theory, results_of
+from backroads.runs.schema import as_data
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 RECORDED = RESULTS / "theory"
@@ -146,7 +147,7 @@ def _keys(name: str, curves: dict[str, Any]) -> str:
 
 @functools.cache
 def _results(name: str) -> Results:
-    return results_of(theory(TheoryConfig(network=False, **SETTINGS[name])))
+    return results_of(as_data(theory(TheoryConfig(network=False, **SETTINGS[name]))))
 
 
 def _network() -> str:
