@@ -12,6 +12,9 @@ from torch import Tensor
 
 import backroads as br
 from backroads.feedback.nn import AlignedLayer
+from backroads.methods.base import Method
+from backroads.methods.feedback import Feedback
+from backroads.methods.local_errors import LocalErrors
 
 OUTPUTS = 3  # outputs of the networks below, for direct feedback
 
@@ -132,3 +135,22 @@ def batch(n: int = 6, dtype: torch.dtype = torch.float64, seed: int = 1) -> tupl
     """Images (n, 2, 6, 6) and labels (n,) for :func:`small_network`."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, 2, 6, 6, dtype=dtype, generator=generator), torch.randint(OUTPUTS, (n,), generator=generator)
+
+
+# Methods, on plain_network(). Those of LOCAL_METHODS train each layer without any weight of a later one.
+METHODS: dict[str, Method] = {
+    "feedback": Feedback("symmetric_alignment"),
+    "feedback, mixed": Feedback({"0": "kolen_pollack", "*": "weight_mirror"}),
+    "backprop": Feedback(),
+    "local_errors": LocalErrors(),
+    "local_errors, pooled": LocalErrors(limit=30),
+    "local_errors, sim": LocalErrors("sim"),
+    "local_errors, predsim": LocalErrors("predsim", beta=0.7),
+    "local_errors, two blocks": LocalErrors(blocks=("1", "7")),
+}
+LOCAL_METHODS = {name: method for name, method in METHODS.items() if isinstance(method, LocalErrors)}
+
+
+def plain_network(dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.nn.Module:
+    """:func:`small_network` before conversion."""
+    return br.revert(small_network("backprop", dtype, seed))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from backroads.errors import nearest
 
 if TYPE_CHECKING:
-    from backroads import errors, metrics
+    from backroads import errors, methods, metrics
     from backroads.contrib import spiking
     from backroads.data import register_dataset
     from backroads.feedback import functional, nn, rules
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         list_rules,
         register_rule,
     )
+    from backroads.methods import get_method, list_methods, register_method
     from backroads.metrics import register_metric
     from backroads.models import register_model
     from backroads.phases import mirror, register_phase
@@ -68,14 +69,18 @@ __all__ = [
     "errors",
     "forward_parameters",
     "functional",
+    "get_method",
     "get_rule",
+    "list_methods",
     "list_rules",
+    "methods",
     "metrics",
     "mirror",
     "nn",
     "noisy",
     "plan",
     "register_dataset",
+    "register_method",
     "register_metric",
     "register_model",
     "register_phase",
@@ -113,6 +118,7 @@ _PLACES = {
         "list_rules",
         "register_rule",
     ),
+    "methods": ("get_method", "list_methods", "register_method"),
     "metrics": ("register_metric",),
     "models": ("register_model",),
     "phases": ("mirror", "register_phase"),

@@ -25,8 +25,12 @@ class Method:
 
     name: ClassVar[str]
 
-    def plan(self, model: torch.nn.Module) -> Any:
-        """Which module learns how, and why: a table to print. Touches nothing."""
+    def plan(self, model: torch.nn.Module, sample: Tensor) -> Any:
+        """Which module learns how, and why: a table to print. Touches nothing.
+
+        Args:
+            model: a plain model. sample: a few inputs, (n, ...), to find shapes by.
+        """
         raise NotImplementedError
 
     def prepare(

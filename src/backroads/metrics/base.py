@@ -67,8 +67,12 @@ def register_metric(
 
 
 def get_metric(name: str) -> Metric:
-    """The metric called ``name``; raises ConfigError, with the nearest name, if there is none."""
-    return _METRICS.get(name)
+    """The metric called ``name``, or that of an import path ``package.module:name``.
+
+    Raises:
+        ConfigError: for an unknown name (with the nearest one), or a path that leads to no metric.
+    """
+    return _METRICS.resolve(name)
 
 
 def list_metrics() -> list[str]:

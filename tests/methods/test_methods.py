@@ -1,0 +1,206 @@
+"""What every method must do, over the one table of methods; and how methods are found by name."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from problems import LOCAL_METHODS, METHODS, batch, plain_network
+from torch import Tensor, nn
+
+import backroads as br
+from backroads.errors import ConfigError
+from backroads.methods.base import Method
+
+TABLE = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+def prepared(method: Method, dtype: torch.dtype = torch.float64) -> nn.Module:
+    return method.prepare(plain_network(dtype), batch(2, dtype)[0], 0)
+
+
+def gradients(method: Method, model: nn.Module, seed: int = 1) -> dict[str, Tensor]:
+    model.zero_grad()
+    torch.manual_seed(0)  # some rules draw
+    method.objective(model, *batch(seed=seed), F.cross_entropy)[0].backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@TABLE
+def test_one_backward_pass_leaves_a_gradient_in_every_parameter_of_the_groups(method: Method) -> None:
+    model = prepared(method)
+    groups = method.parameter_groups(model)
+    found = gradients(method, model)
+    grouped = [id(p) for group in groups.values() for p in group]
+    assert len(set(grouped)) == len(grouped)
+    assert set(grouped) == {id(p) for p in model.parameters() if p.requires_grad}
+    assert found.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+@TABLE
+def test_it_learns(method: Method) -> None:
+    model, (x, y) = prepared(method), batch(32)
+    optimizer = torch.optim.Adam(method.parameter_groups(model)["forward"], lr=0.02)
+    before = float(F.cross_entropy(method.predict(model, x).detach(), y))
+    for _ in range(60):
+        optimizer.zero_grad()
+        objective, output = method.objective(model, x, y, F.cross_entropy)
+        objective.backward()
+        optimizer.step()
+    assert not output.requires_grad
+    assert float(F.cross_entropy(output, y)) < 0.8 * before
+
+
+@TABLE
+def test_reverting_gives_plain_torch_with_the_learned_weights_and_the_same_forward_pass(method: Method) -> None:
+    model, (x, _) = prepared(method), batch()
+    plain = plain_network()
+    optimizer = torch.optim.SGD(method.parameter_groups(model)["forward"], lr=0.1)
+    gradients(method, model)
+    optimizer.step()
+    output = method.predict(model.eval(), x)
+    assert method.revert(model) is model
+    assert [type(m) for m in model.modules()] == [type(m) for m in plain.modules()]
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    assert torch.equal(model(x), output)
+    assert not torch.equal(model[8].weight, plain[8].weight)
+    assert method.revert(model) is model
+    method.prepare(model, x, 0)  # and again from the start
+
+
+@TABLE
+def test_the_model_itself_computes_what_it_did_before(method: Method) -> None:
+    model, plain, (x, _) = prepared(method), plain_network(), batch()
+    assert torch.equal(model(x), plain(x))
+    assert torch.equal(model.eval()(x), plain.eval()(x))
+
+
+@TABLE
+def test_planning_touches_nothing_and_can_be_printed(method: Method) -> None:
+    model, state = plain_network(), torch.get_rng_state()
+    before = copy.deepcopy(model.state_dict())
+    text = str(method.plan(model, batch(2)[0]))
+    assert {"0", "8"} <= set(text.replace(",", " ").split())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    assert all(module.training and not module._forward_hooks for module in model.modules())
+
+
+@TABLE
+def test_preparing_and_training_are_functions_of_the_seed(method: Method) -> None:
+    first, second = (gradients(method, prepared(method)) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@TABLE
+def test_a_copy_of_a_prepared_model_trains_apart_from_it(method: Method) -> None:
+    model = prepared(method)
+    copied = copy.deepcopy(model)
+    own = gradients(method, copied)
+    assert all(p.grad is None for p in model.parameters())
+    other = gradients(method, model)
+    assert own.keys() == other.keys()
+    assert all(torch.equal(own[name], other[name]) for name in own)
+
+
+@TABLE
+def test_update_angles_are_read_for_every_method(method: Method) -> None:
+    model, (x, y) = prepared(method), batch()
+    found = br.metrics.readings(
+        model,
+        lambda: F.cross_entropy(model(x), y),
+        ["update_angle"],
+        objective=lambda: method.objective(model, x, y, F.cross_entropy)[0],
+    )["update_angle"]
+    assert list(found) == ["0", "2", "6", "8", ""]
+    assert found["8"] == pytest.approx(0, abs=1e-5)  # every one trains the last layer by the task's loss
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("last", [1, 4, 7])
+@pytest.mark.parametrize("method", LOCAL_METHODS.values(), ids=LOCAL_METHODS)
+def test_no_gradient_changes_when_all_later_weights_and_heads_are_random_numbers(method: Method, last: int) -> None:
+    """No way back: bit for bit, at the start and after heads have left zero."""
+    if method.blocks and str(last) not in method.blocks:
+        pytest.skip("no block ends there")
+    model = prepared(method)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.1 * torch.randn_like(p)
+    before = gradients(method, model)
+    earlier = [name for name in before if int(name.partition(".")[0]) <= last]
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name not in earlier:
+                p.normal_()
+    after = gradients(method, model)
+    assert all(torch.equal(before[name], after[name]) for name in earlier)
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@TABLE
+def test_it_compiles(method: Method) -> None:
+    class Training(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = prepared(method)
+
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return method.objective(self.model, x, y, F.cross_entropy)
+
+    plain, compiled = Training(), Training()
+    run: Any = torch.compile(compiled, backend="eager", fullgraph=True)
+    x, y = batch()
+    for training in (run, plain, run, plain):
+        torch.manual_seed(0)
+        training(x, y)[0].backward()
+    for p, q in zip(plain.parameters(), compiled.parameters(), strict=True):
+        assert (p.grad is None and q.grad is None) or torch.allclose(p.grad, q.grad, rtol=1e-10, atol=1e-12)
+
+
+# --- by name ---
+
+
+def test_methods_are_found_by_name_and_by_import_path_with_their_options() -> None:
+    assert br.list_methods() == ["feedback", "local_errors"]
+    assert br.get_method("feedback", rules="kolen_pollack") == METHODS["feedback"].__class__("kolen_pollack")
+    found = br.get_method("backroads.methods.local_errors:LocalErrors", limit=30, blocks=["1"])
+    assert (found.limit, found.blocks) == (30, ("1",))
+
+
+def test_a_method_of_ones_own_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backroads.methods._METHODS._entries", dict(br.methods._METHODS._entries))
+
+    class Halved(Method):
+        name = "halved"
+
+        def objective(self, model: nn.Module, x: Tensor, y: Tensor, loss: Any) -> tuple[Tensor, Tensor]:
+            value, output = super().objective(model, x, y, loss)
+            return value / 2, output
+
+    br.register_method("halved", Halved)
+    model, (x, y) = plain_network(), batch()
+    method = br.get_method("halved")
+    assert torch.equal(
+        method.objective(method.prepare(model, x, 0), x, y, F.cross_entropy)[0], F.cross_entropy(model(x), y) / 2
+    )
+    with pytest.raises(ConfigError, match="'halved' is already taken"):
+        br.register_method("halved", Halved)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("local_erors", {}, "unknown method 'local_erors'. Did you mean 'local_errors'"),
+        ("local_errors", {"limits": 3}, "takes no option 'limits'. Did you mean 'limit'"),
+        ("torch.nn:Identity", {}, r"expected a backroads\.methods\.base\.Method, got Identity"),
+        ("no.such:thing", {}, "cannot import 'no.such'"),
+    ],
+)
+def test_a_wrong_name_says_what_was_expected(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        br.get_method(name, **options)
