@@ -27,8 +27,13 @@ def run(*words: str) -> int | str | None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("theory") / "run"
-    assert run(*QUICK, *NETWORK, "--null", "0", "--decay", "0.4", "--out", str(place)) == 0
+    assert run(*QUICK, *NETWORK, "--null", "0", "--self", "0", "--decay", "0.4", "--out", str(place)) == 0
     return place
+
+
+def test_the_network_can_be_left_out(tmp_path: Path) -> None:
+    assert run(*QUICK, "--no-network", "--out", str(tmp_path / "run")) == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["network"] is None
 
 
 def test_it_writes_a_folder_with_a_page_that_needs_nothing_else(folder: Path) -> None:

@@ -15,7 +15,7 @@ app = cyclopts.App(
     help="Train neural networks without weight symmetry.",
     version=__version__,
     help_format="plaintext",  # the other formats take a tenth of a second to import
-    default_parameter=cyclopts.Parameter(consume_multiple=True, negative=()),
+    default_parameter=cyclopts.Parameter(consume_multiple=True, negative_iterable=(), negative_none=()),
 )
 # Imported when they are called: a command's help waits for nobody else's settings.
 for _name, _place, _help in (

@@ -27,7 +27,7 @@ meta = cyclopts.App(
     name="meta",
     help="Learn to learn with feedback and local plasticity.",
     help_format="plaintext",
-    default_parameter=Parameter(consume_multiple=True, negative=()),
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=(), negative_none=()),
 )
 
 

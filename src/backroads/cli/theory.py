@@ -1,4 +1,4 @@
-"""``backroads theory``: where a weighted sum of the primitives leads, with a report."""
+"""``backroads theory``: fixed points and stability of a weighted sum of the primitives, with a report."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def theory(
     *,
     settings: Annotated[TheoryConfig | None, Parameter(name="*")] = None,
-    config: Annotated[Path | None, Parameter(help="TOML file of settings; flags override it.")] = None,
-    out: Annotated[Path | None, Parameter(help="New folder; runs/theory-TIME if not given.")] = None,
+    config: Annotated[Path | None, Parameter(help="Read settings from this TOML file; flags override it.")] = None,
+    out: Annotated[Path | None, Parameter(help="Write into this new folder; runs/theory-TIME if not given.")] = None,
 ) -> None:
     """Fixed points, stability and a phase diagram of any weighted sum of the primitives, beside a small network.
 
@@ -45,28 +45,25 @@ def theory(
         run_folder.results(as_data(results))
     finally:
         run_folder.close()
-    print(_told(results))
+    print(_summary(results))
     print(f"report: {write_report(folder)}")
 
 
 def _line(what: str, done: int, total: int) -> str | None:
-    """A line now and then, not at each of hundreds of points."""
+    """What to print: at a fifth of the points, and at the last."""
     return f"{what}: {done} of {total}" if done == total or done % max(1, total // 5) == 0 else None
 
 
-def _told(results: TheoryResults) -> str:
+def _summary(results: TheoryResults) -> str:
     moving, held, diagram = results.moving, results.held, results.diagram
-    lines = [f"{results.rule}: both weights moving, it {_verb(moving.matrix_fate)}"]
+    fate = "stands on a border" if moving.matrix_fate == "undecided" else moving.matrix_fate
+    lines = [f"{results.rule}: both weights moving, it {fate}"]
     for point in moving.points:
         values = ", ".join(f"{value:.4g}" for value in point.eigenvalues)
         lines.append(f"  w = {point.w:.4g}, b = {point.b:.4g}: {point.stability}, eigenvalues {values}")
     if held.finite:
         lines.append(f"W held: B goes to {held.gain:.4g} times |W|, at {held.angle:.1f} deg to W")
     else:
-        lines.append("W held: B grows for ever")
+        lines.append("W held: B grows without end")
     lines.append(f"diagram: simulation and closed form agree at {diagram.agreed} of {diagram.of} points")
     return "\n".join(lines)
-
-
-def _verb(fate: str) -> str:
-    return "stands on a border" if fate == "undecided" else fate

@@ -1,7 +1,8 @@
 """Fixed points and stability in closed form, for any weighted sum of the five primitives.
 
-Letters: W, B the weights, C = M[x x^T] the input's second moment with eigenvalues gamma, amp ... self the coefficients.
-The flow descends the alignment loss (reduction "sum", no operations); derivations: docs/theory.md.
+W (O, I) and B (O, I) are the forward and backward weights of a linear layer, C = M[x x^T] (I, I) is the second moment
+of its input, gamma an eigenvalue of C; amp, decay, null, sparse, self are the rule's coefficients. Both weights, or B
+alone, move along minus the gradient of the alignment loss (reduction "sum", no operations). Derived in docs/theory.md.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from backroads.runs.results import Fate, FixedPoint
 
 
 def check_rule(rule: Alignment) -> None:
-    """Raise :class:`RuleError` for what the theory does not cover."""
+    """Raise :class:`RuleError` unless the rule is a weighted sum of the five primitives and nothing else."""
     if rule.tie_grad or not rule.closed_form or rule.input_noise is not None:
         raise RuleError(
             f"expected a weighted sum of the five primitives, without tie_grad, operations and noise; got {rule!r}"
@@ -28,12 +29,15 @@ def check_rule(rule: Alignment) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """Along one axis of the input, every sum of primitives with both weights moving is the same system of numbers:
+    """The system of two numbers that every sum of primitives is along one eigenvector of C, with both weights moving::
 
         w' = pull b - loss w - bound b^2 w
         b' = pull w - loss b - bound w^2 b
 
-    with ``pull = amp gamma + self``, ``loss = decay + sparse gamma``, ``bound = null gamma``.
+    Attributes:
+        pull: amp gamma + self.
+        loss: decay + sparse gamma.
+        bound: null gamma.
     """
 
     pull: float
@@ -42,22 +46,18 @@ class Mode:
 
     @classmethod
     def of(cls, rule: Alignment, strength: float = 1.0) -> Mode:
-        """The mode of an axis of strength gamma; with one input and one output gamma is the input's power.
-
-        Raises:
-            RuleError: for a rule that is more than a sum of primitives.
-        """
+        """The mode along an eigenvector of C with eigenvalue ``strength``; RuleError as :func:`check_rule`."""
         check_rule(rule)
         return cls(rule.amp * strength + rule.self_, rule.decay + rule.sparse * strength, rule.null * strength)
 
     @property
     def origin(self) -> tuple[float, float]:
-        """Eigenvalues at w = b = 0: along w = b, and along w = -b. null has no part in them."""
+        """Eigenvalues at w = b = 0: along w = b, and along w = -b."""
         return self.pull - self.loss, -self.pull - self.loss
 
     @property
     def fate(self) -> Fate:
-        """What becomes of almost every start: "collapses", "settles", "explodes"; "undecided" on a boundary."""
+        """What becomes of almost every start: "collapses", "settles" or "explodes"; "undecided" on a border."""
         growth = self.pull - self.loss
         if math.isclose(self.pull, self.loss, rel_tol=1e-12, abs_tol=1e-300):
             return "undecided"
@@ -66,12 +66,12 @@ class Mode:
         return "settles" if self.bound > 0 else "explodes"
 
     def fixed_points(self) -> list[FixedPoint]:
-        """All of them but lines; a line of them (pull = loss without bound) is told by an eigenvalue 0 at the origin.
+        """The isolated fixed points. A line of them (pull = loss, bound = 0) shows as an eigenvalue 0 at the origin.
 
-        With a bound and pull > loss there are two more, w = b = +-sqrt((pull - loss) / bound), whose eigenvalues are
-        ``-2 (pull - loss)`` and ``-2 loss``. Others there are none: w' = 0 and b' = 0 make ``(pull - bound w b)^2 =
-        loss^2`` unless w = b = 0, and the negative root has no real solution. With no loss, they are points of the
-        hyperbola ``w b = pull / bound``, all of which are fixed: the eigenvalue 0.
+        With bound > 0 and pull > loss there are two beside the origin, w = b = +-sqrt((pull - loss) / bound), whose
+        eigenvalues are ``-2 (pull - loss)`` and ``-2 loss``. There are no others: w' = 0 and b' = 0 give
+        ``(pull - bound w b)^2 = loss^2`` unless w = b = 0, and the negative root has no real solution. With loss = 0
+        they lie on the hyperbola ``w b = pull / bound``, all of which is fixed: hence the eigenvalue 0.
         """
         points = [_fixed_point(0.0, 0.0, self.origin)]
         if self.bound > 0 and self.pull > self.loss:
@@ -87,9 +87,10 @@ def _fixed_point(w: float, b: float, eigenvalues: tuple[float, ...]) -> FixedPoi
 
 
 def fate(rule: Alignment, strengths: Sequence[float]) -> Fate:
-    """What becomes of a layer whose input has axes of these strengths, both weights moving.
+    """What becomes of a layer with both weights moving, by the eigenvalues ``strengths`` of its C.
 
-    It explodes if some axis grows with nothing to bound it, collapses if none grows, and settles otherwise.
+    It explodes if it grows along some eigenvector without a bound, collapses if it grows along none, and settles
+    otherwise.
     """
     fates = {Mode.of(rule, strength).fate for strength in strengths}
     order: tuple[Fate, ...] = ("explodes", "settles", "undecided", "collapses")
@@ -98,11 +99,12 @@ def fate(rule: Alignment, strengths: Sequence[float]) -> Fate:
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """Where B goes while W is held: a linear flow.
+    """Where B goes while W does not move: a linear flow.
 
     Attributes:
-        B: (O, I), the fixed point that a start at B = 0 goes to. rates: (O, I), how fast B's part along each pair of
-            axes gets there, 1 / time; 0 where nothing is learned and the start stays. Eigenvalues are their negatives.
+        B: (O, I), the fixed point that a start at B = 0 goes to; infinite if B grows without end.
+        rates: (O, I), how fast B gets there along each pair of eigenvectors, 1 / time; 0 where nothing is learned.
+            The eigenvalues of the flow are their negatives.
     """
 
     B: Tensor
@@ -110,7 +112,7 @@ class Held:
 
     @property
     def largest_step(self) -> float:
-        """Rates of a plain gradient step beyond this diverge: 2 over the fastest rate."""
+        """The largest learning rate with which plain gradient steps converge: 2 over the fastest rate."""
         fastest = float(self.rates.max())
         return 2 / fastest if fastest > 0 else math.inf
 
@@ -118,15 +120,14 @@ class Held:
 def held(rule: Alignment, W: Tensor, C: Tensor) -> Held:
     """Solve ``(decay + null W C W^T) B + B (sparse C) = amp W C + self W``.
 
-    In the axes of ``W C W^T = U diag(alpha) U^T`` and ``C = V diag(gamma) V^T`` it falls apart into numbers: B's part
-    along (i, j) goes to that of the right side over its rate, ``decay + null alpha_i + sparse gamma_j``. A rate of 0
-    with something on the right grows for ever: that part of B is infinite.
+    With ``W C W^T = U diag(alpha) U^T`` and ``C = V diag(gamma) V^T``, entry (i, j) of ``U^T B V`` goes to that of the
+    right side over its rate, ``decay + null alpha_i + sparse gamma_j``. Where the rate is 0 and the right side is not,
+    B grows without end.
 
     Args:
-        W: (O, I) float64. C: (I, I) float64, symmetric and not negative.
-
-    Raises:
-        RuleError: for a rule that is more than a sum of primitives.
+        rule: a weighted sum of primitives; RuleError otherwise.
+        W: (O, I) float64.
+        C: (I, I) float64, symmetric and positive semi-definite.
     """
     check_rule(rule)
     alpha, U = torch.linalg.eigh(W @ C @ W.t())
@@ -140,14 +141,16 @@ def held(rule: Alignment, W: Tensor, C: Tensor) -> Held:
 
 
 def noise_floor(rate: float, rows: int, inputs: int) -> float:
-    """Relative noise |B - W| / |W| of the normalised mirror at rest: root mean square, W held.
+    """Relative noise |B - W| / |W| that the normalised mirror keeps while W does not move, as a root mean square.
 
-    ``B <- B + rate (M[y xi^T] / s^2 - B)`` forgets its start at (1 - rate) a step, whatever W, its input and s; what
-    is left is the noise of the estimate. With white normal noise, M over n rows, an entry of ``M[y xi^T] / s^2`` has
-    variance ``(|w_o|^2 + w_oi^2) / n``, and averaging leaves ``rate / (2 - rate)`` of it.
+    ``B <- B + rate (M[y xi^T] / s^2 - B)`` forgets its start at (1 - rate) a step; the noise of the estimate is left.
+    With white normal noise, M over n rows, an entry of ``M[y xi^T] / s^2`` has variance ``(|w_o|^2 + w_oi^2) / n``, of
+    which averaging over steps leaves ``rate / (2 - rate)``.
 
     Args:
-        rate: 0 to 2. rows: n. inputs: I.
+        rate: of B, between 0 and 2.
+        rows: n, at least 1.
+        inputs: I, at least 1.
 
     Raises:
         RuleError: for values out of range.

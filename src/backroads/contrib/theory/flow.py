@@ -1,4 +1,4 @@
-"""The flow of a layer's two weights, its linearisation by automatic differentiation, and where it goes. float64."""
+"""The flow of a layer's two weights integrated over time, and linearised by automatic differentiation. In float64."""
 
 from __future__ import annotations
 
@@ -18,11 +18,7 @@ Field = Callable[[Tensor], Tensor]
 
 
 def flow(rule: Alignment, W: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """(W', B'): minus the gradients of the alignment loss, both weights moving.
-
-    Args:
-        W, B: (..., O, I). C: (I, I), M[x x^T].
-    """
+    """(W', B'), minus the gradients of the alignment loss, for W and B (..., O, I) and C = M[x x^T] (I, I)."""
     return _flow(tuple(rule.coefficients.values()), W, B, C)
 
 
@@ -35,11 +31,7 @@ def _flow(coefficients: Sequence[float | Tensor], W: Tensor, B: Tensor, C: Tenso
 
 
 def field(rule: Alignment, C: Tensor, outputs: int, W: Tensor | None = None) -> Field:
-    """The flow as a function of one vector: (W, B) one after the other, or B alone where W is held.
-
-    Raises:
-        RuleError: for a rule that is more than a sum of primitives.
-    """
+    """The flow as a function of one vector: W and B flattened, one after the other; or B alone, if W is given."""
     check_rule(rule)
     shape = (outputs, len(C))
 
@@ -53,19 +45,19 @@ def field(rule: Alignment, C: Tensor, outputs: int, W: Tensor | None = None) -> 
 
 
 def linearise(f: Field, point: Tensor) -> Tensor:
-    """Eigenvalues (complex, by real part, largest first) of the flow's Jacobian at a point."""
+    """Eigenvalues of the flow's Jacobian at a point, complex, those with the largest real part first."""
     values: Tensor = torch.linalg.eigvals(torch.func.jacrev(f)(point))
     return values[values.real.argsort(descending=True)]
 
 
 def settle(f: Field, start: Tensor, *, steps: int = 60, tolerance: float = 1e-12) -> Tensor | None:
-    """A fixed point near ``start`` by Newton's method; None if it does not get there."""
+    """A fixed point near ``start`` by Newton's method; None if it does not converge."""
     point = start.clone()
     for _ in range(steps):
         value = f(point)
         if float(value.norm()) <= tolerance * (1 + float(point.norm())):
             return point
-        # Least squares: where a whole line or surface is fixed, the Jacobian has no inverse.
+        # Least squares: the Jacobian has no inverse where a whole line or surface is fixed.
         point = point - torch.linalg.lstsq(torch.func.jacrev(f)(point), value[:, None], driver="gelsd").solution[:, 0]
         if not bool(point.isfinite().all()):
             return None
@@ -74,7 +66,7 @@ def settle(f: Field, start: Tensor, *, steps: int = 60, tolerance: float = 1e-12
 
 @dataclasses.dataclass(frozen=True)
 class Path:
-    """N trajectories: times (K), and the weights there, (K, N, O, I). One beyond the limit stays where it passed it."""
+    """N trajectories: K times, and the weights then, (K, N, O, I). A trajectory stops where it passes the limit."""
 
     times: list[float]
     W: Tensor
@@ -88,6 +80,7 @@ class Path:
 
 LIMIT = 1e3
 MOST_STEPS = 20_000
+STILL = 0.01  # growth per unit of time that counts as none
 
 
 def follow(
@@ -96,11 +89,13 @@ def follow(
     """Integrate the flow with both weights moving (Runge-Kutta of fourth order), all trajectories at once.
 
     Args:
-        rules: one for each trajectory, or a single one for all. W, B: (N, O, I), the starts; N may be 1.
-        C: (I, I). time: how long. limit: of the length of (W, B). keep: about how many points to keep.
-
-    Raises:
-        RuleError: for a rule that is more than a sum of primitives.
+        rules: one for each trajectory, or a single one for all; RuleError unless they are sums of primitives.
+        W: (N, O, I), where they start; N may be 1.
+        B: (N, O, I).
+        C: (I, I).
+        time: how long.
+        limit: of sqrt(|W|^2 + |B|^2), beyond which a trajectory is not followed.
+        keep: about how many points in time to keep.
     """
     for rule in rules:
         check_rule(rule)
@@ -126,38 +121,30 @@ def follow(
 
 
 def _step(coefficients: Tensor, W: Tensor, B: Tensor, C: Tensor) -> float:
-    """A step that is short beside the fastest rate there may be on the way."""
+    """A time step that is short compared with the fastest rate that may occur."""
     decay, amp, null, sparse, self_ = coefficients.unbind(1)
     gamma = float(torch.linalg.eigvalsh(C)[-1])
     linear = decay + sparse * gamma + amp * gamma + self_
     most = (W.square().sum((-1, -2)) + B.square().sum((-1, -2))).max()
-    # null bounds the squares of the weights: where they start, or where amp and self bring them.
+    # null bounds the squares of the weights by their start, or by where amp and self bring them.
     return 0.3 / max(1e-9, float((linear + 2 * null * gamma * most + 2 * (amp * gamma + self_) * (null > 0)).max()))
-
-
-def growth(path: Path) -> list[float]:
-    """How fast the length of each trajectory grows at its end, 1 / time."""
-    sizes = path.sizes
-    ago = max(0, len(path.times) - 1 - max(1, len(path.times) // 10))
-    logs = sizes[[ago, -1]].clamp(min=1e-300).log()
-    return [float(rate) for rate in (logs[1] - logs[0]) / (path.times[-1] - path.times[ago])]
-
-
-STILL = 0.01  # growth per unit of time that counts as none
 
 
 def observed_fates(path: Path, limit: float = LIMIT) -> list[Fate]:
     """What became of each trajectory, by how its length changes at the end: "explodes", "collapses" or "settles"."""
-    fates: list[Fate] = []
-    for rate, size in zip(growth(path), path.sizes[-1].tolist(), strict=True):
-        gone = not size <= limit
-        fates.append("explodes" if gone or rate > STILL else "collapses" if rate < -STILL else "settles")
-    return fates
+    sizes = path.sizes
+    ago = max(0, len(path.times) - 1 - max(1, len(path.times) // 10))
+    logs = sizes[[ago, -1]].clamp(min=1e-300).log()
+    rates = (logs[1] - logs[0]) / (path.times[-1] - path.times[ago])
+    return [
+        "explodes" if not size <= limit or rate > STILL else "collapses" if rate < -STILL else "settles"
+        for rate, size in zip(rates.tolist(), sizes[-1].tolist(), strict=True)
+    ]
 
 
-def course(path: Path, which: int = 0) -> Course:
-    """Norms and angles along one trajectory, as far as it moves: beyond its limit it stands still."""
-    W, B = path.W[:, which], path.B[:, which]
+def course(path: Path) -> Course:
+    """Norms and angles along the first trajectory, until it stops."""
+    W, B = path.W[:, 0], path.B[:, 0]
     moves = [k for k in range(1, len(W)) if not (torch.equal(W[k], W[k - 1]) and torch.equal(B[k], B[k - 1]))]
     W, B = (weight[: max(moves, default=0) + 1] for weight in (W, B))
     return Course(
@@ -168,11 +155,9 @@ def course(path: Path, which: int = 0) -> Course:
     )
 
 
-def spectrum(inputs: int, power: float, condition: float) -> Sequence[float]:
-    """Strengths of the axes of an input: evenly spread on a logarithmic scale, of mean ``power``.
-
-    Args:
-        condition: the strongest over the weakest, >= 1.
+def spectrum(inputs: int, power: float, condition: float) -> list[float]:
+    """Eigenvalues of an input's second moment: evenly spread on a logarithmic scale, with mean ``power``, the largest
+    ``condition`` times the smallest.
     """
     raw = [condition ** (-(k / max(1, inputs - 1))) for k in range(inputs)]
     mean = sum(raw) / inputs
