@@ -1,4 +1,4 @@
-"""Local errors against the numbers recorded from the reference, anokland/local-loss (7b3b40b), and the mathematics."""
+"""Local errors against numbers of the reference, anokland/local-loss (7b3b40b), in float64, and the mathematics."""
 
 from __future__ import annotations
 
@@ -29,23 +29,32 @@ FOLDER = Path(os.environ.get("BACKROADS_LOCAL_PARITY", REPO.parent / "shared" / 
 
 
 def recorded(kind: str) -> list[Any]:
-    """The recorded cases of the losses that are implemented, or one skipped parameter that says what is missing."""
+    """The recorded cases of the losses that are implemented, as parameters.
+
+    Some are copied to tests/fixtures; all are read from a folder outside the repository (BACKROADS_LOCAL_PARITY), and
+    one skipped parameter says so where it is missing.
+    """
+    copied = json.loads((REPO / "tests" / "fixtures" / "local_errors.json").read_text())
+    found = [pytest.param(case, id=f"copied-{case['id']}") for case in copied if case["kind"] == kind]
     index = FOLDER / "cases.json"
     if not index.is_file():
         reason = f"no recorded cases: {index} is missing; set BACKROADS_LOCAL_PARITY to the folder of local_loss"
-        return [pytest.param(None, id="missing", marks=pytest.mark.skip(reason=reason))]
-    cases = [case for case in json.loads(index.read_text())["cases"] if case["kind"] == kind]
+        return [*found, pytest.param(None, id="missing", marks=pytest.mark.skip(reason=reason))]
     plain = {"loss_unsup": "none", "bio": False, "no_similarity_std": False, "no_detach": False}
+    cases = [case for case in json.loads(index.read_text())["cases"] if case["kind"] == kind]
     return [
-        pytest.param(case, id=case["id"])
-        for case in cases
-        if not case.get("settings") or all(case["settings"][key] == value for key, value in plain.items())
+        *found,
+        *(pytest.param(c, id=c["id"]) for c in cases if (c.get("settings") or plain).items() >= plain.items()),
     ]
 
 
 def arrays(case: dict[str, Any]) -> dict[str, Tensor]:
+    """A case's arrays, from its archive or, in a copied case, in place."""
+    named = case["arrays"]
+    if "file" not in case:
+        return {name: torch.from_numpy(np.asarray(value)) for name, value in named.items()}
     with np.load(FOLDER / case["file"]) as archive:
-        return {name: torch.from_numpy(archive[key]) for name, key in case["arrays"].items()}
+        return {name: torch.from_numpy(archive[key]) for name, key in named.items()}
 
 
 def same(name: str, got: Tensor, expected: Tensor) -> None:
