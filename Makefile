@@ -47,6 +47,7 @@ check-wheel: $(VENV)/.development
 	$(VENV)/empty/bin/pip $(INSTALL) $(TORCH)
 	$(VENV)/empty/bin/pip $(INSTALL) dist/*.whl
 	$(VENV)/empty/bin/python tests/core_only.py
+	$(VENV)/empty/bin/backroads; test $$? -eq 2
 
 bench: $(VENV)/.runtime
 	$(BIN)/python benchmarks/step_time.py
