@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import cyclopts
 import pytest
 from pydantic import Field
@@ -13,21 +15,24 @@ from backroads.runs.groups import Group, merged, names
 class Data(Group):
     """What to learn from."""
 
-    data: str = Field("digits", description="Name of the data set.")
-    download: bool = Field(True, description="Fetch it.")
+    data: str = "digits"
+    """Name of the data set."""
+    download: bool = True
+    """Fetch it
+    if it is not there."""
 
 
 class Run(Group):
     """The run."""
 
-    seed: int = Field(0, ge=0, description="Seed of everything.")
-    options: dict[str, str] = Field({}, description="Options.")
+    seed: Annotated[int, Field(ge=0)] = 0
+    options: dict[str, str] = Field(default={})
 
 
 class Config(Group):
     """All settings."""
 
-    name: str = Field("a", description="Name.")
+    name: str = "a"
     data: Data = Data()
     run: Run = Run()
 
@@ -58,4 +63,5 @@ def test_flags_have_no_prefix_and_say_which_were_given(capsys: pytest.CaptureFix
     }
     app.help_print([])
     said = capsys.readouterr().out
+    assert "Fetch it if it is not there." in " ".join(said.split())
     assert said.index("What to learn from") < said.index("--download --no-download") < said.index("The run")

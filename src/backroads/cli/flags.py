@@ -21,6 +21,9 @@ def as_flags(schema: type[BaseModel]) -> None:
         heading = (group.__doc__ or group.__name__).partition("\n")[0].rstrip(".")
         Parameter(name="*", group=cyclopts.Group(heading, sort_key=number))(group)
     Parameter(name="*")(schema)
+    for cls in (schema, *groups(schema).values()):
+        for field in cls.model_fields.values():
+            field.description = " ".join((field.description or "").split())  # over the ends of the source's lines
 
 
 def given(settings: BaseModel | None) -> dict[str, Any]:
