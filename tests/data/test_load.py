@@ -144,13 +144,13 @@ def test_torchvisions_sets_with_their_constants(
         torch.testing.assert_close(everything(source)[0], expected)
 
 
-def fake_torchvision(name: str, asked: list[bool]) -> types.SimpleNamespace:
+def fake_torchvision(name: str, asked: list[bool], shape: tuple[int, ...] = (32, 32, 3)) -> types.SimpleNamespace:
     class Fake:
         classes = [f"class {i}" for i in range(10)]  # noqa: RUF012
 
         def __init__(self, root: str, train: bool, download: bool) -> None:
             asked.append(train)
-            self.data = pixels((40, 32, 32, 3), int(train))
+            self.data = pixels((40, *shape), int(train))
             self.targets = [i % 10 for i in range(40)]
 
     return types.SimpleNamespace(datasets=types.SimpleNamespace(**{name: Fake}))
@@ -198,7 +198,8 @@ def test_coloured_sets_and_that_validation_does_not_open_the_test_split(
 def test_how_the_known_sets_are_varied(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, theirs: str, augment: Augment, mirror: bool
 ) -> None:
-    monkeypatch.setattr(known_module, "import_torchvision", lambda: fake_torchvision(theirs, []))
+    shape = (32, 32, 3) if "cifar" in name else (28, 28)
+    monkeypatch.setattr(known_module, "import_torchvision", lambda: fake_torchvision(theirs, [], shape))
     found = [load_dataset(name, root=tmp_path, **more).train for more in ({}, {"augment": "crop_flip"})]
     assert [source.augment for source in found] == [augment, Augment(crop=True, flip=mirror)]  # type: ignore[attr-defined]
 
@@ -265,6 +266,12 @@ def test_a_data_set_of_your_own_is_checked() -> None:
     message = r"train\.x: expected uint8 or float32 \(N, C, H, W\), got torch\.float64 \(4, 3, 2, 2\)"
     with pytest.raises(ConfigError, match=message):
         load_dataset("mine:somewhere")
+
+
+def test_constants_must_fit_the_channels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(known_module, "import_torchvision", lambda: fake_torchvision("MNIST", []))
+    with pytest.raises(ConfigError, match=r"mean and std of 3 channels, got \(0\.1307,\) and"):
+        load_dataset("mnist", root=tmp_path)
 
 
 def test_without_a_test_split_only_validation_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,8 @@
 from backroads.data.digits import Split, load_digits
 from backroads.data.known import register_dataset
 from backroads.data.load import load_dataset
-from backroads.data.order import batches, epoch_order
 from backroads.data.parts import Arrays, Files, Images
-from backroads.data.source import Dataset, Source
+from backroads.data.source import Dataset, Source, batches, epoch_order
 
 __all__ = [
     "Arrays",

@@ -1,7 +1,7 @@
-"""Random crops, flips and zooms of whole batches, from numbers that depend on (seed, epoch, position) alone.
+"""Random crops, flips and zooms of whole batches, from random numbers that depend on (seed, epoch, position) alone.
 
-The numbers are counted, not drawn one after the other: number c of position p is the hash of a key of (seed, epoch) and
-of (p, c). So any part of an epoch is varied as it would have been within the whole, on any device, in any process.
+Random number c of the image at position p of an epoch is a hash of (seed, epoch, p, c). So each image is varied in the
+same way whatever part of the epoch is asked for, on any device and in any process.
 
 Sources: G. Steele, D. Lea, C. Flood, Fast splittable pseudorandom number generators, OOPSLA 2014 (the hash, and its
 constants); K. He et al., Deep residual learning, CVPR 2016 (pad 4, crop, flip); C. Szegedy et al., Going deeper with
@@ -23,13 +23,13 @@ PAD = 4  # pixels on each side
 SCALE = (0.08, 1.0)  # of the image's area
 RATIO = (3 / 4, 4 / 3)  # width by height
 ATTEMPTS = 10
-# What the numbers of a position are for: flip, shift down, shift right, then areas and ratios of the attempts.
+# Columns of the random numbers of an image: flip, shift down, shift right, then areas and ratios of the attempts.
 FLIP, DOWN, RIGHT, AREAS, RATIOS = 0, 1, 2, 3, 3 + ATTEMPTS
 COLUMNS = 3 + 2 * ATTEMPTS
 
 
 def uniforms(seed: int, epoch: int, positions: Tensor) -> Tensor:
-    """Numbers of [0, 1) for ``positions`` (N,) int64 of an epoch: (N, COLUMNS) float64."""
+    """Random numbers of [0, 1) for the ``positions``, (N,) int64, of an epoch: (N, COLUMNS) float64."""
     digest = hashlib.blake2b(f"augment {seed} {epoch}".encode(), digest_size=8).digest()
     counter = positions.numpy().astype(np.uint64)[:, None] * np.uint64(COLUMNS) + np.arange(COLUMNS, dtype=np.uint64)
     key, step = np.uint64(int.from_bytes(digest, "little")), np.uint64(0x9E3779B97F4A7C15)
@@ -45,9 +45,10 @@ class Augment:
     """How training images are varied.
 
     Attributes:
-        crop: zeros (the mean colour, after normalisation) are put around the image, 4 pixels wide, and it is cut to
-            its size again at a random place. flip: half of the images are mirrored, left to right.
-        resized: a random part of the image, of 8 % to 100 % of its area, is resized to the whole.
+        crop: whether a border of 4 pixels of zeros (the mean colour, after normalisation) is put around the image, and
+            a random part of the old size is cut out.
+        flip: whether half of the images are mirrored, left to right.
+        resized: whether a random part of the image, of 8 % to 100 % of its area, is resized to the old size.
     """
 
     crop: bool = False
@@ -55,7 +56,7 @@ class Augment:
     resized: bool = False
 
     def draw(self, seed: int, epoch: int, positions: Tensor, size: tuple[int, int]) -> Draws:
-        """What happens to the images of ``size`` (H, W) at ``positions`` (N,) of an epoch; on the CPU."""
+        """What is done to the images of ``size`` (H, W) at ``positions`` (N,) of an epoch; tensors on the CPU."""
         u = uniforms(seed, epoch, positions)
         return Draws(
             offsets=(u[:, [DOWN, RIGHT]] * (2 * PAD + 1)).long() if self.crop else None,
@@ -75,11 +76,12 @@ CHOICES = ("default", "none", "crop_flip", "random_resized")
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """What happens to N images; None for what does not.
+    """What is done to N images; None for what is not done.
 
     Attributes:
-        offsets: (N, 2) int64, rows and columns of the padded image that the crop leaves out at top and left.
-        flips: (N,) bool. boxes: (N, 4) int64; see :func:`boxes`.
+        offsets: (N, 2) int64, rows and columns that the crop leaves out at the top and left of the padded image.
+        flips: (N,) bool, whether the image is mirrored.
+        boxes: (N, 4) int64, the part that is resized; see :func:`boxes`.
     """
 
     offsets: Tensor | None = None
@@ -87,10 +89,12 @@ class Draws:
     boxes: Tensor | None = None
 
     def to(self, device: torch.device) -> Draws:
+        """The same on ``device``."""
         return Draws(*(None if t is None else t.to(device) for t in (self.offsets, self.flips, self.boxes)))
 
-    def at(self, picks: slice | Tensor) -> Draws:
-        return Draws(*(None if t is None else t[picks] for t in (self.offsets, self.flips, self.boxes)))
+    def __getitem__(self, images: slice) -> Draws:
+        """What is done to some of the images."""
+        return Draws(*(None if t is None else t[images] for t in (self.offsets, self.flips, self.boxes)))
 
     def apply(self, x: Tensor) -> Tensor:
         """Vary normalised images, (N, C, H, W) float32; a new tensor of that shape, or ``x`` itself."""
@@ -104,13 +108,13 @@ class Draws:
 
 
 def shift(x: Tensor, offsets: Tensor) -> Tensor:
-    """Pad with zeros and cut to size: (N, C, H, W), offsets (N, 2) int64 of 0 to 2 PAD -> (N, C, H, W)."""
+    """Pad (N, C, H, W) with zeros and cut to size at ``offsets``, (N, 2) int64 from 0 to 2 PAD."""
     windows = F.pad(x, (PAD, PAD, PAD, PAD)).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
     return windows[torch.arange(len(x), device=x.device), :, offsets[:, 0], offsets[:, 1]]
 
 
 def zoom(x: Tensor, boxes: Tensor) -> Tensor:
-    """Cut out a box and resize it, bilinearly: (N, C, H, W), boxes (N, 4) int64 inside it -> (N, C, H, W)."""
+    """Cut boxes, (N, 4) int64, out of (N, C, H, W) and resize them bilinearly to (H, W)."""
     y_grid, x_grid = (
         _centres(boxes[:, axis], boxes[:, axis + 2], x.shape[axis + 2]) * 2 / x.shape[axis + 2] - 1 for axis in (0, 1)
     )
@@ -120,23 +124,17 @@ def zoom(x: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _centres(start: Tensor, length: Tensor, pixels: int) -> Tensor:
-    """Centres of ``pixels`` pixels that divide a box evenly, kept within the centres of its own: (N, pixels)."""
+    """Centres of ``pixels`` pixels that divide each box evenly, clamped to the centres of its own: (N, pixels)."""
     steps = (torch.arange(pixels, device=start.device) + 0.5) / pixels
     centres = start[:, None] + steps * length[:, None]
     return torch.minimum(torch.maximum(centres, start[:, None] + 0.5), (start + length)[:, None] - 0.5)
 
 
 def boxes(u: Tensor, height: int, width: int) -> Tensor:
-    """Random parts of an image of ``height`` x ``width`` pixels.
+    """Random parts of an image of ``height`` x ``width`` pixels: (N, 4) int64, top, left, height, width in pixels.
 
-    Area and logarithm of the ratio are uniform; of ten attempts the first that fits into the image is taken, and if
-    none does, the middle of the image, as large as the ratios allow.
-
-    Args:
-        u: (N, COLUMNS) numbers of [0, 1).
-
-    Returns:
-        (N, 4) int64: top, left, height, width in pixels.
+    The area and the logarithm of the ratio are uniform. The first of ten attempts that fits into the image is taken;
+    if none does, the middle of the image, as large as the ratios allow. ``u`` are (N, COLUMNS) numbers of [0, 1).
     """
     areas = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * u[:, AREAS : AREAS + ATTEMPTS])
     low, high = math.log(RATIO[0]), math.log(RATIO[1])

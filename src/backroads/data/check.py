@@ -1,4 +1,4 @@
-"""What data must be, checked before anything is trained."""
+"""Checks of a data set, before anything is trained."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class UnreadableImages:
         self.limit = limit
         self.reasons: dict[str, str] = {}
 
-    def add(self, path: str, reason: str) -> None:
-        """Count ``path``, once; raises DataError beyond the limit."""
-        self.reasons[path] = reason
+    def add(self, bad: list[tuple[str, str]]) -> None:
+        """Count (path, reason), each path once; raises DataError beyond the limit."""
+        self.reasons.update(bad)
         if len(self.reasons) > self.limit:
             names = "\n  ".join(f"{name} ({why})" for name, why in list(self.reasons.items())[:SHOWN])
             more = f"\n  and {len(self.reasons) - SHOWN} more" if len(self.reasons) > SHOWN else ""
@@ -40,7 +40,7 @@ class UnreadableImages:
 
 
 def check_rank(batch_size: int, rank: int, world: int) -> None:
-    """Numbers that any iteration needs; raises ConfigError."""
+    """Check the arguments that all batches have in common; raises ConfigError."""
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}")
     if not 0 <= rank < world:
@@ -48,7 +48,7 @@ def check_rank(batch_size: int, rank: int, world: int) -> None:
 
 
 def check_steps(n: int, batch_size: int, start_step: int, rank: int, world: int) -> int:
-    """The whole batches in ``n`` images; raises ConfigError where an epoch cannot be made of them."""
+    """The number of whole batches in ``n`` images; raises ConfigError if these arguments make no epoch."""
     check_rank(batch_size, rank, world)
     if batch_size > n:
         raise ConfigError(f"batch_size: expected at most {n}, the images of the training split, got {batch_size}")
@@ -61,7 +61,7 @@ def check_steps(n: int, batch_size: int, start_step: int, rank: int, world: int)
 
 
 def check_labels(y: Tensor, classes: int, what: str) -> None:
-    """Labels are 0 to classes - 1; raises ConfigError naming the first one that is not."""
+    """Labels must be 0 to classes - 1; raises ConfigError naming the first one that is not."""
     wrong = ((y < 0) | (y >= classes)).nonzero().flatten()
     if len(wrong):
         first = int(wrong[0])
@@ -72,7 +72,7 @@ def check_labels(y: Tensor, classes: int, what: str) -> None:
 
 
 def check_dataset(images: Images[Any]) -> tuple[str, ...]:
-    """The names of the classes, once arrays and labels of all splits are as they must be; raises ConfigError."""
+    """Check arrays and labels of all splits, and return the names of the classes; raises ConfigError."""
     for field in ("train", "test", "validation"):
         part = getattr(images, field)
         if isinstance(part, Arrays):
@@ -101,7 +101,7 @@ def count_classes(y: Tensor) -> int:
 
 
 def check_images(part: Arrays, what: str) -> None:
-    """Images of one split are images, and have labels; raises ConfigError."""
+    """Images of one split must have the right shape and dtype, and labels; raises ConfigError."""
     for name, array, dimensions, dtypes in (
         ("x", part.x, 4, (torch.uint8, torch.float32)),
         ("y", part.y, 1, (torch.int64,)),
@@ -126,8 +126,8 @@ def check_images(part: Arrays, what: str) -> None:
             )
 
 
-def check_pair(train: Arrays, evaluate: Arrays) -> None:
-    """Both splits have images of one kind; raises ConfigError."""
+def check_pair(train: Arrays, evaluate: Arrays) -> tuple[int, int, int]:
+    """(C, H, W) of the images of both splits; raises ConfigError unless both have images, of one shape and dtype."""
     for what, ours, theirs in (
         ("(C, H, W)", tuple(train.x.shape[1:]), tuple(evaluate.x.shape[1:])),
         ("dtype", train.x.dtype, evaluate.x.dtype),
@@ -137,3 +137,7 @@ def check_pair(train: Arrays, evaluate: Arrays) -> None:
                 f"data: expected images of one {what} in both splits, got {ours} to train and {theirs} to evaluate on; "
                 "save both in the same way"
             )
+    if not len(train.y) or not len(evaluate.y):
+        raise ConfigError(f"data: expected images in both splits, got {len(train.y)} and {len(evaluate.y)}")
+    channels, height, width = train.x.shape[1:]
+    return channels, height, width

@@ -1,4 +1,4 @@
-"""Image files to pixels, in this process or in workers; what cannot be read is reported, not raised."""
+"""Decode image files, in this process or in workers. Files that cannot be read are reported, not raised."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from backroads.extras import extra_named
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Decoded images (N, C, H, W) uint8, their places (N,) int64 among those asked for, and path and reason of the others.
+# Images (N, C, H, W) uint8, their indices (N,) int64 in the batch, and (path, reason) of those that cannot be read.
 Decoded = tuple[Tensor, Tensor, list[tuple[str, str]]]
 
 
@@ -32,20 +32,9 @@ def pillow() -> ModuleType:
     return PIL.Image
 
 
-@dataclasses.dataclass(frozen=True)
-class Header:
-    """Of one image: size (H, W), whether it is grey, whether it has more than 8 bits a channel."""
-
-    size: tuple[int, int]
-    grey: bool
-    wide: bool
-
-
-def describe(path: str) -> Header:
-    """Read the header of an image; raises what pillow raises."""
-    with pillow().open(path) as image:
-        wide = image.mode == "F" or image.mode.startswith("I")
-        return Header((image.height, image.width), image.mode in ("1", "L"), wide)
+def is_deep(image: Image) -> bool:
+    """Whether an image has more than 8 bits a channel."""
+    return image.mode == "F" or image.mode.startswith("I")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +42,11 @@ class Reading:
     """How images are read.
 
     Attributes:
-        size: (H, W) of the result. resize: whether images of another size are resized; they count as unreadable
-            otherwise. margin: for evaluation, the shorter side is resized to this multiple of the result's before the
-            middle is cut out. rgb: three channels always; otherwise one for a batch that is all grey.
-        zoom: (seed, epoch) of random resized crops instead, or None.
+        size: (H, W) of the result.
+        resize: whether images of another size are resized; they count as unreadable otherwise.
+        margin: the shorter side is resized to this multiple of the result's, before the middle is cut out.
+        rgb: whether there are always three channels; otherwise a batch that is all grey has one.
+        zoom: (seed, epoch) of random resized crops, which replace the middle; None for no such crops.
     """
 
     size: tuple[int, int]
@@ -66,12 +56,12 @@ class Reading:
     zoom: tuple[int, int] | None = None
 
     def __call__(self, path: str, u: Tensor | None) -> NDArray[np.uint8]:
-        """Pixels, (H, W) of a grey image or (H, W, 3); ``u``: its numbers, (1, COLUMNS), to crop by."""
+        """Pixels, (H, W) of a grey image or (H, W, 3); ``u``: random numbers to crop by, (1, COLUMNS), or None."""
         with pillow().open(path) as image:
-            if image.mode == "F" or image.mode.startswith("I"):
+            if is_deep(image):
                 raise ValueError("more than 8 bits a channel")
             if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")  # pillow's own way: it warns of the direct one
+                image = image.convert("RGBA")  # pillow warns of a direct conversion to RGB
             image = image.convert("L" if image.mode in ("1", "L") and not self.rgb else "RGB")
             if u is not None:
                 top, left, h, w = boxes(u, image.height, image.width)[0].tolist()
@@ -99,10 +89,12 @@ def _resized(image: Image, size: tuple[int, int]) -> Image:
 
 
 class Decoder(torch.utils.data.Dataset[Decoded]):
-    """Batches of images, by number.
+    """Batches of decoded images.
 
     Args:
-        files: where the images are. picks: indices of each batch's images, each (N,). reading: how.
+        files: where the images are.
+        picks: for each batch the indices of its images, (N,) int64.
+        reading: how they are read.
         positions: (batches, N) of the images in the epoch, for random crops.
     """
 
@@ -145,26 +137,25 @@ def _stack(images: list[NDArray[np.uint8]], reading: Reading) -> Tensor:
 
 
 def decode(decoder: Decoder, workers: int, pin: bool = False) -> Iterator[Decoded]:
-    """All batches of a decoder, in order, read ahead by worker processes.
+    """All batches of a decoder, in order, read ahead by so many worker processes (0: by this process).
 
-    Args:
-        workers: processes; 0 reads here. pin: into page-locked memory, for GPUs.
+    With ``pin``, they are in page-locked memory, which is copied to a GPU faster.
     """
     loader: torch.utils.data.DataLoader[Decoded] = torch.utils.data.DataLoader(
         decoder,
         batch_size=None,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_unchanged,
         worker_init_fn=_ignore_interrupts,
         pin_memory=pin,
-        generator=torch.Generator(),  # its own: torch's would be advanced, and what follows changed
+        generator=torch.Generator(),  # torch's global generator must not be advanced
     )
     yield from loader
 
 
-def _as_it_is(decoded: Any) -> Any:
+def _unchanged(decoded: Any) -> Any:
     return decoded
 
 
 def _ignore_interrupts(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches workers too; when to stop is their parent's choice
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches workers, too; their parent stops them

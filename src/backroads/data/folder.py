@@ -1,4 +1,4 @@
-"""Folders of images: which files there are, and what they look like. Pixels are read in ``decode.py``."""
+"""Folders of images: which files there are, and what their headers say."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from backroads.data.decode import describe, pillow
+from backroads.data.decode import is_deep, pillow
 from backroads.data.parts import Files, Images
 from backroads.errors import ConfigError
 
@@ -75,7 +75,7 @@ def _list_split(folder: Path) -> tuple[Files, list[str]]:
 
 
 def _images(folder: Path, name: str) -> list[str]:
-    """Paths relative to ``folder`` of all images below ``folder/name``. Hidden files are none, whatever their name."""
+    """Paths, relative to ``folder``, of all images below ``folder/name``, hidden files excepted."""
     found = []
     for where, _, files in os.walk(folder / name, followlinks=True):
         below = os.path.relpath(where, folder)
@@ -113,17 +113,18 @@ def sample(files: Sequence[Files]) -> Sample:
     for part in files:
         for index in range(0, len(part.y), -(-len(part.y) // SAMPLE)):
             try:
-                header = describe(part.path(index))
+                with pillow().open(part.path(index)) as image:
+                    deep, size, mode = is_deep(image), (image.height, image.width), image.mode
             except Exception as error:
                 reason = f"{part.path(index)}: {error}"
                 continue
-            if header.wide:
+            if deep:
                 raise ConfigError(
                     f"data: expected 8 bits a channel, and {part.path(index)} has more; convert the images, or save "
                     "them as float arrays for npz:PATH"
                 )
-            sizes.add(header.size)
-            grey = grey and header.grey
+            sizes.add(size)
+            grey = grey and mode in ("1", "L")
     if not sizes:
         raise ConfigError(f"data: expected images, and none of the sampled ones can be read; {reason}")
     return Sample(sizes.pop() if len(sizes) == 1 else None, grey)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from backroads.data.folder import sample
 from backroads.data.known import IMAGENET_MEAN, IMAGENET_STD, read_images
 from backroads.data.memory import MemorySource, Normalise, fit, statistics
 from backroads.data.parts import Arrays, Files, Images
-from backroads.data.source import Dataset
+from backroads.data.source import Dataset, Source
 from backroads.data.stream import StreamSource, read_all
 from backroads.errors import ConfigError, nearest
 
@@ -74,16 +76,10 @@ def load_dataset(
         if number is not None and number < least:
             raise ConfigError(f"{field}: expected {least} or more, got {number}")
     images = read_images(name, split, None if root is None else Path(root).expanduser(), download)
-    images = dataclasses.replace(images, class_names=check_dataset(images))
+    names = check_dataset(images)
     train, evaluate = images.divided(split)
     device, unreadable = torch.device(device), UnreadableImages(corrupt_limit)
-    if image_size is None:
-        image_size = images.image_size
-
-    def training(usual: str) -> Augment:
-        chosen = AUGMENTS[usual if augment == "default" else augment]
-        return dataclasses.replace(chosen, flip=chosen.flip and images.mirror)
-
+    image_size = images.image_size if image_size is None else image_size
     if isinstance(train, Files):
         seen = sample((train, evaluate))
         size = seen.size if image_size is None else (image_size, image_size)
@@ -95,67 +91,41 @@ def load_dataset(
         if in_memory is None:
             estimate = (len(train.y) + len(evaluate.y)) * (1 if seen.grey else 3) * size[0] * size[1]
             in_memory = not images.large and seen.size is not None and estimate <= IN_MEMORY_BYTES
-        if not in_memory:
-            return _streamed(
-                name, images, (train, evaluate), reading, training("random_resized"), device, workers, unreadable
-            )
-        reading = dataclasses.replace(reading, margin=1, rgb=False)
-        parts = [read_all(files, reading, seen.grey, workers, unreadable) for files in (train, evaluate)]
-        channels = max(part.x.shape[1] for part in parts)
-        train, evaluate = (Arrays(part.x.expand(-1, channels, -1, -1), part.y) for part in parts)
+        if in_memory:
+            reading = dataclasses.replace(reading, margin=1, rgb=False)
+            parts = [read_all(files, reading, seen.grey, workers, unreadable) for files in (train, evaluate)]
+            channels = max(part.x.shape[1] for part in parts)
+            train, evaluate = (Arrays(part.x.expand(-1, channels, -1, -1), part.y) for part in parts)
     elif in_memory is False:
         raise ConfigError(f"in_memory: expected True or None for {name}, which is no folder of images, got False")
     elif image_size is not None:
         train, evaluate = (Arrays(fit(part.x, image_size), part.y) for part in (train, evaluate))
-    return _in_memory(name, images, (train, evaluate), training(images.augment), device, unreadable)
 
-
-def _streamed(
-    name: str,
-    images: Images[Any],
-    parts: tuple[Files, Files],
-    reading: Reading,
-    augment: Augment,
-    device: torch.device,
-    workers: int,
-    unreadable: UnreadableImages,
-) -> Dataset:
-    """Images that are decoded whenever they are needed."""
-    mean, std = images.mean or IMAGENET_MEAN, images.std or IMAGENET_STD
-    normalise = Normalise(_pixels(mean), _pixels(std), device)
-    train, evaluate = (
-        StreamSource(files, reading, normalise, varied, device, workers, unreadable)
-        for files, varied in zip(parts, (augment, Augment()), strict=True)
-    )
-    names = images.class_names or ()
-    return Dataset(name, len(names), (3, *reading.size), train, evaluate, names)
-
-
-def _in_memory(
-    name: str,
-    images: Images[Any],
-    parts: tuple[Arrays, Arrays],
-    augment: Augment,
-    device: torch.device,
-    unreadable: UnreadableImages,
-) -> Dataset:
-    """Images that are kept on the device."""
-    check_pair(*parts)
-    x = parts[0].x
-    channels, height, width = x.shape[1:]
-    if images.normalised:
-        mean, std = torch.zeros(channels), torch.ones(channels)
-    elif images.mean is None or images.std is None:
-        mean, std = statistics(x)
+    make: Callable[..., Source]
+    if isinstance(train, Files):
+        usual, shape = "random_resized", (3, *reading.size)
+        normalise = Normalise(_pixels(images.mean or IMAGENET_MEAN), _pixels(images.std or IMAGENET_STD), device)
+        make = partial(StreamSource, reading=reading, workers=workers, unreadable=unreadable)
     else:
-        mean, std = _pixels(images.mean), _pixels(images.std)
-    normalise = Normalise(mean, std, device)
-    train, evaluate = (
-        MemorySource(part, normalise, varied, device, unreadable.reasons)
-        for part, varied in zip(parts, (augment, Augment()), strict=True)
-    )
-    names = images.class_names or ()
-    return Dataset(name, len(names), (channels, height, width), train, evaluate, names)
+        usual, shape = images.augment, check_pair(train, evaluate)
+        normalise = Normalise(*_constants(images, train.x), device)
+        make = partial(MemorySource, corrupt=unreadable.reasons)
+    varied = AUGMENTS[usual if augment == "default" else augment]
+    varied = dataclasses.replace(varied, flip=varied.flip and images.mirror)
+    first, second = (make(part, normalise, how, device) for part, how in ((train, varied), (evaluate, Augment())))
+    return Dataset(name, len(names), shape, first, second, names)
+
+
+def _constants(images: Images[Any], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation to normalise x (N, C, H, W) by, (C,) each; raises ConfigError if they do not fit."""
+    channels = x.shape[1]
+    if images.normalised:
+        return torch.zeros(channels), torch.ones(channels)
+    if images.mean is None or images.std is None:
+        return statistics(x)
+    if not len(images.mean) == len(images.std) == channels:
+        raise ConfigError(f"data: expected mean and std of {channels} channels, got {images.mean} and {images.std}")
+    return _pixels(images.mean), _pixels(images.std)
 
 
 def _pixels(values: tuple[float, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images that live on the device as they are, and are normalised and varied there in whole batches."""
+"""Images that are kept on the device as uint8 or float32, and normalised and varied there batch by batch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from backroads.data.augment import Augment
 from backroads.data.parts import Arrays
 from backroads.data.source import Batches, IndexedSource
 
-CHUNK = 1024  # images handled at once where all of them are gone through
+CHUNK = 1024  # images that are converted to floating point at once
 
 
 class Normalise:
-    """(x - mean) / std by channel.
-
-    Args:
-        mean, std: (C,), in the units of the stored pixels. device: where images come from and go to.
-    """
+    """(x - mean) / std by channel, for images on ``device``; mean and std are (C,), in units of the stored pixels."""
 
     def __init__(self, mean: Tensor, std: Tensor, device: torch.device) -> None:
         self.mean, self.std = (t.to(device, torch.float32)[:, None, None] for t in (mean, std))
@@ -34,8 +30,11 @@ class MemorySource(IndexedSource):
     """Images in the device's memory.
 
     Args:
-        part: images and labels, moved to ``device``. normalise: made for that device. augment: how training images
-            are varied. corrupt: what could not be read.
+        part: images and labels; moved to ``device``.
+        normalise: made for that device.
+        augment: how training images are varied.
+        device: where images are kept and batches made.
+        corrupt: path -> reason of the images that could not be read.
     """
 
     def __init__(
@@ -49,28 +48,24 @@ class MemorySource(IndexedSource):
         return len(self.y)
 
     def _varied(self, picks: Tensor, positions: Tensor, seed: int, epoch: int) -> Batches:
-        # For the whole epoch at once: on a GPU, many small copies would cost more than the batches.
+        # Copied to the device once an epoch: on a GPU, many small copies would cost more than the batches.
         size = (self.x.shape[2], self.x.shape[3])
         draws = self.augment.draw(seed, epoch, positions.flatten(), size).to(self.device)
         share = picks.shape[1]
         for step, batch in enumerate(picks.to(self.device)):
             x = self.normalise(self.x.index_select(0, batch))
-            yield draws.at(slice(step * share, (step + 1) * share)).apply(x), self.y[batch]
+            yield draws[step * share : (step + 1) * share].apply(x), self.y[batch]
 
     def _plain(self, picks: Sequence[Tensor]) -> Batches:
         for batch in picks:
-            there = batch.to(self.device)
-            yield self.normalise(self.x.index_select(0, there)), self.y[there]
+            indices = batch.to(self.device)
+            yield self.normalise(self.x.index_select(0, indices)), self.y[indices]
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation by channel, in the units of the pixels; 1 for a deviation of zero.
+    """Mean and standard deviation by channel of (N, C, H, W), in units of the pixels: (C,) float64 each.
 
-    Args:
-        x: (N, C, H, W), uint8 or float32.
-
-    Returns:
-        Two tensors (C,) float64.
+    A standard deviation of 0 is given as 1.
     """
     count = x.numel() // x.shape[1]
     mean = sum(chunk.double().sum((0, 2, 3)) for chunk in x.split(CHUNK)) / torch.tensor(count, dtype=torch.float64)
@@ -80,7 +75,7 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fit(x: Tensor, image_size: int) -> Tensor:
-    """Resize the shorter side and cut out the middle: (N, C, H, W) -> (N, C, image_size, image_size), same dtype."""
+    """Resize the shorter side of (N, C, H, W) to ``image_size`` and cut out the middle square; same dtype."""
     h, w = x.shape[2:]
     if (h, w) == (image_size, image_size):
         return x

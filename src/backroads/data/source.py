@@ -1,4 +1,4 @@
-"""What a training loop sees of data: batches, in an order that is a function of (seed, epoch) alone."""
+"""What a training loop sees of a data set: batches, in an order that is a function of (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ import torch
 from torch import Tensor
 
 from backroads.data.check import check_rank, check_steps
-from backroads.data.order import epoch_order
 
 Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
+    """A permutation of 0..n-1, (n,) int64; the same for the same (n, seed, epoch)."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    return torch.randperm(n, generator=generator)
+
+
+def batches(n: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+    """Index batches of one epoch; the last one may be smaller."""
+    yield from epoch_order(n, seed, epoch).split(batch_size)
 
 
 class Source(abc.ABC):
@@ -21,15 +31,14 @@ class Source(abc.ABC):
     Batches are pairs of x, (N, C, H, W) float32, normalised, and y, (N,) int64, both on the source's device.
 
     Attributes:
-        corrupt: the unreadable images that were skipped so far, path -> reason; of the whole data set, so that those
-            of the evaluation are named too.
+        corrupt: path -> reason of the unreadable images that were skipped so far, in both splits.
     """
 
     corrupt: dict[str, str]
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """Images in this split; for a folder that is streamed, unreadable ones included."""
+        """Number of images, with the unreadable ones of a folder that is decoded in every epoch."""
 
     @abc.abstractmethod
     def train_batches(
@@ -38,13 +47,16 @@ class Source(abc.ABC):
         """One epoch of augmented batches, whole ones only: ``len(self) // batch_size`` of them.
 
         Order and augmentation are a pure function of (seed, epoch, position): the same for any number of workers and
-        processes, and wherever an epoch is taken up again.
+        processes, and wherever an epoch is resumed.
 
         Args:
-            batch_size: images of a batch, over all processes together. seed, epoch: what the order depends on.
-            start_step: batches to leave out at the start; they are not decoded.
-            rank, world: this process, of so many. It gets the positions from ``rank * batch_size // world`` on of each
-                batch, ``batch_size // world`` of them.
+            batch_size: images of a batch, over all processes together.
+            seed: what order and augmentation depend on.
+            epoch: as ``seed``.
+            start_step: number of batches to leave out at the start; they are not decoded.
+            rank: number of this process. It gets the ``batch_size // world`` images of each batch from position
+                ``rank * batch_size // world`` on.
+            world: number of processes.
 
         Raises:
             ConfigError: at the call, for a batch larger than the split or not divisible by ``world``.
@@ -56,8 +68,9 @@ class Source(abc.ABC):
         """Every image once over all processes, in the split's own order and not augmented; the last batch is smaller.
 
         Args:
-            batch_size: images of a batch, over all processes together. rank, world: this process, of so many. It gets
-                a contiguous part of the split.
+            batch_size: images of a batch, over all processes together.
+            rank: number of this process; it gets a contiguous part of the split.
+            world: number of processes.
 
         Raises:
             ConfigError: at the call, for numbers that make no sense.
@@ -70,8 +83,12 @@ class Dataset:
     """Images to train and to evaluate on.
 
     Attributes:
-        name: as it was asked for. classes: how many. shape: (C, H, W) of an image as the network sees it.
-        train, evaluate: the two splits. class_names: one for each class, in the order of the labels.
+        name: as it was asked for.
+        classes: number of classes.
+        shape: (C, H, W) of an image as the network sees it.
+        train: the images to train on.
+        evaluate: the images to evaluate on.
+        class_names: in the order of the labels.
     """
 
     name: str
@@ -83,7 +100,7 @@ class Dataset:
 
 
 class IndexedSource(Source):
-    """A source that can fetch any image by its index: which images make up which batch is decided here."""
+    """A source that can fetch any image by its index; this class decides which images are in which batch."""
 
     def train_batches(
         self, batch_size: int, *, seed: int, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1
@@ -96,13 +113,13 @@ class IndexedSource(Source):
     def eval_batches(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Batches:
         check_rank(batch_size, rank, world)
         n = len(self)
-        mine = torch.arange(n * rank // world, n * (rank + 1) // world)
-        return self._plain(mine.split(max(1, batch_size // world)) if len(mine) else ())
+        share = torch.arange(n * rank // world, n * (rank + 1) // world)
+        return self._plain(share.split(max(1, batch_size // world)) if len(share) else ())
 
     @abc.abstractmethod
     def _varied(self, picks: Tensor, positions: Tensor, seed: int, epoch: int) -> Batches:
-        """Augmented batches of the images ``picks``, (steps, N) int64, at ``positions`` of the epoch, of that shape."""
+        """Augmented batches of the images ``picks``, (steps, N) int64, at ``positions``, (steps, N), of the epoch."""
 
     @abc.abstractmethod
     def _plain(self, picks: Sequence[Tensor]) -> Batches:
-        """Batches of the images ``picks``, each (N,) int64, as they are."""
+        """Batches of the images ``picks``, each (N,) int64, not augmented."""
