@@ -41,6 +41,15 @@ def test_one_backward_pass_leaves_a_gradient_in_every_parameter_of_the_groups(me
 
 
 @TABLE
+def test_what_teaches_a_layer_is_said_under_the_name_of_a_layer(method: Method) -> None:
+    model = prepared(method)
+    said = method.formulas(model)
+    assert "0" in said
+    assert said.keys() <= {"0", "2", "6", "8"}
+    assert all(said.values())
+
+
+@TABLE
 def test_it_learns(method: Method) -> None:
     model, (x, y) = prepared(method), batch(32)
     optimizer = torch.optim.Adam(method.parameter_groups(model)["forward"], lr=0.02)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 import backroads as br
 from backroads.errors import ConfigError, UsageError
 from backroads.metrics import (
-    DEFAULT,
     Probe,
     angle,
     backprop_mode,
@@ -446,7 +445,7 @@ def test_a_metric_of_ones_own_is_registered_once_and_read_with_the_others(monkey
     monkeypatch.setattr("backroads.metrics.base._METRICS._entries", dict(_METRICS._entries))
     about = Quantity("zeros in W", about="Fraction of the entries of W that are 0.")
 
-    @br.register_metric("zeros", about, needs_batch=False)
+    @br.register_metric("zeros", about, needs_batch=False, logged=True)
     def zeros(probe: Probe) -> dict[str, float]:
         return {name: float((layer.weight == 0).double().mean()) for name, layer in probe.layers.items()}
 
@@ -455,6 +454,8 @@ def test_a_metric_of_ones_own_is_registered_once_and_read_with_the_others(monkey
         model[8].weight[0] = 0
     assert readings(model, metrics=["zeros"]) == {"zeros": {"0": 0, "2": 0, "6": 0, "8": pytest.approx(1 / OUTPUTS)}}
     assert quantities(["zeros"]) == {"zeros": about}
+    assert list(readings(model)) == ["weight_angle", "norm_ratio", "zeros"]
+    assert list(quantities()) == ["weight_angle", "norm_ratio", "gradient_angle", "update_angle", "zeros"]
     with pytest.raises(ConfigError, match="'zeros' is already taken"):
         register_metric("zeros", about)(zeros.compute)
 
@@ -478,7 +479,7 @@ def test_by_default_a_reading_is_two_passes_and_every_number_is_defined() -> Non
         passes.append(None)
         return F.cross_entropy(model(x), y)
 
-    assert tuple(readings(model, loss)) == DEFAULT
+    assert list(readings(model, loss)) == ["weight_angle", "norm_ratio", "gradient_angle", "update_angle"]
     assert len(passes) == 2
     passes.clear()
     measure(model, loss)

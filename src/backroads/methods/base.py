@@ -73,6 +73,10 @@ class Method:
         """Parameters by what their optimiser must be: "forward" takes the training's own; others are the method's."""
         return {"forward": list(model.parameters())}
 
+    def formulas(self, model: torch.nn.Module) -> dict[str, str]:
+        """What teaches each layer of a prepared model, in words, by dotted name: for the log and the report."""
+        return {}
+
     def readings(self, model: torch.nn.Module) -> dict[str, dict[str, float]]:
         """Numbers of the method's own, by name and layer, to be logged with the metrics."""
         return {}

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from backroads.feedback.conversion import backward_parameters, convert, forward_parameters, revert
+from backroads.feedback.conversion import aligned_layers, backward_parameters, convert, forward_parameters, revert
 from backroads.feedback.conversion.plan import Plan, Rules, plan
 from backroads.methods.base import Method
 
@@ -44,3 +44,7 @@ class Feedback(Method):
     def parameter_groups(self, model: torch.nn.Module) -> dict[str, list[torch.nn.Parameter]]:
         """ "forward": W, biases and norms. "backward": those B that learn; they need a rate of their own."""
         return {"forward": forward_parameters(model), "backward": backward_parameters(model)}
+
+    def formulas(self, model: torch.nn.Module) -> dict[str, str]:
+        """The rule of each converted layer, as it prints."""
+        return {name: repr(layer.rule) for name, layer in aligned_layers(model)}

@@ -174,6 +174,10 @@ class LocalErrors(Method):
         scale = 1 - self.beta if self.loss == "predsim" else 1.0
         return torch.stack(losses).sum() + scale * loss(output, y), output.detach()
 
+    def formulas(self, model: torch.nn.Module) -> dict[str, str]:
+        """The local loss of each block, under the name of its first layer."""
+        return {name: f"local {self.loss}" for name, module in model.named_modules() if HEAD in module._modules}
+
     @property
     def _uses_sim(self) -> bool:
         return self.loss != "pred"

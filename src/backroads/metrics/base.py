@@ -13,9 +13,6 @@ from backroads.metrics.probe import Probe
 from backroads.registry import Registry
 from backroads.runs.quantity import Quantity
 
-DEFAULT = ("weight_angle", "norm_ratio", "gradient_angle", "update_angle")
-"""The metrics that every training logs."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
@@ -27,25 +24,28 @@ class Metric:
         compute: from a :class:`Probe` to {dotted layer name: number}; the name "" stands for the whole network. Layers
             to which the metric does not apply are left out.
         needs_batch: whether it needs a forward and backward pass; False if the weights are enough.
+        logged: whether every training logs it.
     """
 
     name: str
     quantity: Quantity
     compute: Callable[[Probe], dict[str, float]]
     needs_batch: bool = True
+    logged: bool = False
 
 
 _METRICS: Registry[Metric] = Registry("metric", ConfigError, Metric)
 
 
 def register_metric(
-    name: str, quantity: Quantity, *, needs_batch: bool = True
+    name: str, quantity: Quantity, *, needs_batch: bool = True, logged: bool = False
 ) -> Callable[[Callable[[Probe], dict[str, float]]], Metric]:
     """Make a metric of a function; use it as a decorator.
 
     Args:
         name: under which it is known. quantity: its title, unit and definition.
         needs_batch: False if the function reads only the weights, so that no batch has to be run for it.
+        logged: whether every training logs it: in its events, tables and figures.
 
     Example::
 
@@ -59,7 +59,7 @@ def register_metric(
     """
 
     def register(compute: Callable[[Probe], dict[str, float]]) -> Metric:
-        metric = Metric(name, quantity, compute, needs_batch)
+        metric = Metric(name, quantity, compute, needs_batch, logged)
         _METRICS.add(name, metric)
         return metric
 
@@ -80,15 +80,15 @@ def list_metrics() -> list[str]:
     return _METRICS.names()
 
 
-def quantities(metrics: Iterable[str] = DEFAULT) -> dict[str, Quantity]:
-    """What each of the metrics measures, by name."""
-    return {name: get_metric(name).quantity for name in metrics}
+def quantities(metrics: Iterable[str] | None = None) -> dict[str, Quantity]:
+    """What each of the metrics measures, by name; None: of those that every training logs."""
+    return {metric.name: metric.quantity for metric in _chosen(metrics)}
 
 
 def readings(
     model: torch.nn.Module,
     loss: Callable[[], Tensor] | None = None,
-    metrics: Iterable[str] = DEFAULT,
+    metrics: Iterable[str] | None = None,
     *,
     objective: Callable[[], Tensor] | None = None,
 ) -> dict[str, dict[str, float]]:
@@ -101,7 +101,7 @@ def readings(
         model: a converted or prepared model; the inner one, if it is wrapped for data parallelism or compiled.
         loss: runs the model on a batch and returns the task's loss, as in ``lambda: F.cross_entropy(model(x), y)``.
             None: metrics that need a batch are left out.
-        metrics: names of metrics; see :func:`list_metrics`.
+        metrics: names or import paths of metrics; see :func:`list_metrics`. None: those that every training logs.
         objective: what training differentiates instead of ``loss``, for a method with an objective of its own.
             None: the loss itself.
 
@@ -114,5 +114,10 @@ def readings(
     if loss is None and objective is not None:
         raise UsageError("readings: expected a loss to compare the objective with, got None; pass the task's loss")
     probe = Probe(model, loss, objective)
-    chosen = [get_metric(name) for name in metrics]
-    return {m.name: m.compute(probe) for m in chosen if loss is not None or not m.needs_batch}
+    return {m.name: m.compute(probe) for m in _chosen(metrics) if loss is not None or not m.needs_batch}
+
+
+def _chosen(metrics: Iterable[str] | None) -> list[Metric]:
+    if metrics is None:
+        return [metric for name in _METRICS if (metric := get_metric(name)).logged]
+    return [get_metric(name) for name in metrics]

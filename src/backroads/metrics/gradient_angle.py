@@ -16,6 +16,7 @@ from backroads.runs.quantity import Quantity
         ideal=0,
         about="Angle between B^T dy and W^T dy over a batch, for the error dy that arrived at the layer's output.",
     ),
+    logged=True,
 )
 def gradient_angle(probe: Probe) -> dict[str, float]:
     """By layer. Local: both sides start from the same dy, so errors of later layers are shared (Kunin et al. 2020)."""

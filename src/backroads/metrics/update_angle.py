@@ -17,6 +17,7 @@ from backroads.runs.quantity import Quantity
         about="Angle between the gradients that training uses and those of true backpropagation of the task's loss on "
         "the same batch. Below 90 degrees, a small enough step lowers the loss.",
     ),
+    logged=True,
 )
 def update_angle(probe: Probe) -> dict[str, float]:
     """Of the weight matrix of each layer, and, under "", of all parameters that the task's loss reaches together."""

@@ -16,6 +16,7 @@ from backroads.runs.quantity import Quantity
         "weight angle", "degrees", ideal=0, about="Angle between a layer's forward weight W and its backward weight B."
     ),
     needs_batch=False,
+    logged=True,
 )
 def weight_angle(probe: Probe) -> dict[str, float]:
     """By layer; layers under direct feedback, which have no B in the layout of W, are left out."""

@@ -16,6 +16,7 @@ from backroads.runs.quantity import Quantity
         "|B| / |W|", ideal=1, log=True, about="Norm of a layer's backward weight B over that of its forward weight W."
     ),
     needs_batch=False,
+    logged=True,
 )
 def norm_ratio(probe: Probe) -> dict[str, float]:
     """By layer; layers under direct feedback, which have no B in the layout of W, are left out."""
