@@ -63,5 +63,5 @@ def test_flags_have_no_prefix_and_say_which_were_given(capsys: pytest.CaptureFix
     }
     app.help_print([])
     said = capsys.readouterr().out
-    assert "Fetch it if it is not there." in " ".join(said.split())
+    assert "Fetch it if it is not there." in " ".join(said.replace("│", " ").split())
     assert said.index("What to learn from") < said.index("--download --no-download") < said.index("The run")
