@@ -14,6 +14,7 @@ def digits_conv(width: int = 8, classes: int = 10) -> torch.nn.Module:
 
     Args:
         width: channels of the first convolution; the second has twice as many.
+        classes: number of classes.
     """
 
     def block(inputs: int, outputs: int, stride: int) -> torch.nn.Module:

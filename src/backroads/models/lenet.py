@@ -1,4 +1,4 @@
-"""LeNet-5, as it is trained today."""
+"""LeNet-5 with ReLU and max pooling."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def lenet(classes: int = 10, shape: tuple[int, int, int] = (1, 28, 28)) -> torch.nn.Module:
-    """Two 5x5 convolutions with max pooling, two hidden layers of 120 and 84. Input (N, C, H, W) of 12 pixels or more.
+    """Two 5x5 convolutions with max pooling, hidden layers of 120 and 84. (N, C, H, W) -> (N, classes); H, W >= 12.
 
     Source: LeCun, Bottou, Bengio, Haffner, Proceedings of the IEEE 86 (1998), with ReLU and max pooling in place of the
     sigmoid and the trained subsampling; images of 28 pixels are padded to 32, as there.

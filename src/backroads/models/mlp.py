@@ -8,12 +8,21 @@ from collections.abc import Sequence
 
 import torch
 
+from backroads.errors import ConfigError, nearest
+
 ACTIVATIONS: dict[str, type[torch.nn.Module]] = {
     "relu": torch.nn.ReLU,
     "tanh": torch.nn.Tanh,
     "gelu": torch.nn.GELU,
     "sigmoid": torch.nn.Sigmoid,
 }
+
+
+def activation_layer(name: str) -> type[torch.nn.Module]:
+    """The class of an activation, by name; raises ConfigError."""
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"unknown activation {name!r}.{nearest(name, ACTIVATIONS)} Known: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
 
 
 def mlp(
@@ -25,10 +34,14 @@ def mlp(
     """Flatten, then linear layers with an activation between them. Input (N, C, H, W), output (N, classes).
 
     Args:
-        hidden: widths of the hidden layers. activation: "relu", "tanh", "gelu" or "sigmoid".
+        classes: number of classes.
+        shape: (C, H, W) of an image.
+        hidden: widths of the hidden layers.
+        activation: "relu", "tanh", "gelu" or "sigmoid"; ConfigError otherwise.
     """
+    make = activation_layer(activation)
     widths = [math.prod(shape), *hidden]
     layers: list[torch.nn.Module] = [torch.nn.Flatten()]
     for inputs, outputs in itertools.pairwise(widths):
-        layers += [torch.nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
+        layers += [torch.nn.Linear(inputs, outputs), make()]
     return torch.nn.Sequential(*layers, torch.nn.Linear(widths[-1], classes))

@@ -7,6 +7,8 @@ convolution, as in torchvision, whose weights load into the v1 networks name by 
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,8 +27,13 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, explicit: b
     """A convolution without bias that keeps the size, or divides it by the stride.
 
     Args:
-        explicit: pad strided convolutions before them, kernel - 1 in all and the odd one at the end, as the reference's
-            TensorFlow networks do; the border is then part of the layer's input, and alignment sees it.
+        inputs: number of channels.
+        outputs: number of channels.
+        kernel: height and width.
+        stride: of the kernel.
+        explicit: whether strided convolutions are padded by a layer before them, with kernel - 1 pixels in all and the
+            odd one at the end, as in the reference's TensorFlow networks. The border is then part of the convolution's
+            input, which alignment rules read.
     """
     if explicit and stride > 1 and kernel > 1:
         before = (kernel - 1) // 2
@@ -57,78 +64,59 @@ class PadShortcut(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block of version 1: convolutions, each with a norm, the sum, then ReLU.
+    """A residual block: two 3x3 convolutions, or, as a bottleneck, 1x1, 3x3 and 1x1.
 
-    Two 3x3 convolutions, or, as a bottleneck, 1x1, 3x3 and 1x1.
+    In version 1 a norm follows each convolution, and ReLU all but the last norm and the sum with the shortcut. In
+    version 2 norm and ReLU come before each convolution, and nothing follows the sum.
     """
 
     def __init__(
-        self, inputs: int, width: int, stride: int, *, bottleneck: bool, shortcut: nn.Module | None, explicit: bool
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+        shortcut: nn.Module | None,
+        version: int = 1,
+        bottleneck: bool = False,
+        explicit: bool = False,
     ) -> None:
         super().__init__()
-        outputs = 4 * width if bottleneck else width
-        self.bottleneck = bottleneck
+        sizes = [(inputs, width, 3, stride), (width, width, 3, 1)]
         if bottleneck:
-            self.conv1, self.bn1 = conv(inputs, width, 1), nn.BatchNorm2d(width)
-            self.conv2, self.bn2 = conv(width, width, 3, stride, explicit=explicit), nn.BatchNorm2d(width)
-            self.conv3, self.bn3 = conv(width, outputs, 1), nn.BatchNorm2d(outputs)
-        else:
-            self.conv1, self.bn1 = conv(inputs, width, 3, stride, explicit=explicit), nn.BatchNorm2d(width)
-            self.conv2, self.bn2 = conv(width, width, 3), nn.BatchNorm2d(width)
+            sizes = [(inputs, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1)]
+        self.version, self.convolutions = version, len(sizes)
+        for n, (before, after, kernel, step) in enumerate(sizes, 1):
+            if version == 2:
+                self.add_module(f"bn{n}", nn.BatchNorm2d(before))
+            self.add_module(f"conv{n}", conv(before, after, kernel, step, explicit=explicit))
+            if version == 1:
+                self.add_module(f"bn{n}", nn.BatchNorm2d(after))
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut
 
     @property
     def last(self) -> nn.Module:
-        """What makes the block an identity when its weight is zero: the norm before the sum."""
-        return self.bn3 if self.bottleneck else self.bn2
+        """The module that makes the block an identity when its weight is zero.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        if self.bottleneck:
-            y = self.bn3(self.conv3(self.relu(y)))
-        out: Tensor = self.relu(y + (x if self.downsample is None else self.downsample(x)))
-        return out
-
-
-class PreBlock(nn.Module):
-    """A residual block of version 2: norm and ReLU before each convolution, and nothing after the sum."""
-
-    def __init__(
-        self, inputs: int, width: int, stride: int, *, bottleneck: bool, shortcut: nn.Module | None, explicit: bool
-    ) -> None:
-        super().__init__()
-        outputs = 4 * width if bottleneck else width
-        self.bottleneck = bottleneck
-        self.bn1 = nn.BatchNorm2d(inputs)
-        if bottleneck:
-            self.conv1, self.bn2 = conv(inputs, width, 1), nn.BatchNorm2d(width)
-            self.conv2, self.bn3 = conv(width, width, 3, stride, explicit=explicit), nn.BatchNorm2d(width)
-            self.conv3 = conv(width, outputs, 1)
-        else:
-            self.conv1, self.bn2 = conv(inputs, width, 3, stride, explicit=explicit), nn.BatchNorm2d(width)
-            self.conv2 = conv(width, outputs, 3)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = shortcut
-
-    @property
-    def last(self) -> nn.Module:
-        """What makes the block an identity when its weight is zero: the convolution before the sum.
-
-        Not the last norm: behind a norm at zero the ReLU passes no gradient, ever.
+        In version 2 the last convolution, not the last norm: behind a norm at zero the ReLU passes no gradient, ever.
         """
-        return self.conv3 if self.bottleneck else self.conv2
+        return self.get_submodule(f"{'bn' if self.version == 1 else 'conv'}{self.convolutions}")
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
-        active = self.relu(self.bn1(x))
-        y = self.conv2(self.relu(self.bn2(self.conv1(active))))
-        if self.bottleneck:
-            y = self.conv3(self.relu(self.bn3(y)))
-        # The shortcut branches off after the first norm where it changes the shape.
-        out: Tensor = y + (x if self.downsample is None else self.downsample(active))
+        y = x
+        for n in range(1, self.convolutions + 1):
+            convolution, norm = self.get_submodule(f"conv{n}"), self.get_submodule(f"bn{n}")
+            if self.version == 1:
+                y = norm(convolution(y))
+                y = self.relu(y) if n < self.convolutions else y
+            else:
+                y = self.relu(norm(y))
+                if n == 1 and self.downsample is not None:  # a shortcut that changes the shape branches off here
+                    x = y
+                y = convolution(y)
+        y = y + (x if self.downsample is None else self.downsample(x))
+        out: Tensor = self.relu(y) if self.version == 1 else y
         return out
 
 
@@ -146,11 +134,15 @@ def cifar_resnet(
     Input (N, C, H, W), output (N, classes).
 
     Args:
-        depth: 6 n + 2. width: channels of the first stage; twice and four times as many in the others. shortcut: where
-            the shape changes: "pad" (option A, without weights) or "conv" (option B, a 1x1 convolution and a norm).
-        zero_init_last: the last norm of each block starts at zero, so that blocks start as identities; None is yes
-            for the shortcut "conv" and no for "pad": the channels it adds would start at zero and, behind a ReLU,
-            never leave it.
+        depth: number of layers, 6 n + 2.
+        classes: number of classes.
+        shape: (C, H, W) of an image.
+        width: channels of the first stage; the others have twice and four times as many.
+        shortcut: where the shape changes: "pad" (option A, without weights) or "conv" (option B, a 1x1 convolution and
+            a norm).
+        zero_init_last: whether the last norm of each block starts at zero, so that blocks start as identities. None:
+            only with the shortcut "conv"; the channels that "pad" adds would start at zero and, behind a ReLU, get no
+            gradient ever.
         explicit_padding: of strided convolutions; see :func:`conv`.
 
     Raises:
@@ -175,61 +167,13 @@ def cifar_resnet(
                 down = PadShortcut(stride, extra // 2, extra - extra // 2)
             elif stride > 1:
                 down = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
-            stages.append(Block(inputs, outputs, stride, bottleneck=False, shortcut=down, explicit=explicit_padding))
+            stages.append(Block(inputs, outputs, stride, down, explicit=explicit_padding))
             inputs = outputs
-    model = nn.Sequential(
-        nn.Sequential(conv(shape[0], width, 3), nn.BatchNorm2d(width), nn.ReLU(inplace=True)),
-        *(nn.Sequential(*stages[s * blocks : (s + 1) * blocks]) for s in range(3)),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(inputs, classes),
-    )
-    named = nn.Sequential()
-    for name, module in zip(("stem", "stage1", "stage2", "stage3", "pool", "flatten", "fc"), model, strict=True):
-        named.add_module(name, module)
-    return _initialised(named, shortcut == "conv" if zero_init_last is None else zero_init_last)
-
-
-class ImageNetResNet(nn.Module):
-    """A residual network for large images; names as in torchvision for version 1. See :func:`imagenet_resnet`."""
-
-    def __init__(self, depth: int, version: int, classes: int, channels: int, width: int, *, explicit: bool) -> None:
-        super().__init__()
-        blocks, bottleneck = _DEPTHS[depth]
-        make = Block if version == 1 else PreBlock
-        self.conv1: nn.Module
-        if explicit:
-            self.conv1 = PaddedConv2d(channels, width, 7, stride=2, border=(3, 3))
-        else:
-            self.conv1 = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width) if version == 1 else nn.Identity()
-        self.relu = nn.ReLU(inplace=True) if version == 1 else nn.Identity()
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        inputs = width
-        for stage, count in enumerate(blocks):
-            inner = width * 2**stage
-            outputs = 4 * inner if bottleneck else inner
-            made: list[nn.Module] = []
-            for i in range(count):
-                stride = 2 if stage and i == 0 else 1
-                down: nn.Module | None = None
-                if stride > 1 or inputs != outputs:
-                    projection = conv(inputs, outputs, 1, stride)
-                    down = nn.Sequential(projection, nn.BatchNorm2d(outputs)) if version == 1 else projection
-                made.append(make(inputs, inner, stride, bottleneck=bottleneck, shortcut=down, explicit=explicit))
-                inputs = outputs
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*made))
-        self.last = nn.Identity() if version == 1 else nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(inputs, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, classes)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for stage in range(1, 5):
-            x = self.get_submodule(f"layer{stage}")(x)
-        out: Tensor = self.fc(self.avgpool(self.last(x)).flatten(1))
-        return out
+    stem = nn.Sequential(conv(shape[0], width, 3), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+    modules = OrderedDict[str, nn.Module](stem=stem)
+    modules |= {f"stage{s + 1}": nn.Sequential(*stages[s * blocks : (s + 1) * blocks]) for s in range(3)}
+    modules |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(inputs, classes)}
+    return _initialised(nn.Sequential(modules), shortcut == "conv" if zero_init_last is None else zero_init_last)
 
 
 def imagenet_resnet(
@@ -246,13 +190,41 @@ def imagenet_resnet(
     Input (N, C, H, W), output (N, classes).
 
     Args:
-        depth: 18, 34, 50, 101 or 152. version: 1, or 2 (norm and ReLU before each convolution). width: channels of the
-            first stage. zero_init_last: blocks start as identities: the last norm of each starts at zero, in version 2
-            the last convolution. explicit_padding: of strided convolutions; see :func:`conv`.
+        depth: number of layers: 18, 34, 50, 101 or 152.
+        version: 1, or 2 (norm and ReLU before each convolution).
+        classes: number of classes.
+        shape: (C, H, W) of an image.
+        width: channels of the first stage.
+        zero_init_last: whether blocks start as identities: the last norm of each starts at zero, in version 2 the last
+            convolution.
+        explicit_padding: of strided convolutions; see :func:`conv`.
     """
-    return _initialised(
-        ImageNetResNet(depth, version, classes, shape[0], width, explicit=explicit_padding), zero_init_last
-    )
+    blocks, bottleneck = _DEPTHS[depth]
+    inputs, modules = width, OrderedDict[str, nn.Module]()
+    if explicit_padding:
+        modules["conv1"] = PaddedConv2d(shape[0], width, 7, stride=2, border=(3, 3))
+    else:
+        modules["conv1"] = nn.Conv2d(shape[0], width, 7, stride=2, padding=3, bias=False)
+    if version == 1:
+        modules |= {"bn1": nn.BatchNorm2d(width), "relu": nn.ReLU(inplace=True)}
+    modules["maxpool"] = nn.MaxPool2d(3, stride=2, padding=1)
+    for stage, count in enumerate(blocks):
+        inner = width * 2**stage
+        outputs = 4 * inner if bottleneck else inner
+        made: list[nn.Module] = []
+        for i in range(count):
+            stride = 2 if stage and i == 0 else 1
+            down: nn.Module | None = None
+            if stride > 1 or inputs != outputs:
+                down = conv(inputs, outputs, 1, stride)
+                down = nn.Sequential(down, nn.BatchNorm2d(outputs)) if version == 1 else down
+            made.append(Block(inputs, inner, stride, down, version, bottleneck, explicit_padding))
+            inputs = outputs
+        modules[f"layer{stage + 1}"] = nn.Sequential(*made)
+    if version == 2:
+        modules["last"] = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
+    modules |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(inputs, classes)}
+    return _initialised(nn.Sequential(modules), zero_init_last)
 
 
 def _initialised(model: nn.Module, zero_init_last: bool) -> nn.Module:
@@ -261,7 +233,7 @@ def _initialised(model: nn.Module, zero_init_last: bool) -> nn.Module:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     for module in model.modules():
-        if zero_init_last and isinstance(module, Block | PreBlock):
+        if zero_init_last and isinstance(module, Block):
             assert isinstance(module.last.weight, Tensor)
             nn.init.zeros_(module.last.weight)
     return model

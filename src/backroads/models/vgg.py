@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from backroads.errors import ConfigError, nearest
-from backroads.models.mlp import ACTIVATIONS
+from backroads.errors import ConfigError
+from backroads.models.mlp import activation_layer
 
 _GAIN: dict[str, Literal["relu", "tanh", "sigmoid"]] = {
     "relu": "relu",
@@ -26,32 +26,31 @@ def vgg(
 ) -> torch.nn.Module:
     """Six 3x3 convolutions in three stages with max pooling, then two linear layers. (N, C, H, W) -> (N, classes).
 
-    Without batch norm nothing brings errors and activities back to a scale, so a B of the wrong size shows.
+    Without batch norm nothing rescales errors and activities, so that a B of the wrong size has an effect.
 
     Args:
-        width: channels of the first stage; twice and four times as many in the others. activation: "relu", "tanh",
-            "gelu" or "sigmoid"; weights begin at its gain over the root of the fan-in.
+        classes: number of classes.
+        shape: (C, H, W) of an image.
+        width: channels of the first stage; the others have twice and four times as many.
+        activation: "relu", "tanh", "gelu" or "sigmoid"; initial weights have its gain over the root of the fan-in.
 
     Raises:
         ConfigError: an unknown activation, or images too small for three poolings.
 
     Source, made small for 32x32 pixels: Simonyan, Zisserman, ICLR 2015; initial weights: He et al., ICCV 2015.
     """
-    if activation not in ACTIVATIONS:
-        raise ConfigError(
-            f"vgg: unknown activation {activation!r}.{nearest(activation, ACTIVATIONS)} Known: {', '.join(ACTIVATIONS)}"
-        )
+    make = activation_layer(activation)
     inputs, height, w = shape
     if min(height, w) < 8:
         raise ConfigError(f"vgg: expected images of at least 8x8 pixels, got {height}x{w}")
     layers: list[nn.Module] = []
     for stage in range(3):
         for _ in range(2):
-            layers += [nn.Conv2d(inputs, width * 2**stage, 3, padding=1), ACTIVATIONS[activation]()]
+            layers += [nn.Conv2d(inputs, width * 2**stage, 3, padding=1), make()]
             inputs = width * 2**stage
         layers.append(nn.MaxPool2d(2))
     features = inputs * (height // 8) * (w // 8)
-    layers += [nn.Flatten(), nn.Linear(features, 8 * width), ACTIVATIONS[activation](), nn.Linear(8 * width, classes)]
+    layers += [nn.Flatten(), nn.Linear(features, 8 * width), make(), nn.Linear(8 * width, classes)]
     for layer in layers:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity=_GAIN[activation])

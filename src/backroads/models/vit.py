@@ -54,6 +54,12 @@ def vit(
     """A vision transformer for small images. Input (N, C, H, W), output (N, classes).
 
     Args:
-        patch: pixels of a patch's side. width: of the tokens. depth: layers. heads: of attention. dropout: everywhere.
+        classes: number of classes.
+        shape: (C, H, W) of an image.
+        patch: height and width of a patch, pixels.
+        width: of the tokens.
+        depth: number of layers.
+        heads: of attention.
+        dropout: probability, in all layers.
     """
     return VisionTransformer(classes, shape, patch, width, depth, heads, dropout)
