@@ -13,13 +13,18 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    model: Annotated[str, Parameter(help="A model's name, torchvision:NAME, timm:NAME or package.module:callable.")],
+    model: Annotated[
+        str, Parameter(help="The network: a name, torchvision:NAME, timm:NAME or package.module:callable.")
+    ],
     /,
     *,
-    rule: Annotated[list[str] | None, Parameter(help="Rules to show; all if not given.")] = None,
+    rule: Annotated[
+        list[str] | None,
+        Parameter(help="Show these rules, by name or package.module:callable; all named ones if not given."),
+    ] = None,
     shape: Annotated[str, Parameter(help="Channels, height and width of an image.")] = "3,32,32",
-    classes: Annotated[int, Parameter(help="Classes.")] = 10,
-    batch_size: Annotated[int, Parameter(help="Examples a step.")] = 128,
+    classes: Annotated[int, Parameter(help="Number of classes.")] = 10,
+    batch_size: Annotated[int, Parameter(help="Number of examples in a step.")] = 128,
 ) -> None:
     """Print the plan, and parameters, FLOPs, memory and communication of each rule beside backprop."""
     size = _shape(shape)
@@ -61,7 +66,7 @@ def inspect(
 
 
 def _local_bytes(model: torch.nn.Module, rule: str) -> int:
-    """Bytes of gradients that every process makes for itself."""
+    """Bytes of the gradients that are not exchanged, as every process computes the same ones."""
     import copy
     import warnings
 

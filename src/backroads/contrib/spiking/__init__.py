@@ -1,4 +1,4 @@
-"""Weight estimation by spikes: circuits of integrate-and-fire neurons, and what their spikes tell about W."""
+"""Weight estimation by spikes: circuits of integrate-and-fire neurons, and an estimate of W from their spikes."""
 
 from backroads.contrib.spiking.circuit import Circuit, Recording
 from backroads.contrib.spiking.discontinuity import Evidence, RegressionDiscontinuity, Simulator

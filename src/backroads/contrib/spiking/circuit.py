@@ -1,4 +1,4 @@
-"""A layer as spiking neurons. The simulator owns W; what it hands out is what an electrode would see."""
+"""A layer as spiking neurons. The simulator holds W; its recordings have only what could be measured in a circuit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from backroads.errors import RuleError, ShapeError
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """T steps of N circuits, each of I neurons that project to O.
+    """T steps of N circuits, each of I neurons that project to O neurons.
 
     Attributes:
-        spikes: (T, N, I) bool, of the projecting neurons. potential: (T, N, I), their v after each step.
+        spikes: (T, N, I) bool, of the projecting neurons.
+        potential: (T, N, I), their v after each step.
         drive: (T, N, I), their input drive b in each step.
-        signal: (T, N, O): q, what comes back from the O neurons below: their spikes through kappa, one step late.
+        signal: (T, N, O), q, which comes back from the O neurons: their spikes through kappa, one step late.
     """
 
     spikes: Tensor
@@ -28,12 +29,12 @@ class Recording:
 
 
 class Cells:
-    """Leaky integrate-and-fire neurons of any number; holds their state between calls."""
+    """Leaky integrate-and-fire neurons; their state is kept between calls."""
 
     def __init__(self, neuron: Neuron, shape: tuple[int, ...], device: torch.device) -> None:
         self.neuron = neuron
         self.v = torch.full(shape, neuron.reset, device=device)
-        # The spikes after which no other may follow yet.
+        # The latest spikes, after which no other may follow yet.
         self.recent = torch.zeros(neuron.rest_steps - 1, *shape, dtype=torch.bool, device=device)
 
     def run(self, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +59,7 @@ class Cells:
 
 
 class Filter:
-    """Spikes through kappa: ``p(t) = sum over s <= t of kappa(t - s + 1) spikes(s)``, block by block.
+    """The effect of spikes, ``p(t) = sum over s <= t of kappa(t - s + 1) spikes(s)``, computed in blocks of time.
 
     A block of L steps is one product with a banded (L, L + memory - 1) matrix.
     """
@@ -72,7 +73,7 @@ class Filter:
         self.past = torch.zeros(memory - 1, *shape, device=device)
 
     def run(self, spikes: Tensor) -> Tensor:
-        """(T, ...) -> (T, ...), for a T of at most ``longest``."""
+        """(T, ...) -> (T, ...), with T at most ``longest``; goes on from the call before."""
         T = len(spikes)
         known = torch.cat([self.past, spikes.to(self.past.dtype)])
         self.past = known[T:]
@@ -80,22 +81,28 @@ class Filter:
 
 
 class Circuit:
-    """I neurons, driven by noise of their own, that project through W to O neurons; their spikes come back as q.
+    """I neurons, driven by independent noise, that project through W to O neurons, whose spikes come back as q.
 
     Args:
-        weight: W, (O, I), or (G, O, I) for G groups that share nothing; float32 or convertible. Biases and the
-            scale of W play no part: W is brought to the standard deviation ``spread``.
-        neuron: of all neurons. drive: of the I neurons. spread: see ``weight``; None: 0.2 I, as in the reference, but
-            at least 20: from a few weak neurons none of those below would ever spike.
-        copies: independent circuits with the same W that are run side by side: positions of a convolution. One for a
-            linear layer, which has its neurons once.
-        generator: source of all draws, on the device of ``weight``; None is torch's global generator.
+        weight: W, (O, I), or (G, O, I) for G independent groups. It is scaled to the standard deviation ``spread``.
+        neuron: of all neurons.
+        drive: of the I neurons.
+        spread: standard deviation of the scaled W; None: 0.2 I, as in the reference, but at least 20, as fewer or
+            weaker neurons would not make the O neurons spike.
+        copies: number of independent circuits with the same W that run in parallel, such as positions of a
+            convolution. A linear layer has one.
+        generator: of all draws, on the device of ``weight``; None is torch's global generator.
 
     Attributes:
-        inputs, outputs, groups, copies: I, O, G and the number of copies. neuron: as given.
+        inputs: I.
+        outputs: O.
+        groups: G.
+        copies: as given.
+        neuron: as given.
 
     Raises:
-        ShapeError: for a W of another shape, or of no spread. RuleError: for other values that make no sense.
+        ShapeError: for a W of another shape, or whose entries are all alike.
+        RuleError: for other values that make no sense.
 
     Source: the equations and their order in a step are those of the code of Guerguiev et al. (2020).
     """
@@ -138,25 +145,25 @@ class Circuit:
         self._driven = torch.zeros(pre, device=device)
 
     def record(self, steps: int) -> Recording:
-        """Run on for ``steps`` and hand out what is to be seen; N is copies times groups, groups running faster."""
+        """Simulate ``steps`` more; N is copies times groups, ordered by copy and then by group."""
         blocks: list[tuple[Tensor, ...]] = []
         while steps > 0:
             if self._left == 0:
-                self._choose()
+                self._choose_driven()
             taken = min(steps, self._left)
             blocks.append(self._advance(taken))
             steps, self._left = steps - taken, self._left - taken
         return Recording(*(torch.cat(parts).flatten(1, 2) for parts in zip(*blocks, strict=True)))
 
-    def _choose(self) -> None:
-        """Drive other neurons: ``fraction`` of them, at least one, in each circuit."""
+    def _choose_driven(self) -> None:
+        """Choose the neurons that are driven: ``fraction`` of them, at least one, in each circuit."""
         count = max(1, int(self.drive.fraction * self.inputs))
         order = torch.rand(self._driven.shape, generator=self.generator, device=self._driven.device).argsort(-1)
         self._driven = (order < count).to(self._driven.dtype)
         self._left = self._block
 
     def _advance(self, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``steps`` within a block: everything over time at once but for the neurons themselves."""
+        """``steps`` within a block of time in which the same neurons are driven."""
         expected = (self.drive.rate * self.neuron.dt) * self._driven
         noise = torch.poisson(expected.expand(steps, *expected.shape), generator=self.generator)
         b = self.drive.weight * self._driving.run(noise)

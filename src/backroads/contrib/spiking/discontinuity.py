@@ -1,4 +1,4 @@
-"""What a neuron causes downstream, from the windows in which it just spiked and those in which it almost did."""
+"""The causal effect of a neuron's spike, from times at which it barely spiked and times at which it barely did not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from backroads.feedback.rules.base import check_number
 
 
 class Simulator(Protocol):
-    """What the estimator may ask of a circuit: no weight is among it."""
+    """What the estimator may ask of a circuit: nothing that has to do with weights."""
 
     inputs: int
     outputs: int
@@ -23,18 +23,18 @@ class Simulator(Protocol):
     neuron: Neuron
 
     def record(self, steps: int) -> Recording:
-        """Run on for ``steps``."""
+        """Simulate ``steps`` more."""
 
 
 @dataclasses.dataclass
 class Evidence:
-    """Sums over windows, for each side of the threshold (0 below, 1 above): all that least squares needs.
+    """Sums over windows that least squares needs, for windows without (index 0) and with a spike (index 1).
 
-    With x = u - threshold, u a window's largest drive, and r its response:
+    A window has the abscissa x = u - threshold, where u is its largest drive, and the response r.
 
     Attributes:
-        moments: (2, 3, G, I) float64: the number of windows, the sums of x and of x^2.
-        responses: (2, 2, G, I, O) float32: the sums of r and of x r.
+        moments: (2, 3, G, I) float64, the number of windows, the sums of x and of x^2.
+        responses: (2, 2, G, I, O) float32, the sums of r and of x r.
         seconds: simulated so far.
     """
 
@@ -44,23 +44,22 @@ class Evidence:
 
     @classmethod
     def none(cls, groups: int, inputs: int, outputs: int, device: torch.device | str = "cpu") -> Evidence:
-        """No window yet."""
+        """Evidence without any window."""
         return cls(
             torch.zeros(2, 3, groups, inputs, dtype=torch.float64, device=device),
             torch.zeros(2, 2, groups, inputs, outputs, device=device),
         )
 
     def fade(self, keep: float) -> None:
-        """Count what was seen so far ``keep`` times, in place: W has moved since."""
+        """Multiply all sums by ``keep``, in place, so that later windows count more."""
         self.moments *= keep
         self.responses *= keep
         self.seconds *= keep
 
     def intercepts(self, shrinkage: float = 0.0) -> Tensor:
-        """(2, G, I, O) float64: the two lines' values at the threshold.
+        """The values of the two fitted lines at the threshold, (2, G, I, O) float64; NaN where no line can be fitted.
 
-        ``(sum x^2 sum r - sum x sum x r) / (n sum x^2 - (sum x)^2)``, with ``shrinkage`` added to sum x^2; NaN where
-        no line can be drawn.
+        ``(sum x^2 sum r - sum x sum x r) / (n sum x^2 - (sum x)^2)``, with ``shrinkage`` added to sum x^2.
         """
         n, x, xx = self.moments.unsqueeze(-1).unbind(1)
         xx = xx + shrinkage
@@ -73,27 +72,28 @@ class Evidence:
 
 @dataclasses.dataclass(frozen=True)
 class RegressionDiscontinuity:
-    """Estimate a neuron's effect on those below it, from spikes, its own drive, and what comes back: never from W.
+    """Estimate a neuron's effect on its targets from its spikes, its drive and the signal q that comes back.
 
-    Where the drive of a neuron comes within ``onset`` of the threshold, a window opens. In it the drive u goes on as
-    if there were no reset, so that u, however large, says nothing of the spikes that it caused. At the window's end
-    there is one pair: its largest u, and the response r, the mean of q in the window less q when it opened. Neurons
-    that ended barely above the threshold and barely below differ by a spike and by nothing else, whatever drove them
-    and drives their neighbours. So two lines are fitted, ``r = c1 u + c2`` over the windows without a spike and
-    ``r = c3 u + c4`` over those with one; the jump at the threshold is the effect of the spike:
+    A window opens when the potential of a neuron comes within ``onset`` of the threshold. From then on u follows the
+    potential without any reset, so that u does not depend on the spikes that it causes. Each window gives one pair:
+    its largest u, and the response r, the mean of q in the window less q when it opened. A neuron that ended barely
+    above the threshold and one that ended barely below differ by a spike and by nothing else, whatever drove them and
+    their neighbours. So two lines are fitted, ``r = c1 u + c2`` over the windows without a spike and ``r = c3 u + c4``
+    over those with one; the jump at the threshold is the effect of the spike::
 
         beta = (c3 threshold + c4) - (c1 threshold + c2)
 
     for every pair of neurons at once.
 
     Attributes:
-        window: length of a window, s. onset: distance of the drive from the threshold at which one opens.
-        bandwidth: windows whose largest drive is farther than this from the threshold are left out.
-        shrinkage: draws the slopes c1 and c3 to 0, as strongly as so many windows at a distance of 1 from the
-            threshold that say so. It fades as windows come in. 0: plain least squares, which takes many more windows:
-            below the threshold they lie within ``onset`` of it, and tell next to nothing about a slope.
-        least: windows needed on either side; a neuron with fewer says nothing yet (its beta is 0).
-        block: what is looked at in one go, s: a matter of memory; windows that a block's end cuts are left out.
+        window: length of a window, s.
+        onset: distance of the potential from the threshold at which a window opens.
+        bandwidth: windows whose largest u is farther than this from the threshold are left out.
+        shrinkage: draws the slopes c1 and c3 to 0, as strongly as so many windows with x = 1 and no response would. Its
+            influence falls as windows come in. 0: plain least squares, which takes many more windows, as those without
+            a spike lie within ``onset`` of the threshold and tell next to nothing about a slope.
+        least: windows needed on either side of the threshold; with fewer, beta is 0.
+        block: seconds that are evaluated at once, limited by memory; windows that a block's end cuts are left out.
 
     Raises:
         RuleError: for a value that makes no sense.
@@ -124,10 +124,11 @@ class RegressionDiscontinuity:
             raise RuleError(f"{name}: block must hold some windows, at least {2 * self.window:g} s, got {self.block!r}")
 
     def watch(self, simulator: Simulator, seconds: float, evidence: Evidence | None = None) -> Evidence:
-        """Watch a circuit for ``seconds`` of its own time; adds to ``evidence`` in place, if given, and returns it.
+        """Simulate ``seconds`` of a circuit and add its windows to ``evidence``, in place if it is given; return it.
 
         Raises:
-            RuleError: for a time that is not a finite number > 0. ShapeError: for evidence of another circuit.
+            RuleError: for a time that is not a finite number > 0.
+            ShapeError: for evidence of another circuit.
         """
         check_number("watch", "seconds", seconds)
         neuron = simulator.neuron
@@ -174,7 +175,7 @@ class RegressionDiscontinuity:
 
         x = largest - neuron.threshold
         near = x.abs() <= self.bandwidth
-        # Of a copy, the place within its G groups of neurons; the copies' windows are pooled.
+        # The neuron's index within the G groups; windows of all copies are pooled.
         row = (spiked.long() * G * inputs + unit % (G * inputs))[near]
         x, response = x[near], response[near]
         exact = x.double()
@@ -186,7 +187,7 @@ class RegressionDiscontinuity:
             evidence.responses[:, power] += sums.view(2, G, inputs, outputs)
 
     def jumps(self, evidence: Evidence) -> Tensor:
-        """(G, O, I) float32: beta, the jump of each response at the threshold; 0 where there is too little to say."""
+        """beta, the jump of each response at the threshold, (G, O, I) float32; 0 where there are too few windows."""
         below, above = evidence.intercepts(self.shrinkage)
         enough = (evidence.moments[:, 0] >= self.least).all(0)[..., None]  # (G, I, 1)
         beta: Tensor = (above - below).where(enough, torch.zeros_like(above))
@@ -194,9 +195,8 @@ class RegressionDiscontinuity:
 
 
 def _windows(opens: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """When windows of ``length`` steps begin, and in which column, if one begins wherever it may and none is open.
-
-    Column by column this is a walk from window to window; all columns walk at once.
+    """First steps and columns of the windows of ``length`` steps: one opens wherever ``opens`` (T, M) allows it and no
+    other is open in that column. Goes from window to window in all columns at once.
     """
     T, M = opens.shape
     steps = torch.arange(T, device=opens.device)
@@ -216,6 +216,6 @@ def _windows(opens: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 
 def _before(values: Tensor) -> Tensor:
-    """(T + 1, ...): the sum of all rows before each."""
+    """The sum of all rows before each row, (T + 1, ...)."""
     total = values.cumsum(0)
     return torch.cat([torch.zeros_like(total[:1]), total])

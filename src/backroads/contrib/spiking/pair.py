@@ -1,4 +1,4 @@
-"""Two neurons with common input: where correlation is no causation, and the discontinuity tells them apart."""
+"""Two neurons with correlated drives, for a test that an estimate tells causation from correlation."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ from backroads.feedback.rules.base import check_number
 
 
 class Pair:
-    """Two neurons with correlated noise as drive, and a signal that adds up what their spikes do.
+    """Two neurons driven by correlated noise, and a signal that is the weighted sum of the effects of their spikes.
 
     ``b_j = mean + std (sqrt(c) s + sqrt(1 - c) e_j)`` with s and e_j Ornstein-Uhlenbeck noise of power 1, and
     ``q(t) = sum over j of w_j (kappa * spikes_j)(t - 1)``. So the effect of a neuron is proportional to its own w_j,
-    and whoever is correlated with the other one seems to have a part in the other's effect.
+    and a neuron that is correlated with the other one seems to share its effect.
 
     Args:
-        weights: (w_1, w_2). correlation: c, of the drives, 0 to 1. mean, std: of the drives. tau: of the noise, s.
-        copies: independent pairs side by side. generator: CPU generator; None is torch's global one.
+        weights: (w_1, w_2).
+        correlation: c, of the drives, 0 to 1.
+        mean: of the drives.
+        std: standard deviation of the drives.
+        tau: correlation time of the noise, s.
+        copies: number of independent pairs.
+        neuron: of both neurons.
+        generator: CPU generator; None is torch's global one.
 
     Raises:
         RuleError: for values that make no sense.
@@ -61,7 +67,7 @@ class Pair:
         self._late = torch.zeros(1, copies, 1)
 
     def record(self, steps: int) -> Recording:
-        """Run on for ``steps`` and hand out what is to be seen."""
+        """Simulate ``steps`` more."""
         fresh = torch.randn(steps, self._copies, 3, generator=self._generator) * math.sqrt(1 - self._stay**2)
         for row in fresh.unbind(0):
             self._noise = row.add_(self._noise, alpha=self._stay)

@@ -52,15 +52,18 @@ def estimate(
     copies: int = 1,
     generator: torch.Generator | None = None,
 ) -> Estimate:
-    """What ``seconds`` of spiking tell about a weight: a circuit with this W, watched by an estimator that has not.
+    """Estimate a weight from the spikes of a circuit that has it; the estimator itself never sees it.
 
     Args:
         weight: W, (O, I) of a linear layer or (O, I/groups, *kernel) of a convolution, on any device.
-        seconds: simulated; with copies, of each copy. rule: the estimator. groups: of the convolution.
-        neuron, drive, spread, copies, generator: as for :class:`Circuit`.
+        seconds: simulated; with copies, of each copy.
+        rule: the estimator; None: that with its defaults.
+        neuron: as for :class:`Circuit`, like drive, spread, copies and generator.
+        groups: of the convolution.
 
     Raises:
-        ShapeError, RuleError: as the circuit and the estimator.
+        ShapeError: as the circuit and the estimator.
+        RuleError: as the circuit and the estimator.
     """
     rule = RegressionDiscontinuity() if rule is None else rule
     rows = _rows(weight, groups)

@@ -1,4 +1,4 @@
-"""What spiking neurons are made of: time constants, conductances and how they are driven, in units."""
+"""Time constants and conductances of spiking neurons, and how they are driven."""
 
 from __future__ import annotations
 
@@ -22,15 +22,22 @@ def check_positive(owner: str, **values: float) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Neuron:
-    """A leaky integrate-and-fire neuron: ``dv/dt = -leak v + coupling (b - v)`` with b its input drive.
+    """A leaky integrate-and-fire neuron: ``dv/dt = -leak v + coupling (b - v)`` with membrane potential v and drive b.
 
-    Where v reaches ``threshold`` the neuron spikes, v is put to ``reset``, and no spike follows for ``refractory``.
-    A spike acts on its targets through ``kappa(t) = (exp(-t / tau_leak) - exp(-t / tau_synapse)) / (tau_leak -
-    tau_synapse)``, cut off after ``memory``; times there are in steps of ``dt``.
+    When v reaches ``threshold`` the neuron spikes, v is set to ``reset``, and no spike follows for ``refractory``. A
+    spike acts on its targets through ``kappa(t) = (exp(-t / tau_leak) - exp(-t / tau_synapse)) / (tau_leak -
+    tau_synapse)``, cut off after ``memory``, with times in units of ``dt``.
 
     Attributes:
-        dt: a step, s. threshold, reset: of v, without unit. refractory: s, rounded up to whole steps.
-        tau_synapse, tau_leak, memory: of the effect of a spike, s. leak, coupling: conductances, 1/s.
+        dt: length of a step, s.
+        threshold: of v, without unit.
+        reset: of v, without unit.
+        refractory: s, rounded up to whole steps.
+        tau_synapse: rise time of the effect of a spike, s.
+        tau_leak: decay time of the effect of a spike, s.
+        memory: time after which a spike has no effect, s.
+        leak: conductance, 1/s.
+        coupling: conductance, 1/s.
 
     Raises:
         RuleError: for a value that makes no sense, or a step too long for the conductances.
@@ -74,21 +81,21 @@ class Neuron:
 
     @property
     def carry(self) -> float:
-        """What is left of v after a step: ``v <- carry v + pull b``."""
+        """The factor of v in a step, ``v <- carry v + pull b``."""
         return round(1 - self.dt * (self.leak + self.coupling), 12)
 
     @property
     def pull(self) -> float:
-        """How much of b comes into v in a step."""
+        """The factor of b in a step."""
         return self.dt * self.coupling
 
     @property
     def rest_steps(self) -> int:
-        """Steps from a spike to the next one possible."""
+        """Number of steps from a spike to the earliest next one."""
         return max(1, math.ceil(round(self.refractory / self.dt, 9)))
 
     def kernel(self) -> Tensor:
-        """(memory / dt,) float64: kappa after 1, 2, ... steps."""
+        """kappa after 1, 2, ... steps: (memory / dt,) float64."""
         x = torch.arange(1, self.steps(self.memory) + 1, dtype=torch.float64)
         slow, fast = self.tau_leak / self.dt, self.tau_synapse / self.dt
         return ((-x / slow).exp() - (-x / fast).exp()) / (slow - fast)
@@ -99,8 +106,10 @@ class Drive:
     """What makes the neurons of a layer spike: Poisson spikes into a random part of them, apart from any stimulus.
 
     Attributes:
-        rate: of the Poisson spikes into a driven neuron, Hz. fraction: of the neurons that are driven at a time.
-        redraw: how long the same ones are driven, s. weight: of a driving spike, without unit.
+        rate: of the Poisson spikes into a driven neuron, Hz.
+        fraction: of the neurons that are driven at a time.
+        redraw: time after which other neurons are driven, s.
+        weight: of a driving spike, without unit.
 
     Raises:
         RuleError: for a value that makes no sense.
