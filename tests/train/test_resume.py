@@ -69,6 +69,7 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
         assert a == b, where
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_random_moments(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert finish(SETTINGS, whole, resume=False) == [0]
@@ -111,6 +112,7 @@ DRAWING: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "world"), [("an estimate", 1), ("the normalised mirror", 2)])
 def test_noise_and_what_is_late_go_on_after_a_kill(tmp_path: Path, name: str, world: int) -> None:
     settings = {**SETTINGS, "backward_momentum": None, **DRAWING[name], "epochs": 3, "checkpoint_every": 5}
@@ -127,6 +129,7 @@ def test_noise_and_what_is_late_go_on_after_a_kill(tmp_path: Path, name: str, wo
     assert_same(contents(whole), contents(broken))
 
 
+@pytest.mark.slow
 def test_killed_while_two_processes_train(tmp_path: Path) -> None:
     settings = {**SETTINGS, "epochs": 3, "sync_batch_norm": True, "checkpoint_every": 5}
     whole, broken = tmp_path / "whole", tmp_path / "broken"

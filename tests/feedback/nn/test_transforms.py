@@ -200,6 +200,7 @@ def fresh_compiler() -> Iterator[None]:
 
 
 @compiles
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("name", {**RULES, **NOISY})
 def test_a_compiled_network_has_the_gradients_of_an_eager_one(name):
