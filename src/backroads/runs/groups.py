@@ -13,9 +13,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Group(BaseModel):
-    """A table of settings: unknown names are refused, and nothing changes once it is made."""
+    """A table of settings: unknown names are refused, and nothing changes once it is made.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    A text in quotes below a field is the help of its flag.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
 
 
 def groups(schema: type[BaseModel]) -> dict[str, type[BaseModel]]:
