@@ -22,16 +22,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import optuna
 import torch
 from optuna.samplers import RandomSampler
-from optuna.trial import TrialState, create_trial
+from optuna.trial import create_trial
 
 from backroads.runs.environment import environment
-from backroads.search.desk import Desk
-from backroads.search.ledger import ABOUT
-from backroads.search.run import prepare, search, study_in
+from backroads.search.run import client_at, prepare, search, study_in
 from backroads.search.settings import resolve
-from backroads.search.storage import storage_at
+from backroads.search.study import Record, settled
 from backroads.search.trial import Hooks, load_once, run_trial
 from backroads.train.runtime import Runtime
 
@@ -45,29 +44,29 @@ def overhead(trials: int, storage: str | None) -> dict[str, Any]:
     Of the clock, and of this process's CPU: on a machine that others use, the clock counts their turns as well.
     """
     torch.set_num_threads(1)
-    here, cache = Runtime(torch.device("cpu")), {}
+    process, datasets = Runtime(torch.device("cpu")), {}
+    machinery, whole = Watch(), Watch()
     with tempfile.TemporaryDirectory() as folder:
         config, url = prepare(resolve({**SETTINGS, "trials": trials, "storage": storage}), Path(folder) / "study")
-        with storage_at(url) as opened:
-            desk = Desk(opened, config.name, config, 0)
-            dataset = load_once(config.training(), cache, here.device)
-            run_trial(config.training(), dataset, here, Hooks())  # warm
-            machinery, whole = Watch(), Watch()
+        with client_at(url, config) as client:
+            dataset = load_once(config.training(), datasets, process.device)
+            run_trial(config.training(), dataset, process, Hooks())  # warm
+
+            def train(trial: optuna.Trial, record: Record, params: dict[str, Any]) -> float:
+                def report(epoch: int, value: float) -> bool:
+                    with machinery:
+                        client.report(trial, epoch, value)
+                    return False  # its answer is not taken: all trials have 110 steps
+
+                training = config.training(**client.groups[record.group].settings(params))
+                machinery.stop()
+                value = run_trial(training, dataset, process, Hooks(report))
+                machinery.start()
+                return value
+
             for _ in range(trials):
-                with whole:
-                    with machinery:
-                        claim = desk.take()
-                        assert claim is not None
-
-                    def report(epoch: int, value: float, claim: Any = claim) -> bool:
-                        with machinery:
-                            desk.report(claim, epoch, value)
-                        return False  # its answer is not taken: all trials have 110 steps
-
-                    training = config.training(**desk.group(claim.slot).settings(claim.params))
-                    value = run_trial(training, dataset, here, Hooks(report))
-                    with machinery:
-                        desk.ledger.finish(claim, value)
+                with whole, machinery:
+                    client.run_trial(client.next_group() or "", train)
                 machinery.next()
                 whole.next()
     return {
@@ -87,9 +86,15 @@ class Watch:
         self.cpu: list[float] = [0.0]
 
     def __enter__(self) -> None:
-        self._began = time.perf_counter(), time.process_time()
+        self.start()
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        self._began = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
         self.wall[-1] += time.perf_counter() - self._began[0]
         self.cpu[-1] += time.process_time() - self._began[1]
 
@@ -115,13 +120,12 @@ def workers(trials: int) -> dict[str, Any]:
 def _rate(count: int, trials: int, folder: Path) -> float:
     given = {**SETTINGS, "pruner": "none", "trials": trials, "workers": count}
     search(resolve(given), folder, lambda _: None)
-    with study_in(folder) as (storage, config):
-        done = storage.get_all_trials(storage.get_study_id_from_name(config.name), deepcopy=False)
     # Workers that are still importing train nothing: count from when the last one had its first trial.
     by_worker: dict[str, list[float]] = {}
-    for trial in done:
-        if trial.datetime_complete is not None:
-            by_worker.setdefault(trial.user_attrs["about"]["worker"], []).append(trial.datetime_complete.timestamp())
+    with study_in(folder) as client:
+        for record in settled(client.all_records()):
+            if record.trial.datetime_complete is not None:
+                by_worker.setdefault(record.process or "", []).append(record.trial.datetime_complete.timestamp())
     start = max(min(ends) for ends in by_worker.values())
     end = min(max(ends) for ends in by_worker.values())
     inside = [at for ends in by_worker.values() for at in ends if start < at <= end]
@@ -131,37 +135,33 @@ def _rate(count: int, trials: int, folder: Path) -> float:
 def tpe(trials: int, storage: str | None) -> dict[str, Any]:
     """Cost of taking a trial (looking, proposing, writing) as the study grows, in ms of the clock and of the CPU.
 
-    One group, so that the window is what bounds TPE. Between the marks the study is filled with finished trials.
+    Between the marks the one group of the study is filled with finished trials.
     """
     draw = random.Random(0)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         given = {**SETTINGS, "trials": trials + 1000, "storage": storage}
         config, url = prepare(resolve(given), Path(folder) / "study")
-        with storage_at(url) as opened:
-            desk = Desk(opened, config.name, config, 0)
-            (group,) = desk.groups
-            space = group.distributions()
+        with client_at(url, config) as client:
+            (group,) = client.groups
+            fill = optuna.create_study(sampler=RandomSampler(seed=0))
             for mark in (n for n in (100, 500, 1000, 2000, 3000, 4000, 5000) if n <= trials):
-                for slot in range(len(desk.ledger.trials()), mark):
-                    nobody = create_trial(state=TrialState.RUNNING)
-                    params = {
-                        name: RandomSampler(seed=slot).sample_independent(None, nobody, name, one)  # type: ignore[arg-type]
-                        for name, one in space.items()
-                    }
-                    about = {"slot": slot, "group": group.name, "worker": "", "token": ""}
-                    value = _value(params, draw)
-                    done = create_trial(value=value, params=params, distributions=space, user_attrs={ABOUT: about})
-                    opened.create_new_trial(desk.ledger.id, done)
+                for _ in range(len(client.records(group)), mark):
+                    params = client.groups[group].suggest(drawn := fill.ask())
+                    done = create_trial(value=_value(params, draw), params=params, distributions=drawn.distributions)
+                    client.studies[group].add_trial(done)
                 take = Watch()
+
+                def train(trial: optuna.Trial, record: Record, params: dict[str, Any], take: Watch = take) -> float:
+                    take.stop()
+                    return _value(params, draw)
+
                 for _ in range(20):
-                    with take:
-                        claim = desk.take()
-                    assert claim is not None
-                    desk.ledger.finish(claim, _value(claim.params, draw))
+                    take.start()
+                    client.run_trial(client.next_group() or "", train)
                     take.next()
                 found[str(mark)] = {"take_ms": quartiles(take.wall), "take_cpu_ms": quartiles(take.cpu)}
-    return {"window": config.window, "by_trials": found}
+    return {"by_trials": found}
 
 
 def _value(params: dict[str, Any], draw: random.Random) -> float:

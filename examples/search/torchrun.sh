@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A worker whose trials are data-parallel: all processes train one trial, and the first one owns it.
+# A worker whose trials are data-parallel: all processes train one trial, and the first one alone talks to the storage.
 #
 #     STORAGE=postgresql://me@db/searches STUDY=large PROCESSES=8 bash examples/search/torchrun.sh
 set -euo pipefail

@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState, create_trial
 from test_cli import backroads
 
 from backroads.cli import main
-from backroads.search.ledger import outcome
-from backroads.search.results import settled
 from backroads.search.run import study_in
+from backroads.search.study import settled
 
 QUICK = ["--epochs", "2", "--batch-size", "128", "--train.model_options.width", "2", "--out", "study"]
 TRIALS = 6
@@ -28,14 +29,10 @@ def call(*words: str) -> None:
     assert left.value.code == 0
 
 
-def rows(folder: Path) -> dict[str, list[object]]:
-    """Slots by how they were settled."""
-    found: dict[str, list[object]] = {}
-    with study_in(folder) as (storage, config):
-        trials = storage.get_all_trials(storage.get_study_id_from_name(config.name), deepcopy=False)
-        for trial in settled(trials, config):
-            found.setdefault(outcome(trial), []).append(trial.user_attrs["about"]["slot"])
-    return found
+def ends(folder: Path) -> dict[str, int]:
+    """How many trials were settled how."""
+    with study_in(folder) as client:
+        return Counter(record.outcome for record in settled(client.all_records()))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +58,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert line.startswith("[1/6] trial "), line + rest + errors
     assert "the same command goes on with study" in errors
     assert process.returncode == 130
-    assert "running" not in rows(cwd / "study")
+    with study_in(cwd / "study") as client:
+        assert "running" not in {record.outcome for record in client.all_records()}
     done = backroads(*words, cwd=cwd)
     assert done.returncode == 0, done.stderr
     assert "6 of 6 trials settled" in done.stdout
@@ -70,7 +68,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_interrupted_search_goes_on_and_no_trial_is_lost_or_counted_twice(study: Path) -> None:
-    assert {end: sorted(slots) for end, slots in rows(study).items()} == {"complete": list(range(TRIALS))}  # type: ignore[type-var]
+    assert ends(study) == {"complete": TRIALS}
 
 
 def test_status_names_every_rule(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,23 +132,23 @@ def test_other_settings_are_refused_and_more_trials_are_not(study: Path) -> None
 
 
 def test_a_journal_is_searched_by_workers_and_reaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from backroads.search.ledger import Ledger
     from backroads.search.run import prepare
     from backroads.search.settings import resolve
+    from backroads.search.study import ATTEMPT
     from backroads.search.worker import work
 
     settings = {"epochs": 1, "trials": 3, "storage": "journal:study.log", "train": {"model_options": {"width": 2}}}
     config, url = prepare(resolve(settings), tmp_path / "study")
-    with study_in(tmp_path / "study") as (storage, _):
-        dead = Ledger(storage, config.name, 3).take("here:999999999:0", lambda slot: ({}, {}, "symmetric_alignment"))
-    assert dead is not None
-    assert work(url, config.name, number=0, most=2, say=lambda _: None) == "enough"
+    with study_in(tmp_path / "study") as client:
+        dead = {ATTEMPT: {"trial": 0, "number": 0, "process": "elsewhere:999999999:0"}}
+        client.studies["symmetric_alignment"].add_trial(create_trial(state=TrialState.RUNNING, user_attrs=dead))
+    assert work(url, config.name, most=2, say=lambda _: None) == "enough"
     call("search", "reap", str(tmp_path / "study"))
     assert "freed 0" in capsys.readouterr().out  # another machine's: nothing is known of it
-    call("search", "reap", str(tmp_path / "study"), "--host", "here")
+    call("search", "reap", str(tmp_path / "study"), "--host", "elsewhere")
     assert "freed 1" in capsys.readouterr().out
-    assert work(url, config.name, number=0, say=lambda _: None) == "settled"
-    assert sorted(rows(tmp_path / "study")["complete"]) == [0, 1, 2]  # type: ignore[type-var]
+    assert work(url, config.name, say=lambda _: None) == "settled"
+    assert ends(tmp_path / "study") == {"complete": 3}
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 
+import optuna
 import pytest
-from optuna.samplers import RandomSampler
-from optuna.trial import TrialState, create_trial
 
 from backroads.errors import ConfigError
 from backroads.feedback.rules import Alignment, list_rules
 from backroads.search.settings import SearchConfig, differences, resolve
-from backroads.search.space import DIMENSIONS, OPERATIONS, PRIMITIVES, SHORT, SUBSETS, groups_of, range_of
+from backroads.search.space import DIMENSIONS, OPERATIONS, PRIMITIVES, SHORT, SUBSETS, range_of
 from backroads.search.storage import hide_password, password_of, without_password
 from backroads.train.settings import read_settings, recipes
 from backroads.train.trainer import rules_of
@@ -28,17 +27,13 @@ def test_the_primitives_have_32_subsets_each_once() -> None:
     assert SUBSETS["decay+self"] == ("decay", "self_")
 
 
-@pytest.mark.parametrize("space", ["primitives", "rules"])
-def test_every_draw_of_every_group_is_a_rule_with_these_coefficients(space: str) -> None:
-    config = resolve({"space": space, "rules": list_rules(), "vary": EVERYTHING})
-    sampler = RandomSampler(seed=0)
-    nobody = create_trial(state=TrialState.RUNNING)
-    for group in groups_of(config):
+@pytest.mark.parametrize("rules", [["primitives"], list_rules()], ids=["primitives", "rules"])
+def test_every_draw_of_every_group_is_a_rule_with_these_coefficients(rules: list[str]) -> None:
+    config = resolve({"rules": rules, "vary": EVERYTHING})
+    for group in config.groups.values():
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         for _ in range(20):
-            drawn = {
-                name: sampler.sample_independent(None, nobody, name, found)  # type: ignore[arg-type]
-                for name, found in group.distributions().items()
-            }
+            drawn = group.suggest(study.ask())
             training = config.training(**group.settings(drawn))
             rule = rules_of(training)
             assert training.split == "validation"
@@ -53,14 +48,14 @@ def test_every_draw_of_every_group_is_a_rule_with_these_coefficients(space: str)
 
 
 def test_what_makes_no_difference_does_not_vary() -> None:
-    spaces = {group.name: set(group.space) for group in groups_of(resolve({"space": "primitives", "vary": EVERYTHING}))}
+    config = resolve({"rules": ["primitives", *list_rules()], "vary": EVERYTHING})
+    spaces = {name: set(group.space) for name, group in config.groups.items()}
     forward = {"learning_rate", "weight_decay"}
     assert spaces["none"] == forward
     assert spaces["decay+self"] == forward | {"decay", "self_", "backward_rate", "backward_optimizer"}
     assert {"amp", "reduction", "center_input", "every", "input_noise"} <= spaces["amp"]
-    rules = {group.name: set(group.space) for group in groups_of(resolve({"rules": list_rules(), "vary": EVERYTHING}))}
-    assert rules["normalised_mirror"] == forward | {"backward_rate", "backward_optimizer"}
-    assert rules["backprop"] == rules["kolen_pollack"] == rules["feedback_alignment"] == forward
+    assert spaces["normalised_mirror"] == forward | {"backward_rate", "backward_optimizer"}
+    assert spaces["backprop"] == spaces["kolen_pollack"] == spaces["feedback_alignment"] == forward
 
 
 @pytest.mark.parametrize(
@@ -76,6 +71,7 @@ def test_what_makes_no_difference_does_not_vary() -> None:
         ({"heartbeat": 10, "grace": 15}, "at least two heartbeats"),
         ({"name": "a/b"}, "letters, digits"),
         ({"pruner": "best"}, "pruner"),
+        ({"rules": ["backprop", "backprop"]}, "each rule once"),
     ],
 )
 def test_mistakes_are_named_with_what_was_meant(given: dict[str, object], message: str) -> None:
@@ -84,7 +80,7 @@ def test_mistakes_are_named_with_what_was_meant(given: dict[str, object], messag
 
 
 def test_ranges_can_be_narrowed() -> None:
-    config = resolve({"space": "primitives", "ranges": {"decay": [0.1, 0.2], "reduction": ["power"]}})
+    config = resolve({"ranges": {"decay": [0.1, 0.2], "reduction": ["power"]}})
     assert config.dimensions["decay"] == range_of("decay", [0.1, 0.2])
     assert config.dimensions["reduction"].choices == ("power",)
 
@@ -118,5 +114,5 @@ def test_passwords_leave_the_url(url: str, plain: str, password: str | None, mon
 @pytest.mark.parametrize("name", recipes("search"))
 def test_every_recipe_gives_each_subset_at_least_20_trials(name: str) -> None:
     config = resolve(read_settings(name, "search"))
-    assert config.space == "primitives"
-    assert config.trials >= 20 * len(SUBSETS)
+    assert config.groups.keys() == SUBSETS.keys()
+    assert min(map(config.planned, SUBSETS)) >= 20

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from backroads.data import Dataset
-from backroads.search.promote import interval
 from backroads.search.settings import resolve
 from backroads.search.trial import DivergedError, Hooks, PrunedError, StoppedError, load_once, run_trial
 from backroads.train.runtime import Runtime
@@ -96,12 +95,3 @@ def test_divergence_is_told_with_step_and_layer(dataset: Dataset) -> None:
     wild = CONFIG.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(DivergedError, match=r"step \d+ is not finite"):
         run_trial(wild, dataset, HERE, Hooks())
-
-
-def test_intervals_are_students() -> None:
-    # t(0.975) with 4 degrees of freedom is 2.7764451; the deviation of 1..5 is sqrt(2.5).
-    found = interval([1.0, 2.0, None, 3.0, 4.0, 5.0])
-    assert found["mean"] == pytest.approx(3.0)
-    assert found["interval"] == pytest.approx(2.7764451 * (2.5 / 5) ** 0.5, rel=1e-6)
-    assert interval([0.5])["interval"] is None
-    assert interval([None])["mean"] is None

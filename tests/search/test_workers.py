@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from crew import Crew
 from postgres import PASSWORD, Postgres, binaries
+from processes import Workers
 
 from backroads.errors import ConfigError
-from backroads.search.ledger import ABOUT, outcome
 from backroads.search.run import prepare
 from backroads.search.settings import resolve
-from backroads.search.storage import open_storage
+from backroads.search.storage import storage_at
+from backroads.search.study import Record
 
 WORKERS, TRIALS = 4, 12
 SETTINGS = {
@@ -43,49 +42,58 @@ def server() -> Iterator[Postgres]:
         yield running
 
 
-def check(crew: Crew, hurt: list[int]) -> None:
+def check(workers: Workers, hurt: list[Record]) -> None:
     """Every planned trial is complete once, and what was lost was tried again with its own values."""
-    trials = crew.ledger.trials()
-    ended = Counter(trial.user_attrs[ABOUT]["slot"] for trial in trials if outcome(trial) == "complete")
-    assert ended == dict.fromkeys(range(TRIALS), 1), crew.logs()
-    assert {outcome(trial) for trial in trials} <= {"complete", "lost", "withdrawn"}
-    trained = [trial for trial in trials if outcome(trial) != "withdrawn"]
-    for slot in hurt:
-        values = [str(trial.params) for trial in trained if trial.user_attrs[ABOUT]["slot"] == slot]
-        assert len(values) > 1
-        assert len(set(values)) == 1
+    records = workers.client.all_records()
+    complete = [str(record.trial.params) for record in records if record.outcome == "complete"]
+    assert len(set(complete)) == len(complete) == TRIALS, workers.logs()
+    assert {record.outcome for record in records} <= {"complete", "retried", "surplus"}
+    for lost in hurt:
+        attempts = [record for record in records if record.number == lost.number]
+        assert len(attempts) > 1
+        assert {str(record.trial.params) for record in attempts} == {str(lost.trial.params)}
 
 
-def hurt(crew: Crew, between: Callable[[], None]) -> None:
-    """Kill one worker and stop another for longer than the grace time; all planned trials are settled all the same."""
-    crew.wait(lambda: crew.training(0) is not None and crew.training(1) is not None, "two workers began no trial")
-    crew.signal(0, signal.SIGKILL)
-    crew.signal(1, signal.SIGSTOP)
-    crew.workers[0].join()
-    again = [slot for worker in (0, 1) if (slot := crew.training(worker)) is not None]
-    crew.wait(lambda: all(crew.lost(slot) for slot in again), "the lost trials were not given out again")
+def hurt(workers: Workers, between: Callable[[], None], *, stop: bool) -> None:
+    """Kill one worker and stop another for longer than the grace time; all planned trials are settled all the same.
+
+    Args:
+        stop: whether to stop one: a journal file knows of no sign of life, and a stopped process is not dead.
+    """
+    workers.wait(lambda: None not in (workers.training(0), workers.training(1)), "two workers began no trial")
+    workers.signal(0, signal.SIGKILL)
+    if stop:
+        workers.signal(1, signal.SIGSTOP)
+    workers.processes[0].join()
+    lost = [record for worker in range(1 + stop) if (record := workers.training(worker)) is not None]
+
+    def retried() -> bool:
+        found = {record.trial.number for record in workers.client.all_records() if record.outcome == "retried"}
+        return all(record.trial.number in found for record in lost)
+
+    workers.wait(retried, "the lost trials were not given out again")
     between()
-    crew.signal(1, signal.SIGCONT)
-    crew.wait(crew.left, "a worker hangs")
-    assert [worker.exitcode for worker in crew.workers] == [-signal.SIGKILL, 0, 0, 0], crew.logs()
-    check(crew, again)
+    workers.signal(1, signal.SIGCONT)
+    workers.wait(workers.left, "a worker hangs")
+    assert [process.exitcode for process in workers.processes] == [-signal.SIGKILL, 0, 0, 0], workers.logs()
+    check(workers, lost)
 
 
-@pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite", "journal"])
 def test_each_planned_trial_is_settled_once_whatever_becomes_of_workers_and_server(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", "")
     server = request.getfixturevalue("server") if kind == "postgresql" else None
     folder = tmp_path / "study"
-    config, url = prepare(resolve({**SETTINGS, **({"storage": server.url} if server is not None else {})}), folder)
+    storage = {"journal": "journal:study.log", "sqlite": None, "postgresql": server and server.url}[kind]
+    config, url = prepare(resolve({**SETTINGS, "storage": storage}), folder)
     if server is not None:
         assert PASSWORD not in url
         with monkeypatch.context() as forgotten:
             forgotten.setenv("PGPASSWORD", "wrong")
-            with pytest.raises(ConfigError, match="PGPASSWORD"):
-                open_storage(url)
-    crew = Crew(config, url, folder, WORKERS)
+            with pytest.raises(ConfigError, match="PGPASSWORD"), storage_at(url):
+                pass
 
     def restart() -> None:
         if server is not None:
@@ -93,10 +101,8 @@ def test_each_planned_trial_is_settled_once_whatever_becomes_of_workers_and_serv
             time.sleep(1.0)
             server.start()
 
-    try:
-        hurt(crew, restart)
-    finally:
-        crew.end()
+    with Workers(config, url, folder, WORKERS) as workers:
+        hurt(workers, restart, stop=kind != "journal")
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {"config.toml", "environment.json", "worker-3.log"} <= {path.name for path in files}
     assert not [path for path in files if PASSWORD.encode() in path.read_bytes()]

@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import cyclopts
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from backroads.errors import ConfigError
 from backroads.search.settings import SearchConfig, resolve
 
+if TYPE_CHECKING:
+    from backroads.search.study import StudyClient
+
 Study = Annotated[Path, Parameter(help="Folder of the study.")]
+POSITIVE = Number(gte=1)
 INTERRUPTED = 130
 
 app = cyclopts.App(
@@ -55,13 +59,13 @@ def search(
     if status == "stopped":
         print(f"backroads: stopped; the same command goes on with {folder}", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    with study_in(folder) as (storage, config_):
-        print(_table(storage, config_))
+    with study_in(folder) as client:
+        print(_table(client))
         try:
-            path, line = write_best(storage, config_, folder)
+            path, line = write_best(client, folder)
             print(f"{line}: {path}")
         finally:
-            print(f"report: {_report(storage, config_, folder)}")
+            print(f"report: {write_results(client, folder)}")
 
 
 @app.command
@@ -69,8 +73,8 @@ def status(study: Study, /) -> None:
     """Say how a study stands: how many trials ended how, and the best of each rule or subset."""
     from backroads.search.run import study_in
 
-    with study_in(study) as (storage, config):
-        print(_table(storage, config))
+    with study_in(study) as client:
+        print(_table(client))
 
 
 @app.command
@@ -84,8 +88,8 @@ def report(study: Study, /) -> None:
 
         print(write_report(study))
         return
-    with study_in(study) as (storage, config):
-        print(_report(storage, config, study))
+    with study_in(study) as client:
+        print(write_results(client, study))
 
 
 @app.command
@@ -99,8 +103,8 @@ def best(
     from backroads.search.results import write_best
     from backroads.search.run import study_in
 
-    with study_in(study) as (storage, config):
-        path, line = write_best(storage, config, study, group)
+    with study_in(study) as client:
+        path, line = write_best(client, study, group)
         print(f"{line}\n{path}")
 
 
@@ -109,25 +113,28 @@ def promote(
     study: Study,
     /,
     *,
-    top: Annotated[int, Parameter(help="How many of the best trials.")] = 5,
-    seeds: Annotated[int, Parameter(help="Fresh seeds for each.")] = 5,
-    each: Annotated[bool, Parameter(help="The best trial of each of the best rules or subsets.")] = False,
-    workers: Annotated[int, Parameter(help="Processes.")] = 1,
+    top: Annotated[int, Parameter(help="How many of the best trials to train again.", validator=POSITIVE)] = 5,
+    seeds: Annotated[int, Parameter(help="How many fresh seeds each is trained with.", validator=POSITIVE)] = 5,
+    each: Annotated[
+        bool,
+        Parameter(negative="--no-each", help="Take the best trial of each of the best rules or subsets."),
+    ] = False,
+    workers: Annotated[int, Parameter(help="How many processes train.", validator=POSITIVE)] = 1,
 ) -> None:
     """Train the best again with fresh seeds on the whole training split, and test each once."""
     from backroads.search.promote import promote as run
     from backroads.search.run import study_in
 
-    _positive(top=top, seeds=seeds, workers=workers)
-    with study_in(study) as (storage, config):
-        rows = run(storage, config, study, top=top, seeds=seeds, each=each, workers=workers, say=_say)
+    with study_in(study) as client:
+        done = run(client, study, top=top, seeds=seeds, each=each, workers=workers, say=say)
         lines = [("trial", "group", "validation, %", "test, % (95 % interval)", "n")]
-        lines += [
-            (str(r["slot"]), r["group"], f"{100 * r['validation']:.2f}", _interval(r), str(len(r["accuracies"])))
-            for r in rows
-        ]
-        print(_aligned(lines))
-        print(f"report: {_report(storage, config, study)}")
+        for row in done.rows:
+            half = "" if row.interval is None else f" ± {100 * row.interval:.2f}"
+            test = "-" if row.mean is None else f"{100 * row.mean:.2f}{half}"
+            number = str(len(row.accuracies))
+            lines.append((str(row.slot), row.group, f"{100 * (row.validation or 0.0):.2f}", test, number))
+        print(aligned(lines))
+        print(f"report: {write_results(client, study)}")
 
 
 @app.command
@@ -135,77 +142,63 @@ def reap(
     study: Study,
     /,
     *,
-    host: Annotated[str | None, Parameter(help="A machine whose workers are all gone.")] = None,
-    all_: Annotated[bool, Parameter(name="--all", help="No worker is alive anywhere.")] = False,
+    host: Annotated[str | None, Parameter(help="Name of a machine on which no worker runs any more.")] = None,
+    all_: Annotated[
+        bool, Parameter(name="--all", negative="--no-all", help="No worker of this search runs anywhere any more.")
+    ] = False,
 ) -> None:
-    """Free trials whose worker has died, for storages that do not notice (a journal file).
+    """Give trials whose worker has died to other workers, where the storage does not notice: a journal file.
 
-    Without a flag: those of processes of this machine that are no more.
+    Without a flag: trials of processes of this machine that have ended.
     """
-    from backroads.search.ledger import ABOUT, Ledger
-    from backroads.search.process import is_gone
     from backroads.search.run import study_in
 
-    with study_in(study) as (storage, config):
-
-        def dead(trial: Any) -> bool:
-            worker = trial.user_attrs[ABOUT]["worker"]
-            return all_ or worker.split(":")[0] == host or is_gone(worker) is True
-
-        freed = Ledger(storage, config.name, config.trials, retries=config.retries).reap(dead)
+    with study_in(study) as client:
+        freed = [
+            record
+            for group in client.groups
+            for record in client.release(
+                group, lambda record: all_ or (record.process is not None and record.process.split(":")[0] == host)
+            )
+        ]
         print(f"freed {len(freed)} of the running trials; workers take them up again from their last checkpoint")
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line at once, also into a pipe."""
     print(line, flush=True)
 
 
-def _positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ConfigError(f"{name}: expected 1 or more, got {value}")
-
-
-def _report(storage: Any, config: SearchConfig, folder: Path) -> Path:
+def write_results(client: StudyClient, folder: Path) -> Path:
+    """Write results.json and the report; returns the report's path."""
     from backroads.report import write_report
     from backroads.runs.folder import write_json
+    from backroads.runs.schema import as_data
     from backroads.search.results import gather
 
-    write_json(folder / "results.json", gather(storage, config), indent=None)
+    write_json(folder / "results.json", as_data(gather(client)), indent=None)
     return write_report(folder)
 
 
-def _table(storage: Any, config: SearchConfig) -> str:
-    """How a study stands, as text."""
+def _table(client: StudyClient) -> str:
+    """How a search stands, as text."""
     from backroads.search.results import gather
 
-    found = gather(storage, config)
+    found = gather(client)
     lines = [("rule or subset", "best, %", "median, %", "complete", "pruned", "failed", "of")]
-    for row in sorted(found["groups"], key=lambda row: -(row["best"] or -1.0)):
-        ended = row["ended"]
-        failed = ended["diverged"] + ended["error"] + ended["lost"]
-        lines.append(
-            (
-                row["group"],
-                "-" if row["best"] is None else f"{100 * row['best']:.2f}",
-                "-" if row["quartiles"] is None else f"{100 * row['quartiles'][1]:.2f}",
-                *(str(n) for n in (ended["complete"], ended["pruned"], failed, row["planned"])),
-            )
-        )
-    seconds = "" if found["seconds"] is None else f" in {found['seconds']:.0f} s"
-    note = f"{found['settled']} of {found['planned']} trials settled{seconds}, {found['running']} running"
-    if found["lost_attempts"]:
-        note += f"; {found['lost_attempts']} attempts lost their worker"
-    return f"{_aligned(lines)}\n{note}; validation accuracy"
+    for row in sorted(found.groups, key=lambda row: -(row.best or -1.0)):
+        best = "-" if row.best is None else f"{100 * row.best:.2f}"
+        median = "-" if row.quartiles is None else f"{100 * row.quartiles[1]:.2f}"
+        counts = [str(n) for n in (row.ended["complete"], row.ended["pruned"], row.failed, row.planned)]
+        lines.append((row.group, best, median, counts[0], counts[1], counts[2], counts[3]))
+    seconds = "" if found.seconds is None else f" in {found.seconds:.0f} s"
+    note = f"{found.settled} of {found.planned} trials settled{seconds}, {found.running} running"
+    if found.lost_attempts:
+        note += f"; {found.lost_attempts} attempts lost their worker"
+    return f"{aligned(lines)}\n{note}; validation accuracy"
 
 
-def _interval(row: dict[str, Any]) -> str:
-    if row["mean"] is None:
-        return "-"
-    half = row["interval"]
-    return f"{100 * row['mean']:.2f}" + ("" if half is None else f" ± {100 * half:.2f}")
-
-
-def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
+def aligned(lines: Sequence[tuple[str, ...]]) -> str:
+    """Rows as text, with columns of one width each."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -87,7 +87,7 @@ def _low(trials: Sequence[Trial]) -> float:
 
 def _title(search: Search) -> str:
     settings = search.results.settings
-    what = "Subsets of the primitives" if settings.get("space") == "primitives" else "Rules"
+    what = "Subsets of the primitives" if search.results.groups[0].subset is not None else "Rules"
     return f"{what} searched on {settings.get('data', 'data')}"
 
 

@@ -1,7 +1,7 @@
-"""Metaparameter search: many small trainings, on one machine or many, and what came of them.
+"""Search of coefficients, operations and rates: many short trainings, on one machine or many, kept by Optuna.
 
-``settings`` says what is searched, ``space`` what a trial may be, ``storage`` where trials are kept, ``ledger`` who
-trains which and that none is lost, ``sampling`` what is tried next, ``desk`` is where a worker asks, ``trial`` trains
-one, ``worker`` one after the other, ``run`` starts workers and watches, ``results`` sums up, ``promote`` trains the
-best ones again.
+:mod:`~backroads.search.settings` and :mod:`~backroads.search.space` say what varies, :mod:`~backroads.search.storage`
+opens Optuna's storage, :mod:`~backroads.search.study` hands out trials and accounts for them,
+:mod:`~backroads.search.worker` trains them one after the other, :mod:`~backroads.search.run` starts workers and
+watches, :mod:`~backroads.search.results` sums up, :mod:`~backroads.search.promote` trains the best again.
 """

@@ -1,4 +1,4 @@
-"""Which process a worker is, told from all others: its machine, its number, and when it began."""
+"""Which process works on a trial, so that a process that has died is recognised on its own machine."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ import socket
 from pathlib import Path
 
 
-def me() -> str:
-    """This process, told from all others: machine, process and when that began."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_began(os.getpid())}"
+def process_id() -> str:
+    """This process as ``HOST:PID:START``, unlike any other's: process numbers are used again, their start is not."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_start(os.getpid())}"
 
 
-def is_gone(worker: str) -> bool | None:
-    """Whether that process has ended; None if it is another machine's, of which nothing is known."""
-    host, pid, began = worker.rsplit(":", 2)
+def is_gone(process: str) -> bool | None:
+    """Whether a process has ended; None if it ran on another machine, of which nothing is known here.
+
+    Args:
+        process: as :func:`process_id` gave it.
+    """
+    host, pid, start = process.rsplit(":", 2)
     if host != socket.gethostname():
         return None
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
+    except PermissionError:  # it runs, as another user
         pass
-    return _began(int(pid)) != began
+    return _start(int(pid)) != start
 
 
-def _began(pid: int) -> str:
-    """When a process began, in the kernel's count; empty where that is not told."""
+def _start(pid: int) -> str:
+    """When a process started, in ticks since the machine did; empty where there is no /proc."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except (OSError, IndexError):

@@ -1,40 +1,40 @@
-"""After a search: its best trained again with fresh seeds and tested once, and carried to other architectures.
+"""After a search: its best trials trained again with fresh seeds and tested once, and carried to other architectures.
 
-Trainings that are done are kept in ``promote.json`` and ``transfer.json`` of the study's folder: what was interrupted
+Trainings that are done are kept in ``promote.json`` and ``transfer.json`` of the search's folder: what was interrupted
 goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
-import statistics
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from backroads.errors import BackroadsError, ConfigError, RunError
+from backroads.models import build_model
 from backroads.runs.folder import write_json
-from backroads.search.ledger import ABOUT
+from backroads.runs.results import PromotedTrial, Promotion, Transfer, TransferCell, TransferRow
+from backroads.runs.schema import as_data
+from backroads.runs.statistics import estimate
 from backroads.search.results import best_of_groups, ranked, training_of
 from backroads.search.settings import SearchConfig
+from backroads.search.study import StudyClient
+from backroads.search.trial import DivergedError, Hooks, load_once, run_trial
+from backroads.train.runtime import runtime
 from backroads.train.settings import TrainConfig
 
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
-
 PROMOTED, TRANSFERRED = "promote.json", "transfer.json"
-FRESH = 10_000  # added to the search's seed: none that a trial has seen
-LEVEL = 0.95  # of confidence intervals
+FRESH = 10_000  # added to the search's seed: no trial has seen these
 BACKPROP = "backprop"
 
 
 def promote(
-    storage: BaseStorage,
-    config: SearchConfig,
+    client: StudyClient,
     folder: Path,
     *,
     top: int,
@@ -42,45 +42,44 @@ def promote(
     each: bool = False,
     workers: int = 1,
     say: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """Train the best ``top`` trials again on the whole training split, with fresh seeds, and test each training once.
+) -> Promotion:
+    """Train the best trials again on the whole training split, with fresh seeds, and test each training once.
 
     Args:
-        each: the best trial of each of the ``top`` best groups instead. workers: processes. say: told of each training.
+        client: of the search. folder: of the search; ``promote.json`` is written there. top: how many trials.
+        seeds: trainings of each. each: take the best trial of each of the ``top`` best groups instead.
+        workers: processes. say: called with a line when a training ends.
 
     Returns:
-        A row a trial, the best test accuracy first; also in ``promote.json``.
+        A row for each trial, the best mean test accuracy first.
 
     Raises:
         RunError: no trial is complete.
     """
-    trials = _trials(storage, config)
-    chosen = (list(best_of_groups(trials, config).values()) if each else ranked(trials, config))[:top]
+    records = client.all_records()
+    chosen = (list(best_of_groups(records).values()) if each else ranked(records))[:top]
     if not chosen:
         raise RunError("promote: no trial is complete yet; go on with the search")
+    fresh = fresh_seeds(client.config, seeds)
     jobs = {
-        f"{_slot(trial)}/{seed}": training_of(trial, config, seed=seed)
-        for trial in chosen
-        for seed in fresh_seeds(config, seeds)
+        f"{record.group}/{record.number}/{seed}": training_of(client, record, seed=seed)
+        for record in chosen
+        for seed in fresh
     }
     found = _train_all(folder / PROMOTED, jobs, workers, say)
-    rows = [
-        {
-            "slot": _slot(trial),
-            "group": _group(trial),
-            "validation": trial.value,
-            **interval([found[f"{_slot(trial)}/{seed}"]["accuracy"] for seed in fresh_seeds(config, seeds)]),
-        }
-        for trial in chosen
-    ]
-    rows.sort(key=lambda row: -(row["mean"] or 0.0))
-    _write(folder / PROMOTED, found, {"rows": rows, "seeds": fresh_seeds(config, seeds)})
-    return rows
+    rows = []
+    for record in chosen:
+        accuracies = [found[f"{record.group}/{record.number}/{seed}"]["accuracy"] for seed in fresh]
+        mean = estimate(accuracies)
+        rows.append(PromotedTrial(record.number, record.group, record.value, tuple(accuracies), mean.mean, mean.half))
+    rows.sort(key=lambda row: -(row.mean or 0.0))
+    promotion = Promotion(tuple(rows), tuple(fresh), found)
+    write_json(folder / PROMOTED, as_data(promotion), indent=None)
+    return promotion
 
 
 def transfer(
-    storage: BaseStorage,
-    config: SearchConfig,
+    client: StudyClient,
     folder: Path,
     *,
     models: list[str],
@@ -88,50 +87,56 @@ def transfer(
     seeds: int,
     workers: int = 1,
     say: Callable[[str], None],
-) -> dict[str, Any]:
+) -> Transfer:
     """Train the best of each group, unchanged, on other networks, beside backprop; test each training once.
 
-    What is lost in transfer: (backprop - rule) on the other network less (backprop - rule) on the searched one, in
+    What is lost in transfer is (backprop - rule) on the other network less (backprop - rule) on the searched one, in
     accuracy. Backprop has the settings of the search, with its own best rates if it was searched too.
 
-    Returns:
-        ``models`` (the searched one first) and ``rows``; also in ``transfer.json``.
+    Args:
+        client, folder, workers, say: as for :func:`promote`; ``transfer.json`` is written. models: names of networks;
+            the searched one is added. top: how many groups. seeds: trainings of each on each network.
 
     Raises:
         ConfigError: an unknown model; before anything is trained. RunError: no trial is complete.
     """
-    best = dict(list(best_of_groups(_trials(storage, config), config).items())[:top])
+    config = client.config
+    best = dict(list(best_of_groups(client.all_records()).items())[:top])
     if not best:
         raise RunError("transfer: no trial is complete yet; go on with the search")
     models = list(dict.fromkeys((config.model, *models)))
-    settings: dict[str, dict[str, Any]] = {group: training_of(trial, config) for group, trial in best.items()}
+    settings: dict[str, dict[str, Any]] = {group: training_of(client, record) for group, record in best.items()}
     if BACKPROP not in settings:
         plain = config.training(split="test", rule=BACKPROP, rule_options={}).model_dump(exclude_none=True)
         settings = {BACKPROP: plain, **settings}
     _check_models(models, config)
+    fresh = fresh_seeds(config, seeds)
     jobs = {
         f"{group}/{model}/{seed}": _on(chosen, model, config, seed)
         for group, chosen in settings.items()
         for model in models
-        for seed in fresh_seeds(config, seeds)
+        for seed in fresh
     }
     found = _train_all(folder / TRANSFERRED, jobs, workers, say)
-    cells = {
-        (group, model): interval([found[f"{group}/{model}/{seed}"]["accuracy"] for seed in fresh_seeds(config, seeds)])
+    accuracies = {
+        (group, model): [found[f"{group}/{model}/{seed}"]["accuracy"] for seed in fresh]
         for group in settings
         for model in models
     }
-    rows = [
-        {
-            "group": group,
-            "models": {
-                model: {**cells[group, model], "lost": _lost(cells, group, model, models[0])} for model in models
-            },
-        }
-        for group in settings
-    ]
-    table = {"models": models, "rows": rows, "seeds": fresh_seeds(config, seeds)}
-    _write(folder / TRANSFERRED, found, table)
+    means = {key: estimate(values) for key, values in accuracies.items()}
+
+    def gap(group: str, model: str) -> float | None:
+        reference, mean = means[BACKPROP, model].mean, means[group, model].mean
+        return None if reference is None or mean is None else reference - mean
+
+    def cell(group: str, model: str) -> TransferCell:
+        other, own, mean = gap(group, model), gap(group, models[0]), means[group, model]
+        lost = None if other is None or own is None else other - own
+        return TransferCell(tuple(accuracies[group, model]), mean.mean, mean.half, lost)
+
+    rows = tuple(TransferRow(group, {model: cell(group, model) for model in models}) for group in settings)
+    table = Transfer(tuple(models), rows, tuple(fresh), found)
+    write_json(folder / TRANSFERRED, as_data(table), indent=None)
     return table
 
 
@@ -140,34 +145,14 @@ def fresh_seeds(config: SearchConfig, count: int) -> list[int]:
     return [config.seed + FRESH + n for n in range(count)]
 
 
-def interval(accuracies: list[float | None]) -> dict[str, Any]:
-    """Mean, and half the width of its 95 % confidence interval (Student's t); over the trainings that did not diverge.
-
-    The mean is None if none is left, the interval if one is.
-    """
-    from scipy.stats import t
-
-    finite = [a for a in accuracies if a is not None]
-    half = None
-    if len(finite) > 1:
-        quantile = float(t.ppf(0.5 + LEVEL / 2, len(finite) - 1))
-        half = quantile * statistics.stdev(finite) / math.sqrt(len(finite))
-    return {"accuracies": accuracies, "mean": statistics.fmean(finite) if finite else None, "interval": half}
-
-
 def final_accuracy(settings: dict[str, Any]) -> dict[str, Any]:
     """Train once and evaluate once, at the end: ``accuracy``, None for a training that diverged, and ``reason``."""
-    import torch
-
-    from backroads.search.trial import DivergedError, Hooks, load_once, run_trial
-    from backroads.train.runtime import runtime
-
     config = TrainConfig(**settings)
     torch.set_num_threads(config.threads or 1)
-    with runtime(config) as here:
+    with runtime(config) as process:
         try:
-            dataset = load_once(config, _DATA, here.device)
-            accuracy = run_trial(config, dataset, here, Hooks(), report_every=config.epochs)
+            dataset = load_once(config, _DATA, process.device)
+            accuracy = run_trial(config, dataset, process, Hooks(), report_every=config.epochs)
         except DivergedError as error:
             return {"accuracy": None, "reason": str(error)}
     return {"accuracy": accuracy, "reason": None}
@@ -186,7 +171,7 @@ def _train_all(
 
     def note(name: str, result: dict[str, Any]) -> None:
         done[name] = {"settings": jobs[name], **result}
-        _write(path, {**known, **done}, {})
+        write_json(path, {"trainings": {**known, **done}}, indent=None)
         told = "diverged" if result["accuracy"] is None else f"test accuracy {100 * result['accuracy']:.2f} %"
         say(f"[{len(done)}/{len(jobs)}] {name}: {told}")
 
@@ -202,32 +187,13 @@ def _train_all(
     return done
 
 
-def _write(path: Path, trainings: dict[str, Any], table: dict[str, Any]) -> None:
-    write_json(path, {**table, "trainings": trainings}, indent=None)
-
-
 def _on(settings: dict[str, Any], model: str, config: SearchConfig, seed: int) -> dict[str, Any]:
     """The settings on another model, whose options are its own."""
     changed = {**settings, "model": model, "seed": seed}
     return changed if model == config.model else {**changed, "model_options": {}}
 
 
-def _lost(cells: dict[tuple[str, str], dict[str, Any]], group: str, model: str, home: str) -> float | None:
-    gaps = []
-    for place in (model, home):
-        here, other = cells[BACKPROP, place]["mean"], cells[group, place]["mean"]
-        if here is None or other is None:
-            return None
-        gaps.append(here - other)
-    return float(gaps[0] - gaps[1])
-
-
 def _check_models(models: Iterable[str], config: SearchConfig) -> None:
-    import torch
-
-    from backroads.models import build_model
-    from backroads.search.trial import load_once
-
     dataset = load_once(config.training(), _DATA, torch.device("cpu"))
     for model in models:
         options = config.train.get("model_options", {}) if model == config.model else {}
@@ -235,15 +201,3 @@ def _check_models(models: Iterable[str], config: SearchConfig) -> None:
             build_model(model, classes=dataset.classes, shape=dataset.shape, options=options)
         except BackroadsError as error:
             raise ConfigError(f"models: {error}") from None
-
-
-def _trials(storage: BaseStorage, config: SearchConfig) -> list[FrozenTrial]:
-    return storage.get_all_trials(storage.get_study_id_from_name(config.name), deepcopy=False)
-
-
-def _slot(trial: FrozenTrial) -> int:
-    return int(trial.user_attrs[ABOUT]["slot"])
-
-
-def _group(trial: FrozenTrial) -> str:
-    return str(trial.user_attrs[ABOUT]["group"])

@@ -1,10 +1,9 @@
-"""Starts a study, or goes on with it: makes its folder, starts workers, watches, and ends with all of them."""
+"""Starts a search or goes on with one: makes its folder, starts workers, watches them, and ends with all of them."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -12,109 +11,94 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tomli_w
 
 from backroads.errors import ConfigError, RunError
+from backroads.runs.environment import environment
 from backroads.runs.folder import write_atomically, write_json
-from backroads.search.ledger import ABOUT, Ledger, outcome
-from backroads.search.process import is_gone
-from backroads.search.results import running, settled
-from backroads.search.settings import SearchConfig, differences, resolve, to_json
-from backroads.search.space import groups_of
-from backroads.search.storage import hide_password, password_of, storage_at, url_of, without_password
-from backroads.search.worker import FOLDER, SETTINGS
+from backroads.search.settings import SearchConfig, differences, resolve
+from backroads.search.storage import (
+    hide_password,
+    password_of,
+    path_of,
+    retrying,
+    storage_at,
+    url_of,
+    without_password,
+)
+from backroads.search.study import Record, StudyClient, find_search, save_search, searches_in, settled
 from backroads.train.config import read_toml
+from backroads.train.runtime import Stopper
 
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
-
-LOOK = 0.5  # seconds between looks at the study
+LOOK = 0.5  # seconds between looks at the trials of up to eight groups
 FAREWELL = 30.0  # seconds that workers have to leave
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """The study at a moment.
+    """How a search stands.
 
     Attributes:
-        planned: trials. done: those settled, in the order in which they ended. new: those since the last view.
-        running: those being trained. best: the best complete one. seconds: since the search was started.
+        planned: number of trials in all. settled: those that ended, in the order in which they did. new: of these,
+            those since the last view. running: those being trained. seconds: since this process started. done_here:
+            how many trials ended since then.
     """
 
     planned: int
-    done: list[FrozenTrial]
-    new: list[FrozenTrial]
-    running: list[FrozenTrial]
-    best: FrozenTrial | None
+    settled: list[Record]
+    new: list[Record]
+    running: list[Record]
+    done_here: int
     seconds: float
 
-
-def view_of(trials: list[FrozenTrial], config: SearchConfig, shown: set[int], seconds: float) -> View:
-    """A view of ``trials``, with those as new that are not in ``shown``."""
-    done = settled(trials, config)
-    complete = [trial for trial in done if outcome(trial) == "complete"]
-    return View(
-        planned=config.trials,
-        done=done,
-        new=[trial for trial in done if trial.number not in shown],
-        running=running(trials, config),
-        best=max(complete, key=lambda trial: trial.value or 0.0, default=None),
-        seconds=seconds,
-    )
+    @property
+    def best(self) -> Record | None:
+        """The best complete trial."""
+        complete = [record for record in self.settled if record.outcome == "complete"]
+        return max(complete, key=lambda record: record.value or 0.0, default=None)
 
 
 def prepare(config: SearchConfig, folder: Path) -> tuple[SearchConfig, str]:
-    """The study in ``folder``, made or found; its settings and the URL of its storage, without a password.
+    """Make a search in a folder, or find the one that is there.
+
+    Returns:
+        Its settings and the URL of its storage, both without a password.
 
     Raises:
-        ConfigError: a folder with something else, other settings than the study's, an unknown rule.
-        RunError: the storage does not answer.
+        ConfigError: other settings than those of the search that is there, a folder with something else, an unknown
+            rule; nothing is written then. RunError: the storage does not answer.
     """
-    import optuna
-
-    groups_of(config)  # unknown rules are said before anything is written
+    _ = config.groups  # unknown rules are said before anything is written
     if config.storage is not None:
         config = config.model_copy(update={"storage": hide_password(config.storage)})
-    url = url_of(config, folder)
-    settings = folder / "config.toml"
-    if settings.is_file():
-        old = load_settings(folder)
-        found = differences(old, config)
-        if found:
-            raise ConfigError(
-                f"out: {folder} holds a study with other settings:\n  "
-                + "\n  ".join(found)
-                + "\nleave them out to go on with it, or name another folder with --out"
-            )
+    url = url_of(config.storage, folder)
+    if (folder / "config.toml").is_file():
+        _refuse(differences(load_settings(folder), config), f"out: {folder} holds a study", "--out")
     elif folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"out: {folder} exists, is not empty and holds no study; choose another folder")
-    if not url.startswith(("sqlite", "journal")):
-        with storage_at(url):  # a server that is not there is said before anything is written
-            pass
+    path = path_of(url)
+    if path is None or path.is_file():
+        with storage_at(url) as storage:
+            known = searches_in(storage).get(config.name)
+            if known is not None:
+                where = f"name: {without_password(url)} has a study {config.name!r}"
+                _refuse(differences(resolve(known.settings), config), where, "--name")
     folder.mkdir(parents=True, exist_ok=True)
-    if not settings.is_file():
-        from backroads.runs.environment import environment
-
+    if not (folder / "environment.json").is_file():
         write_json(folder / "environment.json", environment(_command()))
-    write_atomically(settings, tomli_w.dumps(config.model_dump(exclude_none=True)))
+    write_atomically(folder / "config.toml", tomli_w.dumps(config.model_dump(exclude_none=True)))
     with storage_at(url) as storage:
-        with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):
-            storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], config.name)
-        number = storage.get_study_id_from_name(config.name)
-        known = storage.get_study_user_attrs(number).get(SETTINGS)
-        found = [] if known is None else differences(resolve(json.loads(known)), config)
-        if found:
-            raise ConfigError(
-                f"name: {without_password(url)} has a study {config.name!r} with other settings:\n  "
-                + "\n  ".join(found)
-                + "\nname yours otherwise, with --name"
-            )
-        storage.set_study_user_attr(number, SETTINGS, to_json(config))
-        storage.set_study_user_attr(number, FOLDER, str(folder.resolve()))
+        save_search(storage, config, folder)
     return config, url
+
+
+def _refuse(differences: list[str], where: str, flag: str) -> None:
+    if differences:
+        lines = "\n  ".join(differences)
+        raise ConfigError(
+            f"{where} with other settings:\n  {lines}\nleave them out to go on with it, or name another with {flag}"
+        )
 
 
 def load_settings(folder: Path) -> SearchConfig:
@@ -139,39 +123,38 @@ def search(config: SearchConfig, folder: Path, show: Callable[[View], None]) -> 
         ConfigError: before anything is trained. RunError: all workers are gone, or the storage is.
     """
     config, url = prepare(config, folder)
-    with storage_at(url, heartbeat=config.heartbeat, grace=config.grace) as storage:
-        ledger = Ledger(storage, config.name, config.trials, retries=config.retries, patience=config.patience)
-        if url.startswith("sqlite"):  # all of its workers were processes of this machine
-            ledger.reap(lambda trial: is_gone(trial.user_attrs[ABOUT]["worker"]) is True)
-        return _watch(config, url, folder, ledger, show)
+    with client_at(url, config) as client:
+        for group in client.groups:  # trials of workers that died with an earlier search
+            client.release(group)
+        return _watch(config, url, folder, client, show)
 
 
-def _watch(config: SearchConfig, url: str, folder: Path, ledger: Ledger, show: Callable[[View], None]) -> str:
-    from backroads.train.runtime import Stopper
-
-    began, shown = time.monotonic(), {trial.number for trial in settled(ledger.trials(), config)}
+def _watch(config: SearchConfig, url: str, folder: Path, client: StudyClient, show: Callable[[View], None]) -> str:
+    began, before = time.monotonic(), len(settled(client.all_records()))
+    shown = before
     with Stopper() as stopper, _workers(config, url, folder) as workers:
         while True:
-            view = view_of(ledger.trials(), config, shown, time.monotonic() - began)
-            shown |= {trial.number for trial in view.new}
-            show(view)
-            if len(view.done) >= config.trials:
+            records = retrying(client.all_records, config.patience)
+            done, running = settled(records), [record for record in records if record.outcome == "running"]
+            show(View(config.trials, done, done[shown:], running, len(done) - before, time.monotonic() - began))
+            shown = len(done)
+            if shown >= config.trials:
                 return "settled"
             if stopper.signal is not None:
                 return "stopped"
-            _check(workers, ledger, folder)
-            time.sleep(LOOK)
+            _check(workers, client, folder)
+            time.sleep(LOOK * max(1.0, len(client.groups) / 8))
 
 
-def _check(workers: dict[int, subprocess.Popen[bytes]], ledger: Ledger, folder: Path) -> None:
-    """Free what lost workers had; raises if settings are at fault or none is left."""
+def _check(workers: dict[int, subprocess.Popen[bytes]], client: StudyClient, folder: Path) -> None:
+    """Free the trials of workers that died; raises if the settings are at fault or no worker is left."""
     for number, process in list(workers.items()):
         status = process.poll()
         if status is None:
             continue
         del workers[number]
-        mark = f":{process.pid}:"
-        ledger.reap(lambda trial, mark=mark: mark in trial.user_attrs[ABOUT]["worker"])  # type: ignore[misc]
+        for group in client.groups:
+            client.release(group)
         last = _last_line(folder / f"worker-{number}.log")
         if status == 2:
             raise ConfigError(last.removeprefix("backroads: "))
@@ -194,7 +177,7 @@ def _workers(config: SearchConfig, url: str, folder: Path) -> Iterator[dict[int,
     started: dict[int, subprocess.Popen[bytes]] = {}
     try:
         for number in range(config.workers):
-            words = ["worker", url, config.name, "--number", str(number), "--folder", str(folder)]
+            words = ["worker", url, config.name, "--folder", str(folder)]
             with (folder / f"worker-{number}.log").open("ab") as log:
                 started[number] = subprocess.Popen(
                     [sys.executable, "-m", "backroads", *words, "--parent", str(os.getpid())],
@@ -239,15 +222,21 @@ def _cleared(word: str) -> str:
 
 
 @contextlib.contextmanager
-def study_in(folder: Path) -> Iterator[tuple[BaseStorage, SearchConfig]]:
-    """The storage and the settings of the study in ``folder``; raises ConfigError, RunError."""
+def client_at(url: str, config: SearchConfig) -> Iterator[StudyClient]:
+    """A client of the search at a URL, closed at the end; raises ConfigError, RunError."""
+    options = {"heartbeat": config.heartbeat, "grace": config.grace, "retries": config.retries}
+    with storage_at(url, **options, patience=config.patience) as storage:
+        yield retrying(lambda: StudyClient(storage, config), config.patience)
+
+
+@contextlib.contextmanager
+def study_in(folder: Path) -> Iterator[StudyClient]:
+    """A client of the search in ``folder``; raises ConfigError, RunError."""
     config = load_settings(folder)
-    url = url_of(config, folder)
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
-        raise ConfigError(f"study: {folder} has no study.db; has the search begun?")
-    with storage_at(url, heartbeat=config.heartbeat, grace=config.grace) as storage:
-        try:
-            storage.get_study_id_from_name(config.name)
-        except KeyError:
-            raise ConfigError(f"study: {without_password(url)} has none called {config.name!r}") from None
-        yield storage, config
+    url = url_of(config.storage, folder)
+    path = path_of(url)
+    if path is not None and not path.is_file():
+        raise ConfigError(f"study: {folder} has no {path.name}; has the search begun?")
+    find_search(url, config.name)
+    with client_at(url, config) as client:
+        yield client

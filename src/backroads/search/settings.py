@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from backroads.errors import ConfigError
-from backroads.search.space import DIMENSIONS, Range, expanded, range_of
+from backroads.search.space import DIMENSIONS, Group, Range, expanded, groups_of, range_of
 from backroads.train.config import checked, parse
 
 if TYPE_CHECKING:
@@ -34,40 +33,47 @@ class SearchConfig(BaseModel):
         {}, description="Any other setting of `backroads train`, as in train.momentum = 0.95; the same for all trials."
     )
 
-    space: Literal["rules", "primitives"] = Field(
-        "rules", description="What is searched: the named rules, or all 32 subsets of the five primitives."
-    )
     rules: list[str] = Field(
-        ["symmetric_alignment"], min_length=1, description="Rules, each with its own coefficients; for space 'rules'."
+        ["symmetric_alignment"],
+        min_length=1,
+        description="Rules to search, each with its own coefficients; 'primitives' stands for all 32 subsets of the "
+        "five primitives.",
     )
     vary: list[str] = Field(
         ["coefficients", "reduction", "center_input", "learning_rate", "backward_rate"],
-        description="What varies: coefficients, operations (all switches), or single ones by name.",
+        description="Values that vary from trial to trial, by name; 'coefficients' are those of the rule, 'operations' "
+        "all of its on/off switches.",
     )
     ranges: dict[str, Any] = Field(
-        {}, description="Other ranges, as in ranges.learning_rate = [0.01, 1.0] or ranges.reduction = ['power']."
+        {},
+        description="Ranges in place of the usual ones, as in ranges.learning_rate = [0.01, 1.0] or "
+        "ranges.reduction = ['power'].",
     )
 
-    trials: int = Field(100, ge=1, le=10_000_000, description="Planned trials, shared evenly by rules or subsets.")
-    workers: int = Field(1, ge=0, le=1024, description="Worker processes here; 0: others will join.")
-    threads: int = Field(1, ge=1, description="CPU threads of a worker.")
-    seed: int = Field(
-        0, ge=0, lt=2**31, description="Seed of the trainings and, plus the worker's number, of sampling."
+    trials: int = Field(100, ge=1, le=10_000_000, description="Trials in all, shared evenly by the rules or subsets.")
+    workers: int = Field(
+        1, ge=0, le=1024, description="Worker processes on this machine; with 0, it waits for workers that join."
     )
-    sampler: Literal["tpe", "random"] = Field("tpe", description="What proposes the next trial.")
-    startup: int = Field(8, ge=1, description="Random trials of a rule or subset before TPE proposes.")
-    window: int = Field(400, ge=50, description="Trials that TPE looks at: the best 50 and the newest others.")
+    threads: int = Field(1, ge=1, description="CPU threads of each worker.")
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="Seed of every training; sampling is seeded from it and the trial's number."
+    )
+    sampler: Literal["tpe", "random"] = Field(
+        "tpe", description="How values are proposed: by Optuna's TPE, or at random."
+    )
+    startup: int = Field(8, ge=1, description="Trials of each rule or subset at random before TPE proposes.")
     pruner: Literal["none", "median", "hyperband"] = Field("median", description="What ends poor trials early.")
-    report_every: int = Field(1, ge=1, description="Epochs between evaluations, which the pruner sees.")
+    report_every: int = Field(1, ge=1, description="Epochs between evaluations; a trial can be ended early at each.")
 
     storage: str | None = Field(
         None,
-        description="postgresql://USER@HOST/DATABASE or journal:FILE; None: SQLite in the study's folder.",
+        description="Where trials are kept: postgresql://USER@HOST/DATABASE or journal:FILE; without it, SQLite in the "
+        "study's folder.",
     )
     name: str = Field("search", description="Name of the study in its storage.")
-    heartbeat: int = Field(10, ge=1, description="Seconds between signs of life (SQLite, PostgreSQL).")
-    grace: int = Field(60, ge=2, description="Seconds without one after which a trial is given to another worker.")
-    retries: int = Field(2, ge=0, description="How often a trial whose worker was lost is tried again.")
+    heartbeat: int = Field(10, ge=1, description="Seconds between a worker's signs of life (SQLite, PostgreSQL).")
+    grace: int = Field(60, ge=2, description="Seconds without a sign of life until a trial is given to another worker.")
+    retries: int = Field(2, ge=0, description="How often a trial is tried again after its worker has died.")
     patience: float = Field(120.0, gt=0, description="Seconds to wait for a storage that does not answer.")
     checkpoint_seconds: float = Field(
         60.0, ge=0, description="Least time between checkpoints of a trial; shorter trials write none."
@@ -120,9 +126,19 @@ class SearchConfig(BaseModel):
 
     @property
     def dimensions(self) -> dict[str, Range]:
-        """What may vary, by name, with its range."""
+        """The range of each value that may vary, by name."""
         known = {name: DIMENSIONS[name] for name in expanded(self.vary)}
         return {name: range_of(name, self.ranges[name]) if name in self.ranges else r for name, r in known.items()}
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """The rules or subsets by name, in the order in which they take turns; raises RuleError for unknown rules."""
+        return {group.name: group for group in groups_of(self.rules, self.dimensions)}
+
+    def planned(self, group: str) -> int:
+        """How many trials a rule or subset has: its share of all."""
+        names = list(self.groups)
+        return len(range(names.index(group), self.trials, len(names)))
 
 
 # What may change when a study goes on: who works on it and how it is watched, and that it grows.
@@ -158,13 +174,3 @@ def _parsed(value: Any) -> Any:
     if isinstance(value, list):
         return [_parsed(inner) for inner in value]
     return parse(value)
-
-
-def to_json(config: SearchConfig) -> str:
-    """The settings as text for the storage, without a password."""
-    from backroads.search.storage import without_password
-
-    data = config.model_dump(exclude_none=True)
-    if config.storage is not None:
-        data["storage"] = without_password(config.storage)
-    return json.dumps(data)

@@ -1,4 +1,4 @@
-"""What a trial may be: groups (rules, or subsets of the primitives), what varies in each, and its settings as data.
+"""What a search varies: groups (rules, or subsets of the primitives), and the values that vary in each.
 
 The primitives are those of Kunin et al., "Two Routes to Scalable Credit Assignment without Weight Symmetry", ICML 2020.
 """
@@ -13,29 +13,26 @@ from typing import TYPE_CHECKING, Any
 from backroads.errors import nearest
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
-    from backroads.search.settings import SearchConfig
+    from optuna import Trial
 
 PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")  # as in backroads.feedback.rules, which needs torch
-NOTHING = "none"  # the empty subset: fixed backward weights
+NO_PRIMITIVE = "none"  # the empty subset: fixed backward weights
+ALL_SUBSETS = "primitives"  # stands for the 32 subsets where rules are named
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Where a value comes from: log-uniform between ``low`` and ``high``, or one of ``choices``."""
+    """Where a value comes from: one of ``choices``, or, without any, between ``low`` and ``high``, log-uniformly."""
 
     low: float = 0.0
     high: float = 0.0
     choices: tuple[Any, ...] = ()
 
-    def distribution(self) -> BaseDistribution:
-        """The same for optuna."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution
-
-        return (
-            CategoricalDistribution(self.choices) if self.choices else FloatDistribution(self.low, self.high, log=True)
-        )
+    def suggest(self, trial: Trial, name: str) -> Any:
+        """A value for a trial, from Optuna's sampler."""
+        if self.choices:
+            return trial.suggest_categorical(name, self.choices)
+        return trial.suggest_float(name, self.low, self.high, log=True)
 
 
 _SWITCH = Range(choices=(False, True))
@@ -76,7 +73,11 @@ SHORT = {"coefficients": tuple(COEFFICIENTS), "operations": tuple(OPERATIONS)}
 
 
 def expanded(names: Iterable[str]) -> list[str]:
-    """Names of dimensions, short forms spelt out; raises ValueError with the nearest name."""
+    """Names of values that may vary, with short names replaced by what they stand for.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest one.
+    """
     found: list[str] = []
     for name in names:
         if name not in DIMENSIONS and name not in SHORT:
@@ -87,7 +88,7 @@ def expanded(names: Iterable[str]) -> list[str]:
 
 
 def range_of(name: str, given: Any) -> Range:
-    """The range that a user gave for a dimension; raises ValueError."""
+    """A range as users write it: [low, high], or a list of choices for a value that is chosen; raises ValueError."""
     if name not in DIMENSIONS:
         raise ValueError(f"ranges: unknown {name!r}.{nearest(name, DIMENSIONS)} Known: {', '.join(DIMENSIONS)}")
     usual = DIMENSIONS[name]
@@ -103,7 +104,7 @@ def range_of(name: str, given: Any) -> Range:
 
 def subset_name(subset: Iterable[str]) -> str:
     """``("decay", "self_")`` as ``decay+self``."""
-    return "+".join(name.rstrip("_") for name in subset) or NOTHING
+    return "+".join(name.rstrip("_") for name in subset) or NO_PRIMITIVE
 
 
 # All 32, the small ones first.
@@ -116,11 +117,11 @@ SUBSETS: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """One rule, or one subset of primitives.
+    """One rule, or one subset of the primitives: what is compared in a search.
 
     Attributes:
-        name: what it is called. rule: the rule's name for a training. subset: of primitives; None for a named rule.
-        space: what varies, with its range.
+        name: of the group. rule: name of the rule in the settings of a training. subset: of primitives; None for a
+            named rule. space: the range of each value that varies.
     """
 
     name: str
@@ -128,15 +129,15 @@ class Group:
     subset: tuple[str, ...] | None
     space: Mapping[str, Range]
 
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """The space for optuna."""
-        return {name: found.distribution() for name, found in self.space.items()}
+    def suggest(self, trial: Trial) -> dict[str, Any]:
+        """Values for a trial, from Optuna's sampler; those that the trial has already are kept."""
+        return {name: found.suggest(trial, name) for name, found in self.space.items()}
 
     def settings(self, params: Mapping[str, Any], fixed: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Settings of a training: ``rule``, ``rule_options`` and rates.
 
         Args:
-            params: values by dimension. fixed: rule options that do not vary.
+            params: the values that vary, by name. fixed: options of the rule that do not.
         """
         options: dict[str, Any] = dict(fixed or {})
         operations = {**options.pop("operations", {})}
@@ -153,12 +154,23 @@ class Group:
         return {"rule": self.rule, "rule_options": options, **settings}
 
 
-def groups_of(config: SearchConfig) -> list[Group]:
-    """The groups of a search, in the order in which they take turns; raises RuleError for unknown rules."""
-    varies = config.dimensions
-    if config.space == "primitives":
-        return [Group(name, "alignment", subset, _within(varies, subset)) for name, subset in SUBSETS.items()]
-    return [Group(name, name, None, _of_rule(varies, name)) for name in config.rules]
+def groups_of(rules: Iterable[str], varies: Mapping[str, Range]) -> list[Group]:
+    """The groups of a search, in the order in which they take turns.
+
+    Args:
+        rules: names of rules; :data:`ALL_SUBSETS` stands for the 32 subsets. varies: the range of each value that may
+            vary; a group takes those that make a difference to it.
+
+    Raises:
+        RuleError: for an unknown rule.
+    """
+    groups: list[Group] = []
+    for name in rules:
+        if name == ALL_SUBSETS:
+            groups += [Group(key, "alignment", subset, _within(varies, subset)) for key, subset in SUBSETS.items()]
+        else:
+            groups.append(Group(name, name, None, _of_rule(varies, name)))
+    return groups
 
 
 def _within(varies: Mapping[str, Range], subset: tuple[str, ...]) -> dict[str, Range]:

@@ -1,8 +1,13 @@
-"""Where trials are kept: SQLite in the study's folder, PostgreSQL, or a journal file; and waiting while it is away."""
+"""Where Optuna keeps the trials: SQLite in the study's folder, PostgreSQL, or a journal file.
+
+Passwords stay out of files, logs and the list of processes: they are taken out of the URL and given to libpq in the
+environment variable PGPASSWORD.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import time
@@ -12,13 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from backroads.errors import ConfigError, RunError, nearest
+from backroads.errors import ConfigError, RunError
 from backroads.extras import missing
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
-
-    from backroads.search.settings import SearchConfig
 
 T = TypeVar("T")
 FILE = "study.db"
@@ -29,11 +32,9 @@ _POSTGRES_OPTIONS = "-c idle_in_transaction_session_timeout=15000 -c lock_timeou
 
 def without_password(url: str) -> str:
     """The URL as it may be written down."""
-    if "://" not in url:
+    if password_of(url) is None:
         return url
     parts = urlsplit(url)
-    if parts.password is None and "password=" not in parts.query:
-        return url
     user = f"{parts.username}@" if parts.username else ""
     host = parts.netloc.rpartition("@")[2]
     query = "&".join(part for part in parts.query.split("&") if not part.startswith("password="))
@@ -41,7 +42,7 @@ def without_password(url: str) -> str:
 
 
 def password_of(url: str) -> str | None:
-    """The password in the URL, if there is one."""
+    """The password in a URL; None if there is none."""
     if "://" not in url:
         return None
     parts = urlsplit(url)
@@ -51,144 +52,146 @@ def password_of(url: str) -> str | None:
 
 
 def hide_password(url: str) -> str:
-    """Move a password from the URL to where libpq looks for it, for this process and those it starts."""
+    """Move a password from the URL to PGPASSWORD, for this process and those it starts; returns the URL without it."""
     found = password_of(url)
     if found is not None:
         os.environ["PGPASSWORD"] = found
     return without_password(url)
 
 
-def url_of(config: SearchConfig, folder: Path) -> str:
-    """The storage of a study: the one in its settings, or SQLite in its folder."""
-    if config.storage is None:
-        return f"sqlite:///{(folder / FILE).resolve()}"
-    if config.storage.startswith(JOURNAL):
-        path = Path(config.storage.removeprefix(JOURNAL))
-        return f"{JOURNAL}{(path if path.is_absolute() else folder / path).resolve()}"
-    return config.storage
-
-
-def open_storage(url: str, *, heartbeat: int = 10, grace: int = 60, patience: float = 120.0) -> BaseStorage:
-    """The storage at ``url``; tables are made if there are none.
+def url_of(storage: str | None, folder: Path) -> str:
+    """The URL of a study's storage.
 
     Args:
-        url: ``sqlite:///FILE``, ``postgresql://USER@HOST/DATABASE`` or ``journal:FILE``. heartbeat, grace: seconds.
-        patience: seconds to wait for a server that does not answer.
+        storage: as in the settings; None for SQLite in the folder. folder: of the study; a journal's path is relative
+            to it.
+    """
+    if storage is None:
+        return f"sqlite:///{(folder / FILE).resolve()}"
+    if storage.startswith(JOURNAL):
+        return f"{JOURNAL}{(folder / storage.removeprefix(JOURNAL)).resolve()}"
+    return storage
+
+
+def path_of(url: str) -> Path | None:
+    """The file of a storage; None for a server."""
+    for prefix in ("sqlite:///", JOURNAL):
+        if url.startswith(prefix):
+            return Path(url.removeprefix(prefix))
+    return None
+
+
+@contextlib.contextmanager
+def storage_at(
+    url: str, *, heartbeat: int = 10, grace: int = 60, retries: int = 2, patience: float = 15.0
+) -> Iterator[BaseStorage]:
+    """Optuna's storage at a URL, closed at the end. Tables that are missing are made.
+
+    Args:
+        url: ``sqlite:///FILE``, ``postgresql://USER@HOST/DATABASE`` or ``journal:FILE``.
+        heartbeat: seconds between a worker's signs of life; databases only. grace: seconds without one after which
+            Optuna takes a trial's worker for dead. retries: how often Optuna then queues the trial again.
+        patience: seconds to wait for a server that does not answer, now and at any later time.
 
     Raises:
-        ConfigError: another kind of storage. MissingDependencyError: PostgreSQL without psycopg.
-        RunError: it does not answer.
+        ConfigError: another kind of URL, or the server refused the password. RunError: the server does not answer.
+        MissingDependencyError: PostgreSQL without the package psycopg.
     """
     import optuna
     from optuna.storages import JournalStorage, RDBStorage, get_storage
     from optuna.storages.journal import JournalFileBackend
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it says of each trial is ours to say
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # we print a line for each trial ourselves
     if url.startswith(JOURNAL):
         path = Path(url.removeprefix(JOURNAL))
         path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(path)))
-    kind = url.partition(":")[0]
-    options: dict[str, Any]
+        yield JournalStorage(JournalFileBackend(str(path)))
+        return
+    kind = url.partition("://")[0]
     if kind == "sqlite":
-        options = {"connect_args": {"timeout": 60}}
+        connect = functools.partial(_connect_sqlite, url.removeprefix("sqlite:///"))
     elif kind in ("postgresql", "postgresql+psycopg", "postgres"):
-        _need_psycopg()
         url = "postgresql+psycopg" + hide_password(url)[len(kind) :]
-        options = {
-            "pool_pre_ping": True,
-            "connect_args": {"connect_timeout": 10, "options": _POSTGRES_OPTIONS},
-        }
+        connect = functools.partial(_connect_postgresql, "postgresql" + url[len("postgresql+psycopg") :])
     else:
         raise ConfigError(
             f"storage: expected sqlite:///FILE, postgresql://USER@HOST/DATABASE or journal:FILE, got "
             f"{without_password(url)!r}"
         )
+    options = {"creator": lambda: retrying(connect, patience), "pool_pre_ping": True}
 
-    def connect() -> BaseStorage:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            made = RDBStorage(url, options, heartbeat_interval=heartbeat, grace_period=grace)
-        if kind == "sqlite":
-            _one_writer(made)
-        return get_storage(made)
+    def open_database() -> RDBStorage:
+        retry = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=retries)
+        return RDBStorage(
+            url, options, heartbeat_interval=heartbeat, grace_period=grace, heartbeat_stale_trial_callback=retry
+        )
 
-    return retrying(connect, patience)
+    with experimental():
+        database = retrying(open_database, patience)  # another process may be making the same tables
+    if kind == "sqlite":
+        from sqlalchemy import event
+
+        # A transaction of SQLite takes the file as it begins: what it reads first still holds when it writes. Without
+        # this, two processes may both find a trial running and both finish it.
+        event.listen(database.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    try:
+        yield get_storage(database)
+    finally:
+        database.remove_session()
+        database.engine.dispose()
 
 
-def close_storage(storage: BaseStorage) -> None:
-    """Close the connections of a storage that is no longer needed."""
-    backend: Any = getattr(storage, "_backend", None)
-    if hasattr(backend, "engine"):
-        backend.remove_session()
-        backend.engine.dispose()
+def _connect_sqlite(path: str) -> Any:
+    import sqlite3
+
+    # No isolation level: sqlite3 would begin a transaction only after its first reads.
+    connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+    # With a write-ahead log a commit does not wait for the disk: a crash of the machine may lose the last seconds.
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
+
+
+def _connect_postgresql(url: str) -> Any:
+    try:
+        import psycopg
+    except ImportError as error:
+        raise missing("psycopg", "storage on PostgreSQL") from error
+    return psycopg.connect(url, connect_timeout=10, options=_POSTGRES_OPTIONS)
 
 
 @contextlib.contextmanager
-def storage_at(url: str, *, heartbeat: int = 10, grace: int = 60, patience: float = 15.0) -> Iterator[BaseStorage]:
-    """:func:`open_storage` as a context that closes it."""
-    storage = open_storage(url, heartbeat=heartbeat, grace=grace, patience=patience)
-    try:
-        yield storage
-    finally:
-        close_storage(storage)
+def experimental() -> Iterator[None]:
+    """Silences Optuna's remark that a feature is experimental; these are, and the tests hold what we need of them."""
+    from optuna.exceptions import ExperimentalWarning
 
-
-def _need_psycopg() -> None:
-    try:
-        import psycopg  # noqa: F401
-    except ImportError as error:
-        raise missing("psycopg", "storage on PostgreSQL") from error
-
-
-def _one_writer(storage: Any) -> None:
-    """Let each transaction of SQLite begin by taking the file: what it reads first still holds when it writes.
-
-    Without this, two processes may both find a trial running and both finish it. In WAL mode a commit does not wait
-    for the disk; a crash of the machine may lose the last seconds and damages nothing.
-    """
-    from sqlalchemy import event
-
-    def on_connect(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN would come after the first reads
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    def on_begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    storage.engine.dispose()  # connections made before
-    event.listen(storage.engine, "connect", on_connect)
-    event.listen(storage.engine, "begin", on_begin)
-
-
-def check_name(storage: BaseStorage, name: str, url: str) -> int:
-    """The study's number in the storage; raises ConfigError with the nearest name if there is none."""
-    try:
-        return storage.get_study_id_from_name(name)
-    except KeyError:
-        known = [study.study_name for study in storage.get_all_studies()]
-        raise ConfigError(
-            f"study: {url} has none called {name!r}.{nearest(name, known)} It has: {', '.join(known) or 'none'}"
-        ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
 
 
 def retrying(call: Callable[[], T], patience: float) -> T:
-    """What ``call`` returns, tried again while the storage does not answer.
+    """What ``call`` returns; it is called again while the database does not answer.
 
     Raises:
-        ConfigError: it refused the password. RunError: it did not answer for ``patience`` seconds.
+        ConfigError: the server refused the password. RunError: no answer for ``patience`` seconds.
     """
+    import sqlite3
+
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
+    away: tuple[type[Exception], ...] = (StorageInternalError, SQLAlchemyError, sqlite3.OperationalError)
+    with contextlib.suppress(ImportError):
+        import psycopg
+
+        away = (*away, psycopg.OperationalError)
     end, pause = time.monotonic() + patience, 0.05
     while True:
         try:
             return call()
-        except (StorageInternalError, SQLAlchemyError) as error:
-            cause = error.__cause__ or error
-            text = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+        except away as error:
+            text = str(error.__cause__ or error).strip().partition("\n")[0] or type(error).__name__
             if "password" in text:  # refused, or none given: waiting does not help
                 raise ConfigError(
                     f"storage: {text}; give the password in PGPASSWORD, in ~/.pgpass or in the URL"
@@ -198,5 +201,5 @@ def retrying(call: Callable[[], T], patience: float) -> T:
                     f"the storage did not answer for {patience:.0f} s ({text}); no finished trial is lost, start again "
                     "when it is back"
                 ) from None
-        time.sleep(pause * (0.5 + random.random()))
+        time.sleep(pause * (0.5 + random.random()))  # not all workers at the same moment
         pause = min(2.0, 2 * pause)

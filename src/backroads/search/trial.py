@@ -18,7 +18,7 @@ import torch
 
 from backroads.data import Dataset
 from backroads.runs import checkpoint
-from backroads.search.ledger import TakenAwayError
+from backroads.search.study import TakenAwayError
 from backroads.train.runtime import Runtime, prepare
 from backroads.train.settings import TrainConfig
 from backroads.train.step import Stepper, evaluate, first_bad, weights_finite

@@ -1,0 +1,365 @@
+"""The trials of a search: one Optuna study for each rule or subset, and how each of its trials ended.
+
+A search NAME keeps its settings in the Optuna study NAME, which has no trials, and the trials of a group in NAME/GROUP,
+so that each group is sampled and pruned by its own trials only. Optuna does the rest: it hands out trials, notes signs
+of life of workers on a database, and queues a trial whose worker has died again, with the values it had.
+
+Each group has a planned number of trials. A trial counts as soon as it runs or waits to be run again, and no longer
+when it was interrupted or its worker has died. Workers that begin trials at the same moment may begin too many: each
+looks once more, and ends its trial at once as "surplus" if enough trials with smaller numbers count. Numbers grow and
+an ended trial never comes back, so that exactly the planned number of trials is settled in the end, whatever becomes of
+workers and storage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from backroads.errors import ConfigError, nearest
+from backroads.search.process import is_gone, process_id
+from backroads.search.settings import SearchConfig
+from backroads.search.storage import experimental, retrying, storage_at, without_password
+
+SETTINGS, FOLDER = "settings", "folder"  # attributes of the Optuna study that bears the search's name
+ATTEMPT, OUTCOME = "attempt", "outcome"  # attributes of a trial: who works on it for which trial; why it failed
+DIVERGED, ERROR, LOST = "diverged", "error", "lost"
+SETTLED = ("complete", "pruned", DIVERGED, ERROR, LOST)
+INTERRUPTED, SURPLUS, RETRIED = "interrupted", "surplus", "retried"  # ends that settle nothing
+
+
+class TrialFailed(Exception):
+    """Ends a trial without a value: ``kind`` is DIVERGED, ERROR, INTERRUPTED or SURPLUS."""
+
+    def __init__(self, kind: str, reason: str = "") -> None:
+        super().__init__(kind)
+        self.kind, self.reason = kind, reason[:500]
+
+
+class TakenAwayError(Exception):
+    """The trial was given to another worker: this one had shown no sign of life for too long."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A trial of a group.
+
+    Attributes:
+        group: name of its rule or subset. trial: as Optuna keeps it. outcome: one of SETTLED, or INTERRUPTED, SURPLUS
+            or RETRIED (its worker died, and it was queued again), or "running" or "waiting".
+    """
+
+    group: str
+    trial: FrozenTrial
+    outcome: str
+
+    @property
+    def number(self) -> int:
+        """The trial's number in its group; an attempt after a failed one has the first attempt's."""
+        return int(self.trial.user_attrs.get(ATTEMPT, {}).get("trial", self.trial.number))
+
+    @property
+    def process(self) -> str | None:
+        """The process that works on it, or did; None for one that has not begun."""
+        found = self.trial.user_attrs.get(ATTEMPT, {})
+        return str(found["process"]) if found.get("number") == self.trial.number else None
+
+    @property
+    def reason(self) -> str:
+        """Why it failed; empty if it did not."""
+        return str(self.trial.user_attrs.get(OUTCOME, {}).get("reason", "")) if self.trial.state.name == "FAIL" else ""
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None if it has not ended."""
+        start, end = self.trial.datetime_start, self.trial.datetime_complete
+        return None if start is None or end is None else (end - start).total_seconds()
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f" {100 * self.value:.2f} %"
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"trial {self.number} [{self.group}] {self.outcome}{value}{reason}"
+
+    @property
+    def value(self) -> float | None:
+        """Its validation accuracy, a fraction; of a trial that did not complete, the last one reported."""
+        last = self.trial.last_step
+        if self.trial.value is None and last is not None:
+            return self.trial.intermediate_values[last]
+        return self.trial.value
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What a storage says of a search: its settings as plain data, and its folder on the machine that began it."""
+
+    settings: dict[str, Any]
+    folder: Path
+
+
+def save_search(storage: BaseStorage, config: SearchConfig, folder: Path) -> None:
+    """Write settings and folder of a search into its storage."""
+    study = optuna.create_study(storage=storage, study_name=config.name, load_if_exists=True)
+    study.set_user_attr(SETTINGS, config.model_dump_json(exclude_none=True))
+    study.set_user_attr(FOLDER, str(folder.resolve()))
+
+
+def searches_in(storage: BaseStorage) -> dict[str, Search]:
+    """The searches of a storage, by name."""
+    return {
+        study.study_name: Search(json.loads(study.user_attrs[SETTINGS]), Path(study.user_attrs[FOLDER]))
+        for study in storage.get_all_studies()
+        if {SETTINGS, FOLDER} <= study.user_attrs.keys()
+    }
+
+
+def find_search(url: str, name: str) -> Search:
+    """The search called ``name`` at a URL; raises ConfigError with the nearest name, or RunError."""
+    with storage_at(url) as storage:
+        known = searches_in(storage)
+    if name not in known:
+        raise ConfigError(
+            f"study: {without_password(url)} has none called {name!r}.{nearest(name, known)} "
+            f"It has: {', '.join(known) or 'none'}"
+        )
+    return known[name]
+
+
+def settled(records: Iterable[Record]) -> list[Record]:
+    """Those of some trials that are settled, in the order in which they ended."""
+    done = [record for record in records if record.outcome in SETTLED]
+    return sorted(done, key=lambda r: (r.trial.datetime_complete or datetime.datetime.max, r.group, r.trial.number))
+
+
+def counting(records: Iterable[Record]) -> list[Record]:
+    """Those of some trials that count as planned ones: settled, being trained, or waiting to be tried again."""
+    return [record for record in records if record.outcome in (*SETTLED, "running", "waiting")]
+
+
+def outcome_of(trial: FrozenTrial, retries: int) -> str:
+    """How a trial ended: see :class:`Record`.
+
+    Args:
+        retries: how often a trial is tried again after its worker has died.
+    """
+    if trial.state != TrialState.FAIL:
+        return trial.state.name.lower()
+    if OUTCOME in trial.user_attrs:
+        return str(trial.user_attrs[OUTCOME]["kind"])
+    with experimental():
+        return LOST if len(RetryHeartbeatStaleTrialCallback.retry_history(trial)) >= retries else RETRIED
+
+
+class StudyClient:
+    """What a process does with the trials of a search.
+
+    Args:
+        storage: from :func:`backroads.search.storage.storage_at`, with the search's number of retries.
+        config: settings of the search.
+    """
+
+    def __init__(self, storage: BaseStorage, config: SearchConfig) -> None:
+        self.storage, self.config, self.groups = storage, config, config.groups
+        self.planned = {name: config.planned(name) for name in self.groups}
+        self.studies = {
+            name: optuna.create_study(
+                storage=storage,
+                study_name=f"{config.name}/{name}",
+                direction="maximize",
+                load_if_exists=True,
+                sampler=optuna.samplers.RandomSampler(),  # each trial has a sampler of its own, see run_trial
+                pruner=make_pruner(config),
+            )
+            for name in self.groups
+        }
+        with experimental():
+            self._retry = RetryHeartbeatStaleTrialCallback(max_retry=config.retries)
+        self._all_settled: dict[str, list[Record]] = {}  # of groups that have come to their end
+        self._turn: int | None = None  # of the groups, whose is next
+        self._first_seen: dict[tuple[str, int], float] = {}  # running trials that no process has put its name to
+
+    def records(self, group: str) -> list[Record]:
+        """The trials of a group, by number; not read again once all planned ones are settled."""
+        if group in self._all_settled:
+            return self._all_settled[group]
+        found = self._read(group)
+        if len(settled(found)) >= self.planned[group]:
+            self._all_settled[group] = found
+        return found
+
+    def _read(self, group: str) -> list[Record]:
+        trials = self.studies[group].get_trials(deepcopy=False)
+        return [Record(group, trial, outcome_of(trial, self.config.retries)) for trial in trials]
+
+    def all_records(self) -> list[Record]:
+        """The trials of all groups."""
+        return [record for group in self.groups for record in self.records(group)]
+
+    # -- taking trials -------------------------------------------------------------------------------------------------
+
+    def next_group(self) -> str | None:
+        """The group that needs a trial, taken in turns; None if all trials are settled or being trained."""
+        names = list(self.groups)
+        if self._turn is None:  # begin with the group that has fewest
+            self._turn = min(range(len(names)), key=lambda k: len(counting(self.records(names[k]))))
+        for step in range(len(names)):
+            k = (self._turn + step) % len(names)
+            records = counting(self.records(names[k]))
+            outcomes = {record.outcome for record in records}
+            if len(records) < self.planned[names[k]] or "waiting" in outcomes:
+                self._turn = k + 1
+                return names[k]
+            if "running" in outcomes:
+                self.release(names[k])
+        return None
+
+    def settled(self) -> bool:
+        """Whether all planned trials are."""
+        return all(self.records(group) and group in self._all_settled for group in self.groups)
+
+    def run_trial(self, group: str, train: Callable[[optuna.Trial, Record, dict[str, Any]], float]) -> Record:
+        """Take a trial of a group, train it, and note how it ended.
+
+        Args:
+            train: told the trial, what is known of it, and its values; returns its accuracy. It may raise TrialFailed
+                or ``optuna.TrialPruned``. Any other error comes out of here, and the trial counts no longer; it must
+                be no ValueError or AssertionError, which are Optuna's.
+
+        Raises:
+            TakenAwayError: the trial was given to another worker in the meantime.
+        """
+        study = self.studies[group]
+        number: int | None = None
+
+        def objective(trial: optuna.Trial) -> float:
+            nonlocal number
+            number = trial.number
+            try:
+                record = self._begin(group, trial)
+                return train(trial, record, self.groups[group].suggest(trial))
+            except TrialFailed as failed:
+                trial.set_user_attr(OUTCOME, {"kind": failed.kind, "reason": failed.reason})
+                raise
+
+        try:
+            study.optimize(objective, n_trials=1, catch=(TrialFailed,))
+        # Optuna's answers if it comes to end a trial, or to write to one, that has been ended by another process.
+        except (AssertionError, ValueError, UpdateFinishedTrialError):
+            if number is None or self._read(group)[number].outcome == "running":
+                raise
+            raise TakenAwayError from None
+        assert number is not None
+        record = self._read(group)[number]
+        if record.outcome == INTERRUPTED:
+            self._queue_again(record)
+        return record
+
+    def _begin(self, group: str, trial: optuna.Trial) -> Record:
+        """Put this process's name to a trial; raises TrialFailed if enough others count."""
+        first = trial.user_attrs.get(ATTEMPT, {}).get("trial", trial.number)
+        attempt = {"trial": first, "number": trial.number, "process": process_id()}
+        trial.set_user_attr(ATTEMPT, attempt)
+        records = self._read(group)
+        if len(counting(records[: trial.number])) >= self.planned[group]:
+            raise TrialFailed(SURPLUS)
+        self.studies[group].sampler = make_sampler(self.config, group, trial.number)
+        return records[trial.number]
+
+    def report(self, trial: optuna.Trial, epoch: int, accuracy: float) -> bool:
+        """Report an accuracy; returns whether the trial should end early.
+
+        Raises:
+            TakenAwayError: the trial was given to another worker in the meantime.
+        """
+        try:
+            retrying(lambda: trial.report(accuracy, epoch), self.config.patience)
+        except UpdateFinishedTrialError:
+            raise TakenAwayError from None
+        return epoch < self.config.epochs and retrying(trial.should_prune, self.config.patience)
+
+    # -- trials whose worker has died --------------------------------------------------------------------------------
+
+    def release(self, group: str, dead: Callable[[Record], bool] = lambda record: False) -> list[Record]:
+        """End running trials of a group whose process has died, and queue them again; returns those found here.
+
+        Optuna finds those without a sign of life, on a database. On this machine the process itself is looked for.
+        A trial that no process has put its name to for the grace time lost its worker in the moment it began.
+
+        Args:
+            dead: whether the process of a trial is known to have died by other means.
+        """
+        with experimental():
+            optuna.storages.fail_stale_trials(self.studies[group])
+        now, freed = time.monotonic(), []
+        for record in self.records(group):
+            if record.outcome != "running":
+                continue
+            if record.process is None:
+                first = self._first_seen.setdefault((group, record.trial.number), now)
+                gone = now - first > self.config.grace
+            else:
+                gone = is_gone(record.process) is True
+            if gone or dead(record):
+                with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # it has ended in the meantime
+                    self.studies[group].tell(record.trial.number, state=TrialState.FAIL)
+                    self._retry(self.studies[group], record.trial)
+                    freed.append(record)
+        return freed
+
+    def _queue_again(self, record: Record) -> None:
+        """Queue an interrupted trial with the values it had; unlike Optuna's retry, it counts as none."""
+        trial = record.trial
+        attributes = {key: value for key, value in trial.user_attrs.items() if key != OUTCOME}
+        self.studies[record.group].add_trial(
+            create_trial(
+                state=TrialState.WAITING,
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs=attributes,
+                system_attrs=trial.system_attrs,
+            )
+        )
+
+
+def make_sampler(config: SearchConfig, group: str, number: int) -> optuna.samplers.BaseSampler:
+    """What proposes the values of one trial. All of Optuna's switches are given: their defaults change by version.
+
+    The seed is of the search, the group and the trial: no two trials draw alike, whichever workers train them, and a
+    search that is interrupted goes on with the draws that it would have made.
+    """
+    seed = zlib.crc32(f"{config.seed}/{group}/{number}".encode())
+    if config.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(
+        n_startup_trials=config.startup,
+        n_ei_candidates=24,
+        seed=seed,
+        multivariate=True,
+        group=False,
+        constant_liar=True,  # values that others are trying count as poor ones until they are known
+    )
+
+
+def make_pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
+    """What ends poor trials early."""
+    if config.pruner == "median":
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=max(4, config.startup // 2), n_warmup_steps=max(1, config.epochs // 5)
+        )
+    if config.pruner == "hyperband":
+        return optuna.pruners.HyperbandPruner(
+            min_resource=config.report_every, max_resource=config.epochs, reduction_factor=3
+        )
+    return optuna.pruners.NopPruner()
