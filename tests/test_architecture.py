@@ -33,7 +33,7 @@ GRAPH: dict[str, set[str]] = {
 }
 # To be mended; nothing may be added here.
 NOT_YET = {"backroads.plasticity.settings", "backroads.plasticity.trainer"}
-CIRCLES, LONG = 2, 3
+CIRCLES, LONG = 0, 3
 FACE = {"__init__", "__main__"}  # of the package: may import anything, lazily
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0].removesuffix(".py") not in FACE)
 

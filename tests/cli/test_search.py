@@ -18,7 +18,8 @@ from backroads.cli import main
 from backroads.search.run import study_in
 from backroads.search.study import settled
 
-QUICK = ["--epochs", "2", "--batch-size", "128", "--train.model_options.width", "2", "--out", "study"]
+QUICK = ["--epochs", "6", "--batch-size", "128", "--train.model_options.width", "2", "--out", "study"]
+QUICK += ["--ranges.learning_rate", "[0.01, 0.05]"]  # nothing diverges, also on another network
 TRIALS = 6
 
 
