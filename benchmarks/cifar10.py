@@ -23,8 +23,10 @@ import torch
 
 import backroads
 from backroads.runs.folder import write_json
+from backroads.runs.progress import Progress
+from backroads.runs.schema import Stopped
 from backroads.train.settings import resolve
-from backroads.train.trainer import Progress, train
+from backroads.train.trainer import train
 
 RULES = [
     "backprop",
@@ -78,15 +80,17 @@ def collect(runs: Path, model: str, epochs: int) -> dict[str, Any]:
             continue
         results, where = (json.loads((folder / f"{n}.json").read_text()) for n in ("results", "environment"))
         options = ", ".join(f"{k}={v}" for k, v in sorted(config.get("rule_options", {}).items()))
-        found.setdefault((config["rule"], options), {})[config["seed"]] = (results, where, config)
+        found.setdefault((config["rule"], options), {})[config["seed"]] = (results["arms"][0], where, config)
     rows = []
-    baseline = {seed: run[0]["eval_accuracy"] for seed, run in found.get(("backprop", ""), {}).items()}
+    baseline = {seed: run[0]["accuracy"] for seed, run in found.get(("backprop", ""), {}).items()}
     for rule, options in sorted(found, key=lambda key: (RULES.index(key[0]), key[1])):
         by_seed = found[rule, options]
-        accuracies = {seed: run[0]["eval_accuracy"] for seed, run in by_seed.items()}
+        accuracies = {seed: run[0]["accuracy"] for seed, run in by_seed.items()}
         good = [a for a in accuracies.values() if a is not None]
         gaps = [100 * (a - baseline[s]) for s, a in accuracies.items() if a is not None and baseline.get(s) is not None]
-        angles = [a for run in by_seed.values() for a in run[0]["weight_angles"].values() if a is not None]
+        angles = [
+            a for run in by_seed.values() for a in run[0]["readings"].get("weight_angle", {}).values() if a is not None
+        ]
         rows.append(
             {
                 "rule": rule,
@@ -162,8 +166,8 @@ def main() -> None:
                 continue
             print(f"{rule}, seed {seed}", flush=True)
             results = train(resolve(settings(arguments, rule, seed)), folder, report, resume=True)
-            if results["status"] == "stopped":
-                sys.exit(128 + results["signal"])
+            if isinstance(results, Stopped):
+                sys.exit(128 + results.signal)
             write_json(out, collect(arguments.runs, arguments.model, arguments.epochs))
     results = collect(arguments.runs, arguments.model, arguments.epochs)
     write_json(out, results)

@@ -29,8 +29,10 @@ import torch
 import backroads
 from backroads.runs.environment import environment
 from backroads.runs.folder import write_json
+from backroads.runs.progress import Progress
+from backroads.runs.schema import Stopped
 from backroads.train.settings import resolve
-from backroads.train.trainer import Progress, train
+from backroads.train.trainer import train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,9 +161,9 @@ def row(folder: Path) -> dict[str, Any]:
     """What came of one run."""
     results, where = (json.loads((folder / f"{name}.json").read_text()) for name in ("results", "environment"))
     return {
-        "status": results["status"],
-        "accuracy": results["eval_accuracy"],
-        "angles": results["weight_angles"],
+        "status": results["arms"][0]["status"],
+        "accuracy": results["arms"][0]["accuracy"],
+        "angles": results["arms"][0]["readings"].get("weight_angle", {}),
         "seconds": results["seconds"],
         "commit": where["commit"],
         "hardware": {key: where.get(key) for key in ("cpu", "device", "threads", "python", "torch")},
@@ -313,8 +315,8 @@ def main() -> None:
                 print(f"{network}, {rule}, seed {seed}", flush=True)
                 config = resolve(settings(arguments, network, rule, seed))
                 results = train(config, folder, report, resume=True)
-                if results["status"] == "stopped":
-                    sys.exit(128 + results["signal"])
+                if isinstance(results, Stopped):
+                    sys.exit(128 + results.signal)
                 write_json(arguments.out, collect(arguments))
     results = collect(arguments)
     write_json(arguments.out, results)

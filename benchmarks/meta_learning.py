@@ -27,8 +27,8 @@ from backroads.plasticity.settings import resolve
 from backroads.plasticity.trainer import load_run, meta_train
 from backroads.runs.environment import environment
 from backroads.runs.folder import write_json
-from backroads.train.config import read_toml
-from backroads.train.trainer import Progress
+from backroads.runs.progress import Progress
+from backroads.runs.settings import read_toml
 
 RECIPES = Path(__file__).parents[1] / "src/backroads/recipes/meta"
 # name: (recipe, what differs from it, numbers of tasks to test on; none: as many as in meta-training)

@@ -28,11 +28,11 @@ from optuna.samplers import RandomSampler
 from optuna.trial import create_trial
 
 from backroads.runs.environment import environment
+from backroads.runs.runtime import Runtime
 from backroads.search.run import client_at, prepare, search, study_in
 from backroads.search.settings import resolve
 from backroads.search.study import Record, settled
 from backroads.search.trial import Hooks, load_once, run_trial
-from backroads.train.runtime import Runtime
 
 # 22 steps an epoch on the training part of digits: 110 steps a trial.
 SETTINGS: dict[str, Any] = {"epochs": 5, "batch_size": 52, "pruner": "median"}

@@ -23,8 +23,10 @@ from local_rules import RECIPE
 import backroads
 from backroads.runs.environment import environment
 from backroads.runs.folder import write_json
+from backroads.runs.progress import Progress
+from backroads.runs.schema import Stopped
 from backroads.train.settings import resolve
-from backroads.train.trainer import Progress, train
+from backroads.train.trainer import train
 
 RULES: dict[str, dict[str, Any]] = {
     "backprop": {"rule": "backprop"},
@@ -78,11 +80,11 @@ def collect(arguments: argparse.Namespace) -> dict[str, Any]:
                 folder = arguments.runs / folder_name(arguments, rule, variance, seed)
                 if not (folder / "results.json").exists():
                     continue
-                results = json.loads((folder / "results.json").read_text())
+                (results,) = json.loads((folder / "results.json").read_text())["arms"]
                 commits.add(json.loads((folder / "environment.json").read_text())["commit"])
                 diverged += results["status"] == "diverged"
-                accuracies[str(seed)] = results["eval_accuracy"]
-                angles += [a for a in results["weight_angles"].values() if a is not None]
+                accuracies[str(seed)] = results["accuracy"]
+                angles += [a for a in results["readings"].get("weight_angle", {}).values() if a is not None]
             if not accuracies:
                 continue
             good = [a for a in accuracies.values() if a is not None]
@@ -160,8 +162,8 @@ def main() -> None:
                     continue
                 print(f"{rule}, variance {variance:g}, seed {seed}", flush=True)
                 results = train(resolve(settings(arguments, rule, variance, seed)), folder, report, resume=True)
-                if results["status"] == "stopped":
-                    sys.exit(128 + results["signal"])
+                if isinstance(results, Stopped):
+                    sys.exit(128 + results.signal)
                 write_json(arguments.out, collect(arguments))
     results = collect(arguments)
     write_json(arguments.out, results)

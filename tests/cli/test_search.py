@@ -91,7 +91,7 @@ def test_the_best_trains_again_to_the_accuracy_of_its_trial(
     (row,) = [row for row in results["groups"] if row["group"] == "symmetric_alignment"]
     call("train", "--config", str(path), "--split", "validation", "--out", str(tmp_path / "run"))
     trained = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert trained["eval_accuracy"] == row["best"]
+    assert trained["arms"][0]["accuracy"] == row["best"]
 
 
 def test_promoted_trials_are_trained_with_fresh_seeds_and_tested(

@@ -19,8 +19,8 @@ from backroads.plasticity.settings import LEARNERS, MetaConfig, differences, lay
 from backroads.plasticity.tasks.load import load_tasks
 from backroads.plasticity.trainer import MetaStep, load_run, make_network, meta_train, not_finite
 from backroads.runs import checkpoint
-from backroads.train.settings import read_settings, recipes
-from backroads.train.trainer import Progress
+from backroads.runs.progress import Progress
+from backroads.runs.settings import read_settings, recipes
 
 SMALL: dict[str, Any] = {
     "tasks": 3,

@@ -9,11 +9,11 @@ import pytest
 
 from backroads.errors import ConfigError
 from backroads.feedback.rules import Alignment, list_rules
+from backroads.runs.settings import read_settings, recipes
 from backroads.search.settings import SearchConfig, differences, resolve
 from backroads.search.space import DIMENSIONS, OPERATIONS, PRIMITIVES, SHORT, SUBSETS, range_of
 from backroads.search.storage import hide_password, password_of, without_password
-from backroads.train.settings import read_settings, recipes
-from backroads.train.trainer import rules_of
+from backroads.train.arm import rules_of
 
 EVERYTHING = [*SHORT, *(name for name in DIMENSIONS if name not in OPERATIONS)]
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from backroads.data import Dataset
+from backroads.runs.arm import DivergedError
+from backroads.runs.runtime import Runtime
+from backroads.runs.schema import TrainingResults
 from backroads.search.settings import resolve
-from backroads.search.trial import DivergedError, Hooks, PrunedError, StoppedError, load_once, run_trial
-from backroads.train.runtime import Runtime
+from backroads.search.trial import Hooks, PrunedError, StoppedError, load_once, run_trial
 from backroads.train.settings import TrainConfig
 from backroads.train.trainer import train
 
@@ -37,7 +39,8 @@ def test_a_trial_ends_where_a_training_of_its_settings_ends(dataset: Dataset, tm
 
     accuracy = run_trial(CONFIG, dataset, HERE, Hooks(note))
     results = train(CONFIG, tmp_path / "run", lambda _: None)
-    assert accuracy == results["eval_accuracy"]
+    assert isinstance(results, TrainingResults)
+    assert accuracy == results.arms[0].accuracy
     assert list(reports) == [1, 2, 3]
     assert reports[3] == accuracy
 

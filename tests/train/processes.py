@@ -95,21 +95,23 @@ def _train(settings: dict[str, Any], path: str, resume: bool, environment: dict[
     import torch
 
     from backroads.errors import BackroadsError
+    from backroads.runs.schema import Stopped
+    from backroads.train.arm import TrainingArm
     from backroads.train.settings import resolve
-    from backroads.train.trainer import Training, train
+    from backroads.train.trainer import train
 
     limit = settings.pop("largest_file", None)
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     dump = settings.pop("dump", False)
-    finish = Training._finish
+    end = TrainingArm.result
     if dump:  # what each process ends with, not what the first one saves
 
-        def dumping(self: Training, *args: Any) -> dict[str, Any]:
-            torch.save(dict(self.model.state_dict()), Path(path).parent / f"rank-{self.here.rank}.pt")
-            return finish(self, *args)
+        def dumping(self: TrainingArm, *args: Any) -> Any:
+            torch.save(dict(self.model.state_dict()), Path(path).parent / f"rank-{self.runtime.rank}.pt")
+            return end(self, *args)
 
-        Training._finish = dumping  # type: ignore[method-assign]
+        TrainingArm.result = dumping  # type: ignore[method-assign]
     torch.set_num_threads(1)
     errors = Path(path).parent / f"errors-{environment['RANK']}.txt"
     try:
@@ -117,9 +119,8 @@ def _train(settings: dict[str, Any], path: str, resume: bool, environment: dict[
     except BackroadsError as error:
         errors.write_text(f"{type(error).__name__}: {error}")
         sys.exit(1)
-    status = {"finished": 0, "diverged": 1, "stopped": 128 + results.get("signal", 0)}
     sys.stdout.flush()
-    os._exit(status[results["status"]])
+    os._exit(128 + results.signal if isinstance(results, Stopped) else int(results.arms[0].status == "diverged"))
 
 
 def _free_port() -> int:

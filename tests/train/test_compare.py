@@ -120,7 +120,7 @@ def test_unknown_rules_and_options_are_refused_before_training() -> None:
 
 
 def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
-    from backroads.train.config import read_toml
+    from backroads.runs.settings import read_toml
 
     config = resolve({**QUICK, "rule_settings": {"weight_mirror": {"amp": 0.02}}})
     RunFolder(tmp_path / "run", config.model_dump(exclude_none=True), {}).close()

@@ -42,6 +42,8 @@ def contents(run: Path) -> dict[str, Any]:
     assert problems == []
     results = json.loads((run / "results.json").read_text())
     results.pop("seconds")
+    for arm in results["arms"]:
+        arm.pop("step_ms")
     return {
         "events": (run / "events.jsonl").read_bytes(),
         "step": found.manifest.step,

@@ -9,8 +9,9 @@ import tomli_w
 
 from backroads.errors import ConfigError, RuleError
 from backroads.feedback.rules import WeightEstimate, normalised_mirror, symmetric_alignment
-from backroads.train.settings import HARMLESS, TrainConfig, differences, read_settings, recipes, resolve
-from backroads.train.trainer import mirror_rule, rules_of
+from backroads.runs.settings import check_resume, read_settings, recipes
+from backroads.train.arm import mirror_rule, rules_of
+from backroads.train.settings import GROWING, HARMLESS, TrainConfig, resolve
 
 
 def test_settings_round_trip_through_toml(tmp_path: Path) -> None:
@@ -88,12 +89,16 @@ def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
         read_settings("missing.toml")
 
 
-def test_harmless_differences_are_those_that_change_no_weight() -> None:
-    old = resolve({})
-    assert set(TrainConfig.model_fields) >= HARMLESS
-    assert differences(old, resolve({"epochs": 11, "workers": 4, "keep": 5})) == []
-    assert differences(old, resolve({"epochs": 9})) == ["epochs: the run has 10, now 9"]
-    assert differences(old, resolve({"learning_rate": 0.2, "seed": 1})) == [
-        "learning_rate: the run has 0.1, now 0.2",
-        "seed: the run has 0, now 1",
-    ]
+def test_only_differences_that_change_no_weight_are_harmless() -> None:
+    assert set(TrainConfig.model_fields) >= HARMLESS | GROWING
+
+    def check(**changes: object) -> None:
+        old, new = (resolve(dict(data)).model_dump() for data in ({}, changes))
+        check_resume(old, new, harmless=HARMLESS, growing=GROWING)
+
+    check(epochs=11, workers=4, keep=5)
+    with pytest.raises(ConfigError, match="epochs: the run has 10, now 9"):
+        check(epochs=9)
+    with pytest.raises(ConfigError) as caught:
+        check(learning_rate=0.2, seed=1)
+    assert "learning_rate: the run has 0.1, now 0.2\n  seed: the run has 0, now 1" in str(caught.value)

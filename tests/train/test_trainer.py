@@ -18,12 +18,16 @@ from train.processes import finish
 import backroads as br
 from backroads.errors import ConfigError, RunError
 from backroads.runs import checkpoint
-from backroads.train import trainer
+from backroads.runs.runtime import Runtime
+from backroads.runs.schema import ArmResult, TrainingResults
+from backroads.runs.signals import Stopper
+from backroads.train import arm
+from backroads.train.arm import collapsed, dead, rules_of
 from backroads.train.optimizers import MOMENTUM, Optimizers, clip, factor, momentum_of_b
-from backroads.train.runtime import Runtime, Stopper, local_gradients
+from backroads.train.runtime import local_gradients
 from backroads.train.settings import resolve
 from backroads.train.step import Stepper, evaluate, first_bad
-from backroads.train.trainer import collapsed, dead, train
+from backroads.train.trainer import train
 
 HERE = Runtime(torch.device("cpu"))
 QUICK: dict[str, Any] = {
@@ -37,8 +41,10 @@ QUICK: dict[str, Any] = {
 }
 
 
-def run(path: Path, **changes: Any) -> dict[str, Any]:
-    return train(resolve({**QUICK, **changes}), path, lambda _: None)
+def run(path: Path, **changes: Any) -> ArmResult:
+    results = train(resolve({**QUICK, **changes}), path, lambda _: None)
+    assert isinstance(results, TrainingResults)
+    return results.arms[0]
 
 
 def events(path: Path, kind: str) -> list[dict[str, Any]]:
@@ -316,37 +322,37 @@ def test_what_stays_out_of_the_all_reduce_does_not_depend_on_data(rule: str) -> 
 
 
 def test_symmetric_alignment_goes_all_the_way_unless_told_otherwise() -> None:
-    rule = trainer.rules_of(resolve({"rule": "symmetric_alignment"}))
+    rule = rules_of(resolve({"rule": "symmetric_alignment"}))
     assert rule == br.rules.symmetric_alignment(1.0, 1.0)
-    given = trainer.rules_of(resolve({"rule_options": {"decay": 0.2, "self_": 0.2}}))
+    given = rules_of(resolve({"rule_options": {"decay": 0.2, "self_": 0.2}}))
     assert given == br.rules.symmetric_alignment(0.2, 0.2)
 
 
 def test_a_run_learns_and_writes_what_it_promises(tmp_path: Path) -> None:
     results = run(tmp_path / "r", epochs=4)
-    assert results["status"] == "finished"
-    assert results["eval_accuracy"] > 0.9
-    assert max(results["weight_angles"].values()) < 10
-    assert results["collapsed"] == results["dead"] == []
+    assert results.status == "finished"
+    assert results.accuracy > 0.9
+    assert max(results.readings["weight_angle"].values()) < 10
+    assert results.collapsed == results.dead == ()
     path = tmp_path / "r"
     assert {"config.toml", "environment.json", "events.jsonl", "system.jsonl", "results.json", "checkpoints"} == {
         p.name for p in path.iterdir()
     }
-    epochs = events(path, "epoch")
+    epochs = events(path, "evaluation")
     assert [e["epoch"] for e in epochs] == [0, 1, 2, 3, 4]
     assert epochs[0]["train_loss"] is None
-    assert epochs[-1]["eval_accuracy"] == results["eval_accuracy"]
+    assert epochs[-1]["eval_accuracy"] == results.accuracy
     assert [e["step"] for e in events(path, "step")][:5] == [5, 10, 15, 20, 22]
-    assert len(events(path, "angles")) == 5
+    assert len(events(path, "readings")) == 5
     speeds = [json.loads(line) for line in (path / "system.jsonl").read_text().splitlines()]
-    assert all(s["images_per_second"] > 0 for s in speeds if s["event"] == "speed")
+    assert all(s["examples_per_second"] > 0 for s in speeds if s["event"] == "speed")
 
 
 @pytest.mark.parametrize("rule", ["symmetric_alignment", "activation_alignment", "kolen_pollack"])
 def test_bf16_and_channels_last_learn_too(tmp_path: Path, rule: str) -> None:
     results = run(tmp_path / "r", rule=rule, precision="bf16", channels_last=True, deterministic=True, epochs=3)
-    assert results["status"] == "finished"
-    assert results["eval_accuracy"] > 0.8
+    assert results.status == "finished"
+    assert results.accuracy > 0.8
     found, _ = checkpoint.load_newest(tmp_path / "r" / "checkpoints")
     assert found is not None
     assert {v.dtype for v in found.model.values()} == {torch.float32, torch.int64}  # the weights stay in full precision
@@ -356,7 +362,7 @@ def test_bf16_and_channels_last_learn_too(tmp_path: Path, rule: str) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_a_compiled_run_is_the_plain_one(tmp_path: Path) -> None:
     plain, compiled = run(tmp_path / "a", epochs=1), run(tmp_path / "b", epochs=1, compile=True)
-    assert compiled["eval_accuracy"] == pytest.approx(plain["eval_accuracy"], abs=0.03)
+    assert compiled.accuracy == pytest.approx(plain.accuracy, abs=0.03)
     for a, b in zip(events(tmp_path / "a", "step"), events(tmp_path / "b", "step"), strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-2)
 
@@ -370,7 +376,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     board.Reload()
     written = [scalar.value for scalar in board.Scalars("step/loss")]
     assert written == pytest.approx([line["loss"] for line in events(tmp_path / "r", "step")], rel=1e-6)
-    assert "angles/weight_angle/readout" in board.Tags()["scalars"]
+    assert "readings/values/weight_angle/readout" in board.Tags()["scalars"]
 
 
 def test_the_mean_loss_of_the_lines_is_that_of_the_epoch(tmp_path: Path) -> None:
@@ -378,13 +384,13 @@ def test_the_mean_loss_of_the_lines_is_that_of_the_epoch(tmp_path: Path) -> None
     lines = events(tmp_path / "r", "step")
     weights = [5, 5, 5, 5, 2]
     mean = sum(w * line["loss"] for w, line in zip(weights, lines, strict=True)) / 22
-    assert events(tmp_path / "r", "epoch")[1]["train_loss"] == pytest.approx(mean, rel=1e-12)
+    assert events(tmp_path / "r", "evaluation")[1]["train_loss"] == pytest.approx(mean, rel=1e-12)
 
 
 def test_evaluation_counts_every_image_once() -> None:
     config = resolve({**QUICK, "batch_size": 50})
-    data = trainer.dataset_of(config, torch.device("cpu"))
-    model = trainer.make_model(config, data).eval()
+    data = arm.dataset_of(config, torch.device("cpu"))
+    model = arm.make_model(config, data).eval()
     whole = evaluate(model, data.evaluate, config, HERE)
     xs, ys = zip(*data.evaluate.eval_batches(7), strict=True)
     with torch.no_grad():
@@ -399,18 +405,18 @@ def test_evaluation_counts_every_image_once() -> None:
 
 def test_a_diverged_run_stops_names_the_place_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     results = run(tmp_path / "r", learning_rate=1e30, checkpoint_every=1)
-    assert results["status"] == "diverged"
-    assert "step" in results["reason"]
-    assert results["layer"]
+    assert results.status == "diverged"
+    assert "step" in results.reason
+    assert results.layer
     found, problems = checkpoint.load_newest(tmp_path / "r" / "checkpoints")
     assert found is not None
     assert problems == []
     assert all(bool(v.isfinite().all()) for v in found.model.values())
-    assert events(tmp_path / "r", "diverged")[0]["reason"] == results["reason"]
+    assert events(tmp_path / "r", "diverged")[0]["reason"] == results.reason
 
 
 def test_a_model_that_is_bad_before_training_is_a_diverged_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = trainer.make_model
+    made = arm.make_model
 
     def broken(*args: Any) -> torch.nn.Module:
         model = made(*args)
@@ -418,11 +424,11 @@ def test_a_model_that_is_bad_before_training_is_a_diverged_run(tmp_path: Path, m
             model.get_parameter("readout.weight").fill_(math.nan)
         return model
 
-    monkeypatch.setattr(trainer, "make_model", broken)
+    monkeypatch.setattr(arm, "make_model", broken)
     results = run(tmp_path / "r")
-    assert results["status"] == "diverged"
-    assert results["layer"] == "readout.weight"
-    assert results["collapsed"] == []
+    assert results.status == "diverged"
+    assert results.layer == "readout.weight"
+    assert results.collapsed == ()
 
 
 def test_the_first_bad_layer_is_named() -> None:
@@ -438,7 +444,7 @@ def test_the_first_bad_layer_is_named() -> None:
 
 def test_collapsed_and_dead_layers_are_named(tmp_path: Path) -> None:
     results = run(tmp_path / "r", backward_rate=0.0, epochs=1)
-    assert results["collapsed"] == ["block1.conv", "block2.conv", "readout"] or results["collapsed"]
+    assert results.collapsed == ["block1.conv", "block2.conv", "readout"] or results.collapsed
     model = mlp("symmetric_alignment")
     model[0].weight.grad = torch.zeros_like(model[0].weight)
     model[2].weight.grad = torch.ones_like(model[2].weight)
@@ -498,9 +504,9 @@ def test_a_second_signal_leaves_at_once_unless_the_launcher_repeats_it(
 
 def test_a_full_disk_ends_with_the_reason_and_the_last_checkpoint_intact(tmp_path: Path) -> None:
     path = tmp_path / "r"
-    assert finish({**QUICK, "epochs": 1}, path, resume=False) == [0]
+    assert finish({**QUICK, "epochs": 1, "log_every": 1}, path, resume=False) == [0]
     size = max(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    grown = {**QUICK, "epochs": 50, "log_every": 1, "largest_file": size + 2000}  # the log outgrows this
+    grown = {**QUICK, "epochs": 12, "log_every": 1, "largest_file": size + 2000}  # the log outgrows this
     assert finish(grown, path) == [1]
     message = (tmp_path / "errors-0.txt").read_text()
     assert message.startswith("RunError")
@@ -508,7 +514,7 @@ def test_a_full_disk_ends_with_the_reason_and_the_last_checkpoint_intact(tmp_pat
     found, problems = checkpoint.load_newest(path / "checkpoints")
     assert found is not None
     assert problems == []
-    assert finish({**QUICK, "epochs": 2, "log_every": 1}, path) == [0]
+    assert finish({**QUICK, "epochs": 12, "log_every": 1}, path) == [0]
 
 
 def test_a_place_that_cannot_be_written_is_an_error_before_training(tmp_path: Path) -> None:

@@ -66,8 +66,9 @@ def _message(error: Exception) -> str:
 
     from backroads.contrib.theory.settings import TheoryConfig
     from backroads.plasticity.settings import MetaConfig
+    from backroads.runs.settings import explain
     from backroads.search.settings import SearchConfig
-    from backroads.train.config import CompareConfig, explain
+    from backroads.train.config import CompareConfig
     from backroads.train.settings import TrainConfig
 
     cause = error.__cause__

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from backroads.cli.progress import progress
-from backroads.train.config import CompareConfig, read_toml, resolve
+from backroads.runs.settings import read_toml
+from backroads.train.config import CompareConfig, resolve
 
 
 def compare(

@@ -14,8 +14,7 @@ from cyclopts import Parameter
 from backroads.cli.progress import progress
 from backroads.errors import ConfigError
 from backroads.plasticity.settings import MetaConfig, differences, layered, resolve
-from backroads.train.config import read_toml
-from backroads.train.settings import read_settings
+from backroads.runs.settings import read_settings, read_toml
 
 INTERRUPTED, FAILED = 128, 1  # exit status: 128 + signal; 1
 
@@ -103,7 +102,7 @@ def evaluate(
     from backroads.report import write_report
     from backroads.runs.environment import environment
     from backroads.runs.folder import write_json
-    from backroads.train.trainer import Progress
+    from backroads.runs.progress import Progress
 
     for run in runs:
         network, tasks, found = load_run(run, checkpoint)
@@ -165,7 +164,7 @@ def analyse(
     from backroads.report import write_report
     from backroads.runs.environment import environment
     from backroads.runs.folder import write_json
-    from backroads.train.trainer import Progress
+    from backroads.runs.progress import Progress
 
     for run in runs:
         network, tasks, found = load_run(run, checkpoint)

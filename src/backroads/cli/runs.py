@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,8 +23,8 @@ def evaluate(
     """Evaluate a run's model: loss, top-1 and top-5 over every image once."""
     import torch
 
+    from backroads.runs.runtime import Runtime
     from backroads.train.load import load_config, load_model
-    from backroads.train.runtime import Runtime
     from backroads.train.step import evaluate as measure
 
     config = load_config(run)
@@ -59,3 +60,14 @@ def report(run: Annotated[Path, Parameter(help="Folder of the run, finished or n
     from backroads.report import write_report
 
     print(write_report(run))
+
+
+def print_report(folder: Path) -> None:
+    """Write the report of a run that has just ended, and say where it is; what goes wrong there is no failed run."""
+    from backroads.errors import BackroadsError
+    from backroads.report import write_report
+
+    try:
+        print(f"report: {write_report(folder)}")
+    except (BackroadsError, ValueError) as error:
+        print(f"backroads: the run is done, but its report was not written: {error}", file=sys.stderr)

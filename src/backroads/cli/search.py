@@ -40,7 +40,7 @@ def search(
     Each trial is a short training, judged by its accuracy on a part of the training split; the test split is not read.
     Ctrl-C leaves a study that the same command goes on with. `backroads worker` joins from other machines.
     """
-    from backroads.train.settings import read_settings
+    from backroads.runs.settings import read_settings
 
     given = {
         **(read_settings(config, "search") if config is not None else {}),

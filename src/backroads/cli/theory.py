@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from backroads.contrib.theory.settings import TheoryConfig, resolve
-from backroads.train.config import read_toml
+from backroads.runs.settings import read_toml
 
 if TYPE_CHECKING:
     from backroads.runs.results import TheoryResults
@@ -35,8 +35,8 @@ def theory(
     from backroads.report import write_report
     from backroads.runs.environment import environment
     from backroads.runs.folder import RunFolder
+    from backroads.runs.progress import Progress
     from backroads.runs.schema import as_data
-    from backroads.train.compare import Progress
 
     run_folder = RunFolder(folder, resolved.model_dump(), environment())
     try:

@@ -6,13 +6,15 @@ import datetime
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from backroads.cli.progress import progress
-from backroads.train.config import read_toml
-from backroads.train.settings import TrainConfig, read_settings, resolve
+from backroads.cli.runs import print_report
+from backroads.runs.schema import ArmResult
+from backroads.runs.settings import read_settings, read_toml
+from backroads.train.settings import TrainConfig, resolve
 
 INTERRUPTED, FAILED = 128, 1  # exit status: 128 + signal; 1
 
@@ -39,45 +41,43 @@ def train(
     resolved = resolve(given if old is None else {**old.model_dump(exclude_none=True), **given})
 
     # After the settings are known to be right: torch takes seconds to import.
-    from backroads.train.trainer import check_resume
+    from backroads.runs.schema import Stopped
     from backroads.train.trainer import train as run
 
-    if old is not None:
-        check_resume(old, resolved)
     leads = os.environ.get("RANK", "0") == "0"
     with progress(lines=True, silent=not leads) as report:
         results = run(resolved, folder, report, resume=resume)
+    if isinstance(results, Stopped):
+        if leads:
+            print(
+                f"backroads: stopped by signal {results.signal} after step {results.step}; "
+                f"saved, go on with: backroads train --resume --out {folder}",
+                file=sys.stderr,
+            )
+        sys.exit(INTERRUPTED + results.signal)
+    (arm,) = results.arms
     if not leads:
-        sys.exit(0 if results["status"] == "finished" else FAILED)
-    if results["status"] == "stopped":
-        print(
-            f"backroads: stopped by signal {results['signal']} after step {results['step']}; "
-            f"saved, go on with: backroads train --resume --out {folder}",
-            file=sys.stderr,
-        )
-        sys.exit(INTERRUPTED + results["signal"])
+        sys.exit(0 if arm.status == "finished" else FAILED)
 
-    from backroads.report import write_report
-
-    print(summary(results))
-    print(f"report: {write_report(folder)}")
-    if results["status"] != "finished":
+    print(summary(arm, results.corrupt_examples))
+    print_report(folder)
+    if arm.status != "finished":
         sys.exit(FAILED)
 
 
-def summary(results: dict[str, Any]) -> str:
-    """The end of a run in a few lines."""
+def summary(arm: ArmResult, corrupt: dict[str, str]) -> str:
+    """The end of a training in a few lines."""
     lines = []
-    if results["status"] == "finished":
-        lines.append(f"accuracy {100 * results['eval_accuracy']:.2f} % after {results['epochs']:.0f} epochs")
+    if arm.status == "finished":
+        lines.append(f"accuracy {100 * (arm.accuracy or 0):.2f} % after {arm.epochs:.4g} epochs")
     else:
-        lines.append(f"diverged: {results['reason']}; the last good checkpoint is kept")
-    if results["best_accuracy"] is not None:
-        lines.append(f"best {100 * results['best_accuracy']:.2f} % in epoch {results['best_epoch']}")
-    if results["collapsed"]:
-        lines.append(f"collapsed (B at a right angle to W): {', '.join(results['collapsed'])}")
-    if results["dead"]:
-        lines.append(f"dead (no gradient): {', '.join(results['dead'])}")
-    if results["corrupt_images"]:
-        lines.append(f"{len(results['corrupt_images'])} unreadable images were skipped")
+        lines.append(f"diverged: {arm.reason}; the last good checkpoint is kept")
+    if arm.best_accuracy is not None:
+        lines.append(f"best {100 * arm.best_accuracy:.2f} % in epoch {arm.best_epoch}")
+    if arm.collapsed:
+        lines.append(f"collapsed (B at a right angle to W): {', '.join(arm.collapsed)}")
+    if arm.dead:
+        lines.append(f"dead (no gradient): {', '.join(arm.dead)}")
+    if corrupt:
+        lines.append(f"{len(corrupt)} unreadable images were skipped")
     return "\n".join(lines)

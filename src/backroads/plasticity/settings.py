@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from backroads.errors import ConfigError, nearest
 from backroads.plasticity.rule import LocalRule
-from backroads.train.config import checked
+from backroads.runs.settings import checked
 
 # What a learner is: settings that differ from those of "flp". Flags and TOML override them.
 LEARNERS: dict[str, dict[str, Any]] = {

@@ -24,9 +24,10 @@ from backroads.plasticity.tasks.load import load_tasks
 from backroads.runs import checkpoint
 from backroads.runs.environment import environment
 from backroads.runs.folder import RunFolder
-from backroads.train.config import read_toml
-from backroads.train.runtime import Stopper, find_device
-from backroads.train.trainer import Progress
+from backroads.runs.progress import Progress
+from backroads.runs.runtime import find_device
+from backroads.runs.settings import read_toml
+from backroads.runs.signals import Stopper
 
 DECAY = 0.3
 

@@ -2,8 +2,8 @@
 
 A checkpoint is a folder ``checkpoints/step-000001234`` with ``model.safetensors`` (weights and buffers),
 ``state.pt`` (optimiser and counters; tensors and plain data, read with ``weights_only=True``) and ``manifest.json``
-(SHA-256 of both, step, and the score of the epoch that ended there). A folder counts only if its manifest is there
-and both files are what the manifest says. Nothing in a checkpoint is executed.
+(SHA-256 of both, step, score of an evaluation at this step, and the run's settings). A folder counts only if its
+manifest is there and both files are what the manifest says. Nothing in a checkpoint is executed.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ class Manifest:
     """What a checkpoint says of itself.
 
     Attributes:
-        step: optimiser steps done. score: accuracy of the evaluation at this step, if there was one.
-        sha256: file name -> checksum.
+        step: steps done. score: of the evaluation at this step, higher is better; None if there was none.
+        sha256: file name -> checksum. settings: of the run, as plain data.
     """
 
     step: int
     score: float | None
     sha256: dict[str, str]
+    settings: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +58,20 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(folder: Path, step: int, model: dict[str, Tensor], state: dict[str, Any], score: float | None) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    model: dict[str, Tensor],
+    state: dict[str, Any],
+    score: float | None,
+    settings: dict[str, Any] | None = None,
+) -> Path:
     """Write a checkpoint, whole or not at all.
 
     Args:
-        folder: the run's ``checkpoints``. step: optimiser steps done. model: a state dict. state: tensors, numbers,
-            texts, lists and dicts. score: to find the best one by; None for steps without evaluation.
+        folder: the run's ``checkpoints``. step: steps done. model: a state dict. state: tensors, numbers, texts, lists
+            and dicts. score: to find the best one by; None for steps without evaluation.
+        settings: of the run, as JSON data.
 
     Raises:
         OSError: a full disk, a read-only folder; what was there before is untouched.
@@ -72,7 +81,7 @@ def save(folder: Path, step: int, model: dict[str, Tensor], state: dict[str, Any
     torch.save(state, buffer)
     files = {MODEL: pack(model), STATE: buffer.getvalue()}
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    manifest = json.dumps({"step": step, "score": score, "sha256": sums}, indent=2) + "\n"
+    manifest = json.dumps({"step": step, "score": score, "sha256": sums, "settings": settings or {}}, indent=2) + "\n"
     aside, target = folder / f"{_ASIDE}{step:09d}", folder / f"{_PREFIX}{step:09d}"
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -109,6 +118,15 @@ def best_step(folder: Path) -> int | None:
         if isinstance(manifest, Manifest) and manifest.score is not None:
             scores.append((manifest.score, -step))
     return -max(scores)[1] if scores else None
+
+
+def newest_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings in the newest checkpoint whose manifest can be read; None if there is none."""
+    for step in reversed(_steps(folder)):
+        manifest = _read_manifest(folder / f"{_PREFIX}{step:09d}")
+        if isinstance(manifest, Manifest):
+            return manifest.settings
+    return None
 
 
 def load(path: Path) -> Checkpoint:
@@ -205,7 +223,7 @@ def _read_manifest(path: Path) -> Manifest | str:
     """The manifest, or what is wrong with it."""
     try:
         data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        return Manifest(int(data["step"]), data["score"], dict(data["sha256"]))
+        return Manifest(int(data["step"]), data["score"], dict(data["sha256"]), dict(data["settings"]))
     except OSError as error:
         return f"cannot read {MANIFEST}: {error.strerror}"
     except (ValueError, KeyError, TypeError):

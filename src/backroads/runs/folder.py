@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from backroads.errors import ConfigError
+from backroads.runs.schema import Event, as_data
 
 
 class RunFolder:
     """A new folder with ``config.toml``, ``environment.json``, ``events.jsonl`` and, at the end, ``results.json``.
 
-    Events hold nothing but what follows from the settings, so that two runs of the same ones write the same bytes;
-    a training's speed and its interruptions go to ``system.jsonl``.
+    ``events.jsonl`` holds what follows from the settings, so that two runs of the same settings write the same bytes;
+    what depends on the clock or on interruptions goes to ``system.jsonl``.
 
     Args:
         path: where; it is created, and must not exist with anything in it.
+        config: the settings. environment: see :func:`backroads.runs.environment.environment`.
 
     Raises:
         ConfigError: if the folder has content already, or cannot be made.
@@ -63,36 +65,60 @@ class RunFolder:
         self._events = events.open("a", encoding="utf-8")
         return self
 
+    @staticmethod
+    def clear(path: Path) -> None:
+        """Remove what a run wrote before its first checkpoint, so that it can begin anew."""
+        for name in ("config.toml", "environment.json", "events.jsonl", "system.jsonl"):
+            (path / name).unlink(missing_ok=True)
+        for leftover in path.glob("*.tmp"):
+            leftover.unlink()
+        checkpoints = path / "checkpoints"
+        for leftover in checkpoints.glob(".writing-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+            checkpoints.rmdir()
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
     def events_size(self) -> int:
         """Bytes of events written so far, once they are on the disk."""
         self._events.flush()
         os.fsync(self._events.fileno())
         return os.fstat(self._events.fileno()).st_size
 
-    def event(self, kind: str, **fields: Any) -> None:
-        """Append one line to the events; numbers that are not finite become null."""
-        self._events.write(json.dumps({"event": kind, **_finite(fields)}) + "\n")
+    def event(self, event: Event | str, **fields: Any) -> None:
+        """Append one line to ``events.jsonl``."""
+        self._events.write(_line(event, fields))
         self._events.flush()
 
-    def results(self, results: dict[str, Any]) -> None:
-        """Write the results, all or nothing."""
-        write_json(self.path / "results.json", results)
-
-    def system(self, kind: str, **fields: Any) -> None:
+    def system(self, event: Event | str, **fields: Any) -> None:
         """Append one line to ``system.jsonl``: what differs between two runs of the same settings, such as speed."""
         with (self.path / "system.jsonl").open("ab+") as file:
             if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
                 file.write(b"\n")  # the line before was cut off
-            file.write((json.dumps({"event": kind, **_finite(fields)}) + "\n").encode())
+            file.write(_line(event, fields).encode())
+
+    def results(self, results: Any) -> None:
+        """Write the results, a dataclass of the schema or plain data, all or nothing."""
+        write_json(self.path / "results.json", results)
 
     def close(self) -> None:
         """Close the events."""
         self._events.close()
 
 
-def write_json(path: Path, data: dict[str, Any], indent: int | None = 2) -> None:
+def _line(event: Event | str, fields: dict[str, Any]) -> str:
+    if isinstance(event, str):  # kinds of runs that do not write the schema's events yet
+        return json.dumps({"event": event, **as_data(fields)}) + "\n"
+    return json.dumps({"event": event.kind, **as_data(event)}) + "\n"
+
+
+def write_json(path: Path, data: Any, indent: int | None = 2) -> None:
     """Write ``data`` as JSON, all or nothing; numbers that are not finite become null."""
-    write_atomically(path, json.dumps(_finite(data), indent=indent) + "\n")
+    write_atomically(path, json.dumps(as_data(data), indent=indent) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -103,13 +129,3 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value

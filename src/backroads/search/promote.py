@@ -17,15 +17,16 @@ import torch
 
 from backroads.errors import BackroadsError, ConfigError, RunError
 from backroads.models import build_model
+from backroads.runs.arm import DivergedError
 from backroads.runs.folder import write_json
 from backroads.runs.results import PromotedTrial, Promotion, Transfer, TransferCell, TransferRow
+from backroads.runs.runtime import joined
 from backroads.runs.schema import as_data
 from backroads.runs.statistics import estimate
 from backroads.search.results import best_of_groups, ranked, training_of
 from backroads.search.settings import SearchConfig
 from backroads.search.study import StudyClient
-from backroads.search.trial import DivergedError, Hooks, load_once, run_trial
-from backroads.train.runtime import runtime
+from backroads.search.trial import Hooks, load_once, run_trial
 from backroads.train.settings import TrainConfig
 
 PROMOTED, TRANSFERRED = "promote.json", "transfer.json"
@@ -148,8 +149,7 @@ def fresh_seeds(config: SearchConfig, count: int) -> list[int]:
 def final_accuracy(settings: dict[str, Any]) -> dict[str, Any]:
     """Train once and evaluate once, at the end: ``accuracy``, None for a training that diverged, and ``reason``."""
     config = TrainConfig(**settings)
-    torch.set_num_threads(config.threads or 1)
-    with runtime(config) as process:
+    with joined(config.device, threads=config.threads or 1, deterministic=config.deterministic) as process:
         try:
             dataset = load_once(config, _DATA, process.device)
             accuracy = run_trial(config, dataset, process, Hooks(), report_every=config.epochs)

@@ -17,6 +17,8 @@ import tomli_w
 from backroads.errors import ConfigError, RunError
 from backroads.runs.environment import environment
 from backroads.runs.folder import write_atomically, write_json
+from backroads.runs.settings import read_toml
+from backroads.runs.signals import Stopper
 from backroads.search.settings import SearchConfig, differences, resolve
 from backroads.search.storage import (
     hide_password,
@@ -28,8 +30,6 @@ from backroads.search.storage import (
     without_password,
 )
 from backroads.search.study import Record, StudyClient, find_search, save_search, searches_in, settled
-from backroads.train.config import read_toml
-from backroads.train.runtime import Stopper
 
 LOOK = 0.5  # seconds between looks at the trials of up to eight groups
 FAREWELL = 30.0  # seconds that workers have to leave

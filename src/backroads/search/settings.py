@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from backroads.errors import ConfigError
+from backroads.runs.settings import checked, parse
 from backroads.search.space import DIMENSIONS, Group, Range, expanded, groups_of, range_of
-from backroads.train.config import checked, parse
 
 if TYPE_CHECKING:
     from backroads.train.settings import TrainConfig

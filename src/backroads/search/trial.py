@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from backroads.data import Dataset
 from backroads.runs import checkpoint
+from backroads.runs.arm import DivergedError
+from backroads.runs.loop import Loop
+from backroads.runs.runtime import Runtime
 from backroads.search.study import TakenAwayError
-from backroads.train.runtime import Runtime, prepare
+from backroads.train.arm import Batches, TrainingArm, dataset_of
 from backroads.train.settings import TrainConfig
-from backroads.train.step import Stepper, evaluate, first_bad, weights_finite
-from backroads.train.trainer import make_model
-
-
-class DivergedError(Exception):
-    """Numbers are no longer finite."""
+from backroads.train.trainer import times_of
 
 
 class StoppedError(Exception):
@@ -57,7 +53,7 @@ class Hooks:
 def run_trial(
     config: TrainConfig,
     dataset: Dataset,
-    here: Runtime,
+    runtime: Runtime,
     hooks: Hooks,
     *,
     report_every: int = 1,
@@ -67,119 +63,61 @@ def run_trial(
     """Train a model and return its accuracy on ``dataset.evaluate`` after the last epoch.
 
     Args:
-        config: the settings. dataset: its data, already loaded. here: this process among its peers.
+        config: the settings. dataset: its data, already loaded. runtime: this process among its peers.
         report_every: epochs between evaluations. folder: where checkpoints go, one folder an attempt within that of
             the slot; None writes none. checkpoint_seconds: least time between two of them.
 
     Raises:
         DivergedError: with the reason. PrunedError, StoppedError: as the hooks said.
     """
-    return _Trial(config, dataset, here, hooks, report_every, folder, checkpoint_seconds).run()
+    batches = Batches(dataset, config, runtime)
+    arm = TrainingArm(config.rule, config, batches, runtime)
+    times = times_of(config, batches.steps_per_epoch, epochs_between=report_every)
+    reports: dict[int, float] = {}
+    saved_at = time.monotonic()
 
-
-class _Trial:
-    def __init__(
-        self,
-        config: TrainConfig,
-        dataset: Dataset,
-        here: Runtime,
-        hooks: Hooks,
-        report_every: int,
-        folder: Path | None,
-        checkpoint_seconds: float,
-    ) -> None:
-        self.config, self.data, self.here, self.hooks = config, dataset, here, hooks
-        self.report_every, self.folder, self.checkpoint_seconds = report_every, folder, checkpoint_seconds
-        self.steps_per_epoch = len(dataset.train) // config.batch_size
-        self.model = prepare(make_model(config, dataset), config, here)
-        self.stepper = Stepper(self.model, config, here, self.steps_per_epoch)
-        self.step = 0
-        self.reports: dict[int, float] = {}
-        self.saved_at = time.monotonic()
-
-    def run(self) -> float:
-        self._resume()
-        config, here = self.config, self.here
-        accuracy = self.reports.get(config.epochs, math.nan)
-        for epoch in range(self.step // self.steps_per_epoch + 1, config.epochs + 1):
-            batches = self.data.train.train_batches(
-                config.batch_size, seed=config.seed, epoch=epoch, rank=here.rank, world=here.world
-            )
-            for x, y in batches:
-                done = self.stepper.forward_backward(self.step, x, y)
-                bad, stop = here.any(not math.isfinite(float(done.loss)), here.leads and self.hooks.stop())
-                if bad:
-                    raise DivergedError(f"the loss of step {self.step} is not finite: {first_bad(self.model, x)}")
-                if stop:
-                    raise StoppedError
-                self.stepper.update(self.step, done)
-                self.step += 1
-            if epoch % self.report_every == 0 or epoch == config.epochs:
-                accuracy = self._evaluate(epoch)
-        return accuracy
-
-    def _evaluate(self, epoch: int) -> float:
-        with self.stepper.evaluated() as model:
-            self.here.share_buffers(model)
-            measured = evaluate(model, self.data.evaluate, self.config, self.here)
-        if not math.isfinite(measured["eval_loss"]):
-            bad = weights_finite(self.model) or "the loss"
-            raise DivergedError(f"the loss of the evaluation after step {self.step} is not finite: {bad}")
-        accuracy = measured["eval_accuracy"]
-        self.reports[epoch] = accuracy
-        pruned, taken = self.here.any(*self._told(epoch, accuracy))
-        if taken:
+    def told(epoch: int) -> bool:
+        """Tell an accuracy; whether to end early. Raises TakenAwayError if the trial is another worker's now."""
+        prune = taken = False
+        if runtime.leads:
+            try:
+                prune = hooks.report(epoch, reports[epoch])
+            except TakenAwayError:
+                taken = True
+        if runtime.any(taken):
             raise TakenAwayError
-        if pruned and epoch < self.config.epochs:
-            raise PrunedError(accuracy)
-        self._save()
-        return accuracy
+        return runtime.any(prune)
 
-    def _told(self, epoch: int, accuracy: float) -> tuple[bool, bool]:
-        """Whether to end early, and whether the trial is another worker's now; learnt by the process that leads."""
-        try:
-            return self.here.leads and self.hooks.report(epoch, accuracy), False
-        except TakenAwayError:
-            return False, True
+    def evaluated(step: int) -> None:
+        nonlocal saved_at
+        epoch = step // batches.steps_per_epoch
+        reports[epoch] = arm.score or 0.0
+        if told(epoch) and step < times.steps:
+            raise PrunedError(reports[epoch])
+        due = time.monotonic() - saved_at >= checkpoint_seconds and step < times.steps
+        if folder is not None and runtime.any(due and runtime.leads):
+            weights, state = loop.snapshot()
+            if runtime.leads:
+                state["reports"] = [[n, value] for n, value in reports.items()]
+                checkpoint.save(folder, step, weights, state, None, {"settings": _settings(config)})
+                checkpoint.prune(folder, 1)
+            saved_at = time.monotonic()
 
-    def _save(self) -> None:
-        due = time.monotonic() - self.saved_at >= self.checkpoint_seconds and self.step < self._total
-        if self.folder is None or not self.here.any(due and self.here.leads)[0]:
-            return
-        if not self.here.leads:
-            return
-        state: dict[str, Any] = {
-            "optimizers": self.stepper.optimizers.state(),
-            "ema": self.stepper.ema,
-            "reports": [[epoch, value] for epoch, value in self.reports.items()],
-            "settings": _settings(self.config),
-        }
-        checkpoint.save(self.folder, self.step, self.model.state_dict(), state, None)
-        checkpoint.prune(self.folder, 1)
-        self.saved_at = time.monotonic()
-
-    def _resume(self) -> None:
-        """Go on from the newest whole checkpoint of any attempt at these settings, if there is one."""
-        found = None
-        if self.folder is not None and self.here.leads:
-            found = newest(self.folder.parent, _settings(self.config))
-        name = self.here.shared(None if found is None else str(found.path))
-        if name is None:
-            return
+    loop = Loop([arm], times, runtime, stop=lambda: int(runtime.leads and hooks.stop()), evaluated=evaluated)
+    found = newest(folder.parent, _settings(config)) if folder is not None and runtime.leads else None
+    name = runtime.shared(None if found is None else str(found.path))
+    if name is not None:  # goes on from another attempt at these settings
         found = found or checkpoint.load(Path(name))
-        self.model.load_state_dict(found.model)
-        self.stepper.optimizers.load(found.state["optimizers"])
-        if self.stepper.ema is not None:
-            self.stepper.ema = {key: value.to(self.here.device) for key, value in found.state["ema"].items()}
-        self.step = found.manifest.step
+        loop.restore(found)
         for epoch, value in found.state["reports"]:
-            self.reports[int(epoch)] = float(value)
-            if self.here.any(self._told(int(epoch), float(value))[1])[0]:
-                raise TakenAwayError
-
-    @property
-    def _total(self) -> int:
-        return self.config.epochs * self.steps_per_epoch
+            reports[int(epoch)] = float(value)
+            told(int(epoch))
+    if loop.run():
+        raise StoppedError
+    if loop.failed:
+        raise DivergedError(loop.failed[0].reason, loop.failed[0].layer)
+    assert arm.score is not None
+    return arm.score
 
 
 def newest(slot: Path, settings: str) -> checkpoint.Checkpoint | None:
@@ -187,7 +125,7 @@ def newest(slot: Path, settings: str) -> checkpoint.Checkpoint | None:
     found = []
     for attempt in slot.iterdir() if slot.is_dir() else ():
         last = checkpoint.load_newest(attempt, set_aside=False)[0]
-        if last is not None and last.state.get("settings") == settings:
+        if last is not None and last.manifest.settings.get("settings") == settings:
             found.append(last)
     return max(found, key=lambda one: one.manifest.step, default=None)
 
@@ -198,8 +136,6 @@ def _settings(config: TrainConfig) -> str:
 
 def load_once(config: TrainConfig, cache: dict[str, Dataset], device: torch.device) -> Dataset:
     """The data of a trial, loaded once for all trials that have the same."""
-    from backroads.train.trainer import dataset_of
-
     fields = {"data", "split", "root", "image_size", "augment", "workers", "corrupt_limit"}
     key = json.dumps(config.model_dump(include=fields), sort_keys=True)
     if key not in cache:

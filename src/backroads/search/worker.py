@@ -15,6 +15,9 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from backroads.errors import BackroadsError, RunError
+from backroads.runs.arm import DivergedError
+from backroads.runs.runtime import joined
+from backroads.runs.signals import Stopper
 from backroads.search.run import client_at
 from backroads.search.settings import SearchConfig, resolve
 from backroads.search.storage import retrying
@@ -29,11 +32,10 @@ from backroads.search.study import (
     TrialFailed,
     find_search,
 )
-from backroads.search.trial import DivergedError, Hooks, PrunedError, StoppedError, load_once, run_trial
-from backroads.train.runtime import Stopper, runtime
+from backroads.search.trial import Hooks, PrunedError, StoppedError, load_once, run_trial
 
 if TYPE_CHECKING:
-    from backroads.train.runtime import Runtime
+    from backroads.runs.runtime import Runtime
 
 IDLE = 0.5  # seconds between looks, while others train all trials that are left
 
@@ -67,7 +69,10 @@ def work(
     if folder is None and found.folder.is_dir():
         folder = found.folder
     base = config.training()
-    with runtime(base) as process, Stopper() as stopper:
+    with (
+        joined(base.device, threads=base.threads, deterministic=base.deterministic) as process,
+        Stopper() as stopper,
+    ):
 
         def stop() -> bool:
             return stopper.signal is not None or (parent is not None and os.getppid() != parent)

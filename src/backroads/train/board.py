@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from backroads.extras import extra_named
+from backroads.runs.schema import Event
 
 
-def open_board(path: Path, step: int) -> Any:
-    """A writer; what an interrupted run wrote after ``step`` is hidden. Raises MissingDependencyError."""
-    with extra_named("tensorboard"):
-        from torch.utils.tensorboard import SummaryWriter
-    return SummaryWriter(str(path), purge_step=step)
+class Board:
+    """Writes the numbers of events as TensorBoard's scalars.
+
+    Args:
+        path: folder for the files. arms: names of the run's arms; with several, each has a folder of its own.
+
+    Raises:
+        MissingDependencyError: TensorBoard is not installed.
+    """
+
+    def __init__(self, path: Path, arms: list[str]) -> None:
+        with extra_named("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+        self._writer = SummaryWriter
+        self._paths = [path / name for name in arms] if len(arms) > 1 else [path]
+        self._open: dict[int, Any] = {}
+
+    def __call__(self, arm: int, event: Event) -> None:
+        """Write the numbers of an event of arm number ``arm``."""
+        step = getattr(event, "step", 0)
+        if arm not in self._open:
+            # What an interrupted run wrote after this step is hidden.
+            self._open[arm] = self._writer(str(self._paths[arm]), purge_step=step)
+        for tag, value in _numbers(dataclasses.asdict(event), event.kind):
+            self._open[arm].add_scalar(tag, value, step)
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        for writer in self._open.values():
+            writer.close()
+
+
+def _numbers(fields: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
+    found = []
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            found += _numbers(value, f"{prefix}/{name}")
+        elif isinstance(value, int | float) and name not in ("step", "epoch", "arm", "version"):
+            found.append((f"{prefix}/{name}", float(value)))
+    return found

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from backroads.errors import ConfigError, nearest
-
-Schema = TypeVar("Schema", bound=BaseModel)
+from backroads.runs.settings import checked, parse
 
 COMPARED_RULES = [
     "backprop",
@@ -82,28 +77,6 @@ class CompareConfig(BaseModel):
         return seeds
 
 
-def parse(value: Any) -> Any:
-    """A flag's text as the number or truth value it spells, within tables too; other values as they are."""
-    if isinstance(value, dict):
-        return {key: parse(inner) for key, inner in value.items()}
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file; raises ConfigError if it cannot be read."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config: cannot read {path}: {error.strerror}; give the path of a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config: {path} is not TOML: {error}") from None
-
-
 def resolve(data: dict[str, Any]) -> CompareConfig:
     """Check settings and fill in defaults.
 
@@ -111,24 +84,3 @@ def resolve(data: dict[str, Any]) -> CompareConfig:
         ConfigError: naming every wrong field, with the nearest name for unknown ones.
     """
     return checked(CompareConfig, data)
-
-
-def checked(schema: type[Schema], data: dict[str, Any]) -> Schema:
-    """Settings of any schema from plain data; raises ConfigError naming every wrong field."""
-    try:
-        return schema(**data)
-    except ValidationError as error:
-        raise ConfigError(explain(error, schema)) from None
-
-
-def explain(error: ValidationError, schema: type[BaseModel]) -> str:
-    """A pydantic error in one line a field: what was expected, what came, the nearest name."""
-    lines = []
-    for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {name!r}.{nearest(name, schema.model_fields)}")
-        else:
-            message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            lines.append(f"{name}: expected {message}, got {problem['input']!r}")
-    return "\n".join(lines)

@@ -9,9 +9,9 @@ import torch
 from backroads.data import Dataset
 from backroads.errors import ConfigError
 from backroads.runs import checkpoint
-from backroads.train.config import read_toml
+from backroads.runs.settings import read_toml
+from backroads.train.arm import dataset_of, make_model
 from backroads.train.settings import TrainConfig, resolve
-from backroads.train.trainer import dataset_of, make_model
 
 
 def load_config(run: Path) -> TrainConfig:
@@ -43,5 +43,5 @@ def load_model(
         found = checkpoint.load_best(folder)  # says what is wrong
     dataset = dataset_of(config, torch.device("cpu"))
     model = make_model(config, dataset)
-    model.load_state_dict(found.state["ema"] or found.model)
+    model.load_state_dict(found.state["arms"][0]["ema"] or found.model)
     return model.eval(), dataset, found

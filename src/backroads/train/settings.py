@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from backroads.errors import ConfigError, nearest
-from backroads.train.config import checked, parse, read_toml
+from backroads.runs.settings import checked, parse
 
 OptimizerName = Literal["sgd", "adam", "adamw", "radam", "rmsprop", "adagrad"]
 ScheduleName = Literal["cosine", "linear", "steps", "constant"]
@@ -136,8 +132,9 @@ class TrainConfig(BaseModel):
         return self
 
 
-# What may differ when a run goes on: nothing that the weights or the log depend on. Epochs may only grow.
-HARMLESS = frozenset({"epochs", "workers", "root", "download", "keep", "tensorboard", "corrupt_limit"})
+# What may differ when a run goes on: nothing that the weights or the log depend on.
+GROWING = frozenset({"epochs"})
+HARMLESS = frozenset({"workers", "root", "download", "keep", "tensorboard", "corrupt_limit"})
 
 
 def resolve(data: dict[str, Any]) -> TrainConfig:
@@ -147,40 +144,3 @@ def resolve(data: dict[str, Any]) -> TrainConfig:
         ConfigError: naming every wrong field, with the nearest name for unknown ones.
     """
     return checked(TrainConfig, data)
-
-
-def read_settings(source: str, kind: str = "") -> dict[str, Any]:
-    """Settings from a TOML file, or from a shipped recipe by its name; raises ConfigError.
-
-    Args:
-        source: the file or the name. kind: "" for a training, "search" for a search, "meta" for a meta-training.
-    """
-    if Path(source).exists() or source.endswith(".toml"):
-        return read_toml(Path(source))
-    if source in recipes(kind):
-        with resources.as_file(_folder(kind) / f"{source}.toml") as path:
-            return read_toml(path)
-    raise ConfigError(
-        f"config: {source!r} is neither a file nor a recipe.{nearest(source, recipes(kind))} "
-        f"Recipes: {', '.join(recipes(kind))}"
-    )
-
-
-def recipes(kind: str = "") -> list[str]:
-    """Names of the recipes of one kind that ship with the package."""
-    return sorted(entry.name.removesuffix(".toml") for entry in _folder(kind).iterdir() if entry.name.endswith(".toml"))
-
-
-def _folder(kind: str) -> Traversable:
-    folder = resources.files("backroads") / "recipes"
-    return folder / kind if kind else folder
-
-
-def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """What keeps a run of ``old`` from going on as ``new``: one line a field; empty if nothing does."""
-    lines = []
-    for name in TrainConfig.model_fields:
-        was, now = getattr(old, name), getattr(new, name)
-        if was != now and (name not in HARMLESS or (name == "epochs" and now < was)):
-            lines.append(f"{name}: the run has {was!r}, now {now!r}")
-    return lines

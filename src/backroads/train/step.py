@@ -17,8 +17,9 @@ from backroads.errors import ConfigError, nearest
 from backroads.feedback.conversion import aligned_layers, alignment_scale, set_coefficients
 from backroads.feedback.rules import Alignment
 from backroads.feedback.rules.alignment import PRIMITIVES
+from backroads.runs.runtime import Runtime
 from backroads.train.optimizers import Optimizers, clip
-from backroads.train.runtime import Runtime, layout
+from backroads.train.runtime import layout, wrap
 from backroads.train.schedule import CoefficientSchedule, RateSchedule
 from backroads.train.settings import TrainConfig
 
@@ -45,10 +46,10 @@ class Step:
 class Stepper:
     """Takes steps: holds the model, its optimisers and the schedules, and nothing that a checkpoint does not."""
 
-    def __init__(self, model: torch.nn.Module, config: TrainConfig, here: Runtime, steps_per_epoch: int) -> None:
-        self.model, self.config, self.here = model, config, here
+    def __init__(self, model: torch.nn.Module, config: TrainConfig, runtime: Runtime, steps_per_epoch: int) -> None:
+        self.model, self.config, self.runtime = model, config, runtime
         self.optimizers = Optimizers(model, config, steps_per_epoch)
-        self.wrapped = here.wrap(model, config)
+        self.wrapped = wrap(model, config, runtime)
         self._scale: float | None = None
         self._learns = any(True for _ in aligned_layers(model))
         self._rates = RateSchedule(
@@ -63,9 +64,9 @@ class Stepper:
 
     def forward_backward(self, step: int, x: Tensor, y: Tensor) -> Step:
         """Gradients of one batch; the loss of every part is known before anything is updated."""
-        config, here = self.config, self.here
+        config, runtime = self.config, self.runtime
         # Draws of noise, dropout and random rules: a function of (seed, step, process), whatever came before.
-        torch.manual_seed((config.seed * 1_000_003 + step) * 4_099 + here.rank)
+        torch.manual_seed((config.seed * 1_000_003 + step) * 4_099 + runtime.rank)
         coefficients = {name: schedule(step) for name, schedule in self._coefficients.items()}
         if coefficients:
             set_coefficients(self.model, **coefficients)
@@ -79,9 +80,9 @@ class Stepper:
         losses, hits = [], []
         xs, ys = x.chunk(config.accumulate), y.chunk(config.accumulate)
         for i, (part_x, part_y) in enumerate(zip(xs, ys, strict=True)):
-            quiet = self.wrapped.no_sync() if here.world > 1 and i + 1 < len(xs) else contextlib.nullcontext()
+            quiet = self.wrapped.no_sync() if runtime.world > 1 and i + 1 < len(xs) else contextlib.nullcontext()
             with quiet:
-                with here.autocast(config.precision):
+                with autocast(config, runtime):
                     logits = self.wrapped(layout(part_x, config))
                     loss = F.cross_entropy(logits.float(), part_y, label_smoothing=config.label_smoothing)
                 (loss * (task * len(part_x) / len(x))).backward()
@@ -92,7 +93,7 @@ class Stepper:
         return done
 
     def update(self, step: int, done: Step) -> None:
-        """Move the weights by the gradients that are there."""
+        """Move the weights by the gradients that are truntime."""
         task, align = self._rates(step)
         if self.config.clip_norm is not None:
             done.gradient_norm = clip(self.model, self.config.clip_norm)
@@ -153,23 +154,28 @@ def coefficient_schedules(
     return made
 
 
+def autocast(config: TrainConfig, runtime: Runtime) -> Any:
+    """The context of a forward pass: bfloat16 where the settings say so."""
+    return torch.autocast(runtime.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
 @torch.no_grad()
-def evaluate(model: torch.nn.Module, source: Source, config: TrainConfig, here: Runtime) -> dict[str, float]:
+def evaluate(model: torch.nn.Module, source: Source, config: TrainConfig, runtime: Runtime) -> dict[str, float]:
     """Loss and accuracy over every image of ``source`` exactly once, whatever the number of processes.
 
     Returns:
         ``eval_loss``, ``eval_accuracy`` and ``eval_top5`` (1 with five classes or fewer).
     """
     loss = hits = hits5 = n = 0.0
-    for x, y in source.eval_batches(config.batch_size, rank=here.rank, world=here.world):
-        with here.autocast(config.precision):
+    for x, y in source.eval_batches(config.batch_size, rank=runtime.rank, world=runtime.world):
+        with autocast(config, runtime):
             logits = model(layout(x, config)).float()
         loss += float(F.cross_entropy(logits, y, reduction="sum").double())
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
         hits += float(best[:, 0].sum())
         hits5 += float(best.any(1).sum())
         n += len(y)
-    loss, hits, hits5, n = here.sum(loss, hits, hits5, n)
+    loss, hits, hits5, n = runtime.sum(loss, hits, hits5, n)
     return {"eval_loss": loss / n, "eval_accuracy": hits / n, "eval_top5": hits5 / n}
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from backroads.train.config import checked
+from backroads.runs.settings import checked
 
 Coefficient = Literal["decay", "amp", "null", "sparse", "self"]
 

@@ -1,0 +1,146 @@
+"""Where a run computes: its device, and its processes if ``torchrun`` started several."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from backroads.errors import ConfigError
+
+
+@dataclasses.dataclass
+class Runtime:
+    """This process among the processes of a run.
+
+    Attributes:
+        device: where it computes. rank, world: its number, and how many processes there are.
+        control: a process group on the CPU for small messages; None with one process.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+    control: Any = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def sum(self, *values: float) -> list[float]:
+        """Sums over processes, in float64."""
+        if self.world == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor, group=self.control)
+        return [float(value) for value in tensor]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; all get the same answer."""
+        return self.sum(float(flag))[0] > 0
+
+    def gathered(self, values: list[float]) -> list[list[float]]:
+        """Every process's values, in all of them."""
+        found: list[Any] = [None] * self.world
+        if self.world == 1:
+            return [values]
+        dist.all_gather_object(found, values, group=self.control)
+        return found
+
+    def shared(self, value: Any) -> Any:
+        """The first process's value, in every process: a number, text, list or dict of these."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the first one's values, in place."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done its work, for measurements of time."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def memory_mb(self) -> float:
+        """Peak memory in MiB: of the GPU, or of the process on a CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@contextlib.contextmanager
+def joined(device: str = "auto", *, threads: int | None = None, deterministic: bool = False) -> Iterator[Runtime]:
+    """Set torch up, join the other processes that torchrun started, and leave them at the end.
+
+    Args:
+        device: as for :func:`find_device`. threads: of the CPU; None leaves torch's choice.
+        deterministic: whether torch may use deterministic algorithms only.
+
+    Raises:
+        ConfigError: for a device that cannot be used.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    found = find_device(device, local)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    runtime = Runtime(found, rank, world)
+    if world > 1:
+        if found.type == "cuda":
+            torch.cuda.set_device(found)
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+        runtime.control = dist.new_group(backend="gloo")
+    try:
+        yield runtime
+    finally:
+        if deterministic:
+            torch.use_deterministic_algorithms(False)
+        if world > 1:
+            dist.destroy_process_group()
+
+
+def find_device(name: str, local: int = 0) -> torch.device:
+    """The device called ``name``: cpu, cuda, cuda:1, mps, or auto for a GPU if there is one, else the CPU.
+
+    Args:
+        local: number of this process on this machine, which is the number of its GPU.
+
+    Raises:
+        ConfigError: for a device that cannot be used.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", local)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device: {name!r} cannot be used here: {str(error).splitlines()[0]}; `backroads doctor` lists what can"
+        ) from None
+    return device
+
+
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether an error says that another process of the run went away."""
+    text = str(error)
+    return any(word in text.lower() for word in ("gloo", "nccl")) or "Connection" in text or "Socket" in text

@@ -1,0 +1,123 @@
+"""Settings of any run as data: from TOML and flags, checked, with errors that name the field. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from backroads.errors import ConfigError, nearest
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def parse(value: Any) -> Any:
+    """A flag's text as the number or truth value it spells, within tables and lists too; other values as they are."""
+    if isinstance(value, dict):
+        return {key: parse(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [parse(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file; raises ConfigError if it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: cannot read {path}: {error.strerror}; give the path of a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: {path} is not TOML: {error}") from None
+
+
+def read_settings(source: str, kind: str = "") -> dict[str, Any]:
+    """Settings from a TOML file, or from a recipe that ships with the package, by its name; raises ConfigError.
+
+    Args:
+        source: the file or the name. kind: "" for a training, "search" for a search, "meta" for a meta-training.
+    """
+    if Path(source).exists() or source.endswith(".toml"):
+        return read_toml(Path(source))
+    if source in recipes(kind):
+        with resources.as_file(_folder(kind) / f"{source}.toml") as path:
+            return read_toml(path)
+    raise ConfigError(
+        f"config: {source!r} is neither a file nor a recipe.{nearest(source, recipes(kind))} "
+        f"Recipes: {', '.join(recipes(kind))}"
+    )
+
+
+def recipes(kind: str = "") -> list[str]:
+    """Names of the recipes of one kind that ship with the package."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _folder(kind).iterdir() if entry.name.endswith(".toml"))
+
+
+def _folder(kind: str) -> Traversable:
+    folder = resources.files("backroads") / "recipes"
+    return folder / kind if kind else folder
+
+
+def checked(schema: type[Schema], data: dict[str, Any]) -> Schema:
+    """Settings of any schema from plain data; raises ConfigError naming every wrong field."""
+    try:
+        return schema(**data)
+    except ValidationError as error:
+        raise ConfigError(explain(error, schema)) from None
+
+
+def explain(error: ValidationError, schema: type[BaseModel]) -> str:
+    """A pydantic error in one line a field: what was expected, what came, the nearest name."""
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {name!r}.{nearest(name, schema.model_fields)}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            lines.append(f"{name}: expected {message}, got {problem['input']!r}")
+    return "\n".join(lines)
+
+
+def check_resume(
+    old: dict[str, Any], new: dict[str, Any], *, harmless: frozenset[str], growing: frozenset[str]
+) -> None:
+    """Refuse to take a run up again with settings that would make it another run.
+
+    Args:
+        old: settings of the run, as plain data (tables within tables). new: those that were asked for.
+        harmless: names of settings, without their tables, that may differ. growing: names of those that may grow.
+
+    Raises:
+        ConfigError: with one line for each difference.
+    """
+    found = []
+    for name, was, now in _differences(old, new):
+        field = name.rpartition(".")[2]
+        grown = field in growing and (now is None or (was is not None and now > was))
+        if field not in harmless and not grown:
+            found.append(f"{name}: the run has {was!r}, now {now!r}")
+    if found:
+        raise ConfigError(
+            "resume: the settings differ from those of the run:\n  "
+            + "\n  ".join(found)
+            + "\nleave them out to go on, or start a new run with another --out"
+        )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield name, old, new
