@@ -1,110 +1,97 @@
 """How the defaults of the rules were chosen: every candidate on digits, on a validation part of the training split.
 
-    python benchmarks/choose_defaults.py            # writes benchmarks/results/digits_defaults.json
+    python benchmarks/choose_defaults.py --runs PATH [--only rule=weight_mirror] [--jobs 2]
 
-The candidates run as `backroads compare` does, in lockstep, with the same seeds. The test split is never read.
+The test split is never read. ``results/digits_defaults.json`` is of the same candidates, trained side by side.
 """
 
 from __future__ import annotations
 
-import argparse
-import functools
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import backroads as br
-from backroads.runs.environment import environment
-from backroads.runs.folder import RunFolder, write_json
-from backroads.train.compare import compare
-from backroads.train.config import resolve
+from grid import Arm, markdown, parser, rows_of, run_grid, spread
+
+SETTINGS: dict[str, Any] = {
+    "data": "digits",
+    "split": "validation",
+    "model": "digits_conv",
+    "epochs": 10,
+    "batch_size": 32,
+    "learning_rate": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 5e-3,
+    "decay_vectors": True,
+    "backward_momentum": 0.0,
+    "schedule": "linear",
+    "keep": 1,
+}
+ALL = {"fraction": 1.0}  # of the activities
+BOUNDED: dict[str, Any] = {"reduction": "overlap", "operations": {"normalize_input": True}}
+CENTRED: dict[str, Any] = {"reduction": "power", "operations": {"batch_center_backward_input": True}}
 
 
-def candidates() -> dict[str, br.Rule]:
-    """Every candidate by a name that says what it is."""
-    found: dict[str, br.Rule] = {}
-    for c in (0.1, 0.3, 1.0):
-        found[f"symmetric_alignment {c}"] = br.rules.symmetric_alignment(c, c)
+def candidates() -> list[tuple[str, str, dict[str, Any]]]:
+    """Rule, what is varied, and the rule's options."""
+    found: list[tuple[str, str, dict[str, Any]]] = [
+        (rule, "", {}) for rule in ("backprop", "feedback_alignment", "sign_symmetry")
+    ]
+    found.append(("kolen_pollack", "", {"decay": SETTINGS["weight_decay"]}))
+    found += [("symmetric_alignment", f"{c}", {"self_": c, "decay": c}) for c in (0.1, 0.3, 1.0)]
     for c in (0.003, 0.01, 0.03):
         for gain in (1.0, 0.3):
-            found[f"weight_mirror {c}, amp x{gain:g}"] = br.rules.weight_mirror(gain * c, c)
-            found[f"information_alignment {c}, amp x{gain:g}"] = br.rules.information_alignment(gain * c, c, c)
-    for fraction in (0.5, 0.125):
-        found[f"weight_mirror 0.003, fraction {fraction}"] = br.rules.weight_mirror(0.003, 0.003, fraction=fraction)
-        found[f"information_alignment 0.01, amp x0.3, fraction {fraction}"] = br.rules.information_alignment(
-            0.003, 0.01, 0.01, fraction=fraction
-        )
+            found.append(("weight_mirror", f"{c}, amp x{gain:g}", {"amp": gain * c, "decay": c, **ALL}))
+            found.append(
+                ("information_alignment", f"{c}, amp x{gain:g}", {"amp": gain * c, "null": c, "decay": c, **ALL})
+            )
+    for part in (0.5, 0.125):
+        options: dict[str, Any] = {"amp": 0.003, "decay": 0.003, "fraction": part}
+        found.append(("weight_mirror", f"0.003, fraction {part}", options))
+        options = {"amp": 0.003, "null": 0.01, "decay": 0.01, "fraction": part}
+        found.append(("information_alignment", f"0.01, amp x0.3, fraction {part}", options))
     for c in (0.25, 0.5, 1.0):
-        for fraction in (1.0, 0.5, 0.125):
-            found[f"activation_alignment {c}, fraction {fraction}"] = br.rules.activation_alignment(
-                c, c, fraction=fraction
-            )
-    bounded: dict[str, Any] = {"reduction": "overlap", "operations": br.Operations(normalize_input=True)}
-    centred: dict[str, Any] = {
-        "reduction": "power",
-        "operations": br.Operations(batch_center_backward_input=True),
-    }
-    found["activation_alignment 1, overlap"] = br.rules.activation_alignment(1.0, 1.0, fraction=1.0, **bounded)
+        for part in (1.0, 0.5, 0.125):
+            options = {"amp": c, "sparse": c, "fraction": part}
+            found.append(("activation_alignment", f"{c}, fraction {part}", options))
+    options = {"amp": 1.0, "sparse": 1.0, "fraction": 1.0, **BOUNDED}
+    found.append(("activation_alignment", "1, overlap", options))
     for c in (0.003, 0.01, 0.03):
-        found[f"activation_alignment {c}, power"] = br.rules.activation_alignment(c, c, fraction=1.0, **centred)
-    for rate in (0.05, 0.1, 0.2):
-        for rows in (2.0, 8.0):
-            found[f"normalised_mirror {rate}, {rows:g} rows"] = br.rules.normalised_mirror(
-                rate, noise="normal", rows_per_input=rows
-            )
-    for rate, rows in ((0.1, 1.0), (0.3, 1.0), (0.3, 4.0)):
-        found[f"normalised_mirror correcting {rate}, {rows:g} rows"] = br.rules.normalised_mirror(
-            rate, error_correcting=True, rows_per_input=rows
-        )
-    for rate in (0.3, 1.0):
-        for rows in (1.0, 2.0):
-            found[f"normalised_mirror impulses {rate}, {rows:g} rows"] = br.rules.normalised_mirror(
-                rate, rows_per_input=rows
-            )
-    plain: dict[str, Any] = {"operations": br.Operations()}
-    found["weight_mirror 0.01 not centred"] = br.rules.weight_mirror(0.01, 0.01, **plain)
-    found["information_alignment 0.01 not centred"] = br.rules.information_alignment(0.01, 0.01, 0.01, **plain)
+        found.append(("activation_alignment", f"{c}, power", {"amp": c, "sparse": c, "fraction": 1.0, **CENTRED}))
+    for kind, more, pairs in (
+        ("", {"noise": "normal"}, [(rate, rows) for rate in (0.05, 0.1, 0.2) for rows in (2.0, 8.0)]),
+        ("correcting ", {"error_correcting": True}, [(0.1, 1.0), (0.3, 1.0), (0.3, 4.0)]),
+        ("impulses ", {}, [(rate, rows) for rate in (0.3, 1.0) for rows in (1.0, 2.0)]),
+    ):
+        for rate, rows in pairs:
+            options = {"rate": rate, "rows_per_input": rows, **more}
+            found.append(("normalised_mirror", f"{kind}{rate}, {rows:g} rows", options))
+    plain: dict[str, Any] = {"decay": 0.01, "amp": 0.01, "operations": {}, **ALL}
+    found.append(("weight_mirror", "0.01 not centred", plain))
+    found.append(("information_alignment", "0.01 not centred", {**plain, "null": 0.01}))
     return found
 
 
+def table(results: dict[str, Any]) -> str:
+    """Accuracy, gap and angle of each candidate."""
+    cells = [
+        [
+            f"{row['rule']} {row['candidate']}",
+            spread(row["accuracy_mean"], row["accuracy_std"]),
+            spread(row["gap_points"], row["gap_std"], 1, sign="+"),
+            "" if row["angle_mean"] is None else f"{row['angle_mean']:.1f}°",
+        ]
+        for row in rows_of(results)
+    ]
+    return markdown(["candidate", "accuracy, %", "gap to backprop, points", "weight angle"], cells)
+
+
 def main() -> None:
-    """Run all candidates and write what came of them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/digits_defaults.json"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", default="", help="only candidates whose name contains this")
-    arguments = parser.parse_args()
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-
-    chosen = {name: rule for name, rule in candidates().items() if arguments.only in name}
-    for name, rule in chosen.items():
-        br.register_rule(name, functools.partial(_same, rule))
-    config = resolve(
-        {
-            "split": "validation",
-            "seeds": arguments.seeds,
-            "rules": ["backprop", "feedback_alignment", "sign_symmetry", "kolen_pollack", *chosen],
-        }
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        results = compare(config, RunFolder(Path(folder) / "run", {}, {}), lambda progress: _show(progress.line))
-    keep = ("rule", "repr", "accuracy_mean", "accuracy_std", "accuracies", "gap_mean", "weight_angle_mean", "diverged")
-    rows = [{key: row[key] for key in keep} for row in results["rows"]]
-    write_json(arguments.out, {"environment": environment(), "config": config.model_dump(), "rows": rows})
-    for row in rows:
-        angle = row["weight_angle_mean"]
-        print(
-            f"{row['rule']:40s} {100 * row['accuracy_mean']:.2f} %  gap {100 * row['gap_mean']:+.2f}  angle {angle:.1f}"
-        )
-
-
-def _same(rule: br.Rule) -> br.Rule:
-    return rule
-
-
-def _show(line: str | None) -> None:
-    if line is not None:
-        print(line.partition(":")[0], flush=True)
+    """Train all candidates and print what came of them."""
+    given = parser(__doc__, "digits_candidates", data=False).parse_args()
+    arms = [
+        Arm({"rule": rule, "candidate": what}, {**SETTINGS, "rule": rule, "rule_options": options})
+        for rule, what, options in candidates()
+    ]
+    print(table(run_grid(arms, given, baseline={"rule": "backprop", "candidate": ""})))
 
 
 if __name__ == "__main__":

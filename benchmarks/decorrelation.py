@@ -1,6 +1,6 @@
 """Does decorrelating the activities make the weight mirror a rule without tuning? Apart from the library.
 
-    python benchmarks/decorrelation.py --root FOLDER        # of MNIST, as torchvision reads it
+    python benchmarks/decorrelation.py --data mnist --root FOLDER --runs PATH   # of MNIST, as torchvision reads it
 
 An MLP 784-256-256-10 learns MNIST with plain matrices. Every B follows ``B <- B + rate (g M[y z^T] - B)``, y = W x;
 the contestants differ in z, what the synapse takes for its input: the activity as it is, centred, or decorrelated by a
@@ -18,8 +18,8 @@ g W C D^T: along W if D is the inverse of C. The gain g gives every estimate the
 
 from __future__ import annotations
 
-import argparse
 import itertools
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -27,14 +27,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from grid import Arm, markdown, parser, rows_of, run_grid, spread
 from torch import Tensor
 
 import backroads as br
 from backroads.data import load_dataset
-from backroads.runs.environment import environment
-from backroads.runs.folder import write_json
+from backroads.runs.statistics import estimate
 
-SIZES = (784, 256, 256, 10)
+HIDDEN = (256, 256)
 RATE, FORGET = 0.03, 0.02  # of B, and of running averages, a step
 
 Estimate = Callable[[Tensor, Tensor], Tensor]  # (x, y) -> what B is drawn to
@@ -127,15 +127,19 @@ CONTESTANTS: dict[str, Callable[[int], Estimate] | None] = {
 }
 
 
-def train(name: str, seed: int, data: Any, epochs: int) -> dict[str, Any]:
-    """One run: accuracy and angles at the end."""
+@torch.no_grad()
+def train(arm: Arm, seed: int, folder: Path, machine: dict[str, Any]) -> dict[str, Any]:
+    """One run: accuracy, angles and lengths at the end."""
+    name, epochs = arm.labels["contestant"], arm.settings["epochs"]
+    data = load_dataset(machine["data"], root=machine.get("root"))
+    sizes = (math.prod(data.shape), *HIDDEN, data.classes)
     torch.manual_seed(seed)
-    W = [torch.randn(o, i) * (2 / i) ** 0.5 for i, o in itertools.pairwise(SIZES)]
-    b = [torch.zeros(o) for o in SIZES[1:]]
+    W = [torch.randn(o, i) * (2 / i) ** 0.5 for i, o in itertools.pairwise(sizes)]
+    b = [torch.zeros(o) for o in sizes[1:]]
     B = [torch.randn_like(w) * w.std() for w in W]
     first = [back.norm() for back in B]
     make = CONTESTANTS[name]
-    estimates = [] if make is None else [make(n) for n in SIZES[:-1]]
+    estimates = [] if make is None else [make(n) for n in sizes[:-1]]
     transported = name == "backprop"
     velocity = [torch.zeros_like(p) for p in W + b]
     for epoch in range(1, epochs + 1):
@@ -150,8 +154,8 @@ def train(name: str, seed: int, data: Any, epochs: int) -> dict[str, Any]:
                 gradients[layer], gradients[3 + layer] = error.T @ inputs[layer], error.sum(0)
                 back = W[layer] if transported else B[layer]
                 error = (error @ back) * (inputs[layer] > 0)
-            for layer, estimate in enumerate(estimates):
-                target = estimate(inputs[layer], ys[layer])
+            for layer, teach in enumerate(estimates):
+                target = teach(inputs[layer], ys[layer])
                 B[layer] += RATE * (target * (first[layer] / target.norm()) - B[layer])
             for p, v, g in zip(W + b, velocity, gradients, strict=True):
                 v.mul_(0.9).add_(g)
@@ -165,47 +169,45 @@ def train(name: str, seed: int, data: Any, epochs: int) -> dict[str, Any]:
         hits.append((x.argmax(1) == labels).double())
     angles = [0.0 if transported else br.metrics.angle(back, w) for back, w in zip(B, W, strict=True)]
     lengths = [1.0 if transported else float(back.norm() / w.norm()) for back, w in zip(B, W, strict=True)]
-    return {"seed": seed, "test_accuracy": float(torch.cat(hits).mean()), "weight_angles": angles, "lengths": lengths}
+    return {"test_accuracy": float(torch.cat(hits).mean()), "weight_angles": angles, "lengths": lengths}
+
+
+def summary(seeds: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+    """Means over seeds."""
+    runs = list(seeds.values())
+    accuracy = estimate(run["test_accuracy"] for run in runs)
+    means = {
+        f"{key}_mean": [statistics.fmean(column) for column in zip(*(run[of] for run in runs), strict=True)]
+        for key, of in (("angles", "weight_angles"), ("lengths", "lengths"))
+    }
+    return {"accuracy_mean": accuracy.mean, "accuracy_std": accuracy.std, **means}
 
 
 def table(results: dict[str, Any]) -> str:
-    """Accuracy and angles by contestant, as Markdown."""
-    lines = ["| contestant | test accuracy | angles by layer | n |", "|---|---|---|---|"]
-    for name, row in results["rows"].items():
-        spread = "" if row["accuracy_std"] is None else f" ± {100 * row['accuracy_std']:.1f}"
-        angles = ", ".join(f"{value:.0f}°" for value in row["angles_mean"])
-        lines.append(f"| {name} | {100 * row['accuracy_mean']:.1f}{spread} % | {angles} | {row['n']} |")
-    return "\n".join(lines)
+    """Accuracy and angles by contestant, as Markdown; of files from before the grid, too."""
+    if "rows" in results:
+        rows = [{"contestant": name, **row} for name, row in results["rows"].items()]
+    else:
+        rows = rows_of(results)
+    cells = [
+        [
+            row["contestant"],
+            spread(row["accuracy_mean"], row["accuracy_std"], digits=1) + " %",
+            ", ".join(f"{value:.0f}°" for value in row["angles_mean"]),
+            str(row["n"]),
+        ]
+        for row in rows
+    ]
+    return markdown(["contestant", "test accuracy", "angles by layer", "n"], cells)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--contestants", nargs="*", default=list(CONTESTANTS), choices=list(CONTESTANTS))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "decorrelation.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
-    data = load_dataset("mnist", root=arguments.root)
-    where = environment()
-    where["command"] = "decorrelation.py --root FOLDER"
-    rows = {}
-    for name in arguments.contestants:
-        runs = [train(name, seed, data, arguments.epochs) for seed in arguments.seeds]
-        accuracies = [run["test_accuracy"] for run in runs]
-        rows[name] = {
-            "n": len(runs),
-            "accuracy_mean": statistics.fmean(accuracies),
-            "accuracy_std": statistics.stdev(accuracies) if len(runs) > 1 else None,
-            "angles_mean": [statistics.fmean(run["weight_angles"][layer] for run in runs) for layer in range(3)],
-            "lengths_mean": [statistics.fmean(run["lengths"][layer] for run in runs) for layer in range(3)],
-            "runs": runs,
-        }
-        print(name, {key: value for key, value in rows[name].items() if key != "runs"}, flush=True)
-    settings = {"epochs": arguments.epochs, "batch": 128, "rate_W": 0.02, "momentum_W": 0.9, "rate_B": RATE}
-    write_json(arguments.out, {"environment": where, "settings": settings, "rows": rows})
+    parse = parser(__doc__, "decorrelation")
+    parse.add_argument("--epochs", type=int, default=1)
+    given = parse.parse_args()
+    settings = {"epochs": given.epochs, "batch": 128, "rate_W": 0.02, "momentum_W": 0.9, "rate_B": RATE}
+    arms = [Arm({"contestant": name}, settings) for name in CONTESTANTS]
+    print(table(run_grid(arms, given, train, summary, {"contestant": "backprop"})))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from grid import markdown, spread
 
 import backroads as br
 from backroads.contrib.spiking import Circuit, Evidence, Pair, Recording, RegressionDiscontinuity, SpikePhase
@@ -26,6 +27,7 @@ from backroads.data import load_dataset
 from backroads.models.mlp import mlp
 from backroads.runs.environment import environment
 from backroads.runs.folder import write_json
+from backroads.runs.statistics import estimate
 
 OUT = Path(__file__).parent / "results" / "spiking.json"
 HEAD = ((384, 192), (192, 10))  # of the reference, (I, O)
@@ -154,9 +156,8 @@ def mnist(arguments: argparse.Namespace) -> dict[str, Any]:
                 print(rows[-1], flush=True)
     summary = {}
     for name in contestants:
-        last = [row["test_accuracy"] for row in rows if row["rule"] == name and row["epoch"] == arguments.epochs]
-        spread = statistics.stdev(last) if len(last) > 1 else None
-        summary[name] = {"n": len(last), "test_accuracy_mean": statistics.fmean(last), "test_accuracy_std": spread}
+        of = estimate(r["test_accuracy"] for r in rows if r["rule"] == name and r["epoch"] == arguments.epochs)
+        summary[name] = {"n": of.n, "test_accuracy_mean": of.mean, "test_accuracy_std": of.std}
     network = "784-384-192-10, ReLU; SGD 0.05, momentum 0.9, batch 128"
     return {"network": network, "seconds_a_phase": arguments.seconds, "summary": summary, "rows": rows}
 
@@ -165,63 +166,49 @@ def table(results: dict[str, Any], part: str) -> str:
     """One part as Markdown."""
     found = results[part]
     if part == "pair":
-        head = ["correlation", "naive", *(f"discontinuity, {ms} ms" for ms in (30, 10))]
         names = ["naive", "discontinuity_30_ms", "discontinuity_10_ms"]
         cells = [
             [f"{row['correlation']:g}"]
             + [
                 " / ".join(
-                    f"{1000 * value:.1f} ± {1000 * error:.1f}"
+                    spread(value, error, 1000, 1)
                     for value, error in zip(row[name], row[f"{name}_standard_error"], strict=True)
                 )
                 for name in names
             ]
             for row in found["rows"]
         ]
-    elif part == "time":
-        head = ["layer", "simulated, s", "taken, s"]
-        cells = [
-            [row["layer"], f"{found['simulated_seconds']:g}", f"{row['seconds']:.1f}"]
-            for row in [*found["rows"], {"layer": "both", "seconds": found["total"]}]
-        ]
-    elif part == "angle":
-        head = ["layer", "simulated, s", "angle", "least squares alone", "signs that agree", "seeds"]
+        return markdown(["correlation", "naive", *(f"discontinuity, {ms} ms" for ms in (30, 10))], cells)
+    if part == "time":
+        rows = [*found["rows"], {"layer": "both", "seconds": found["total"]}]
+        cells = [[row["layer"], f"{found['simulated_seconds']:g}", f"{row['seconds']:.1f}"] for row in rows]
+        return markdown(["layer", "simulated, s", "taken, s"], cells)
+    if part == "angle":
         groups: dict[tuple[str, float], dict[float, list[dict[str, Any]]]] = {}
         for row in found["rows"]:
             groups.setdefault((row["layer"], row["seconds"]), {}).setdefault(row["shrinkage"], []).append(row)
         cells = []
         for (layer, seconds), by_shrinkage in groups.items():
             drawn, plain = (by_shrinkage[key] for key in sorted(by_shrinkage, reverse=True))
-            agree = [row["sign_agreement"] for row in drawn if row["sign_agreement"] is not None]
-            cells.append(
-                [
-                    layer,
-                    f"{seconds:g}",
-                    _spread([row["angle"] for row in drawn], "°"),
-                    _spread([row["angle"] for row in plain], "°"),
-                    _spread([100 * share for share in agree], " %") if agree else "none known",
-                    str(len(drawn)),
-                ]
-            )
-    else:
-        head = ["rule", "test accuracy", "by seed"]
-        last = max(row["epoch"] for row in found["rows"])
-        cells = []
-        for name in found["summary"]:
-            seeds = [row for row in found["rows"] if row["rule"] == name and row["epoch"] == last]
-            by_seed = [100 * row["test_accuracy"] for row in seeds]
-            cells.append(
-                [name.replace("_", " "), _spread(by_seed, " %"), ", ".join(f"{value:.2f}" for value in by_seed)]
-            )
-    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *cells]]
-    return "\n".join(lines)
+            agree = [100 * row["sign_agreement"] for row in drawn if row["sign_agreement"] is not None]
+            angles = [_spread([row["angle"] for row in rows], "°") for rows in (drawn, plain)]
+            signs = _spread(agree, " %") if agree else "none known"
+            cells.append([layer, f"{seconds:g}", *angles, signs, str(len(drawn))])
+        head = ["layer", "simulated, s", "angle", "least squares alone", "signs that agree", "seeds"]
+        return markdown(head, cells)
+    last = max(row["epoch"] for row in found["rows"])
+    cells = []
+    for name in found["summary"]:
+        own = [row for row in found["rows"] if row["rule"] == name and row["epoch"] == last]
+        by_seed = [100 * row["test_accuracy"] for row in own]
+        shown = ", ".join(f"{value:.2f}" for value in by_seed)
+        cells.append([name.replace("_", " "), _spread(by_seed, " %"), shown])
+    return markdown(["rule", "test accuracy", "by seed"], cells)
 
 
 def _spread(values: list[float], unit: str) -> str:
-    if any(value != value for value in values):
-        return "-"
-    mean = f"{statistics.fmean(values):.1f}"
-    return mean + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "") + unit
+    found = estimate(values)
+    return "-" if found.n < len(values) else spread(found.mean, found.std, 1, 1) + unit
 
 
 def main() -> None:

@@ -9,14 +9,9 @@ and inputs are noise, so the losses say nothing but that the numbers are finite:
 from __future__ import annotations
 
 import argparse
-import datetime
 import gc
 import json
 import math
-import os
-import platform
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,10 +24,10 @@ from torch import Tensor
 
 import backroads as br
 from backroads.extras import import_torchvision
+from backroads.runs.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES, BATCH, RATE = 10, 2, 1e-3
-_USED = [f"src/backroads/{part}" for part in ("conversion", "functional", "nn", "rules", "_optional.py", "errors.py")]
 MEMORY_GIB, SECONDS = 24, 180  # a model that needs more is not run, and its rows say so
 
 # What a model's constructor and input need, by the beginning of its name; the longest that fits counts.
@@ -171,25 +166,7 @@ def check_model(name: str, rules: Sequence[str] | None = None) -> Iterator[dict[
 
 def provenance() -> dict[str, Any]:
     """Where the numbers come from."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(("git", *arguments), cwd=ROOT, capture_output=True, text=True, check=True).stdout.rstrip()
-
-    return {
-        "command": " ".join(
-            [f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')}", "python", *map(_relative, sys.argv)]
-        ),
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted": git("status", "--porcelain", "--", *_USED).splitlines(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": import_torchvision().__version__,
-            "backroads": br.__version__,
-        },
-        "hardware": {"cpu": _cpu(), "threads": torch.get_num_threads(), "memory_gib": _memory_gib()},
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    return {**environment(), "torchvision": import_torchvision().__version__}
 
 
 def _longest_prefix(table: dict[str, Any], name: str) -> Any:
@@ -209,26 +186,6 @@ def _descend(parameters: Sequence[torch.nn.Parameter], rate: float) -> None:
     for p in parameters:
         if p.grad is not None:
             p.data, p.grad = torch.sub(p.data, p.grad, alpha=rate), None
-
-
-def _relative(argument: str) -> str:
-    path = Path(argument)
-    return str(path.resolve().relative_to(ROOT)) if path.resolve().is_relative_to(ROOT) and path.exists() else argument
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str]:

@@ -6,7 +6,9 @@ import functools
 import json
 import math
 import re
+import runpy
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +77,11 @@ def meta_picture(what: str) -> str:
 
 def angles_picture(network: str) -> str:
     """MyST: angle between B and W against the layer, the rules of one network of ``benchmarks/local_rules.py``."""
-    rules = json.loads((RESULTS / "local_rules.json").read_text())["networks"][network]["rules"]
     curves = {}
-    for rule, found in rules.items():
-        runs = [list(run["angles"].values()) for run in found["seeds"].values()]
+    for row in _rows("local_rules"):
+        if row["network"] != network:
+            continue
+        rule, runs = row["rule"], [list(run["angles"].values()) for run in row["seeds"].values()]
         angles = [[a for a in layer if a is not None] for layer in zip(*runs, strict=True)]
         if rule != "backprop" and all(angles):
             curves[rule] = curve_through((n, statistics.fmean(layer)) for n, layer in enumerate(angles, 1))
@@ -88,14 +91,21 @@ def angles_picture(network: str) -> str:
 def noise_picture() -> str:
     """MyST: accuracy, with its spread, against the variance of noisy updates (``benchmarks/update_noise.py``)."""
     curves = {}
-    for rule, points in json.loads((RESULTS / "update_noise.json").read_text())["curves"].items():
-        noisy = [p for p in points if p["variance"] and p["accuracy_mean"] is not None]
+    rows = _rows("update_noise")
+    for rule in dict.fromkeys(row["rule"] for row in rows):
+        noisy = [p for p in rows if p["rule"] == rule and p["variance"] and p["accuracy_mean"] is not None]
         curves[rule] = Curve(
             epochs=tuple(math.log10(p["variance"]) for p in noisy),
             mean=tuple(100 * p["accuracy_mean"] for p in noisy),
             spread=tuple(NAN if p["accuracy_std"] is None else 100 * p["accuracy_std"] for p in noisy),
         )
     return _in_their_range("noise", "CIFAR-10", curves, "log10 of the variance", "accuracy, %")
+
+
+def _rows(name: str) -> list[dict[str, Any]]:
+    """The arms of a grid of ``benchmarks``."""
+    rows_of: Callable[[Any], list[dict[str, Any]]] = runpy.run_path(str(RESULTS.parent / "grid.py"))["rows_of"]
+    return rows_of(json.loads((RESULTS / f"{name}.json").read_text()))
 
 
 def spiking_picture() -> str:

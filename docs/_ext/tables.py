@@ -31,6 +31,12 @@ def source(command: str, where: dict[str, Any], *commits: str) -> str:
     return f"`{command}`: {where['cpu']}, {threads}, torch {where['torch']}, commit {shown}."
 
 
+def source_of(found: dict[str, Any]) -> str:
+    """A line below the table of a grid."""
+    commits = runpy.run_path(str(BENCHMARKS / "grid.py"))["commits_of"](found)
+    return source(found["command"], found["environment"], *commits)
+
+
 def step_time() -> str:
     """The tables of ``benchmarks/step_time.py`` and what they were measured on."""
     table = runpy.run_path(str(BENCHMARKS / "step_time.py"))["table"]
@@ -63,19 +69,12 @@ def meta_learning(task: str) -> str:
 def local_rules(file: str = "local_rules") -> str:
     """Gaps to backpropagation by network, or candidates for defaults, from ``benchmarks/local_rules.py``."""
     found = results(file)
-    runs = [
-        run for net in found["networks"].values() for rule in net["rules"].values() for run in rule["seeds"].values()
-    ]
-    return (
-        f"{table_of('local_rules', file=file)}\n\n"
-        f"{source(found['command'], found['environment'], *(run['commit'] for run in runs))}"
-    )
+    return f"{table_of('local_rules', file=file)}\n\n{source_of(found)}"
 
 
 def update_noise() -> str:
     """Accuracy by rule and variance, from ``benchmarks/update_noise.py``."""
-    found = results("update_noise")
-    return f"{table_of('update_noise')}\n\n{source(found['command'], found['environment'], *found['commits'])}"
+    return f"{table_of('update_noise')}\n\n{source_of(results('update_noise'))}"
 
 
 def decorrelation() -> str:
