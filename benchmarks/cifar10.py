@@ -55,7 +55,7 @@ def main() -> None:
     ]
     if given.options:
         given.only = [*given.only, f"options={', '.join(sorted(given.options))}"]
-    print(table(run_grid(arms, given)))
+    print(table(run_grid(arms, given, baseline={"rule": "backprop", "options": ""})))
 
 
 if __name__ == "__main__":

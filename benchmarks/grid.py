@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fnmatch
+import hashlib
 import json
 import multiprocessing
 import re
@@ -193,7 +194,10 @@ def _outcomes(
     todo: list[tuple[Arm, int]], one: One, runs: Path, machine: Data, jobs: int
 ) -> Iterator[tuple[Arm, int, Data]]:
     def arguments(arm: Arm, seed: int) -> tuple[Arm, int, Path, Data]:
-        return arm, seed, runs / re.sub(r"[^\w.=-]+", "_", f"{arm.name}-{seed}"), machine
+        # Trainings with other settings, or on other data, have other folders.
+        known = json.dumps([arm.settings, _recorded(machine).get("data")], sort_keys=True)
+        name = f"{arm.name}-{hashlib.sha256(known.encode()).hexdigest()[:8]}-{seed}"
+        return arm, seed, runs / re.sub(r"[^\w.=-]+", "_", name), machine
 
     if jobs == 1:
         for arm, seed in todo:
