@@ -23,14 +23,15 @@ from typing import Any
 import torch
 
 from backroads.plasticity.evaluate import measure
-from backroads.plasticity.settings import resolve
+from backroads.plasticity.settings import MetaConfig, resolve
 from backroads.plasticity.trainer import load_run, meta_train
 from backroads.runs.environment import environment
 from backroads.runs.folder import write_json
+from backroads.runs.groups import merged
 from backroads.runs.progress import Progress
-from backroads.runs.settings import read_toml
+from backroads.runs.schema import Stopped, as_data
+from backroads.runs.settings import read_settings
 
-RECIPES = Path(__file__).parents[1] / "src/backroads/recipes/meta"
 # name: (recipe, what differs from it, numbers of tasks to test on; none: as many as in meta-training)
 EXPERIMENTS: dict[str, tuple[str, dict[str, Any], list[int]]] = {
     "sinusoid-iid": ("sinusoid-quick", {"order": "iid"}, []),
@@ -39,21 +40,21 @@ EXPERIMENTS: dict[str, tuple[str, dict[str, Any], list[int]]] = {
     "omniglot-5-continual": ("omniglot-quick", {"order": "continual"}, []),
     "omniglot-20-continual": (
         "omniglot-quick",
-        {"order": "continual", "tasks": 20, "episodes": 2},
+        {"order": "continual", "tasks": 20, "meta_batch_size": 2},
         [2, 5, 10, 20, 50, 100],
     ),
 }
 # A learner with other settings than the recipe's, at the same network, tasks and budget: the reference's rates; labels
 # of all outputs, where the reference meta-trains the first N only.
-RATES = {"lr_forward": 1e-4, "lr_feedback": 1e-4, "init_plasticity": 0.0}
+RATES = {"lr_forward": 1e-4, "lr_feedback": 1e-4, "initial_plasticity": 0.0}
 VARIANTS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "flp, reference's rates": (
         "flp",
         {
             "sinusoid": RATES
-            | {"reduction": "sum", "output": "feedback", "linear_feedback": False, "init_strength": 0.5}
-            | {"multiplier": 1.0, "lr_plasticity": 1e-8},
-            "omniglot": RATES | {"multiplier": 100.0, "lr_plasticity": 1e-5},
+            | {"reduction": "sum", "output_shift": "feedback", "linear_feedback": False, "initial_strength": 0.5}
+            | {"hidden_multiplier": 1.0, "lr_plasticity": 1e-8},
+            "omniglot": RATES | {"hidden_multiplier": 100.0, "lr_plasticity": 1e-5},
         },
     ),
     "flp, any labels": ("flp", {"omniglot": {"labels": "any"}}),
@@ -65,13 +66,12 @@ def settings(arguments: argparse.Namespace, experiment: str, learner: str, seed:
     recipe, differs, _ = EXPERIMENTS[experiment]
     kind = experiment.partition("-")[0]
     learner, rates = VARIANTS.get(learner, (learner, {}))
-    given = {**read_toml(RECIPES / f"{recipe}.toml"), **differs, **rates.get(kind, {})}
-    given |= {"learner": learner, "seed": seed, "threads": arguments.threads}
+    given = {**differs, **rates.get(kind, {}), "learner": learner, "seed": seed, "threads": arguments.threads}
     if kind == "omniglot":
         given["root"] = str(arguments.root)
     if arguments.meta_steps is not None:
         given["meta_steps"] = arguments.meta_steps
-    return given
+    return merged(MetaConfig, read_settings(recipe, "meta"), given)
 
 
 def test(folder: Path, ways: list[int], lifetimes: int) -> None:
@@ -79,14 +79,15 @@ def test(folder: Path, ways: list[int], lifetimes: int) -> None:
     done = folder / "test.json"
     if done.exists() and json.loads(done.read_text())["lifetimes"] >= lifetimes:
         return
-    network, tasks, found = load_run(folder, "best")
+    network, tasks, step = load_run(folder, "best")
     rows = {}
-    for n in ways or [network.config.tasks]:
+    for n in ways or [network.config.task.tasks]:
         # Long lifetimes of many classes one at a time: their weights at many moments are kept for the course.
-        measured = measure(network, tasks, "test", lifetimes, ways=n, at_once=8 if n <= 20 else 1)
-        rows[str(n)] = measured.summary()
-        print(f"    {n} tasks: {rows[str(n)]['measure']} {rows[str(n)]['mean']}", flush=True)
-    write_json(done, {"lifetimes": lifetimes, "step": found.manifest.step, "ways": rows, "environment": environment()})
+        measured = measure(network, tasks, "test", lifetimes, ways=n, batch=8 if n <= 20 else 1)
+        row = measured.summary(step)
+        rows[str(n)] = {**as_data(row), "scores": measured.scores}
+        print(f"    {n} tasks: {row.measure} {row.mean}", flush=True)
+    write_json(done, {"lifetimes": lifetimes, "step": step, "ways": rows, "environment": environment()})
 
 
 def collect(runs: Path) -> dict[str, Any]:
@@ -103,8 +104,10 @@ def collect(runs: Path) -> dict[str, Any]:
         tested = {seed: json.loads((folder / "test.json").read_text()) for seed, folder in seeds.items()}
         results = [json.loads((folder / "results.json").read_text()) for folder in seeds.values()]
         config = tomllib.loads((next(iter(seeds.values())) / "config.toml").read_text())
-        for key in ("root", "kind", "seed", "threads", "device"):
-            config.pop(key, None)
+        meta = config["meta"]
+        for table, key in (("task", "root"), ("run", "seed"), ("run", "threads"), ("run", "device")):
+            config[table].pop(key, None)
+        config.pop("kind", None)
         for ways in next(iter(tested.values()))["ways"]:
             by_seed = {seed: one["ways"][ways] for seed, one in tested.items()}
             scores = [s for one in by_seed.values() for s in one["scores"] if s is not None and math.isfinite(s)]
@@ -119,7 +122,7 @@ def collect(runs: Path) -> dict[str, Any]:
                     "n": len(by_seed),
                     "seeds": sorted(by_seed),
                     "lifetimes": len(scores),
-                    "not_finite": sum(one["not_finite"] for one in by_seed.values()),
+                    "not_finite": sum(one["skipped"] for one in by_seed.values()),
                     "mean": statistics.fmean(scores) if scores else None,
                     "interval_95": None if spread is None else 1.96 * spread / math.sqrt(len(scores)),
                     "means_by_seed": means,
@@ -129,8 +132,8 @@ def collect(runs: Path) -> dict[str, Any]:
                         for column in zip(*(o["so_far"] for o in by_seed.values()), strict=True)
                     ],
                     "best_steps": [tested[seed]["step"] for seed in sorted(tested)],
-                    "meta_steps": config["meta_steps"],
-                    "episodes": config["meta_steps"] * config["episodes"],
+                    "meta_steps": meta["meta_steps"],
+                    "episodes": meta["meta_steps"] * meta["meta_batch_size"],
                     "status": sorted({one["status"] for one in results}),
                     "settings": config,
                     "commits": sorted({one["environment"]["commit"] or "unknown" for one in tested.values()}),
@@ -192,12 +195,12 @@ def main() -> None:
                 config = resolve(settings(arguments, experiment, learner, seed))
                 done = folder / "results.json"
                 before = json.loads(done.read_text()) if done.exists() else {"status": "", "step": -1}
-                if before["status"] != "diverged" and before["step"] < config.meta_steps:
+                if before["status"] != "diverged" and before["step"] < config.meta.meta_steps:
                     print(f"{experiment}, {learner}, seed {seed}", flush=True)
                     (folder / "test.json").unlink(missing_ok=True)
                     results = meta_train(config, folder, report, resume=folder.exists())
-                    if results["status"] == "stopped":
-                        sys.exit(128 + results["signal"])
+                    if isinstance(results, Stopped):
+                        sys.exit(128 + results.signal)
                 test(folder, EXPERIMENTS[experiment][2], arguments.lifetimes)
     results = collect(arguments.runs)
     write_json(arguments.out, results)

@@ -39,8 +39,8 @@ from backroads.runs.folder import write_json
 CONTESTANTS = ("logging", "plain", "ours", "ours, segments", "ours, 4 episodes", "ours, 4 episodes, segments")
 # Small plasticities: at the start of the reference's settings they are zero, and updates would be the identity.
 CASES: dict[str, dict[str, Any]] = {
-    "sinusoid": {"task": "sinusoid", "init_plasticity": 1e-10},
-    "omniglot": {"task": "omniglot", "init_plasticity": 1e-6},
+    "sinusoid": {"task": "sinusoid", "initial_plasticity": 1e-10},
+    "omniglot": {"task": "omniglot", "initial_plasticity": 1e-6},
 }
 
 
@@ -82,7 +82,7 @@ def batch(episodes: Episodes, count: int) -> Episodes:
 
 def restated(network: MetaNetwork, episodes: Episodes, logging: bool) -> Tensor:
     """The query loss as the reference computes it, for one episode."""
-    meta, rule = network.letters, network.rule
+    meta, rule = network.meta_parameters, network.rule
     L = sum(name.startswith("W") for name in meta)
     W = [meta[f"W{layer}"] for layer in range(L)]
     regression = episodes.y.is_floating_point()
@@ -111,7 +111,7 @@ def restated(network: MetaNetwork, episodes: Episodes, logging: bool) -> Tensor:
                 s = meta[f"s{layer}"]
                 q = s * F.relu(F.linear(u, meta[f"B{layer}_0"], meta[f"c{layer}_0"])) + (1 - s) * a[layer + 1]
             D = q.t() @ a[layer] - (q * q).sum(0)[:, None] * W[layer]
-            mu = rule.multiplier if layer < L - 1 else 1.0
+            mu = rule.hidden_multiplier if layer < L - 1 else 1.0
             after.append(W[layer] + mu * meta[f"p{layer}"] * D)
         W = after
         if logging:
@@ -157,7 +157,7 @@ def floor(network: MetaNetwork, step: Any, T: int) -> dict[str, float]:
     big = torch.randn(2**24)
     speed = max(2 * n**3 / _seconds(lambda: A @ A) for _ in range(10))
     bandwidth = max(2 * 4 * big.numel() / _seconds(lambda: big.clone()) for _ in range(5))
-    weights = sum(value.numel() for name, value in network.letters.items() if name[0] == "W")
+    weights = sum(value.numel() for name, value in network.meta_parameters.items() if name[0] == "W")
     moved = 4.0 * weights * T * (4 + 9)  # forward: W, P, D in, W out; backward: W, P, D, G, H in and G, H, dP in, out
     flops = float(counter.get_total_flops())
     return {"gflop": flops / 1e9, "gflop_per_second": speed / 1e9, "elementwise_gb": moved / 1e9,

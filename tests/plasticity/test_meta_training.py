@@ -10,22 +10,24 @@ import pytest
 import torch
 
 from backroads.errors import ConfigError
-from backroads.plasticity import lifetime, loss_of, predict
+from backroads.plasticity import LocalRule, Stream, lifetime, loss_of, predict
 from backroads.plasticity.analysis import analyse, degrees, feedback_angles, interference
 from backroads.plasticity.evaluate import measure
-from backroads.plasticity.lifetime import Stream
 from backroads.plasticity.network import MetaNetwork
-from backroads.plasticity.settings import LEARNERS, MetaConfig, differences, layered, resolve
+from backroads.plasticity.settings import IMAGES, LEARNERS, MetaConfig, resolve
+from backroads.plasticity.tasks.episode import Tasks
 from backroads.plasticity.tasks.load import load_tasks
-from backroads.plasticity.trainer import MetaStep, load_run, make_network, meta_train, not_finite
+from backroads.plasticity.trainer import MetaStep, load_run, meta_train, not_finite
 from backroads.runs import checkpoint
+from backroads.runs.groups import groups
 from backroads.runs.progress import Progress
+from backroads.runs.schema import MetaResults
 from backroads.runs.settings import read_settings, recipes
 
 SMALL: dict[str, Any] = {
     "tasks": 3,
     "steps_per_task": 2,
-    "batch": 4,
+    "batch_size": 4,
     "hidden": [6, 5],
     "meta_steps": 8,
     "eval_every": 4,
@@ -42,8 +44,15 @@ def small(**changes: Any) -> MetaConfig:
     return resolve({**SMALL, **changes})
 
 
-def quiet(progress: Progress) -> None:
-    pass
+def made(config: MetaConfig) -> tuple[MetaNetwork, Tasks]:
+    tasks = load_tasks(config)
+    return MetaNetwork(config, tasks.shape), tasks
+
+
+def trained(config: MetaConfig, path: Path, *, resume: bool = False) -> MetaResults:
+    results = meta_train(config, path, lambda progress: None, resume=resume)
+    assert isinstance(results, MetaResults)
+    return results
 
 
 class Killed(Exception):
@@ -58,12 +67,10 @@ def last(path: Path) -> checkpoint.Checkpoint:
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_learner_trains_what_it_should_and_nothing_else(learner: str, tmp_path: Path) -> None:
-    flags = {"learner": learner, "meta_steps": 2} | ({} if "fixed_p" in learner else {"init_plasticity": 1e-3})
-    config = resolve(layered(SMALL, flags))
-    tasks = load_tasks(config)
-    before = make_network(config, tasks).state_dict()
-    results = meta_train(config, tmp_path / "run", quiet)
-    assert results["status"] == "finished"
+    flags = {"learner": learner, "meta_steps": 2} | ({} if "fixed_p" in learner else {"initial_plasticity": 1e-3})
+    config = resolve(SMALL, flags)
+    before = made(config)[0].state_dict()
+    assert trained(config, tmp_path / "run").status == "finished"
     moved = {name for name, value in last(tmp_path / "run").model.items() if not torch.equal(value, before[name])}
     letters = {name.removeprefix("meta.")[0] for name in moved}
     fixed = {"flp_fixed_feedback": "Bc", "flp_zero_strength": "s", "flp_fixed_plasticity": "p", "dfa": "Bcps"}
@@ -80,25 +87,37 @@ def test_every_learner_trains_what_it_should_and_nothing_else(learner: str, tmp_
         assert letters == set("Wbp")
 
 
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_help_of_a_setting_names_its_default_for_images(name: str) -> None:
+    (about,) = (group.model_fields[name] for group in groups(MetaConfig).values() if name in group.model_fields)
+    assert f"Default for images: {IMAGES[name]}." in " ".join((about.description or "").split())
+
+
 def test_a_learner_changes_what_its_name_says() -> None:
-    assert small(learner="oml_first_order").local_rule().second_order is False
-    assert small(learner="flp_output_only").local_rule().plastic == "output"
-    assert small(learner="dfa").local_rule().gate == "relu"
-    assert small(learner="flp_hebb", rule="oja").rule == "oja"  # flags override a learner
+    assert small(learner="oml_first_order").plasticity.second_order is False
+    assert small(learner="flp_output_only").plasticity.plastic_layers == "output"
+    assert small(learner="dfa").plasticity.gate == "relu"
+    assert small(learner="flp_hebb", rule="oja").plasticity.rule == "oja"  # settings override a learner
     recipe = {**SMALL, "lr_feedback": 1.0, "lr_plasticity": 1.0}
-    assert resolve(layered(recipe, {"learner": "flp_fixed_feedback"})).lr_feedback == 0.0  # a recipe does not
-    assert resolve(layered(recipe, {"learner": "dfa", "lr_plasticity": 2.0})).lr_plasticity == 2.0
-    with pytest.raises(ConfigError, match="Did you mean 'oml'"):
-        small(learner="om")
+    assert resolve(recipe, {"learner": "flp_fixed_feedback"}).meta.lr_feedback == 0.0  # but not a learner of a flag
+    assert resolve(recipe, {"learner": "dfa", "lr_plasticity": 2.0}).meta.lr_plasticity == 2.0
+    for wrong, message in (
+        ({"learner": "om"}, "Did you mean 'oml'"),
+        ({"task": {"taks": 3}}, "unknown setting 'task.taks'. Did you mean 'tasks'"),
+        ({"init_weights": "zero"}, "unknown setting 'init_weights'. Did you mean 'initial_weights'"),
+        ({"hidden": [3, 0]}, "network.hidden.1: expected greater than or equal to 1, got 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            small(**wrong)
 
 
-@pytest.mark.parametrize("changes", [{}, {"learner": "flp_random_start", "vary_length": True, "episodes": 2}])
+@pytest.mark.parametrize("changes", [{}, {"learner": "flp_random_start", "vary_length": True, "meta_batch_size": 2}])
 @pytest.mark.parametrize("stop", [1, 5, 7])
 def test_a_killed_run_that_goes_on_is_the_run_that_never_was(
     tmp_path: Path, changes: dict[str, Any], stop: int
 ) -> None:
     config = small(**changes)
-    meta_train(config, tmp_path / "whole", quiet)
+    trained(config, tmp_path / "whole")
 
     def kill(progress: Progress) -> None:
         if progress.done == stop and progress.line is None:
@@ -106,29 +125,32 @@ def test_a_killed_run_that_goes_on_is_the_run_that_never_was(
 
     with pytest.raises(Killed):
         meta_train(config, tmp_path / "killed", kill)
-    meta_train(config, tmp_path / "killed", quiet, resume=True)
+    trained(config, tmp_path / "killed", resume=True)
     whole, killed = last(tmp_path / "whole"), last(tmp_path / "killed")
     assert all(torch.equal(value, killed.model[name]) for name, value in whole.model.items())
     assert (tmp_path / "whole" / "events.jsonl").read_bytes() == (tmp_path / "killed" / "events.jsonl").read_bytes()
 
 
-def test_a_run_goes_on_to_more_meta_steps_but_not_with_other_settings() -> None:
-    assert differences(small(), small(meta_steps=9)) == []
-    assert differences(small(), small(lr_forward=1.0)) == ["lr_forward: the run has 0.0001, now 1.0"]
-    assert differences(small(), small(meta_steps=7)) == ["meta_steps: the run has 8, now 7"]
+def test_a_run_goes_on_to_more_meta_steps_but_not_with_other_settings(tmp_path: Path) -> None:
+    trained(small(), tmp_path / "run")
+    for changes, message in (({"lr_forward": 1.0}, "0.0001, now 1.0"), ({"meta_steps": 7}, "the run has 8, now 7")):
+        with pytest.raises(ConfigError, match=message):
+            trained(small(**changes), tmp_path / "run", resume=True)
+    assert trained(small(meta_steps=9), tmp_path / "run", resume=True).step == 9
 
 
 def test_gradients_that_are_not_finite_move_nothing_are_named_and_end_the_run(tmp_path: Path) -> None:
-    config = small(init_plasticity=1e6, bad_limit=3, steps_per_task=30)
-    results = meta_train(config, tmp_path / "run", quiet)
-    assert results["status"] == "diverged"
-    assert results["step"] == results["not_finite"] == 3
-    assert "meta.W0" in results["not_finite_by_parameter"]
-    assert "not finite" in results["reason"]
-    before = make_network(config, load_tasks(config)).state_dict()
+    config = small(initial_plasticity=1e6, skip_limit=3, steps_per_task=30, log_every=1)
+    results = trained(config, tmp_path / "run")
+    assert results.status == "diverged"
+    assert (results.step, results.skipped) == (2, 3)  # the third was not taken
+    assert "meta.W0" in results.skipped_by_parameter
+    assert "not finite" in (results.reason or "")
+    before = made(config)[0].state_dict()
     assert all(torch.equal(value, before[name]) for name, value in last(tmp_path / "run").model.items())
     lines = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["event"] == "not_finite"] == [1, 2, 3]
+    assert [line["skipped"] for line in lines if line["event"] == "step"] == [1, 2]
+    assert lines[-1]["event"] == "diverged"
 
 
 def test_infinities_and_nans_are_both_found_and_large_numbers_are_not() -> None:
@@ -139,19 +161,18 @@ def test_infinities_and_nans_are_both_found_and_large_numbers_are_not() -> None:
 
 
 def test_a_meta_step_is_the_gradient_of_the_mean_query_loss() -> None:
-    config = small(episodes=2, init_plasticity=1e-3)
-    tasks = load_tasks(config)
-    network = make_network(config, tasks)
+    config = small(meta_batch_size=2, initial_plasticity=1e-3)
+    network, tasks = made(config)
     episodes = tasks.episodes("train", 0, 2)
     loss = MetaStep(network).gradient(0, episodes)
-    meta = {name: value.detach().clone().requires_grad_() for name, value in network.letters.items()}
+    meta = {name: value.detach().clone().requires_grad_() for name, value in network.meta_parameters.items()}
     seen = Stream(episodes.inputs[episodes.support], episodes.y)
-    weights, _ = lifetime(meta, seen, rule="oja", signal="error")
+    weights, _ = lifetime(meta, seen, LocalRule(rule="oja", signal="error"))
     expected = loss_of(predict(meta, weights, episodes.inputs[episodes.query]), episodes.y_query).mean()
     torch.testing.assert_close(loss, expected.detach())
     expected.backward()
     for name, value in meta.items():
-        torch.testing.assert_close(network.letters[name].grad, value.grad)
+        torch.testing.assert_close(network.meta_parameters[name].grad, value.grad)
 
 
 def test_convolutions_have_the_sizes_of_the_reference() -> None:
@@ -159,7 +180,7 @@ def test_convolutions_have_the_sizes_of_the_reference() -> None:
     network = MetaNetwork(config, (1, 84, 84))
     assert network.front is not None
     assert network.front.features == 9 * 4  # 41, 39, 19, 17, 8, 3
-    assert {name: tuple(value.shape) for name, value in network.letters.items() if name[0] in "Wps"} == {
+    assert {name: tuple(value.shape) for name, value in network.meta_parameters.items() if name[0] in "Wps"} == {
         "W0": (128, 36),
         "W1": (1000, 128),
         "p0": (128, 36),
@@ -171,46 +192,44 @@ def test_convolutions_have_the_sizes_of_the_reference() -> None:
 
 
 @pytest.mark.parametrize("start", ["zero", "random", "random_head"])
-def test_lifetimes_are_born_as_the_settings_say(start: str) -> None:
-    network = make_network(config := small(start=start), load_tasks(config))
-    generator = torch.Generator().manual_seed(0)
-    born = network.born(3, generator)
-    shapes = {name: tuple(born[name].shape) for name in ("W0", "W2")}
+def test_lifetimes_start_as_the_settings_say(start: str) -> None:
+    network, _ = made(small(initial_weights=start))
+    weights = network.initial_weights(3, torch.Generator().manual_seed(0))
+    shapes = {name: tuple(weights[name].shape) for name in ("W0", "W2")}
     assert shapes == {"W0": (6, 4) if start == "random_head" else (3, 6, 4), "W2": (3, 1, 5)}
     if start == "zero":
-        assert not born["W0"].any()
+        assert not weights["W0"].any()
     else:
-        assert not torch.equal(born["W2"][0], born["W2"][1])
+        assert not torch.equal(weights["W2"][0], weights["W2"][1])
 
 
 def test_the_course_of_a_lifetime_ends_in_its_score_and_is_the_same_in_any_batch() -> None:
-    config = small(order="continual", init_plasticity=1e-3)
-    tasks = load_tasks(config)
-    network = make_network(config, tasks)
-    found = measure(network, tasks, "test", 4)
-    assert len(found.scores) == 4
+    config = small(order="continual", initial_plasticity=1e-3)
+    network, tasks = made(config)
+    measured = measure(network, tasks, "test", 4)
+    found = measured.summary(0)
+    assert len(measured.scores) == 4
     assert len(found.course) == 3
-    assert sum(found.course[-1]) / 3 == pytest.approx(sum(found.scores) / 4, rel=1e-5)
-    assert found.so_far[-1] == pytest.approx(sum(found.scores) / 4, rel=1e-5)
+    assert sum(found.course[-1]) / 3 == pytest.approx(sum(measured.scores) / 4, rel=1e-5)
+    assert found.so_far[-1] == pytest.approx(sum(measured.scores) / 4, rel=1e-5)
     assert found.so_far[0] == found.course[0][0]
     episodes = tasks.episodes("test", 0, 1)
     with torch.no_grad():
         loss = network.query_loss(episodes, torch.Generator())
-    assert found.losses[0] == pytest.approx(float(loss), rel=1e-6)
+    assert measured.scores[0] == pytest.approx(float(loss), rel=1e-6)
 
 
 def test_gradient_updates_lie_along_the_gradient_and_backpropagations_feedback_along_the_transpose() -> None:
     config = small(learner="oml", inner_lr=0.01)
-    tasks = load_tasks(config)
-    network = make_network(config, tasks)
-    found = analyse(network, network, tasks, "test", 2, probes=3)
-    assert found["probes"] == [0, 2, 5] or found["probes"] == [0, 3, 5]
-    assert all(angle < 0.1 for angles in found["update_angle"]["step"].values() for angle in angles)
-    between = found["interference"]
+    network, tasks = made(config)
+    found = analyse(network, network, tasks, "test", 2, probes=3, step=0)
+    assert found.probes in [(0, 2, 5), (0, 3, 5)]
+    assert all(angle < 0.1 for angles in found.update_angle["step"].values() for angle in angles)
+    between = found.interference
     assert between["own"] == pytest.approx(between["gradient_own"], rel=1e-3)
     assert between["cosine"] == pytest.approx(between["gradient_cosine"], rel=1e-3)
-    flp = make_network(config := small(hidden=[6, 5]), tasks)
-    meta = {name: value.detach().clone() for name, value in flp.letters.items()}
+    flp, _ = made(small())
+    meta = {name: value.detach().clone() for name, value in flp.meta_parameters.items()}
     meta["B0_0"] = (meta["W2"] @ meta["W1"]).T.contiguous()
     meta["B1_0"] = -meta["W2"].T.contiguous()
     angles = feedback_angles(meta, {})
@@ -218,25 +237,24 @@ def test_gradient_updates_lie_along_the_gradient_and_backpropagations_feedback_a
 
 
 def test_interference_is_zero_where_nothing_changes_and_angles_are_those_of_geometry() -> None:
-    config = small(init_plasticity=0.0)
-    tasks = load_tasks(config)
-    network = make_network(config, tasks)
+    config = small(initial_plasticity=0.0)
+    network, tasks = made(config)
     episodes = tasks.episodes("test", 0, 1)
-    weights, _, inputs = network.live(episodes, network.letters)
-    assert interference(network, network.letters, weights, episodes, inputs) == {}
+    weights, inputs = network.lifetimes(episodes, network.meta_parameters)
+    assert interference(network, network.meta_parameters, weights, episodes, inputs) == {}
     assert degrees(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])) == pytest.approx(45.0)
     assert degrees(torch.zeros(2), torch.ones(2)) is None
 
 
 @pytest.mark.parametrize("name", recipes("meta"))
 def test_recipes_are_settings(name: str) -> None:
-    assert resolve(read_settings(name, "meta")).meta_steps > 0
+    assert resolve(read_settings(name, "meta")).meta.meta_steps > 0
 
 
 def test_a_run_comes_back_from_its_folder(tmp_path: Path) -> None:
-    meta_train(small(), tmp_path / "run", quiet)
-    network, _, found = load_run(tmp_path / "run", "last")
-    assert found.manifest.step == 8
+    trained(small(), tmp_path / "run")
+    network, _, step = load_run(tmp_path / "run", "newest")
+    assert step == 8
     assert network.config == small()
     with pytest.raises(ConfigError, match=r"no config\.toml"):
-        load_run(tmp_path)
+        load_run(tmp_path, "best")

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backroads.plasticity import LocalRule, Stream, live, loss_of, predict
+from backroads.plasticity import LocalRule, Stream, lifetime, loss_of, predict
 
 REPO = Path(__file__).resolve().parents[2]
 COPIED = REPO / "tests" / "fixtures" / "plasticity"
@@ -94,12 +94,12 @@ def rule_of(case: Case, convs: int) -> dict[str, Any]:
     through = case["output_through_feedback"] and last in uses
     return {
         "signal": "error_detached" if detached else case["signal"],
-        "frozen": len([layer for layer in case["frozen_layers"] if layer >= convs]),
-        "hidden": "feedback" if uses - {last} else "none",
-        "output": "feedback" if through else "none" if regression else "signal",
-        "multiplier": case["hidden_multiplier"],
+        "frozen_layers": len([layer for layer in case["frozen_layers"] if layer >= convs]),
+        "hidden_shift": "feedback" if uses - {last} else "none",
+        "output_shift": "feedback" if through else "none" if regression else "signal",
+        "hidden_multiplier": case["hidden_multiplier"],
         "linear_feedback": options.get("linear_feedback", False),
-        "absolute": options.get("error_only_to_output", False),
+        "absolute_signal": options.get("error_only_to_output", False),
         "gate": "sign" if options.get("use_derivative") else "none",
     }
 
@@ -117,10 +117,11 @@ def test_a_lifetime_is_the_recorded_one(case: Case, segments: int) -> None:
     now, start = dict(meta), 0
     while start < len(hebbian):  # the trainer's slip has runs of different rules: lifetimes one after the other
         stop = next((k for k in range(start, len(hebbian)) if hebbian[k] != hebbian[start]), len(hebbian))
-        rule = LocalRule("hebb" if hebbian[start] else "oja", **options)
+        rule = LocalRule(rule="hebb" if hebbian[start] else "oja", **options)
         kept = (lambda k, weights: steps.append(weights)) if segments == 1 else None
-        weights, trace = live(now, Stream(x[:, start:stop], y[:, start:stop]), rule, front, segments, kept)
-        outputs.append(trace.outputs)
+        seen = Stream(x[:, start:stop], y[:, start:stop])
+        weights, yhat = lifetime(now, seen, rule, front=front, checkpoint_segments=segments, observe=kept)
+        outputs.append(yhat)
         now, start = {**meta, **weights}, stop
     yhat = predict(meta, weights, arrays["xq"][None], front)
     loss = loss_of(yhat, arrays["yq"][None]).sum()
@@ -149,7 +150,7 @@ def test_meta_iterations_with_adam_are_the_recorded_ones(case: Case) -> None:
         for name, value in arrays.items()
         if name[0] in "WbBcps" and name[1:].replace("_", "").isdigit()
     }
-    rule = LocalRule(case["rule"], case["signal"])
+    rule = LocalRule(rule=case["rule"], signal=case["signal"])
     groups = {"forward": "Wb", "feedback": "Bc", "plasticity": "p", "strength": "s"}
     optimizers = [
         torch.optim.Adam([meta[name] for name in meta if name[0] in letters], lr=case["lr"][group])
@@ -158,7 +159,7 @@ def test_meta_iterations_with_adam_are_the_recorded_ones(case: Case) -> None:
     for i in range(case["meta_iterations"]):
         for optimizer in optimizers:
             optimizer.zero_grad()
-        weights, _ = live(meta, Stream(arrays["x"][None], arrays["y"][None]), rule)
+        weights, _ = lifetime(meta, Stream(arrays["x"][None], arrays["y"][None]), rule)
         loss = loss_of(predict(meta, weights, arrays["xq"][None]), arrays["yq"][None]).sum()
         loss.backward()
         for optimizer in optimizers:
@@ -173,15 +174,15 @@ def test_a_lifetime_by_gradient_is_the_recorded_one(case: Case) -> None:
     arrays = arrays_of(case)
     leaves = leaves_of(arrays)
     rule = LocalRule(
-        "gradient",
-        frozen=len(case["frozen_layers"]),
+        rule="gradient",
+        frozen_layers=len(case["frozen_layers"]),
         inner_lr=case["inner_lr"] if isinstance(case["inner_lr"], float) else 0.0,
         second_order=case["second_order"],
     )
     steps: list[dict[str, Tensor]] = []
     meta = meta_of(leaves, 0)
     stream = Stream(arrays["x"][None], arrays["y"][None])
-    weights, _ = live(meta, stream, rule, observe=lambda k, weights: steps.append(weights))
+    weights, _ = lifetime(meta, stream, rule, observe=lambda k, weights: steps.append(weights))
     yhat = predict(meta, weights, arrays["xq"][None])
     loss = loss_of(yhat, arrays["yq"][None]).sum()
     loss.backward()

@@ -17,7 +17,7 @@ from backroads.plasticity.tasks.episode import Episodes, Tasks
 from backroads.plasticity.tasks.load import load_tasks
 from backroads.plasticity.tasks.sinusoids import Sinusoids
 
-SINUSOID = {"task": "sinusoid", "tasks": 3, "steps_per_task": 4, "batch": 5, "hidden": [8]}
+SINUSOID = {"task": "sinusoid", "tasks": 3, "steps_per_task": 4, "batch_size": 5, "hidden": [8]}
 
 
 def sinusoids(**changes: Any) -> Tasks:
@@ -47,7 +47,7 @@ def pixels(episodes: Episodes, index: torch.Tensor) -> torch.Tensor:
 
 
 def test_sinusoids_are_of_the_amplitudes_and_phases_of_the_source() -> None:
-    pools = Sinusoids(10, 40, 32, 400, "iid", seed=0).pools
+    pools = Sinusoids(resolve({}).task, seed=0).pools
     assert [len(pools[split]) for split in ("train", "validation", "test")] == [400, 1000, 1000]
     A, phi = pools["test"].T
     assert A.min() >= 0.1
@@ -170,6 +170,13 @@ def test_without_a_validation_split_the_last_classes_are_held_out(tmp_path: Path
         assert set.union(*[set((pixels(e, e.support) // 10).flatten().tolist()) for e in found]) == classes
 
 
+def test_images_in_floating_point_are_taken_as_they_are(tmp_path: Path, archive: Path) -> None:
+    with np.load(archive) as arrays:
+        np.savez(tmp_path / "f.npz", **{name: x / -3.0 if name.endswith("x") else x for name, x in arrays.items()})
+    whole, real = (load_tasks(letters(path)).episodes("test", 0, 1).inputs for path in (archive, tmp_path / "f.npz"))
+    torch.testing.assert_close(real, whole * 255 / -3.0)
+
+
 @pytest.mark.parametrize("by_csv", [False, True])
 def test_folders_come_by_class_or_by_csv(tmp_path: Path, by_csv: bool) -> None:
     for split, classes in (("train", "abc"), ("val", "de"), ("test", "fg")):
@@ -216,7 +223,7 @@ def test_omniglot_is_read_in_its_layout_and_size(tmp_path: Path) -> None:
         ({"task": "npz:nowhere.npz"}, "expected a file that numpy.savez wrote"),
         ({"task": "pictures"}, "task: expected sinusoid, omniglot, folder:PATH or npz:PATH, got 'pictures'"),
         ({"task": "omniglot"}, "root: expected the folder of Omniglot's files"),
-        ({"batch": 2}, "batch: expected a divisor of the 15 samples"),
+        ({"batch_size": 2}, "batch_size: expected a divisor of the 15 samples"),
     ],
 )
 def test_what_cannot_fill_an_episode_is_refused(archive: Path, changes: dict[str, Any], message: str) -> None:

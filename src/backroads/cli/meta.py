@@ -11,32 +11,39 @@ from typing import Annotated, Any, Literal
 import cyclopts
 from cyclopts import Parameter
 
+from backroads.cli.flags import as_flags, given
 from backroads.cli.progress import progress
-from backroads.errors import ConfigError
-from backroads.plasticity.settings import MetaConfig, differences, layered, resolve
-from backroads.runs.settings import read_settings, read_toml
+from backroads.plasticity.settings import MetaConfig, load_config, resolve
+from backroads.runs.groups import merged
+from backroads.runs.progress import Progress
+from backroads.runs.settings import read_settings
 
 INTERRUPTED, FAILED = 128, 1  # exit status: 128 + signal; 1
 
-Which = Annotated[Literal["best", "last"], Parameter(help="Which checkpoint.")]
-Runs = Annotated[list[Path], Parameter(help="Folders of runs.")]
-SplitName = Annotated[Literal["test", "validation"], Parameter(help="Whose tasks.")]
+Runs = Annotated[list[Path], Parameter(help="Folders of meta-trainings.")]
+Which = Annotated[
+    Literal["best", "newest"],
+    Parameter(help="Which saved weights: those that were best on validation tasks, or the newest."),
+]
+SplitName = Annotated[Literal["test", "validation"], Parameter(help="The split whose tasks the lifetimes learn.")]
 
+as_flags(MetaConfig)
 meta = cyclopts.App(
     name="meta",
     help="Learn to learn with feedback and local plasticity.",
     help_format="plaintext",
-    default_parameter=Parameter(consume_multiple=True, negative_iterable=(), negative_none=()),
 )
 
 
 @meta.command
 def train(
     *,
-    settings: Annotated[MetaConfig | None, Parameter(name="*")] = None,
+    settings: MetaConfig | None = None,
     config: Annotated[str | None, Parameter(help="TOML file, or name of a recipe; flags override it.")] = None,
-    out: Annotated[Path | None, Parameter(help="Folder of the run; runs/meta-TIME if not given.")] = None,
-    resume: Annotated[bool, Parameter(help="Go on from the last checkpoint in --out; start if there is none.")] = False,
+    out: Annotated[Path | None, Parameter(help="Folder of the run. Default: runs/meta-TIME.")] = None,
+    resume: Annotated[
+        bool, Parameter(help="Go on from the last checkpoint in --out, or from the start if there is none.")
+    ] = False,
 ) -> None:
     """Meta-train a learner on a kind of task.
 
@@ -44,41 +51,35 @@ def train(
     report.html. SIGTERM and Ctrl-C save a checkpoint and leave with status 128 + signal; the same command with
     --resume goes on, bit for bit.
     """
-    flags = settings.model_dump(include=settings.model_fields_set) if settings is not None else {}
     recipe = read_settings(config, "meta") if config is not None else {}
     recipe.pop("kind", None)  # of a run's own config.toml
-    given = layered(recipe, flags)
     folder = out if out is not None else Path("runs") / f"meta-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    old = _config_of(folder) if resume and (folder / "config.toml").exists() else None
-    resolved = resolve(given if old is None else {**old.model_dump(exclude_none=True), **given})
-    if old is not None and (found := differences(old, resolved)):
-        raise ConfigError(
-            "resume: the settings differ from those of the run:\n  "
-            + "\n  ".join(found)
-            + "\nleave them out to go on, or start a new run with another --out"
-        )
+    if resume and (folder / "config.toml").exists():
+        recipe = merged(MetaConfig, load_config(folder).model_dump(exclude_none=True), recipe)
+    resolved = resolve(recipe, given(settings))
 
     # After the settings are known to be right: torch takes seconds to import.
     from backroads.plasticity.trainer import meta_train
+    from backroads.runs.schema import Stopped
 
     with progress(lines=True) as report:
         results = meta_train(resolved, folder, report, resume=resume)
-    if results["status"] == "stopped":
+    if isinstance(results, Stopped):
         print(
-            f"backroads: stopped by signal {results['signal']} after meta-step {results['step']}; "
+            f"backroads: stopped by signal {results.signal} after meta-step {results.step}; "
             f"saved, go on with: backroads meta train --resume --out {folder}",
             file=sys.stderr,
         )
-        sys.exit(INTERRUPTED + results["signal"])
+        sys.exit(INTERRUPTED + results.signal)
 
     from backroads.report import write_report
 
-    if results["not_finite"]:
-        print(f"{results['not_finite']} meta-gradients were not finite and skipped")
-    if results["status"] != "finished":
-        print(f"stopped: {results['reason']}")
+    if results.skipped:
+        print(f"{results.skipped} meta-steps were skipped, since their gradients were not finite")
+    if results.reason is not None:
+        print(f"stopped: {results.reason}")
     print(f"report: {write_report(folder)}")
-    if results["status"] != "finished":
+    if results.status != "finished":
         sys.exit(FAILED)
 
 
@@ -89,59 +90,51 @@ def evaluate(
     *,
     checkpoint: Which = "best",
     split: SplitName = "test",
-    lifetimes: Annotated[int, Parameter(help="How many.")] = 200,
-    ways: Annotated[list[int] | None, Parameter(help="Tasks of a lifetime, as in --ways 5 20 50.")] = None,
-    at_once: Annotated[int, Parameter(help="Lifetimes in a batch.")] = 8,
+    lifetimes: Annotated[int, Parameter(help="How many lifetimes to measure.")] = 200,
+    ways: Annotated[
+        list[int] | None, Parameter(help="Numbers of tasks of a lifetime, as in --ways 5 20 50. Default: the run's.")
+    ] = None,
+    batch: Annotated[int, Parameter(help="Lifetimes to compute at once.")] = 8,
     rates: Annotated[
-        list[float] | None, Parameter(help="Inner rates to choose from on the validation tasks ('gradient' only).")
+        list[float] | None,
+        Parameter(help="Step sizes of rule 'gradient' to try; the best one on validation tasks is measured."),
     ] = None,
 ) -> None:
     """Measure runs on lifetimes they have not seen, and write RUN/evaluation.json and RUN/report.html."""
-    from backroads.plasticity.evaluate import measure
+    from backroads.plasticity.evaluate import choose_rate, measure
     from backroads.plasticity.trainer import load_run
     from backroads.report import write_report
     from backroads.runs.environment import environment
     from backroads.runs.folder import write_json
-    from backroads.runs.progress import Progress
+    from backroads.runs.results import MetaEvaluation
+    from backroads.runs.schema import Lifetimes
 
     for run in runs:
-        network, tasks, found = load_run(run, checkpoint)
+        network, tasks, step = load_run(run, checkpoint)
+        print(f"{run.name}: {checkpoint} weights, of meta-step {step} of {network.config.meta.meta_steps}")
         if rates:
-            _choose_rate(network, tasks, rates, lifetimes)
-        results: dict[str, Any] = {}
-        for n in ways or [network.config.tasks]:
+            chosen = choose_rate(network, tasks, rates, min(lifetimes, 50))
+            print(f"inner rate {chosen:g}, the best of {', '.join(f'{rate:g}' for rate in rates)} on validation tasks")
+        counts = ways or [network.config.task.tasks]
+        for n in counts:
             tasks.check(split, n)
+        found: dict[str, Lifetimes] = {}
         with progress() as report:
-            for n in ways or [network.config.tasks]:
+            for n in counts:
                 measured = measure(
-                    network,
-                    tasks,
-                    split,
-                    lifetimes,
-                    ways=n,
-                    at_once=at_once,
-                    watch=lambda done, of: report(Progress(done, of)),
+                    network, tasks, split, lifetimes, ways=n, batch=batch, watch=lambda *done: report(Progress(*done))
                 )
-                results[str(n)] = measured.summary()
-        for name, row in results.items():
-            mean, interval = row["mean"], row["interval_95"]
-            unit = 100 if row["measure"] == "accuracy" else 1
-            shown = "not finite" if mean is None else f"{unit * mean:.4g}"
-            shown += "" if interval is None else f" +- {unit * interval:.2g}"
+                found[str(n)] = measured.summary(step)
+        for name, row in found.items():
+            unit, percent = (100, " %") if row.measure == "accuracy" else (1, "")
+            shown = "not finite" if row.mean is None else f"{unit * row.mean:.4g}"
+            shown += "" if row.interval_95 is None else f" +- {unit * row.interval_95:.2g}"
             print(
-                f"{run.name}: {name} tasks, {network.config.order}, {row['measure']}{' %' if unit == 100 else ''} "
-                f"{shown} (n = {row['lifetimes']} lifetimes of {split}, 95 % interval; step {found.manifest.step})"
+                f"{run.name}: {name} tasks, {network.config.task.order}, {row.measure}{percent} {shown} "
+                f"(n = {row.lifetimes} lifetimes of {split}, 95 % interval)"
             )
-        write_json(
-            run / "evaluation.json",
-            {
-                "split": split,
-                "step": found.manifest.step,
-                "inner_lr": network.rule.inner_lr,
-                "ways": results,
-                "environment": environment(),
-            },
-        )
+        rate = network.rule.inner_lr if network.rule.is_gradient else None
+        write_json(run / "evaluation.json", MetaEvaluation(split, step, found, rate, environment()))
         print(f"report: {write_report(run)}")
 
 
@@ -152,36 +145,30 @@ def analyse(
     *,
     checkpoint: Which = "best",
     split: SplitName = "test",
-    lifetimes: Annotated[int, Parameter(help="How many.")] = 10,
-    probes: Annotated[int, Parameter(help="Steps of each that are looked at.")] = 20,
+    lifetimes: Annotated[int, Parameter(help="How many lifetimes to look at.")] = 10,
+    probes: Annotated[int, Parameter(help="Steps of each lifetime that are looked at.")] = 20,
 ) -> None:
-    """Hold updates against gradients, feedback against the way forward, and tasks against each other.
+    """Compare updates with gradients, feedback with forward weights, and what a task does to the others.
 
     Writes RUN/analysis.json and RUN/report.html.
     """
     from backroads.plasticity.analysis import analyse as look
-    from backroads.plasticity.trainer import load_run, make_network
+    from backroads.plasticity.network import MetaNetwork
+    from backroads.plasticity.trainer import load_run
     from backroads.report import write_report
     from backroads.runs.environment import environment
     from backroads.runs.folder import write_json
-    from backroads.runs.progress import Progress
 
     for run in runs:
-        network, tasks, found = load_run(run, checkpoint)
-        initial = make_network(network.config, tasks)
+        network, tasks, step = load_run(run, checkpoint)
+        print(f"{run.name}: {checkpoint} weights, of meta-step {step} of {network.config.meta.meta_steps}")
+        untrained = MetaNetwork(network.config, tasks.shape)
+        about: dict[str, Any] = {"step": step, "environment": environment()}
         with progress() as report:
-            results = look(
-                network,
-                initial,
-                tasks,
-                split,
-                lifetimes,
-                probes=probes,
-                watch=lambda done, of: report(Progress(done, of)),
-            )
-        about = {"split": split, "step": found.manifest.step, "environment": environment()}
-        write_json(run / "analysis.json", {**results, **about})
-        print(json.dumps(results["interference"]))
+            watch = lambda *done: report(Progress(*done))  # noqa: E731
+            found = look(network, untrained, tasks, split, lifetimes, probes=probes, watch=watch, **about)
+        write_json(run / "analysis.json", found)
+        print(json.dumps(found.interference))
         print(f"report: {write_report(run)}")
 
 
@@ -190,35 +177,9 @@ def report(
     runs: Runs,
     /,
     *,
-    out: Annotated[Path | None, Parameter(help="File to write; report.html of the first run if not given.")] = None,
+    out: Annotated[Path | None, Parameter(help="File to write. Default: report.html of the first run.")] = None,
 ) -> None:
     """Write one page about several runs, side by side, from what they have written so far."""
     from backroads.report import write_meta_report
 
     print(write_meta_report(runs, out if out is not None else runs[0] / "report.html"))
-
-
-def _config_of(folder: Path) -> MetaConfig:
-    given = read_toml(folder / "config.toml")
-    if given.pop("kind", None) != "meta":
-        raise ConfigError(f"out: expected the folder of a meta-training, and {folder} is another run's")
-    return resolve(given)
-
-
-def _choose_rate(network: Any, tasks: Any, rates: list[float], lifetimes: int) -> None:
-    """Give the network the inner rate that is best on validation tasks."""
-    import dataclasses
-
-    from backroads.plasticity.evaluate import measure
-
-    if not network.rule.is_gradient or network.config.learned_rates:
-        raise ConfigError("rates: expected a run of rule 'gradient' whose rate is not learned; leave --rates out")
-    scores = {}
-    for rate in rates:
-        network.rule = dataclasses.replace(network.rule, inner_lr=rate)
-        found = measure(network, tasks, "validation", min(lifetimes, 50))
-        mean = found.summary()["mean"]
-        scores[rate] = float("-inf") if mean is None else mean if found.accuracy else -mean
-    best = max(scores, key=lambda rate: scores[rate])
-    network.rule = dataclasses.replace(network.rule, inner_lr=best)
-    print(f"inner rate {best:g}, the best of {', '.join(f'{rate:g}' for rate in rates)} on validation tasks")

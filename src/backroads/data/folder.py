@@ -35,7 +35,7 @@ def list_folder(path: Path, split: str, evaluation: Sequence[str] = ("test", "va
         raise ConfigError(f"data: expected a folder of images, and {path} is none; check the path")
     if not (path / "train").is_dir():
         raise ConfigError(f"data: expected {path / 'train'} with a folder for each class, and there is none")
-    train, classes = _list_split(path / "train")
+    train, classes = list_classes(path / "train")
     if len(classes) < 2:
         raise ConfigError(f"data: expected at least two classes in {path / 'train'}, got {classes[0]!r} only")
     if split == "validation":
@@ -46,7 +46,7 @@ def list_folder(path: Path, split: str, evaluation: Sequence[str] = ("test", "va
             f"data: expected {' or '.join(str(path / name) for name in evaluation)} to evaluate on, and there is "
             "none; add it, or hold out a part of the training split with split 'validation'"
         )
-    evaluate, others = _list_split(path / there[0])
+    evaluate, others = list_classes(path / there[0])
     if others != classes:
         differing = sorted(set(classes) ^ set(others))
         raise ConfigError(
@@ -56,7 +56,8 @@ def list_folder(path: Path, split: str, evaluation: Sequence[str] = ("test", "va
     return Images(train, evaluate, class_names=tuple(classes), **usual)
 
 
-def _list_split(folder: Path) -> tuple[Files, list[str]]:
+def list_classes(folder: Path) -> tuple[Files, list[str]]:
+    """List the images of ``folder/CLASS``, and the names of the classes; ConfigError for a class without images."""
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise ConfigError(f"data: expected a folder for each class in {folder}, and there are none")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +28,40 @@ def read_npz(path: Path, split: str) -> Images[Arrays]:
     Raises:
         ConfigError: for a file, keys, types or shapes that are none of this.
     """
+    wanted = KEYS[:2] if split == "validation" else KEYS
+    with open_npz(path) as arrays:
+        if any(key not in arrays for key in wanted):
+            raise ConfigError(f"data: expected {', '.join(KEYS)} in {path}, got {', '.join(arrays) or 'nothing'}")
+        parts = [read_part(arrays, name) for name in ("train", "test")[: len(wanted) // 2]]
+    return Images(parts[0], parts[1] if len(parts) > 1 else None)
+
+
+@contextlib.contextmanager
+def open_npz(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The arrays of a file that ``numpy.savez`` wrote, by name; each is read when it is looked up.
+
+    Raises:
+        ConfigError: there is no such file, or it is none, or an array turns out to be damaged or pickled.
+    """
     if not path.is_file():
         raise ConfigError(f"data: expected a file that numpy.savez wrote, and {path} is none; check the path")
     try:
         with path.open("rb") as file:  # numpy leaves the file of a broken archive open
             arrays = np.load(file, allow_pickle=False)
             if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise ConfigError(f"data: expected an archive of {', '.join(KEYS)}, and {path} is one array")
-            wanted = KEYS[:2] if split == "validation" else KEYS
-            missing = [key for key in wanted if key not in arrays]
-            if missing:
-                raise ConfigError(f"data: expected {', '.join(KEYS)} in {path}, got {', '.join(arrays) or 'nothing'}")
-            parts = [
-                Arrays(_images(arrays[f"{name}_x"], f"{name}_x"), _labels(arrays[f"{name}_y"], f"{name}_y"))
-                for name in ("train", "test")[: len(wanted) // 2]
-            ]
+                raise ConfigError(f"data: expected an archive of arrays with names, and {path} is one array")
+            yield arrays
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(
             f"data: {path} cannot be read ({error}); write it again with numpy.savez, from arrays of numbers"
         ) from error
-    return Images(parts[0], parts[1] if len(parts) > 1 else None)
+
+
+def read_part(arrays: Mapping[str, Any], name: str) -> Arrays:
+    """``NAME_x`` and ``NAME_y`` of an archive; raises ConfigError for types or shapes that are no images or labels."""
+    return Arrays(_images(arrays[f"{name}_x"], f"{name}_x"), _labels(arrays[f"{name}_y"], f"{name}_y"))
 
 
 def _images(x: Any, key: str) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from backroads.plasticity.lifetime import Stream, Trace, lifetime, live, loss_of, predict
-from backroads.plasticity.rule import LocalRule
+from backroads.extras import extra_named
 
-__all__ = ["LocalRule", "Stream", "Trace", "lifetime", "live", "loss_of", "predict"]
+with extra_named("backroads.plasticity"):  # options are pydantic's
+    from backroads.plasticity.lifetime import Stream, lifetime, loss_of, predict
+    from backroads.plasticity.rule import LocalRule
+
+__all__ = ["LocalRule", "Stream", "lifetime", "loss_of", "predict"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -24,21 +25,21 @@ def check_meta(meta: Mapping[str, Tensor], rule: LocalRule) -> None:
     layers = count_layers(meta)
     if layers == 0:
         raise ShapeError("meta: expected weights W0, W1, ..., got none")
-    if rule.frozen > layers:
-        raise ShapeError(f"frozen: expected at most the {layers} linear layers, got {rule.frozen}")
+    if rule.frozen_layers > layers:
+        raise ShapeError(f"frozen_layers: expected at most the {layers} linear layers, got {rule.frozen_layers}")
     sizes = [meta["W0"].shape[-1], *(meta[f"W{layer}"].shape[-2] for layer in range(layers))]
-    for layer in range(layers):
-        n_in, n_out = sizes[layer], sizes[layer + 1]
-        _expect(meta, f"W{layer}", (n_out, n_in), leading=True)
-        _expect(meta, f"b{layer}", (n_out,), leading=True)
-        if not rule.changes(layer, layers):
+    for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
+        _expect(meta, f"W{layer}", (n_out, n_in), by_lifetime=True)
+        _expect(meta, f"b{layer}", (n_out,), by_lifetime=True)
+        if not rule.is_plastic(layer, layers):
             continue
-        if not rule.is_gradient or f"p{layer}" in meta:
-            _expect_plasticity(meta, layer, n_out, n_in)
-        if rule.is_gradient:
-            if f"p{layer}" in meta:
-                _expect(meta, f"pb{layer}", (n_out,), or_one=True)
-        elif rule.shift(layer, layers) == "feedback":
+        if f"p{layer}" in meta:
+            _expect(meta, f"p{layer}", (n_out, n_in), (n_out,), (1,))
+        elif "p" in meta or not rule.is_gradient:
+            _expect(meta, "p", (1,))
+        if rule.is_gradient and f"p{layer}" in meta:
+            _expect(meta, f"pb{layer}", (n_out,), (1,))
+        if not rule.is_gradient and rule.shift(layer, layers) == "feedback":
             _expect(meta, f"s{layer}", (1,))
             _expect_path(meta, layer, sizes[-1], n_out)
 
@@ -57,42 +58,30 @@ def check_stream(meta: Mapping[str, Tensor], x: Tensor, y: Tensor) -> None:
     if tuple(y.shape) != expected:
         kind = "targets" if y.is_floating_point() else "labels"
         raise ShapeError(f"stream.y: expected {kind} of shape {expected}, got {_of(y)}")
-    if not y.is_floating_point():
-        if y.dtype != torch.int64:
-            raise ShapeError(f"stream.y: expected int64 labels or floating point targets, got {y.dtype}")
-        check_labels(y, n_out)
-
-
-def check_labels(y: Tensor, head: int) -> None:
-    """Labels are outputs of the head; raises ShapeError."""
-    if y.numel() and (int(y.min()) < 0 or int(y.max()) >= head):
-        wrong = int(y.max()) if int(y.max()) >= head else int(y.min())
+    if y.is_floating_point():
+        return
+    if y.dtype != torch.int64:
+        raise ShapeError(f"stream.y: expected int64 labels or floating point targets, got {y.dtype}")
+    least, most = (int(y.min()), int(y.max())) if y.numel() else (0, 0)
+    if least < 0 or most >= n_out:
         raise ShapeError(
-            f"labels: expected 0 to {head - 1}, the outputs of the head, got {wrong}; number the classes of an "
-            "episode from 0, or make the head larger"
+            f"labels: expected 0 to {n_out - 1}, the outputs of the head, got {most if most >= n_out else least}; "
+            "number the classes of an episode from 0, or make the head larger"
         )
 
 
-def _expect(
-    meta: Mapping[str, Tensor], name: str, shape: tuple[int, ...], *, leading: bool = False, or_one: bool = False
-) -> None:
+def _expect(meta: Mapping[str, Tensor], name: str, *shapes: tuple[int, ...], by_lifetime: bool = False) -> None:
+    """One of the shapes, with a dimension for lifetimes before it if that is allowed."""
+    expected = " or ".join(map(str, shapes))
     if name not in meta:
-        raise ShapeError(f"meta: expected {name} of shape {shape}, and there is none; has {', '.join(meta)}")
+        raise ShapeError(f"meta: expected {name} of shape {expected}, and there is none; has {', '.join(meta)}")
     found = tuple(meta[name].shape)
-    if found != shape and not (leading and found[1:] == shape) and not (or_one and found == (1,)):
-        raise ShapeError(f"{name}: expected shape {shape}, got {found}")
-
-
-def _expect_plasticity(meta: Mapping[str, Tensor], layer: int, n_out: int, n_in: int) -> None:
-    name = f"p{layer}" if f"p{layer}" in meta else "p"
-    if name not in meta:
-        raise ShapeError(f"meta: expected the plasticity p{layer}, or p for all layers, and there is none")
-    found, known = tuple(meta[name].shape), [(n_out, n_in), (n_out,), (1,)] if name != "p" else [(1,)]
-    if found not in known:
-        raise ShapeError(f"{name}: expected shape {' or '.join(map(str, known))}, got {found}")
+    if found not in shapes and not (by_lifetime and found[1:] in shapes):
+        raise ShapeError(f"{name}: expected shape {expected}, got {found}")
 
 
 def _expect_path(meta: Mapping[str, Tensor], layer: int, n_out: int, n_into: int) -> None:
+    """B_0, B_1, ... lead from the n_out outputs to the n_into units after a layer."""
     width, j = n_out, 0
     while f"B{layer}_{j}" in meta:
         B = meta[f"B{layer}_{j}"]

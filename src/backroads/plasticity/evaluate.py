@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from backroads.plasticity.lifetime import Weights, loss_of, predict
+from backroads.errors import ConfigError
+from backroads.plasticity.lifetime import Weights, predict, sample_losses
 from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.tasks.episode import Episodes, Split, Tasks, seeded
+from backroads.runs.schema import Lifetimes
 
-Watch = Callable[[int, int], None]  # called with lifetimes done, and all
+Watch = Callable[[int, int], None]
+"""Called with the number of lifetimes done, and of all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,42 +25,36 @@ class Measured:
     """What came of some lifetimes. A score is an accuracy (labels) or a mean squared error (regression).
 
     Attributes:
-        scores: of each lifetime at its end, over all tasks; NaN where it was not finite. losses: likewise.
+        scores: of each lifetime at its end, over all tasks; NaN where it was not finite.
         course: (R, N), the score on each task after a part of the lifetime: row r after steps (r + 1) T / R, in the
             continual order after task r. Mean over lifetimes whose numbers are finite.
         accuracy: whether scores are accuracies.
     """
 
     scores: list[float]
-    losses: list[float]
     course: list[list[float]]
     accuracy: bool
 
     @property
-    def finite(self) -> list[float]:
-        return [score for score in self.scores if math.isfinite(score)]
+    def quality(self) -> float:
+        """The mean score over lifetimes that were finite, the higher the better; minus infinity without any."""
+        mean = self.summary(0).mean
+        return -math.inf if mean is None else mean if self.accuracy else -mean
 
-    @property
-    def so_far(self) -> list[float]:
-        """After each part, the mean over as many tasks as parts: in the continual order, those presented so far."""
-        return [statistics.mean(row[: number + 1]) for number, row in enumerate(self.course)]
-
-    def summary(self) -> dict[str, Any]:
-        """As plain data, with the mean and its 95 % interval over lifetimes."""
-        finite = self.finite
-        spread = statistics.stdev(finite) if len(finite) > 1 else None
-        return {
-            "measure": "accuracy" if self.accuracy else "mean squared error",
-            "lifetimes": len(self.scores),
-            "not_finite": len(self.scores) - len(finite),
-            "mean": statistics.mean(finite) if finite else None,
-            "std": spread,
-            "interval_95": None if spread is None else 1.96 * spread / math.sqrt(len(finite)),
-            "loss": statistics.mean(found) if (found := [x for x in self.losses if math.isfinite(x)]) else None,
-            "so_far": self.so_far,
-            "course": self.course,
-            "scores": self.scores,
-        }
+    def summary(self, step: int) -> Lifetimes:
+        """The mean and its 95 % interval over lifetimes, of a network after ``step`` meta-steps."""
+        finite = [score for score in self.scores if math.isfinite(score)]
+        n = len(finite)
+        return Lifetimes(
+            measure="accuracy" if self.accuracy else "mean squared error",
+            lifetimes=len(self.scores),
+            step=step,
+            skipped=len(self.scores) - n,
+            mean=statistics.mean(finite) if finite else None,
+            interval_95=1.96 * statistics.stdev(finite) / math.sqrt(n) if n > 1 else None,
+            so_far=[statistics.mean(row[: number + 1]) for number, row in enumerate(self.course)],
+            course=[list(row) for row in self.course],
+        )
 
 
 @torch.no_grad()
@@ -69,59 +65,79 @@ def measure(
     lifetimes: int,
     *,
     ways: int | None = None,
-    at_once: int = 1,
+    batch: int = 1,
     watch: Watch | None = None,
 ) -> Measured:
     """Live through lifetimes of a split, always the same ones.
 
     Args:
-        network: what learns. tasks, split: what. lifetimes: how many. ways: tasks of each, if not the settings'.
-        at_once: lifetimes in a batch. watch: called after each batch.
+        network: what learns. tasks, split: what it learns.
+        lifetimes: how many. ways: tasks of each; None: the settings'.
+        batch: lifetimes computed at once. watch: called after each batch.
 
     Raises:
         ConfigError: if the split cannot fill the episodes.
     """
     device = next(network.parameters()).device
     scores: list[float] = []
-    losses: list[float] = []
     courses: list[Tensor] = []
     accuracy = False
-    for number in range(math.ceil(lifetimes / at_once)):
-        count = min(at_once, lifetimes - len(scores))
+    for number in range(math.ceil(lifetimes / batch)):
+        count = min(batch, lifetimes - len(scores))
         episodes = tasks.episodes(split, number, count, tasks=ways).to(device)
-        if network.config.batch_learning:
-            episodes = episodes.at_once()
+        if network.config.meta.batch_learning:
+            episodes = episodes.in_one_step()
         accuracy = not episodes.y_query.is_floating_point()
-        N, T = int(episodes.task_query.max()) + 1, episodes.support.shape[1]
-        parts = min(N, T)
-        ends = {T * (part + 1) // parts - 1 for part in range(parts)}
-        inputs = network.features(episodes.inputs)
-        meta = network.born(count, seeded(network.config.seed, 11, number))
-        found: list[Tensor] = []
-
-        def note(k: int, weights: Weights) -> None:
-            if k in ends:  # noqa: B023 - called within this turn of the loop
-                found.append(predict(meta, weights, inputs[episodes.query]))  # noqa: B023
-
-        weights, _, _ = network.live(episodes, meta, note, inputs)
-        last = predict(meta, weights, inputs[episodes.query])
-        scores += by_sample(last, episodes).mean(1).tolist()
-        losses += loss_of(last, episodes.y_query).tolist()
-        courses.append(torch.stack([by_task(by_sample(yhat, episodes), episodes, N) for yhat in found], 1))
+        N = int(episodes.task_query.max()) + 1
+        found = _on_the_way(network, episodes, min(N, episodes.support.shape[1]), number)
+        scores += found[-1].mean(1).tolist()
+        courses.append(torch.stack([by_task(score, episodes, N) for score in found], 1))
         if watch is not None:
             watch(len(scores), lifetimes)
     course = torch.cat(courses).nan_to_num(nan=torch.nan, posinf=torch.nan, neginf=torch.nan).nanmean(0)
-    return Measured(scores, losses, course.tolist(), accuracy)
+    return Measured(scores, course.tolist(), accuracy)
 
 
-def by_sample(yhat: Tensor, episodes: Episodes) -> Tensor:
+def choose_rate(network: MetaNetwork, tasks: Tasks, rates: Sequence[float], lifetimes: int) -> float:
+    """Give the network the step size of rule "gradient" that is best on validation tasks, and return it.
+
+    Args:
+        network: its rule is replaced. tasks: what it learns. rates: to choose from. lifetimes: to measure each on.
+
+    Raises:
+        ConfigError: for another rule, or where step sizes are meta-learned.
+    """
+    if not network.rule.is_gradient or network.config.network.learned_rates:
+        raise ConfigError("rates: expected a run of rule 'gradient' whose rate is not learned; leave --rates out")
+    results = {}
+    for rate in rates:
+        network.rule = network.rule.model_copy(update={"inner_lr": rate})
+        results[rate] = measure(network, tasks, "validation", lifetimes).quality
+    best = max(rates, key=lambda rate: results[rate])
+    network.rule = network.rule.model_copy(update={"inner_lr": best})
+    return best
+
+
+def _on_the_way(network: MetaNetwork, episodes: Episodes, parts: int, number: int) -> list[Tensor]:
+    """The score of each query sample, (E, Q), after each of the equal parts of a lifetime."""
+    T, found = episodes.support.shape[1], list[Tensor]()
+    ends = {T * (part + 1) // parts - 1 for part in range(parts)}
+    inputs = network.features(episodes.inputs)
+    meta = network.initial_weights(episodes.count, seeded(network.config.run.seed, 11, number))
+
+    def note(k: int, weights: Weights) -> None:
+        if k in ends:
+            found.append(_scores(predict(meta, weights, inputs[episodes.query]), episodes))
+
+    network.lifetimes(episodes, meta, note, inputs)
+    return found
+
+
+def _scores(yhat: Tensor, episodes: Episodes) -> Tensor:
     """The score of each query sample, (E, Q): right or not, or the squared error; NaN where outputs are not finite."""
-    finite = yhat.isfinite().all(-1)
-    if episodes.y_query.is_floating_point():
-        score = (yhat - episodes.y_query).square().mean(-1)
-    else:
-        score = (yhat.argmax(-1) == episodes.y_query).to(yhat.dtype)
-    return torch.where(finite, score, torch.nan)
+    y = episodes.y_query
+    score = sample_losses(yhat, y) if y.is_floating_point() else (yhat.argmax(-1) == y).to(yhat.dtype)
+    return torch.where(yhat.isfinite().all(-1), score, torch.nan)
 
 
 def by_task(score: Tensor, episodes: Episodes, tasks: int) -> Tensor:

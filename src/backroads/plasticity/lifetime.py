@@ -4,19 +4,21 @@ The letters are the paper's: layers l = 0..L-1, a_0 the input, a_{l+1} = relu(W_
 Meta-parameters are tensors by name, constant in a lifetime:
 
     W0 b0 W1 b1 ...     initial weights (n_out, n_in) and biases (n_out,)
-    B0_0 c0_0 B0_1 ...  feedback into the activity after layer 0: layers j = 0, 1, ... of its path, from the output on
-    p0 p1 ... or p      plasticity: (n_out, n_in) by synapse, (n_out,) by neuron, (1,) by layer, or p (1,) for all
+    B0_0 c0_0 B0_1 ...  feedback weights and biases of the path from the output to the activity after layer 0; a path of
+                        several layers has B0_0 next to the output, then B0_1, ...
+    p0 p1 ... or p      plasticity: (n_out, n_in) by synapse, (n_out,) by neuron, (1,) by layer, or one p (1,) for all
     s0 s1 ...           strength of the feedback (1,)
 
-W may have a leading dimension, one for each lifetime: weights that were drawn anew. With rule "gradient" B, c and s
-are not read, p and pb (of biases) are rates if they are there.
+W may have a leading dimension: weights of its own for each lifetime. With rule "gradient" B, c and s are not read, and
+p and pb (for biases) are step sizes if they are there.
+
+Source: Lindsey and Litwin-Kumar, "Learning to Learn with Feedback and Local Plasticity", NeurIPS 2020.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +27,10 @@ from torch.utils.checkpoint import checkpoint
 
 from backroads.errors import UsageError
 from backroads.plasticity.check import check_meta, check_stream, count_layers
-from backroads.plasticity.rule import LocalRule, RuleName, SignalName
+from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.update import linear, plastic_update
 
-Meta = Mapping[str, Tensor]
+MetaParameters = Mapping[str, Tensor]
 Weights = dict[str, Tensor]
 Observer = Callable[[int, Weights], None]
 
@@ -37,84 +39,65 @@ class Stream(NamedTuple):
     """What E lifetimes see, step by step.
 
     Attributes:
-        x: inputs (E, T, m, ...). y: targets (E, T, m, n_out), floating point: regression, mean squared error; or
-            labels (E, T, m), int64: classification, mean cross-entropy over all outputs.
+        x: inputs (E, T, m, ...): T steps of m samples.
+        y: targets (E, T, m, n_out), floating point: regression, mean squared error; or labels (E, T, m), int64:
+            classification, mean cross-entropy over all outputs.
     """
 
     x: Tensor
     y: Tensor
 
 
-@dataclasses.dataclass(frozen=True)
-class Trace:
-    """What was seen on the way.
-
-    Attributes:
-        outputs: of the network at each step, before the step's change, (E, T, m, n_out), without a graph.
-    """
-
-    outputs: Tensor
-
-
 def lifetime(
-    meta: Meta,
+    meta: MetaParameters,
     stream: Stream,
+    rule: LocalRule,
     *,
-    rule: RuleName,
-    signal: SignalName,
     front: Callable[[Tensor], Tensor] | None = None,
     checkpoint_segments: int = 1,
     observe: Observer | None = None,
-    **options: Any,
-) -> tuple[Weights, Trace]:
-    """Live through a stream; a pure function that never differentiates anything.
+) -> tuple[Weights, Tensor]:
+    """Live through a stream: a pure function that never differentiates anything itself.
 
     Args:
-        meta: the meta-parameters. stream: E lifetimes of T steps of m samples.
-        rule, signal, options: the fields of :class:`LocalRule`.
-        front: frozen in the lifetime, any module: (N, ...) -> (N, n_0). It is called once, with all inputs.
-        checkpoint_segments: so many parts of the lifetime are computed again in the backward pass instead of kept;
-            about sqrt(T) takes the least memory.
+        meta: the meta-parameters by name.
+        stream: what E lifetimes of T steps of m samples see.
+        rule: how the weights change.
+        front: any module (N, ...) -> (N, n_0) before the first linear layer. It does not change in the lifetime, and
+            is called once, with all inputs.
+        checkpoint_segments: the lifetime is cut into so many parts, whose steps are computed again in the backward
+            pass instead of being kept; about sqrt(T) takes the least memory. Default: 1, everything is kept.
         observe: called with (k, weights) after step k, and with k = -1 before the first.
 
     Returns:
-        The weights at the end of the layers that change, (E, n_out, n_in) by name, and the trace.
+        The weights at the end of the layers that change, (E, n_out, n_in) by name; and the outputs at each step, before
+        its change, (E, T, m, n_out), without a graph.
 
     Raises:
-        RuleError, ShapeError: for options, shapes, dtypes and labels that make no sense, before anything is computed.
+        ShapeError: for shapes, types and labels that do not fit, before anything is computed.
+        UsageError: for ``observe`` with more than one segment.
     """
-    return live(meta, stream, LocalRule(rule=rule, signal=signal, **options), front, checkpoint_segments, observe)
-
-
-def live(
-    meta: Meta,
-    stream: Stream,
-    rule: LocalRule,
-    front: Callable[[Tensor], Tensor] | None = None,
-    checkpoint_segments: int = 1,
-    observe: Observer | None = None,
-) -> tuple[Weights, Trace]:
-    """:func:`lifetime` with its options as one :class:`LocalRule`."""
     x, y = stream
     if front is not None:
         x = front(x.flatten(0, 2)).unflatten(0, x.shape[:3])
     check_meta(meta, rule)
     check_stream(meta, x, y)
-    E, T = x.shape[:2]
-    life = _Life(meta, rule, E)
-    x = life.frozen(x)
-    weights = life.birth()
+    T = x.shape[1]
+    network = _Network(meta, rule)
+    x = network.frozen_layers(x)
+    weights = network.initial_weights(len(x))
     if observe is not None:
         observe(-1, weights)
         if checkpoint_segments > 1:
-            raise UsageError("observe: expected checkpoint_segments = 1, since a segment is lived through twice")
-    ahead = life.ahead(y)
+            raise UsageError("observe: expected checkpoint_segments = 1, since the steps of a segment are done twice")
+    targets_fed_back = network.targets_fed_back(y)
     names, outputs = list(weights), []
 
     def segment(start: int, stop: int, *values: Tensor) -> tuple[Tensor, ...]:
         now, seen = dict(zip(names, values, strict=True)), []
         for k in range(start, stop):
-            now, yhat = life.step(now, x[:, k], y[:, k], {layer: f[:, k] for layer, f in ahead.items()})
+            feedback = {layer: f[:, k] for layer, f in targets_fed_back.items()}
+            now, yhat = network.step(now, x[:, k], y[:, k], feedback)
             seen.append(yhat.detach())
             if observe is not None:
                 observe(k, now)
@@ -131,11 +114,13 @@ def live(
             *values, seen = segment(start, stop, *weights.values())
         weights = dict(zip(names, values, strict=True))
         outputs.append(seen)
-    return weights, Trace(torch.cat(outputs, 1))
+    return weights, torch.cat(outputs, 1)
 
 
-def predict(meta: Meta, weights: Weights, x: Tensor, front: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """Outputs with the weights of E lifetimes: x (E, N, ...) -> (E, N, n_out)."""
+def predict(
+    meta: MetaParameters, weights: Weights, x: Tensor, front: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Outputs with the weights of E lifetimes: x (E, N, ...) -> (E, N, n_out). What is not in ``weights`` is meta's."""
     if front is not None:
         x = front(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     for layer in range(layers := count_layers(meta)):
@@ -145,47 +130,50 @@ def predict(meta: Meta, weights: Weights, x: Tensor, front: Callable[[Tensor], T
 
 
 def loss_of(yhat: Tensor, y: Tensor) -> Tensor:
-    """The loss of each lifetime, (E,): mean squared error over all entries, or mean cross-entropy for labels.
+    """The loss of each lifetime, (E,): the mean over its samples of :func:`sample_losses`."""
+    return sample_losses(yhat, y).flatten(1).mean(1)
+
+
+def sample_losses(yhat: Tensor, y: Tensor) -> Tensor:
+    """The loss of each sample, (E, ...): its mean squared error, or its cross-entropy.
 
     Args:
-        yhat: (E, ..., n_out). y: (E, ..., n_out) floating point, or (E, ...) int64.
+        yhat: outputs (E, ..., n_out). y: targets (E, ..., n_out), floating point, or labels (E, ...), int64.
     """
     if y.is_floating_point():
-        return (yhat - y).square().flatten(1).mean(1)
-    flat: Tensor = F.cross_entropy(yhat.flatten(0, -2), y.flatten(), reduction="none")
-    return flat.view(y.shape).flatten(1).mean(1)
+        return (yhat - y).square().mean(-1)
+    return F.cross_entropy(yhat.flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
 
 
-class _Life:
-    """The pieces of a lifetime that do not change in it."""
+class _Network:
+    """The equations of one step, for E lifetimes at once, and what can be computed before the first."""
 
-    def __init__(self, meta: Meta, rule: LocalRule, lifetimes: int) -> None:
-        self.meta, self.rule, self.lifetimes = meta, rule, lifetimes
+    def __init__(self, meta: MetaParameters, rule: LocalRule) -> None:
+        self.meta, self.rule = meta, rule
         self.layers = count_layers(meta)
-        self.plastic = [layer for layer in range(self.layers) if rule.changes(layer, self.layers)]
+        self.plastic = [layer for layer in range(self.layers) if rule.is_plastic(layer, self.layers)]
         self.first = min(self.plastic, default=self.layers)  # what comes before is computed once
 
-    def birth(self) -> Weights:
-        """What changes in a lifetime, as it is at the start."""
+    def initial_weights(self, lifetimes: int) -> Weights:
+        """What changes in a lifetime, as it is at the start; biases change by "gradient" only."""
         names = [f"W{layer}" for layer in self.plastic]
         names += [f"b{layer}" for layer in self.plastic if self.rule.is_gradient]
         start = {}
         for name in names:
             value = self.meta[name]
             shared = value.dim() == (2 if name[0] == "W" else 1)
-            start[name] = value.expand(self.lifetimes, *value.shape) if shared else value
+            start[name] = value.expand(lifetimes, *value.shape) if shared else value
         return start
 
-    def frozen(self, x: Tensor) -> Tensor:
-        """Activities after the frozen layers, of all steps at once: (E, T, m, n) -> (E, T, m, n')."""
+    def frozen_layers(self, x: Tensor) -> Tensor:
+        """Activities before the first plastic layer, of all steps at once: (E, T, m, n) -> (E, T, m, n')."""
         for layer in range(self.first):
-            W, b = self.meta[f"W{layer}"], self.meta[f"b{layer}"]
-            x = linear(x.flatten(1, 2), W, b).unflatten(1, x.shape[1:3])
+            x = linear(x.flatten(1, 2), self.meta[f"W{layer}"], self.meta[f"b{layer}"]).unflatten(1, x.shape[1:3])
             x = x.relu() if layer < self.layers - 1 else x
         return x
 
-    def ahead(self, y: Tensor) -> dict[int, Tensor]:
-        """Targets do not depend on the state: what feedback carries to each layer in all steps, (E, T, m, n)."""
+    def targets_fed_back(self, y: Tensor) -> dict[int, Tensor]:
+        """What feedback brings to each layer in all steps, (E, T, m, n), for signal "target": no weight changes it."""
         if self.rule.is_gradient or self.rule.signal != "target":
             return {}
         u = self.target(y)
@@ -200,7 +188,7 @@ class _Life:
         return F.one_hot(y, W.shape[-2]).to(W.dtype)
 
     def signal(self, yhat: Tensor, y: Tensor) -> Tensor:
-        """What is sent back, (E, m, n_out)."""
+        """u, which is sent back, (E, m, n_out): the target, y - yhat, or (one-hot - softmax) / m."""
         if self.rule.signal == "target":
             return self.target(y)
         yhat = yhat.detach() if self.rule.signal == "error_detached" else yhat
@@ -209,67 +197,71 @@ class _Life:
         return (self.target(y) - yhat.softmax(-1)) / y.shape[-1]
 
     def feedback(self, layer: int, u: Tensor) -> Tensor:
-        """The path from the output into the activity after a layer: (..., n_out) -> (..., n)."""
-        f, j = u.abs() if self.rule.absolute else u, 0
+        """f <- relu(B_j f + c_j) along the path into the activity after a layer: (..., n_out) -> (..., n)."""
+        f, j = u.abs() if self.rule.absolute_signal else u, 0
         while f"B{layer}_{j}" in self.meta:
             f = F.linear(f, self.meta[f"B{layer}_{j}"], self.meta[f"c{layer}_{j}"])
             f, j = f if self.rule.linear_feedback else f.relu(), j + 1
         return f
 
-    def step(self, weights: Weights, x: Tensor, y: Tensor, ahead: Mapping[int, Tensor]) -> tuple[Weights, Tensor]:
-        """One step: x (E, m, n), y (E, m, ...) -> the weights after it, and the outputs before."""
+    def step(self, weights: Weights, x: Tensor, y: Tensor, fed_back: Mapping[int, Tensor]) -> tuple[Weights, Tensor]:
+        """One step: x (E, m, n), y (E, m, ...) -> the weights after it, and the outputs before, (E, m, n_out)."""
         a = [x] * (self.first + 1)
         for layer in range(self.first, self.layers):
             W, b = (weights.get(name, self.meta[name]) for name in (f"W{layer}", f"b{layer}"))
             z = linear(a[-1], W, b)
             a.append(z.relu() if layer < self.layers - 1 else z)
-        change = self.descend if self.rule.is_gradient else self.learn
-        return change(weights, a, y, ahead), a[-1]
+        change = self.gradient_step if self.rule.is_gradient else self.local_step
+        return change(weights, a, y, fed_back), a[-1]
 
-    def learn(self, weights: Weights, a: list[Tensor], y: Tensor, ahead: Mapping[int, Tensor]) -> Weights:
-        """Every plastic layer at once, from the activities before the step: W_l <- W_l + mu_l P_l o D_l."""
+    def local_step(self, weights: Weights, a: list[Tensor], y: Tensor, fed_back: Mapping[int, Tensor]) -> Weights:
+        """W_l <- W_l + mu_l P_l o D_l, in every plastic layer at once, from the activities before the step."""
         rule, after, m = self.rule, dict(weights), y.shape[1]
         u = self.signal(a[-1], y)
         for layer in self.plastic:
-            mu = rule.multiplier if layer < self.layers - 1 else 1.0
+            mu = rule.hidden_multiplier if layer < self.layers - 1 else 1.0
             after[f"W{layer}"] = plastic_update(
                 weights[f"W{layer}"],
                 self.plasticity(layer),
                 a[layer],
-                self.shifted(layer, a[layer + 1], u, ahead),
+                self.shifted(layer, a[layer + 1], u, fed_back),
                 oja=rule.rule == "oja",
                 mu=mu / m if rule.reduction == "mean" else mu,
             )
         return after
 
-    def shifted(self, layer: int, a: Tensor, u: Tensor, ahead: Mapping[int, Tensor]) -> Tensor:
+    def shifted(self, layer: int, a: Tensor, u: Tensor, fed_back: Mapping[int, Tensor]) -> Tensor:
         """q = s f + (1 - s) a, the postsynaptic activity that the signal shifted, (E, m, n)."""
         kind = self.rule.shift(layer, self.layers)
         if kind != "feedback":
             return u if kind == "signal" else a
-        f = ahead[layer] if layer in ahead else self.feedback(layer, u)
+        f = fed_back[layer] if layer in fed_back else self.feedback(layer, u)
         if self.rule.gate == "sign" or (self.rule.gate == "relu" and layer < self.layers - 1):
             f = f * a.sign()
         return torch.lerp(a, f, self.meta[f"s{layer}"])
 
     def plasticity(self, layer: int, kind: str = "p") -> Tensor:
-        """P, with the dimensions that broadcast to W's (or, for kind "pb", to b's)."""
+        """P, with the dimensions that broadcast to those of W (or of b, for kind "pb")."""
         P = self.meta[f"{kind}{layer}"] if f"{kind}{layer}" in self.meta else self.meta["p"]
         by_neuron = kind == "p" and P.dim() == 1 and len(P) > 1
         return P.unsqueeze(1) if by_neuron else P
 
-    def descend(self, weights: Weights, a: list[Tensor], y: Tensor, ahead: Mapping[int, Tensor]) -> Weights:
-        """Gradient descent on the step's own loss: backpropagation, written out; the weights after it."""
+    def gradient_step(self, weights: Weights, a: list[Tensor], y: Tensor, _: Mapping[int, Tensor]) -> Weights:
+        """W_l <- W_l - rate o dL/dW_l, and biases likewise: gradient descent on the step's own loss.
+
+        Backpropagation written out: delta_{L-1} = dL/dyhat, delta_{l-1} = W_l^T delta_l where a_l > 0,
+        dL/dW_l = sum_m delta_l a_l^T, dL/db_l = sum_m delta_l.
+        """
         rule, after = self.rule, dict(weights)
-        a = a if rule.second_order else [one.detach() for one in a]
+        a = a if rule.second_order else [activity.detach() for activity in a]
         yhat = a[-1]
         if y.is_floating_point():
             delta = (yhat - y) * (2 / (yhat.shape[1] * yhat.shape[2]))
         else:
             delta = (yhat.softmax(-1) - self.target(y)) / y.shape[1]
-        for layer in range(self.layers - 1, min(self.plastic, default=self.layers) - 1, -1):
+        for layer in range(self.layers - 1, self.first - 1, -1):
             if layer in self.plastic:
-                after[f"W{layer}"] = self.descended(weights[f"W{layer}"], layer, a[layer], delta)
+                after[f"W{layer}"] = self.descended_weight(weights[f"W{layer}"], layer, a[layer], delta)
                 after[f"b{layer}"] = self.descended_bias(weights[f"b{layer}"], layer, delta)
             W = weights.get(f"W{layer}", self.meta[f"W{layer}"])
             W = W if rule.second_order else W.detach()
@@ -277,7 +269,7 @@ class _Life:
                 delta = torch.matmul(delta, W) * (a[layer] > 0)
         return after
 
-    def descended(self, W: Tensor, layer: int, a: Tensor, delta: Tensor) -> Tensor:
+    def descended_weight(self, W: Tensor, layer: int, a: Tensor, delta: Tensor) -> Tensor:
         """W - rate o delta^T a."""
         rates, clip = self.has_rates(layer), self.rule.inner_clip
         if clip is None and rates:

@@ -1,4 +1,4 @@
-"""A network to meta-train: its front, its meta-parameters as they begin, and the loss of a lifetime."""
+"""A network to meta-train: its front, its meta-parameters before meta-training, and the loss of a lifetime."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backroads.errors import ConfigError
-from backroads.plasticity.lifetime import Meta, Observer, Stream, Trace, Weights, live, loss_of, predict
+from backroads.plasticity.lifetime import MetaParameters, Observer, Stream, Weights, lifetime, loss_of, predict
+from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.settings import MetaConfig
 from backroads.plasticity.tasks.episode import Episodes
 
-GROUPS = {"forward": "Wb", "feedback": "Bc", "plasticity": "p", "strength": "s"}  # by a name's first letter
+GROUPS = {"forward": "Wb", "feedback": "Bc", "plasticity": "p", "strength": "s"}  # by the first letter of a name
 
 
 class Convolutions(nn.Module):
-    """3x3 convolutions without padding, each rectified; flattened at the end.
+    """3x3 convolutions without padding, each followed by a rectifier; flattened at the end.
 
     Args:
         shape: (C, H, W) of an image. channels: of every convolution. strides: one for each.
+        generator: draws the weights.
 
     Raises:
         ConfigError: for images that are too small.
@@ -29,9 +31,7 @@ class Convolutions(nn.Module):
     Source: the reference's net for Omniglot; 84 pixels, 128 channels and strides 2, 1, 2, 1, 2, 2 give 1152 numbers.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], channels: int, strides: list[int], generator: torch.Generator
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], channels: int, strides: list[int], generator: torch.Generator) -> None:
         super().__init__()
         planes, h, w = shape
         self.strides = tuple(strides)
@@ -54,34 +54,34 @@ class Convolutions(nn.Module):
 
 
 class MetaNetwork(nn.Module):
-    """Everything that is meta-learned.
+    """Everything that is meta-learned, on the CPU.
 
     Args:
-        config: the settings. shape: of an input, (n,) or (C, H, W).
+        config: the settings. shape: of one input, (n,) or (C, H, W).
 
     Attributes:
-        front: frozen in lifetimes, or None. meta: the other meta-parameters, by name. rule: of the lifetime.
+        front: convolutions that do not change in lifetimes, or None. meta: the other meta-parameters, by name.
+        rule: what happens in a step of a lifetime.
     """
 
     def __init__(self, config: MetaConfig, shape: tuple[int, ...]) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(config.seed)
-        self.config, self.rule = config, config.local_rule()
+        generator = torch.Generator().manual_seed(config.run.seed)
+        self.config, self.rule = config, config.plasticity
         self.front: Convolutions | None = None
-        features = math.prod(shape)
-        if config.front == "conv":
-            self.front = Convolutions((shape[0], shape[1], shape[2]), config.channels, config.strides, generator)
+        features, network = math.prod(shape), config.network
+        if network.front == "conv":
+            self.front = Convolutions(shape, network.channels, network.strides, generator)
             features = self.front.features
-        sizes = [features, *config.hidden, config.head]
-        self.meta = nn.ParameterDict(initial(sizes, config, generator))
+        self.meta = nn.ParameterDict(_initial([features, *network.hidden, network.head], config, self.rule, generator))
 
     @property
-    def letters(self) -> Meta:
+    def meta_parameters(self) -> MetaParameters:
         """The meta-parameters by name, without the front's."""
         return dict(self.meta.items())
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by optimiser: forward (the front's too), feedback, plasticity, strength."""
+        """Parameters by optimiser: forward (with those of the front), feedback, plasticity, strength."""
         found = {
             group: [value for name, value in self.meta.items() if name[0] in letters]
             for group, letters in GROUPS.items()
@@ -93,12 +93,12 @@ class MetaNetwork(nn.Module):
         """Inputs (K, ...) -> what the linear layers see, (K, n_0)."""
         return x.flatten(1) if self.front is None else self.front(x)
 
-    def born(self, lifetimes: int, generator: torch.Generator) -> Meta:
-        """The meta-parameters of some lifetimes, plastic weights drawn anew or zero where the settings say so."""
-        meta, start = dict(self.meta.items()), self.config.start
+    def initial_weights(self, lifetimes: int, generator: torch.Generator) -> MetaParameters:
+        """The meta-parameters of some lifetimes, with plastic weights redrawn or zero where the settings say so."""
+        meta, start = dict(self.meta.items()), self.config.network.initial_weights
         layers = sum(name.startswith("W") for name in meta)
         for layer in range(layers):
-            if not self.rule.changes(layer, layers) or start == "learned":
+            if not self.rule.is_plastic(layer, layers) or start == "learned":
                 continue
             if start == "random_head" and layer < layers - 1:
                 continue
@@ -109,56 +109,58 @@ class MetaNetwork(nn.Module):
                 meta[f"b{layer}"] = torch.zeros_like(meta[f"b{layer}"])
         return meta
 
-    def live(
-        self, episodes: Episodes, meta: Meta, observe: Observer | None = None, inputs: Tensor | None = None
-    ) -> tuple[Weights, Trace, Tensor]:
-        """Lifetimes of the episodes: the weights at the end, the trace, and what the front made of all inputs."""
+    def lifetimes(
+        self, episodes: Episodes, meta: MetaParameters, observe: Observer | None = None, inputs: Tensor | None = None
+    ) -> tuple[Weights, Tensor]:
+        """Live through the episodes: the weights at the end, and what the front makes of all inputs, (K, n_0)."""
         inputs = self.features(episodes.inputs) if inputs is None else inputs
         seen = Stream(inputs[episodes.support], episodes.y)
-        segments = self.config.checkpoint_segments if observe is None else 1
-        weights, trace = live(meta, seen, self.rule, None, segments, observe)
-        return weights, trace, inputs
+        segments = self.config.meta.checkpoint_segments if observe is None else 1
+        weights, _ = lifetime(meta, seen, self.rule, checkpoint_segments=segments, observe=observe)
+        return weights, inputs
 
     def query_loss(self, episodes: Episodes, generator: torch.Generator) -> Tensor:
-        """The loss of each lifetime on its query, (E,): what meta-learning makes small."""
-        meta = self.born(episodes.count, generator)
-        weights, _, inputs = self.live(episodes, meta)
+        """The loss of each lifetime on its query at the end, (E,): what meta-learning makes small."""
+        meta = self.initial_weights(episodes.count, generator)
+        weights, inputs = self.lifetimes(episodes, meta)
         return loss_of(predict(meta, weights, inputs[episodes.query]), episodes.y_query)
 
     def supervised_loss(self, episodes: Episodes) -> Tensor:
         """The loss on the query with the weights as they are, (E,): pretraining without lifetimes."""
         inputs = self.features(episodes.inputs)
         y = episodes.y_query if episodes.classes_query is None else episodes.classes_query
-        return loss_of(predict(self.letters, {}, inputs[episodes.query]), y)
+        return loss_of(predict(self.meta_parameters, {}, inputs[episodes.query]), y)
 
 
-def initial(sizes: list[int], config: MetaConfig, generator: torch.Generator) -> dict[str, nn.Parameter]:
+def _initial(
+    sizes: list[int], config: MetaConfig, rule: LocalRule, generator: torch.Generator
+) -> dict[str, nn.Parameter]:
     """Meta-parameters before meta-training: W and B Kaiming-normal (fan-in, gain sqrt 2), b and c zero."""
     meta: dict[str, Tensor] = {}
-    rule, layers = config.local_rule(), len(sizes) - 1
+    network, layers = config.network, len(sizes) - 1
     for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
         meta[f"W{layer}"], meta[f"b{layer}"] = kaiming((n_out, n_in), generator), torch.zeros(n_out)
     for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-        if not rule.changes(layer, layers) or (rule.is_gradient and not config.learned_rates):
+        if not rule.is_plastic(layer, layers) or (rule.is_gradient and not network.learned_rates):
             continue
-        rate = config.inner_lr if rule.is_gradient else config.init_plasticity
+        rate = rule.inner_lr if rule.is_gradient else network.initial_plasticity
         shapes = {"synapse": (n_out, n_in), "neuron": (n_out,), "layer": (1,)}
-        if config.plasticity in shapes:
-            meta[f"p{layer}"] = torch.full(shapes[config.plasticity], rate)
+        if network.granularity in shapes:
+            meta[f"p{layer}"] = torch.full(shapes[network.granularity], rate)
         else:
             meta["p"] = torch.full((1,), rate)
         if rule.is_gradient:
-            name, shape = ("pb", (1,)) if config.plasticity == "network" else (f"pb{layer}", (n_out,))
-            meta[name] = torch.full(shape if config.plasticity != "layer" else (1,), rate)
+            name, shape = ("pb", (1,)) if network.granularity == "network" else (f"pb{layer}", (n_out,))
+            meta[name] = torch.full(shape if network.granularity != "layer" else (1,), rate)
         elif rule.shift(layer, layers) == "feedback":
-            widths = [sizes[-1], *[config.feedback_width] * (config.feedback_layers - 1), n_out]
+            widths = [sizes[-1], *[network.feedback_width] * (network.feedback_layers - 1), n_out]
             for j, (before, after) in enumerate(itertools.pairwise(widths)):
                 meta[f"B{layer}_{j}"], meta[f"c{layer}_{j}"] = kaiming((after, before), generator), torch.zeros(after)
-            meta[f"s{layer}"] = torch.full((1,), config.init_strength)
+            meta[f"s{layer}"] = torch.full((1,), network.initial_strength)
     return {name: nn.Parameter(value) for name, value in meta.items()}
 
 
 def kaiming(shape: tuple[int, ...], generator: torch.Generator, fan_in: int | None = None) -> Tensor:
-    """N(0, 2 / fan_in), on the CPU."""
+    """N(0, 2 / fan_in), on the CPU; fan_in is the product of all sizes but the first, if it is not given."""
     fan_in = math.prod(shape[1:]) if fan_in is None else fan_in
     return torch.randn(shape, generator=generator) * math.sqrt(2 / fan_in)

@@ -2,92 +2,72 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from backroads.errors import RuleError, nearest
+from pydantic import Field
 
-RuleName = Literal["oja", "hebb", "gradient"]
-SignalName = Literal["target", "error", "error_detached"]
+from backroads.runs.groups import Group
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-@dataclasses.dataclass(frozen=True)
-class LocalRule:
-    """How plastic weights change within a lifetime.
+class LocalRule(Group):
+    """The local rule.
 
-    Attributes:
-        rule: "oja", "hebb", or "gradient": the comparator, gradient descent with hand-written backpropagation.
-        signal: what feedback carries: "target" (y, or its one-hot), "error" (y - yhat; with labels
-            (one-hot - softmax) / m), or "error_detached": the same, a constant for the meta-gradient.
-        frozen: so many linear layers from the front keep their weights.
-        plastic: "all" other layers change, or the "output" layer only, or "none".
-        hidden: what shifts hidden activity: "feedback", or "none": q = a.
-        output: what shifts the output's: "feedback" like the hidden layers, the "signal" itself, or "none".
-        linear_feedback: no rectifier after the feedback layers.
-        absolute: |u| instead of u on everything that goes through feedback.
-        gate: feedback times "none"; times the rectifier's derivative in hidden layers ("relu"); or times sign(a) in
-            every layer ("sign", the reference's, which takes sign(yhat) at the linear output).
-        multiplier: factor on the change of every layer but the last.
-        reduction: over the m samples of a step, "sum" as in the reference, or "mean": rates then compare across m.
-        inner_lr: step size of "gradient" where the meta-parameters hold no rates.
-        second_order: whether the meta-gradient goes through the inner gradient of "gradient".
-        inner_clip: largest entry of an inner gradient.
+    How the plastic weights of a network change in a lifetime; each field has its meaning below it.
+
+    Raises:
+        pydantic.ValidationError: for an option that is not among the choices, or a number that makes no sense.
 
     Source: Lindsey and Litwin-Kumar, "Learning to Learn with Feedback and Local Plasticity", NeurIPS 2020;
     "gradient" is the inner loop of Javed and White, "Meta-Learning Representations for Continual Learning", 2019.
     """
 
-    rule: RuleName = "oja"
-    signal: SignalName = "error"
-    frozen: int = 0
-    plastic: Literal["all", "output", "none"] = "all"
-    hidden: Literal["feedback", "none"] = "feedback"
-    output: Literal["feedback", "signal", "none"] = "feedback"
+    rule: Literal["oja", "hebb", "gradient"] = "oja"
+    """How weights change in a lifetime: by Oja's rule or Hebb's, which are local, or by gradient descent on the loss of
+    each step, with backpropagation."""
+    signal: Literal["target", "error", "error_detached"] = "error"
+    """What feedback carries: the target (y, or the one-hot of a label), the error (y - yhat; for labels
+    (one-hot - softmax) / batch size), or the error as a constant for the meta-gradient. Default for images: target."""
+    frozen_layers: Annotated[int, Field(ge=0)] = 0
+    """Linear layers, counted from the input, that do not change in a lifetime."""
+    plastic_layers: Literal["all", "output", "none"] = "all"
+    """Which of the other layers change in a lifetime."""
+    hidden_shift: Literal["feedback", "none"] = "feedback"
+    """What shifts the activity of hidden layers before their weights change: feedback, or nothing."""
+    output_shift: Literal["feedback", "signal", "none"] = "feedback"
+    """What shifts the activity of the output layer: feedback, the signal itself, or nothing. Default for images:
+    signal."""
     linear_feedback: bool = False
-    absolute: bool = False
+    """Leave out the rectifier after each feedback layer."""
+    absolute_signal: bool = False
+    """Send the absolute value of the signal through feedback."""
     gate: Literal["none", "relu", "sign"] = "none"
-    multiplier: float = 1.0
+    """Multiply what feedback brings by the rectifier's derivative in hidden layers (relu), or by the sign of the
+    activity in all layers (sign), as an option of the reference does."""
+    hidden_multiplier: Finite = 1.0
+    """Factor on the changes of all layers but the last. Default for images: 100.0."""
     reduction: Literal["sum", "mean"] = "sum"
-    inner_lr: float = 0.01
+    """How the changes of a step's examples are put together: their sum, as in the reference, or their mean, so that
+    rates compare across batch sizes."""
+    inner_lr: Finite = 0.003
+    """Step size of rule 'gradient' in a lifetime, where step sizes are not meta-learned. Default for images: 0.01."""
     second_order: bool = True
-    inner_clip: float | None = None
-
-    def __post_init__(self) -> None:
-        known = {
-            "rule": ("oja", "hebb", "gradient"),
-            "signal": ("target", "error", "error_detached"),
-            "plastic": ("all", "output", "none"),
-            "hidden": ("feedback", "none"),
-            "output": ("feedback", "signal", "none"),
-            "gate": ("none", "relu", "sign"),
-            "reduction": ("sum", "mean"),
-        }
-        for field, choices in known.items():
-            value = getattr(self, field)
-            if value not in choices:
-                raise RuleError(
-                    f"{field}: expected {', '.join(map(repr, choices))}, got {value!r}.{nearest(str(value), choices)}"
-                )
-        if self.frozen < 0:
-            raise RuleError(f"frozen: expected the number of layers that keep their weights, got {self.frozen}")
-        for field in ("multiplier", "inner_lr"):
-            if not math.isfinite(getattr(self, field)):
-                raise RuleError(f"{field}: expected a finite number, got {getattr(self, field)}")
-        if self.inner_clip is not None and not self.inner_clip > 0:
-            raise RuleError(f"inner_clip: expected a number above 0 or None, got {self.inner_clip}")
+    """Let the meta-gradient go through the inner gradient of rule 'gradient'."""
+    inner_clip: Annotated[float, Field(gt=0)] | None = None
+    """Clip each entry of the inner gradient of rule 'gradient' to this absolute value."""
 
     @property
     def is_gradient(self) -> bool:
         """Whether the rule is the comparator, which is not local."""
         return self.rule == "gradient"
 
-    def changes(self, layer: int, layers: int) -> bool:
-        """Whether the weights of a linear layer change in a lifetime."""
-        if layer < self.frozen or self.plastic == "none":
+    def is_plastic(self, layer: int, layers: int) -> bool:
+        """Whether the weights of linear layer number ``layer`` of ``layers`` change in a lifetime."""
+        if layer < self.frozen_layers or self.plastic_layers == "none":
             return False
-        return self.plastic == "all" or layer == layers - 1
+        return self.plastic_layers == "all" or layer == layers - 1
 
     def shift(self, layer: int, layers: int) -> str:
         """What shifts the activity after a layer: "feedback", "signal" or "none"."""
-        return self.output if layer == layers - 1 else self.hidden
+        return self.output_shift if layer == layers - 1 else self.hidden_shift

@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from backroads.errors import ConfigError, nearest
-from backroads.plasticity.rule import LocalRule
-from backroads.runs.settings import checked
+from backroads.plasticity.rule import Finite, LocalRule
+from backroads.runs.groups import Group, merged
+from backroads.runs.settings import checked, read_toml
 
 # What a learner is: settings that differ from those of "flp". Flags and TOML override them.
 LEARNERS: dict[str, dict[str, Any]] = {
     "flp": {},
     # Comparators.
-    "oml": {"rule": "gradient", "start": "random_head"},
-    "oml_first_order": {"rule": "gradient", "second_order": False, "start": "random_head"},
-    "oml_rates": {"rule": "gradient", "learned_rates": True, "start": "random_head"},
-    "sgd_scratch": {"rule": "gradient", "pretrain": False, "meta_steps": 0},
-    "sgd_pretrained": {"rule": "gradient", "pretrain": True, "start": "random_head"},
+    "oml": {"rule": "gradient", "initial_weights": "random_head"},
+    "oml_first_order": {"rule": "gradient", "second_order": False, "initial_weights": "random_head"},
+    "oml_rates": {"rule": "gradient", "learned_rates": True, "initial_weights": "random_head"},
+    "sgd_scratch": {"rule": "gradient", "meta_steps": 0},
+    "sgd_pretrained": {"rule": "gradient", "pretrain": True, "initial_weights": "random_head"},
     "dfa": {
         "rule": "hebb",
         "signal": "error",
         "linear_feedback": True,
         "gate": "relu",
-        "output": "signal",
-        "plasticity": "layer",
-        "init_plasticity": 0.01,
-        "init_strength": 1.0,
-        "multiplier": 1.0,
+        "output_shift": "signal",
+        "granularity": "layer",
+        "initial_plasticity": 0.01,
+        "initial_strength": 1.0,
+        "hidden_multiplier": 1.0,
         "lr_feedback": 0.0,
         "lr_plasticity": 0.0,
         "lr_strength": 0.0,
     },
     # One thing changed in flp each.
     "flp_fixed_feedback": {"lr_feedback": 0.0},
-    "flp_no_feedback": {"hidden_signal": "none"},
-    "flp_zero_strength": {"init_strength": 0.0, "lr_strength": 0.0},
-    "flp_output_only": {"plastic": "output"},
-    "flp_nowhere": {"plastic": "none"},
-    "flp_fixed_plasticity": {"lr_plasticity": 0.0, "init_plasticity": 1e-4},
-    "flp_random_start": {"start": "random"},
-    "flp_zero_start": {"start": "zero"},
-    "flp_by_neuron": {"plasticity": "neuron"},
-    "flp_by_layer": {"plasticity": "layer"},
-    "flp_by_network": {"plasticity": "network"},
+    "flp_no_feedback": {"hidden_shift": "none"},
+    "flp_zero_strength": {"initial_strength": 0.0, "lr_strength": 0.0},
+    "flp_output_only": {"plastic_layers": "output"},
+    "flp_nowhere": {"plastic_layers": "none"},
+    "flp_fixed_plasticity": {"lr_plasticity": 0.0, "initial_plasticity": 1e-4},
+    "flp_random_start": {"initial_weights": "random"},
+    "flp_zero_start": {"initial_weights": "zero"},
+    "flp_by_neuron": {"granularity": "neuron"},
+    "flp_by_layer": {"granularity": "layer"},
+    "flp_by_network": {"granularity": "network"},
     "flp_target": {"signal": "target"},
     "flp_error": {"signal": "error"},
     "flp_hebb": {"rule": "hebb"},
@@ -52,195 +54,219 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "flp_gate": {"gate": "relu", "signal": "error"},
 }
 
-# Settings that go with a kind of task: the reference's for its two examples, smaller rates apart.
-SINUSOID: dict[str, Any] = {
-    "tasks": 10,
-    "steps_per_task": 40,
-    "batch": 32,
-    "hidden": [300, 300, 300, 300, 300, 900, 300, 300],
-    "head": 1,
-    "front": "none",
-    "signal": "error",
-    "output": "feedback",
-    "multiplier": 1.0,
-    "init_strength": 0.5,
-    "lr_plasticity": 1e-8,
-    "lr_strength": 1e-4,
-    "inner_lr": 0.003,
-    "decay_at": [1500, 2500, 3500],
-}
+# Defaults where tasks are classes of images; those of the fields are for sinusoids. Both are those of the reference's
+# example scripts.
 IMAGES: dict[str, Any] = {
     "tasks": 5,
     "steps_per_task": 5,
-    "batch": 1,
+    "batch_size": 1,
     "hidden": [128],
     "head": 1000,
     "front": "conv",
     "signal": "target",
-    "output": "signal",
-    "multiplier": 100.0,
-    "init_strength": 1.0,
+    "output_shift": "signal",
+    "hidden_multiplier": 100.0,
+    "initial_strength": 1.0,
     "lr_plasticity": 1e-5,
     "lr_strength": 0.0,
     "inner_lr": 0.01,
-    "decay_at": [],
+    "drop_steps": [],
 }
 
 
-class MetaConfig(BaseModel):
-    """Settings of ``backroads meta train``. None takes what goes with the task and the learner."""
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-    task: str = Field("sinusoid", description="sinusoid, omniglot, folder:PATH or npz:PATH.")
-    root: str | None = Field(None, description="Folder of Omniglot's files.")
-    download: bool = Field(False, description="Fetch Omniglot with torchvision if it is not there.")
-    order: Literal["iid", "continual"] = Field("iid", description="All tasks mixed, or one task after another.")
-    learner: str = Field("flp", description=f"One of {', '.join(LEARNERS)}.")
+class TaskSettings(Group):
+    """What lifetimes are about."""
 
-    tasks: int = Field(10, ge=1, le=1000, description="Tasks (classes) of an episode.")
-    steps_per_task: int = Field(40, ge=1, description="Inner steps a task; of classes: drawings, one a step.")
-    batch: int = Field(32, ge=1, description="Samples of an inner step.")
-    pool: int = Field(400, ge=1, description="Sinusoids to meta-train on, drawn once.")
-    image_size: int = Field(84, ge=8, description="Pixels of an image's sides.")
-    validation_classes: int = Field(100, ge=1, description="Classes held out of the meta-training ones for choices.")
-
-    labels: Literal["first", "any"] = Field(
-        "first", description="Outputs that classes get in meta-training: 0 to tasks - 1, or any of the head's."
-    )
-    eval_learn: int = Field(15, ge=1, description="Images of a class to learn from in evaluations; the first are.")
-    eval_test: int = Field(5, ge=1, description="Images of a class to test on in evaluations, those that follow.")
-
-    front: Literal["none", "conv"] = Field("none", description="Frozen in a lifetime: convolutions, or nothing.")
-    channels: int = Field(128, ge=1, description="Of each convolution.")
-    strides: list[int] = Field([2, 1, 2, 1, 2, 2], min_length=1, description="Of the 3x3 convolutions.")
-    hidden: list[int] = Field([300], description="Units of the linear layers before the last.")
-    head: int = Field(1, ge=1, description="Outputs.")
-    frozen: int = Field(0, ge=0, description="Linear layers from the front that keep their weights in a lifetime.")
-
-    rule: Literal["oja", "hebb", "gradient"] = Field("oja", description="How plastic weights change.")
-    signal: Literal["target", "error", "error_detached"] = Field("error", description="What feedback carries.")
-    plastic: Literal["all", "output", "none"] = Field("all", description="Which layers change.")
-    hidden_signal: Literal["feedback", "none"] = Field("feedback", description="What shifts hidden activity.")
-    output: Literal["feedback", "signal", "none"] = Field("feedback", description="What shifts the output's.")
-    linear_feedback: bool = Field(False, description="No rectifier after feedback layers.")
-    absolute: bool = Field(False, description="The signal's absolute value through feedback.")
-    gate: Literal["none", "relu", "sign"] = Field("none", description="Feedback times the rectifier's derivative.")
-    multiplier: float = Field(1.0, allow_inf_nan=False, description="Factor on changes of all layers but the last.")
-    reduction: Literal["sum", "mean"] = Field("sum", description="Over the samples of an inner step.")
-    feedback_layers: int = Field(1, ge=1, description="Layers of each feedback path.")
-    feedback_width: int = Field(128, ge=1, description="Units between them.")
-    plasticity: Literal["synapse", "neuron", "layer", "network"] = Field("synapse", description="One rate for each.")
-    init_plasticity: float = Field(0.0, allow_inf_nan=False, description="Plasticity before meta-training.")
-    init_strength: float = Field(0.5, allow_inf_nan=False, description="Strength of feedback before meta-training.")
-    start: Literal["learned", "zero", "random", "random_head"] = Field(
-        "learned",
-        description="Plastic weights at birth: meta-learned, zero, drawn anew, or the head's are.",
-    )
-
-    inner_lr: float = Field(0.01, allow_inf_nan=False, description="Step size of 'gradient'.")
-    learned_rates: bool = Field(False, description="Meta-learn step sizes of 'gradient', from inner_lr on.")
-    second_order: bool = Field(True, description="Exact meta-gradient of 'gradient'.")
-    inner_clip: float | None = Field(None, gt=0, description="Largest entry of an inner gradient.")
-    pretrain: bool = Field(False, description="No lifetimes in training: ordinary supervised learning.")
-
-    meta_steps: int = Field(20_000, ge=0, description="Steps of Adam on the meta-parameters.")
-    episodes: int = Field(1, ge=1, description="Lifetimes a meta-step.")
-    lr_forward: float = Field(1e-4, ge=0, allow_inf_nan=False, description="Adam's rate of W and b.")
-    lr_feedback: float = Field(1e-4, ge=0, allow_inf_nan=False, description="Adam's rate of B and c.")
-    lr_plasticity: float = Field(1e-8, ge=0, allow_inf_nan=False, description="Adam's rate of plasticity.")
-    lr_strength: float = Field(1e-4, ge=0, allow_inf_nan=False, description="Adam's rate of strengths.")
-    decay_at: list[int] = Field([], description="Meta-steps at which lr_forward falls to 0.3 of itself.")
-    vary_length: bool = Field(False, description="Lifetimes of a tenth to all of their steps.")
-    batch_learning: bool = Field(False, description="All samples of a lifetime in one step.")
-    checkpoint_segments: int = Field(1, ge=1, description="Parts of a lifetime computed again instead of kept.")
-    bad_limit: int = Field(50, ge=1, description="Meta-gradients in a row that may be not finite.")
-
-    eval_every: int = Field(500, ge=1, description="Meta-steps between evaluations on validation tasks.")
-    eval_lifetimes: int = Field(20, ge=1, description="Lifetimes of these evaluations.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights and episodes.")
-    device: str = Field("auto", description="cpu, cuda; 'auto' takes what is there.")
-    threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's choice.")
-    log_every: int = Field(20, ge=1, description="Meta-steps between lines of the log.")
-    checkpoint_every: int = Field(500, ge=1, description="Meta-steps between checkpoints.")
-    keep: int = Field(2, ge=1, description="Checkpoints to keep, beside the best.")
+    task: str = "sinusoid"
+    """What is learned in a lifetime: sinusoid (regression), or classes of images: omniglot, folder:PATH or npz:PATH."""
+    root: str | None = None
+    """Folder that holds Omniglot's files."""
+    download: bool = False
+    """Let torchvision download Omniglot into --root if it is not there."""
+    order: Literal["iid", "continual"] = "iid"
+    """Order of a lifetime's examples: all tasks mixed (iid), or one task after another (continual)."""
+    tasks: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Tasks of a lifetime: sinusoids, or classes. Default for images: 5."""
+    steps_per_task: Count = 40
+    """Steps of a lifetime for each task; with images, examples of each class. Default for images: 5."""
+    batch_size: Count = 32
+    """Examples in one step of a lifetime. Default for images: 1."""
+    pool: Count = 400
+    """How many sinusoids there are to meta-train on; they are drawn once."""
+    image_size: Annotated[int, Field(ge=8)] = 84
+    """Images are resized to squares of so many pixels."""
+    validation_classes: Count = 100
+    """Classes held out of the training ones for validation, where the data have no such split."""
+    labels: Literal["first", "any"] = "first"
+    """Which outputs of the network classes get in meta-training: 0 to tasks - 1 (first), or any."""
+    eval_learn: Count = 15
+    """Images of each class, the first ones, to learn from in evaluations."""
+    eval_test: Count = 5
+    """Images of each class, those that follow, to test on in evaluations."""
 
     @property
     def is_images(self) -> bool:
         """Whether tasks are classes of images."""
         return self.task != "sinusoid"
 
-    def local_rule(self) -> LocalRule:
-        """What happens in a step of a lifetime."""
-        fields = ("rule", "signal", "plastic", "output", "linear_feedback", "absolute", "gate", "multiplier")
-        fields += ("reduction", "frozen", "inner_lr", "second_order", "inner_clip")  # type: ignore[assignment]
-        return LocalRule(hidden=self.hidden_signal, **{name: getattr(self, name) for name in fields})
+
+class NetworkSettings(Group):
+    """The network and its meta-parameters before meta-training."""
+
+    front: Literal["none", "conv"] = "none"
+    """What comes before the linear layers and does not change in a lifetime: none, or 3x3 convolutions. Default for
+    images: conv."""
+    channels: Count = 128
+    """Channels of each convolution."""
+    strides: list[Count] = Field(default=[2, 1, 2, 1, 2, 2], min_length=1)
+    """Strides of the convolutions."""
+    hidden: list[Count] = Field(default=[300, 300, 300, 300, 300, 900, 300, 300])
+    """Units of each hidden linear layer. Default for images: [128]."""
+    head: Count = 1
+    """Outputs of the network. Default for images: 1000."""
+    initial_weights: Literal["learned", "zero", "random", "random_head"] = "learned"
+    """Plastic weights at the start of a lifetime: meta-learned, zero, drawn anew for each lifetime, or only those of
+    the last layer drawn anew (random_head)."""
+    feedback_layers: Count = 1
+    """Layers of each path from the output to a layer's activity."""
+    feedback_width: Count = 128
+    """Units between the layers of such a path."""
+    granularity: Literal["synapse", "neuron", "layer", "network"] = "synapse"
+    """What has a plasticity of its own: every synapse, neuron or layer, or the whole network."""
+    initial_plasticity: Finite = 0.0
+    """Plasticity before meta-training."""
+    initial_strength: Finite = 0.5
+    """Share of the feedback in the shifted activity, before meta-training. Default for images: 1.0."""
+    learned_rates: bool = False
+    """Meta-learn the step sizes of rule 'gradient', at the given granularity; they begin at --inner-lr."""
 
 
-# What may differ when a run goes on: nothing that the weights or the log depend on. Meta-steps may only grow.
-HARMLESS = frozenset({"meta_steps", "root", "download", "keep", "device", "threads"})
+class MetaSettings(Group):
+    """Meta-training: gradient descent (Adam) on the meta-parameters, through whole lifetimes."""
+
+    meta_steps: Annotated[int, Field(ge=0)] = 20_000
+    """Steps of meta-training."""
+    meta_batch_size: Count = 1
+    """Lifetimes in each step of meta-training."""
+    lr_forward: Rate = 1e-4
+    """Adam's rate for forward weights and biases."""
+    lr_feedback: Rate = 1e-4
+    """Adam's rate for feedback weights and biases."""
+    lr_plasticity: Rate = 1e-8
+    """Adam's rate for plasticity and learned step sizes. Default for images: 1e-05."""
+    lr_strength: Rate = 1e-4
+    """Adam's rate for the strengths of feedback. Default for images: 0.0."""
+    drop_steps: list[int] = Field(default=[1500, 2500, 3500])
+    """Meta-steps at which --lr-forward drops to 0.3 of itself. Default for images: []."""
+    pretrain: bool = False
+    """Train in the ordinary supervised way instead, without lifetimes."""
+    vary_length: bool = False
+    """End each lifetime at random between a tenth and all of its steps."""
+    batch_learning: bool = False
+    """Show all examples of a lifetime at once, in a single step."""
+    checkpoint_segments: Count = 1
+    """Cut lifetimes into so many parts, computed twice to save memory (activation checkpointing)."""
+    skip_limit: Count = 50
+    """Stop after so many meta-steps in a row whose gradient is not finite; they are skipped."""
 
 
-def resolve(given: dict[str, Any]) -> MetaConfig:
-    """Check settings and fill in what goes with the task and the learner.
+class RunSettings(Group):
+    """The run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of the weights and of all lifetimes."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, or auto for a GPU if there is one."""
+    threads: Count | None = None
+    """CPU threads. Default: torch's choice."""
+    eval_every: Count = 500
+    """Meta-steps between evaluations on validation tasks."""
+    eval_lifetimes: Count = 20
+    """Lifetimes of each of these evaluations."""
+    log_every: Count = 20
+    """Meta-steps between lines of the log."""
+    checkpoint_every: Count = 500
+    """Meta-steps between checkpoints."""
+    keep: Count = 2
+    """How many of the newest checkpoints to keep, beside the best one."""
+
+
+class MetaConfig(Group):
+    """Settings of ``backroads meta train``: tables in TOML, flags without the table's name."""
+
+    learner: Annotated[str, Field(description=f"What learns, as settings by name: {', '.join(LEARNERS)}.")] = "flp"
+    task: TaskSettings = TaskSettings()
+    network: NetworkSettings = NetworkSettings()
+    plasticity: LocalRule = LocalRule()
+    meta: MetaSettings = MetaSettings()
+    run: RunSettings = RunSettings()
+
+
+# What may differ when a run goes on: nothing that the weights or the log depend on. Meta-steps may grow.
+HARMLESS, GROWING = frozenset({"root", "download", "keep", "device", "threads"}), frozenset({"meta_steps"})
+
+
+def resolve(given: dict[str, Any], flags: dict[str, Any] | None = None) -> MetaConfig:
+    """Check settings and fill in the defaults that go with the task and the learner.
+
+    Args:
+        given: settings, in their tables or by name alone: ``{"learner": "oml", "tasks": 5}``.
+        flags: settings that override them, likewise. A learner among them overrides ``given`` too: an ablation that a
+            flag names stays one, whatever the recipe.
 
     Raises:
         ConfigError: naming every wrong field, with the nearest name for unknown ones.
     """
-    kind = SINUSOID if given.get("task", "sinusoid") == "sinusoid" else IMAGES
-    config = checked(MetaConfig, {**kind, **_of_learner(given), **given})
+    flags = merged(MetaConfig, flags or {})
+    both = merged(MetaConfig, given, flags)
+    images = both.get("task", {}).get("task", "sinusoid") != "sinusoid"
+    learner = _of_learner(str(both.get("learner", "flp")), images)
+    between = (given, learner) if "learner" in flags else (learner, given)
+    config = checked(MetaConfig, merged(MetaConfig, IMAGES if images else {}, *between, flags))
     _check(config)
     return config
 
 
-def layered(recipe: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """A recipe under flags. What makes a learner that the flags name comes between the two: an ablation stays one.
-
-    Raises:
-        ConfigError: for a learner that is not known.
-    """
-    learner = _of_learner({**recipe, **flags}) if "learner" in flags else {}
-    return {**recipe, **learner, **flags}
-
-
-def _of_learner(given: dict[str, Any]) -> dict[str, Any]:
-    name = str(given.get("learner", "flp"))
+def _of_learner(name: str, images: bool) -> dict[str, Any]:
     if name not in LEARNERS:
         raise ConfigError(f"learner: expected one of {', '.join(LEARNERS)}, got {name!r}.{nearest(name, LEARNERS)}")
     learner = LEARNERS[name]
-    if learner.get("start") == "random_head" and given.get("task", "sinusoid") == "sinusoid":
-        return {**learner, "start": "learned"}  # the reference draws heads of classes only
+    if learner.get("initial_weights") == "random_head" and not images:
+        return {**learner, "initial_weights": "learned"}  # the reference draws heads of classes only
     return learner
 
 
 def _check(config: MetaConfig) -> None:
     """Fields fit together; raises ConfigError. Not a validator: flags alone lack what goes with task and learner."""
-    images, linear = config.is_images, len(config.hidden) + 1
+    task, network, frozen = config.task, config.network, config.plasticity.frozen_layers
+    images, linear = task.is_images, len(network.hidden) + 1
     wrong = [
-        (images and not 2 <= config.tasks <= 1000, f"tasks: expected 2 to 1000 classes, got {config.tasks}"),
+        (images and task.tasks < 2, f"tasks: expected 2 to 1000 classes, got {task.tasks}"),
         (
-            images and config.tasks > config.head,
-            f"head: expected at least {config.tasks} outputs for as many classes, got {config.head}",
+            images and task.tasks > network.head,
+            f"head: expected at least {task.tasks} outputs for as many classes, got {network.head}",
         ),
-        (not images and config.head != 1, f"head: expected 1 output for sinusoids, got {config.head}"),
-        (not images and config.front != "none", f"front: expected 'none' for sinusoids, got {config.front!r}"),
+        (not images and network.head != 1, f"head: expected 1 output for sinusoids, got {network.head}"),
+        (not images and network.front != "none", f"front: expected 'none' for sinusoids, got {network.front!r}"),
         (
-            not images and config.tasks > config.pool,
-            f"tasks: expected at most the {config.pool} sinusoids of the pool, got {config.tasks}",
+            not images and task.tasks > task.pool,
+            f"tasks: expected at most the {task.pool} sinusoids of the pool, got {task.tasks}",
         ),
-        (config.frozen > linear, f"frozen: expected at most the {linear} linear layers, got {config.frozen}"),
-        (min(config.hidden, default=1) < 1, f"hidden: expected numbers of units, got {config.hidden}"),
-        (min(config.strides) < 1, f"strides: expected 1 or more, got {config.strides}"),
+        (frozen > linear, f"frozen_layers: expected at most the {linear} linear layers, got {frozen}"),
     ]
     if found := [message for is_wrong, message in wrong if is_wrong]:
         raise ConfigError("\n".join(found))
 
 
-def differences(old: MetaConfig, new: MetaConfig) -> list[str]:
-    """What keeps a run of ``old`` from going on as ``new``: one line a field; empty if nothing does."""
-    lines = []
-    for name in MetaConfig.model_fields:
-        was, now = getattr(old, name), getattr(new, name)
-        if was != now and (name not in HARMLESS or (name == "meta_steps" and now < was)):
-            lines.append(f"{name}: the run has {was!r}, now {now!r}")
-    return lines
+def load_config(run: Path) -> MetaConfig:
+    """The settings of a meta-training from its folder; raises ConfigError for a folder that is none."""
+    if not (run / "config.toml").is_file():
+        raise ConfigError(f"expected the folder of a run, and {run} has no config.toml; give what --out named")
+    given = read_toml(run / "config.toml")
+    if given.pop("kind", None) != "meta":
+        raise ConfigError(f"expected the folder of a meta-training, and {run} is another run's")
+    return resolve(given)

@@ -1,4 +1,4 @@
-"""``backroads meta train``: settings in, a run folder out, and nothing lost on the way.
+"""``backroads meta train``: settings in, a run folder out.
 
 Episodes are a function of (seed, meta-step), so that a checkpoint needs meta-parameters, optimisers and counters only.
 """
@@ -6,47 +6,31 @@ Episodes are a function of (seed, meta-step), so that a checkpoint needs meta-pa
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from backroads.errors import ConfigError, RunError
+from backroads.errors import ConfigError
 from backroads.plasticity.evaluate import measure
 from backroads.plasticity.network import MetaNetwork
-from backroads.plasticity.settings import MetaConfig, differences, resolve
-from backroads.plasticity.tasks.episode import Episodes, Split, Tasks, seeded
+from backroads.plasticity.settings import GROWING, HARMLESS, MetaConfig, load_config
+from backroads.plasticity.tasks.episode import Episodes, Tasks, seeded
 from backroads.plasticity.tasks.images import ImageClasses
 from backroads.plasticity.tasks.load import load_tasks
-from backroads.runs import checkpoint
-from backroads.runs.environment import environment
-from backroads.runs.folder import RunFolder
-from backroads.runs.progress import Progress
-from backroads.runs.runtime import find_device
-from backroads.runs.settings import read_toml
+from backroads.runs import checkpoint, schema
+from backroads.runs.arm import Arm, DivergedError
+from backroads.runs.loop import Loop, Times, failures_explained
+from backroads.runs.progress import Report
+from backroads.runs.runtime import joined
+from backroads.runs.settings import check_resume
 from backroads.runs.signals import Stopper
 
-DECAY = 0.3
-
-
-@dataclasses.dataclass
-class Counters:
-    """Where the run is, between two meta-steps; saved as it is.
-
-    Attributes:
-        step: meta-steps done, skipped ones included. bad: meta-gradients that were not finite. bad_in_a_row: up to now.
-        bad_by_parameter: how often each parameter's was not. loss, steps: summed since the last line of the log.
-    """
-
-    step: int = 0
-    bad: int = 0
-    bad_in_a_row: int = 0
-    bad_by_parameter: dict[str, int] = dataclasses.field(default_factory=dict)
-    loss: float = 0.0
-    steps: int = 0
+DROP = 0.3  # factor on the rate of forward weights at each of the drop steps
+ADVICE = "lower initial_plasticity, lr_plasticity or inner_lr, or take reduction 'mean'"
 
 
 class MetaStep:
@@ -58,44 +42,38 @@ class MetaStep:
 
     def __init__(self, network: MetaNetwork) -> None:
         self.network, self.config = network, network.config
-        rates = {
-            "forward": self.config.lr_forward,
-            "feedback": self.config.lr_feedback,
-            "plasticity": self.config.lr_plasticity,
-            "strength": self.config.lr_strength,
-        }
         self.optimizers: dict[str, torch.optim.Adam] = {}
         for group, parameters in network.groups().items():
+            rate = getattr(self.config.meta, f"lr_{group}")
             for parameter in parameters:
-                parameter.requires_grad_(rates[group] > 0)  # no gradient for what does not move
-            if parameters and rates[group] > 0:
-                self.optimizers[group] = torch.optim.Adam(parameters, lr=rates[group])
+                parameter.requires_grad_(rate > 0)  # no gradient for what does not move
+            if parameters and rate > 0:
+                self.optimizers[group] = torch.optim.Adam(parameters, lr=rate)
 
-    def gradient(self, number: int, episodes: Episodes) -> Tensor:
-        """The loss, (), and the gradients in their places."""
-        config, network = self.config, self.network
-        generator = seeded(config.seed, 10, number)
-        if config.vary_length:
+    def gradient(self, step: int, episodes: Episodes) -> Tensor:
+        """The mean query loss of the episodes, (); its gradient is left in the parameters."""
+        meta, network = self.config.meta, self.network
+        generator = seeded(self.config.run.seed, 10, step)
+        if meta.vary_length:
             T = episodes.support.shape[1]
-            episodes = episodes.until(int(torch.randint(max(1, T // 10), T + 1, (), generator=generator)))
-        if config.batch_learning:
-            episodes = episodes.at_once()
+            episodes = episodes.first_steps(int(torch.randint(max(1, T // 10), T + 1, (), generator=generator)))
+        if meta.batch_learning:
+            episodes = episodes.in_one_step()
         network.zero_grad()
-        losses = network.supervised_loss(episodes) if config.pretrain else network.query_loss(episodes, generator)
+        losses = network.supervised_loss(episodes) if meta.pretrain else network.query_loss(episodes, generator)
         loss = losses.mean()
         if loss.requires_grad:
             loss.backward()
         return loss.detach()
 
-    def update(self, number: int) -> list[str]:
-        """Adam's step; if a gradient is not finite nothing moves, and the parameters' names are returned."""
+    def update(self, step: int) -> list[str]:
+        """Adam's step. If a gradient is not finite nothing moves, and the names of its parameters are returned."""
         bad = not_finite(self.network)
         if not bad:
+            drops = sum(step >= drop for drop in self.config.meta.drop_steps)
             for group, optimizer in self.optimizers.items():
                 if group == "forward":
-                    factor = DECAY ** sum(number >= at for at in self.config.decay_at)
-                    for one in optimizer.param_groups:
-                        one["lr"] = self.config.lr_forward * factor
+                    optimizer.param_groups[0]["lr"] = self.config.meta.lr_forward * DROP**drops
                 optimizer.step()
         return bad
 
@@ -109,228 +87,177 @@ def not_finite(network: torch.nn.Module) -> list[str]:
     return [name for name, gradient in found if not bool(gradient.isfinite().all())]
 
 
-def make_network(config: MetaConfig, tasks: Tasks) -> MetaNetwork:
-    """The network of a run, on the CPU."""
-    return MetaNetwork(config, tasks.shape)
+@dataclasses.dataclass
+class Counters:
+    """Counts of a run, saved with its checkpoints.
+
+    Attributes:
+        skipped: meta-steps whose gradient was not finite. in_a_row: of these, the last ones without another between.
+        by_parameter: how often the gradient of each parameter was not finite.
+        loss, steps: sum of losses, and how many there were, since the last line of the log.
+    """
+
+    skipped: int = 0
+    in_a_row: int = 0
+    by_parameter: dict[str, int] = dataclasses.field(default_factory=dict)
+    loss: float = 0.0
+    steps: int = 0
+
+
+class MetaTraining(Arm):
+    """A meta-training as the loop sees it.
+
+    Args:
+        config: the settings. tasks: what lifetimes see. device: where to compute.
+
+    Attributes:
+        network: what is trained. last: the last evaluation on validation tasks.
+    """
+
+    def __init__(self, config: MetaConfig, tasks: Tasks, device: torch.device) -> None:
+        self.config, self.tasks, self.device = config, tasks, device
+        self.network = MetaNetwork(config, tasks.shape).to(device)
+        self.counters, self.last = Counters(), schema.Lifetimes("", 0)
+        self._stepper = MetaStep(self.network)
+
+    def step(self, step: int) -> None:
+        counters = self.counters
+        episodes = self.tasks.episodes("train", step, self.config.meta.meta_batch_size).to(self.device)
+        loss = self._stepper.gradient(step, episodes)
+        bad = self._stepper.update(step)
+        if not bad:
+            counters.in_a_row = 0
+            counters.loss, counters.steps = counters.loss + float(loss), counters.steps + 1
+            return
+        counters.skipped, counters.in_a_row = counters.skipped + 1, counters.in_a_row + 1
+        for name in bad:
+            counters.by_parameter[name] = counters.by_parameter.get(name, 0) + 1
+        if counters.in_a_row >= self.config.meta.skip_limit:
+            worst = sorted(counters.by_parameter, key=lambda name: -counters.by_parameter[name])
+            reason = (
+                f"{counters.in_a_row} meta-gradients in a row were not finite, most often of {', '.join(worst[:5])}"
+            )
+            raise DivergedError(f"{reason}; {ADVICE}", worst[0])
+
+    def log(self, step: int) -> None:
+        counters = self.counters
+        loss = counters.loss / counters.steps if counters.steps else None
+        self.record(schema.Step(step, loss=loss, skipped=counters.skipped))
+        counters.loss, counters.steps = 0.0, 0
+
+    def evaluate(self, step: int) -> None:
+        """On validation tasks, which are neither trained on nor tested."""
+        found = measure(
+            self.network,
+            self.tasks,
+            "validation",
+            self.config.run.eval_lifetimes,
+            batch=self.config.meta.meta_batch_size,
+        )
+        self.last = found.summary(step)
+        self.record(self.last)
+        self.score = found.quality if math.isfinite(found.quality) else None
+
+    def line(self, step: int) -> str:
+        """What the last evaluation said, for the terminal."""
+        mean, measured = self.last.mean, self.last.measure
+        shown = "not finite" if mean is None else f"{100 * mean:.2f} %" if measured == "accuracy" else f"{mean:.4f}"
+        return f"meta-step {step}/{self.config.meta.meta_steps}: validation {measured} {shown}"
+
+    def weights(self) -> dict[str, Tensor]:
+        return self.network.state_dict()
+
+    def state(self) -> dict[str, Any]:
+        optimizers = {group: optimizer.state_dict() for group, optimizer in self._stepper.optimizers.items()}
+        return {"optimizers": optimizers, "counters": dataclasses.asdict(self.counters), "score": self.score}
+
+    def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        self.network.load_state_dict(weights)
+        for group, optimizer in self._stepper.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][group])
+        self.counters, self.score = Counters(**state["counters"]), state["score"]
 
 
 def meta_train(
-    config: MetaConfig, path: Path, report: Callable[[Progress], None], *, resume: bool = False
-) -> dict[str, Any]:
-    """Meta-train in a run folder, from the start or from its last checkpoint, and return the results.
+    config: MetaConfig, path: Path, report: Report, *, resume: bool = False
+) -> schema.MetaResults | schema.Stopped:
+    """Meta-train in a run folder, from the start or from its last checkpoint.
 
     Args:
         config: the settings. path: the run folder; new, unless ``resume``. report: called after every meta-step.
-        resume: go on from the newest whole checkpoint in ``path``.
+        resume: go on from the newest whole checkpoint in ``path``, if there is one.
+
+    Returns:
+        The results, or the signal that ended the run before its time; the same call with ``resume`` goes on.
 
     Raises:
-        ConfigError, ShapeError: before anything is trained. RunError: the disk is full; the last checkpoint is intact.
+        ConfigError: for settings, tasks or a folder that do not fit, before anything is written.
+        RunError: the run cannot go on, such as for a full disk; the last checkpoint is intact.
     """
-    with Stopper() as stopper:
+    settings = {"kind": "meta", **config.model_dump(exclude_none=True)}
+    old = checkpoint.newest_settings(path / "checkpoints") if resume else None
+    if old is not None:
+        check_resume(old, settings, harmless=HARMLESS, growing=GROWING)
+    with (
+        joined(config.run.device, threads=config.run.threads) as runtime,
+        Stopper() as stopper,
+        failures_explained(path, runtime),
+    ):
+        began = time.perf_counter()
+        tasks = load_tasks(config)
+        tasks.check("validation", config.task.tasks)
+        _check_pretraining(config, tasks)
+        arm = MetaTraining(config, tasks, runtime.device)
+        run = config.run
+        times = Times(config.meta.meta_steps, run.eval_every, log=run.log_every, save=run.checkpoint_every)
+        loop = Loop([arm], times, runtime, stop=stopper, report=report, line=arm.line)
+        start = schema.Start(
+            "meta",
+            (schema.Arm(config.learner, run.seed),),
+            times.steps,
+            parameters=sum(p.numel() for p in arm.network.parameters()),
+        )
         try:
-            return MetaTraining(config, path, stopper, report, resume).run()
-        except OSError as error:
-            raise RunError(
-                f"{error.strerror or error}: {error.filename or path}; the last checkpoint is intact: --resume"
-            ) from error
-
-
-class MetaTraining:
-    """One run: built whole, so that what is wrong is said before anything is written; then :meth:`run`."""
-
-    def __init__(
-        self, config: MetaConfig, path: Path, stopper: Stopper, report: Callable[[Progress], None], resume: bool
-    ) -> None:
-        self.config, self.path, self.stopper, self.report = config, path, stopper, report
-        self.checkpoints = path / "checkpoints"
-        self.device = find_device(config.device)
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        self.tasks = load_tasks(config)
-        self.choice: Split = "validation"
-        self.tasks.check(self.choice, config.tasks)
-        self.network = make_network(config, self.tasks).to(self.device)
-        if config.pretrain:
-            self._check_pretraining()
-        self.stepper = MetaStep(self.network)
-        self.counters, self._goes_on = Counters(), resume
-        self._began = self._logged_at = time.perf_counter()
-        self._logged_step = 0
-
-    def _check_pretraining(self) -> None:
-        if isinstance(self.tasks, ImageClasses) and (n := len(self.tasks.split("train").members)) > self.config.head:
-            raise ConfigError(
-                f"head: expected at least {n} outputs to pretrain on as many classes, got {self.config.head}"
+            if signal := loop.run_in(path, start, settings, keep=run.keep, resume=resume):
+                return schema.Stopped(loop.step, signal)
+            failed = loop.failed.get(0)
+            results = schema.MetaResults(
+                "meta",
+                "diverged" if failed else "finished",
+                loop.step,
+                reason=failed.reason if failed else None,
+                validation=None if arm.score is None else abs(arm.score),
+                skipped=arm.counters.skipped,
+                skipped_by_parameter=arm.counters.by_parameter,
+                seconds=time.perf_counter() - began,
             )
-
-    def run(self) -> dict[str, Any]:
-        """Train to the end, or until something ends it; writes and returns the results."""
-        self.folder = self._resume() if self._goes_on else self._start()
-        try:
-            while self.counters.step < self.config.meta_steps:
-                self._step()
-                if self.counters.bad_in_a_row >= self.config.bad_limit:
-                    return self._finish("diverged")
-                if self.stopper.signal is not None and self.counters.step < self.config.meta_steps:
-                    self._save()
-                    self.folder.system("stopped", step=self.counters.step, signal=self.stopper.signal)
-                    return {"status": "stopped", "signal": self.stopper.signal, "step": self.counters.step}
-            return self._finish("finished")
+            if loop.folder is not None:
+                loop.folder.results(results)
+            return results
         finally:
-            self.folder.close()
-
-    def _start(self) -> RunFolder:
-        folder = RunFolder(self.path, {"kind": "meta", **self.config.model_dump(exclude_none=True)}, environment())
-        folder.event(
-            "start",
-            kind_of_run="meta",
-            parameters={name: list(p.shape) for name, p in self.network.named_parameters()},
-            meta_steps=self.config.meta_steps,
-        )
-        self.folder = folder
-        self._evaluate()
-        self._save(self._score)
-        return folder
-
-    def _resume(self) -> RunFolder:
-        found, problems = checkpoint.load_newest(self.checkpoints)
-        if found is None:
-            for name in ("config.toml", "environment.json", "events.jsonl", "system.jsonl"):
-                (self.path / name).unlink(missing_ok=True)
-            return self._start()
-        self.network.load_state_dict(found.model)
-        for group, optimizer in self.stepper.optimizers.items():
-            optimizer.load_state_dict(found.state["optimizers"][group])
-        self.counters = Counters(**found.state["counters"])
-        self._score = found.manifest.score
-        self._logged_step = self.counters.step
-        folder = RunFolder.reopen(self.path, found.state["events_size"])
-        folder.configure({"kind": "meta", **self.config.model_dump(exclude_none=True)})
-        folder.system("resume", step=self.counters.step, problems=problems)
-        for line in [*(f"damaged checkpoint set aside: {p}" for p in problems), f"going on from {self.counters.step}"]:
-            self._say(line)
-        return folder
-
-    def _save(self, score: float | None = None) -> None:
-        state = {
-            "optimizers": {group: optimizer.state_dict() for group, optimizer in self.stepper.optimizers.items()},
-            "counters": dataclasses.asdict(self.counters),
-            "events_size": self.folder.events_size(),
-        }
-        checkpoint.save(self.checkpoints, self.counters.step, self.network.state_dict(), state, score)
-        checkpoint.prune(self.checkpoints, self.config.keep)
-
-    def _step(self) -> None:
-        counters, config = self.counters, self.config
-        number = counters.step
-        episodes = self.tasks.episodes("train", number, config.episodes).to(self.device)
-        loss = self.stepper.gradient(number, episodes)
-        bad = self.stepper.update(number)
-        counters.step += 1
-        if bad:
-            counters.bad += 1
-            counters.bad_in_a_row += 1
-            for name in bad:
-                counters.bad_by_parameter[name] = counters.bad_by_parameter.get(name, 0) + 1
-            self.folder.event("not_finite", step=counters.step, loss=float(loss), parameters=bad)
-        else:
-            counters.bad_in_a_row = 0
-            counters.loss += float(loss)
-            counters.steps += 1
-        if counters.step % config.log_every == 0 or counters.step == config.meta_steps:
-            self._log()
-        self.report(Progress(counters.step, config.meta_steps))
-        if counters.step % config.eval_every == 0 or counters.step == config.meta_steps:
-            self._evaluate()
-            self._save(self._score)
-        elif counters.step % config.checkpoint_every == 0:
-            self._save()
-
-    _score: float | None = None
-
-    def _log(self) -> None:
-        counters = self.counters
-        loss = counters.loss / counters.steps if counters.steps else None
-        self.folder.event("step", step=counters.step, loss=loss, not_finite=counters.bad)
-        counters.loss, counters.steps = 0.0, 0
-        now, steps = time.perf_counter(), counters.step - self._logged_step
-        if steps:
-            self.folder.system("speed", step=counters.step, seconds_per_meta_step=(now - self._logged_at) / steps)
-        self._logged_at, self._logged_step = now, counters.step
-
-    def _evaluate(self) -> None:
-        """On tasks that are neither trained on nor tested."""
-        found = measure(self.network, self.tasks, self.choice, self.config.eval_lifetimes, at_once=self.config.episodes)
-        summary = found.summary()
-        del summary["scores"]
-        self.folder.event("validation", step=self.counters.step, **summary)
-        mean = summary["mean"]
-        self._score = None if mean is None else mean if found.accuracy else -mean
-        shown = "not finite" if mean is None else f"{100 * mean:.2f} %" if found.accuracy else f"{mean:.4f}"
-        self._say(f"meta-step {self.counters.step}/{self.config.meta_steps}: validation {summary['measure']} {shown}")
-        self._logged_at = time.perf_counter()
-
-    def _say(self, line: str) -> None:
-        self.report(Progress(self.counters.step, max(1, self.config.meta_steps), line))
-
-    def _finish(self, status: str) -> dict[str, Any]:
-        counters = self.counters
-        reason = None
-        if status == "diverged":
-            worst = sorted(counters.bad_by_parameter, key=lambda name: -counters.bad_by_parameter[name])
-            reason = (
-                f"{counters.bad_in_a_row} meta-gradients in a row were not finite, first in {', '.join(worst[:5])}; "
-                "lower init_plasticity, lr_plasticity or inner_lr, or take reduction 'mean'"
-            )
-            self.folder.event("diverged", step=counters.step, reason=reason)
-        results = {
-            "kind": "meta",
-            "status": status,
-            "reason": reason,
-            "step": counters.step,
-            "validation": None if self._score is None else abs(self._score),
-            "not_finite": counters.bad,
-            "not_finite_by_parameter": counters.bad_by_parameter,
-            "seconds": time.perf_counter() - self._began,
-        }
-        self.folder.results(results)
-        return results
+            loop.close()
 
 
-def check_resume(old: MetaConfig, new: MetaConfig) -> None:
-    """Refuse to go on with other settings; raises ConfigError with the list of differences."""
-    if found := differences(old, new):
-        raise ConfigError(
-            "resume: the settings differ from those of the run:\n  "
-            + "\n  ".join(found)
-            + "\nleave them out to go on, or start a new run with another --out"
-        )
+def _check_pretraining(config: MetaConfig, tasks: Tasks) -> None:
+    if config.meta.pretrain and isinstance(tasks, ImageClasses):
+        n, head = len(tasks.split("train").members), config.network.head
+        if n > head:
+            raise ConfigError(f"head: expected at least {n} outputs to pretrain on as many classes, got {head}")
 
 
-def load_run(path: Path, which: str = "best") -> tuple[MetaNetwork, Tasks, checkpoint.Checkpoint]:
-    """The network of a run on the CPU, its tasks, and the checkpoint it came from.
+def load_run(path: Path, which: Literal["newest", "best"]) -> tuple[MetaNetwork, Tasks, int]:
+    """The network of a run on the CPU, its tasks, and the meta-step it was saved at.
 
     Args:
-        path: the run's folder. which: "best" on validation tasks, or "last".
+        path: the run's folder. which: checkpoint, the "newest" whole one or the "best" on validation tasks.
 
     Raises:
-        ConfigError: no run. StateError: no whole checkpoint.
+        ConfigError: there is no such run. StateError: it has no whole checkpoint.
     """
-    config = load_config(path)
-    folder = path / "checkpoints"
-    found = checkpoint.load_best(folder) if which == "best" else checkpoint.load_newest(folder, set_aside=False)[0]
-    found = found or checkpoint.load_best(folder)
+    config, folder = load_config(path), path / "checkpoints"
+    newest = checkpoint.load_newest(folder, set_aside=False)[0] if which == "newest" else None
+    found = newest or checkpoint.load_best(folder)
     tasks = load_tasks(config)
-    network = make_network(config, tasks)
+    network = MetaNetwork(config, tasks.shape)
     network.load_state_dict(found.model)
-    return network, tasks, found
-
-
-def load_config(path: Path) -> MetaConfig:
-    """The settings of a meta-training; raises ConfigError for a folder that is none."""
-    if not (path / "config.toml").is_file():
-        raise ConfigError(f"expected the folder of a run, and {path} has no config.toml; give what --out named")
-    given = read_toml(path / "config.toml")
-    if given.pop("kind", None) != "meta":
-        raise ConfigError(f"expected the folder of a meta-training, and {path} is another run's")
-    return resolve(given)
+    return network, tasks, found.manifest.step

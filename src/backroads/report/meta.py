@@ -61,7 +61,7 @@ def _results(runs: Sequence[MetaRun]) -> Sequence[Line]:
             worst = max(run.bad, key=lambda name: run.bad[name])
             notes.append(f"meta-gradients were not finite, mostly of {worst} ({run.bad[worst]} times)")
         for ways, found in rows.items():
-            lost = f"; {found.not_finite} lifetimes were not finite" if found.not_finite else ""
+            lost = f"; {found.skipped} lifetimes were not finite" if found.skipped else ""
             about = f"{found.lifetimes} lifetimes of {run.evaluation.split}{lost}" if run.evaluation else ""
             lines.append(Line(run.label, (ways, _score(found), about), "; ".join(notes)))
         if not rows and run.validations:

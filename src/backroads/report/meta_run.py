@@ -27,7 +27,7 @@ class Step(BaseModel):
 
     step: int
     loss: Measured = None
-    not_finite: int = 0
+    skipped: int = 0
 
 
 class Lifetimes(BaseModel):
@@ -35,7 +35,7 @@ class Lifetimes(BaseModel):
 
     measure: str
     lifetimes: int
-    not_finite: int = 0
+    skipped: int = 0
     mean: Measured = None
     interval_95: Measured = None
     so_far: list[Measured] = []
@@ -105,7 +105,7 @@ def read_meta(folder: Path) -> MetaRun:
     reason = results.get("reason")
     return MetaRun(
         name=folder.resolve().name,
-        config=read_toml(folder / "config.toml"),
+        config=_flat(read_toml(folder / "config.toml")),
         environment=read_object(folder / "environment.json"),
         steps=[event for event in events if isinstance(event, Step)],
         validations=[event for event in events if isinstance(event, Validation)],
@@ -113,7 +113,7 @@ def read_meta(folder: Path) -> MetaRun:
         cut_off=cut_off,
         evaluation=_there(folder / "evaluation.json", TypeAdapter(Evaluation)),
         analysis=_there(folder / "analysis.json", TypeAdapter(Analysis)),
-        bad=_counts(results.get("not_finite_by_parameter")),
+        bad=_counts(results.get("skipped_by_parameter")),
     )
 
 
@@ -124,7 +124,15 @@ def _event(line: bytes, where: str) -> Step | Validation | None:
     kind = event_kind(line, where)
     if kind == "step":
         return validated(_STEP, line, where)
-    return validated(_VALIDATION, line, where) if kind == "validation" else None
+    return validated(_VALIDATION, line, where) if kind == "lifetimes" else None
+
+
+def _flat(config: Mapping[str, object]) -> dict[str, object]:
+    """Settings by name, without their tables."""
+    found: dict[str, object] = {}
+    for name, value in config.items():
+        found |= value if isinstance(value, dict) else {name: value}
+    return found
 
 
 def _there(path: Path, adapter: TypeAdapter[Any]) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from backroads.errors import ConfigError, nearest
+from backroads.runs.groups import names
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -82,7 +83,8 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> str:
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {name!r}.{nearest(name, schema.model_fields)}")
+            known = [*schema.model_fields, *names(schema)]
+            lines.append(f"unknown setting {name!r}.{nearest(str(problem['loc'][-1]), known)}")
         else:
             message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             lines.append(f"{name}: expected {message}, got {problem['input']!r}")

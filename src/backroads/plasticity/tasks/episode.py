@@ -11,17 +11,18 @@ from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
 Order = Literal["iid", "continual"]
+SPLITS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
 
 
 @dataclasses.dataclass(frozen=True)
 class Episodes:
-    """E episodes of T steps of m samples, and a query of Q samples each.
+    """What E lifetimes see: T steps of m examples each, and a query of Q examples to test them on at the end.
 
-    Each input is there once, so that a frozen front sees it once.
+    Each input is there once, so that a front that does not change in lifetimes computes it once.
 
     Attributes:
-        inputs: (K, ...). support: (E, T, m), query: (E, Q): indices of inputs.
-        y: (E, T, m, n_out) or labels (E, T, m). y_query: (E, Q, n_out) or (E, Q).
+        inputs: (K, ...). support: what is seen, (E, T, m), and query: (E, Q), both indices of inputs.
+        y: targets (E, T, m, n_out) or labels (E, T, m). y_query: (E, Q, n_out) or (E, Q).
         task: (E, T), position of the task that a step belongs to, 0 to N - 1. task_query: (E, Q).
         classes_query: (E, Q), the number of the class in its split, for pretraining; None for regression.
     """
@@ -46,14 +47,14 @@ class Episodes:
         moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in fields.items()}
         return Episodes(**moved)
 
-    def until(self, steps: int) -> Episodes:
-        """The first steps only; the query stays."""
+    def first_steps(self, steps: int) -> Episodes:
+        """Only the first steps; the query stays."""
         return dataclasses.replace(
             self, support=self.support[:, :steps], y=self.y[:, :steps], task=self.task[:, :steps]
         )
 
-    def at_once(self) -> Episodes:
-        """All samples of a lifetime in one step."""
+    def in_one_step(self) -> Episodes:
+        """All examples of a lifetime in a single step."""
         return dataclasses.replace(
             self, support=self.support.flatten(1)[:, None], y=self.y.flatten(1, 2)[:, None], task=self.task[:, :1]
         )
@@ -63,7 +64,7 @@ class Tasks(abc.ABC):
     """Where episodes come from: a pure function of a split, a number and the sizes asked for.
 
     Attributes:
-        shape: of an input.
+        shape: of one input.
     """
 
     shape: tuple[int, ...]
@@ -73,7 +74,7 @@ class Tasks(abc.ABC):
         """Episodes of a split: always the same for the same number.
 
         Args:
-            split: whose tasks. number: which draw. count: how many. tasks: N, if not the settings'.
+            split: whose tasks. number: which draw. count: how many episodes. tasks: N; None: the settings'.
 
         Raises:
             ConfigError: if the split cannot fill them.
@@ -84,18 +85,15 @@ class Tasks(abc.ABC):
         """Raises ConfigError if the split cannot fill an episode of so many tasks."""
 
 
-def seeded(*words: int) -> torch.Generator:
+def seeded(*numbers: int) -> torch.Generator:
     """A generator of its own for each sequence of numbers."""
     state = 0
-    for word in words:  # the mixer of splitmix64: neighbours get unrelated seeds
-        state = (state * 6364136223846793005 + word + 0x9E3779B97F4A7C15) % 2**64
+    for number in numbers:  # the mixer of splitmix64: neighbours get unrelated seeds
+        state = (state * 6364136223846793005 + number + 0x9E3779B97F4A7C15) % 2**64
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
         state ^= state >> 31
     return torch.Generator().manual_seed(state % 2**63)
-
-
-SPLITS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
 
 
 def ordered(task: Tensor, order: Order, generator: torch.Generator) -> Tensor:
