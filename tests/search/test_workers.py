@@ -79,6 +79,7 @@ def hurt(workers: Workers, between: Callable[[], None], *, stop: bool) -> None:
     check(workers, lost)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["postgresql", "sqlite", "journal"])
 def test_each_planned_trial_is_settled_once_whatever_becomes_of_workers_and_server(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
