@@ -301,17 +301,21 @@ def test_proposals_gather_where_the_group_itself_did_well(grown: StudyClient, gr
 
 
 def test_a_seed_gives_the_same_proposals_however_often_the_search_is_interrupted(tmp_path: Path) -> None:
-    def run(name: str, parts: list[int], seed: int = 0) -> list[float]:
-        found: list[float] = []
-        for count in parts:
-            with client_at(f"journal:{tmp_path}/{name}.log", CONFIG.model_copy(update={"seed": seed})) as own:
-                found += proposals(own, A, count)
+    def run(name: str, interrupted: int, seed: int = 0) -> list[Any]:
+        """Values of the group's trials, of which every second one is interrupted so often; TPE from the third on."""
+        config = CONFIG.model_copy(update={"seed": seed, "startup": 2, "trials": 20})
+        for n in range(10):
+            with client_at(f"journal:{tmp_path}/{name}.log", config) as own:
+                for _ in range(n % 2 * interrupted):
+                    own.run_trial(A, ends(TrialFailed(INTERRUPTED)))
+                own.run_trial(A, ends(0.5 + n / 100))
+                found = [record.trial.params for record in own.records(A) if record.outcome == "complete"]
         return found
 
-    whole = run("whole", [12])
-    assert len(set(whole)) == 12
-    assert run("parts", [1, 4, 7]) == whole
-    assert run("other", [12], seed=1) != whole
+    whole = run("whole", 0)
+    assert len({str(params) for params in whole}) == 10
+    assert run("parts", 2) == whole
+    assert run("other", 0, seed=1) != whole
 
 
 def test_a_poor_trial_is_held_against_its_own_group_only(grown: StudyClient) -> None:

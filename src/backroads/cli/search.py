@@ -49,12 +49,12 @@ def search(
     resolved = resolve(given)
     folder = out if out is not None else Path("runs") / resolved.name
 
-    from backroads.cli.watching import watching
+    from backroads.cli.progress import progress
     from backroads.search.results import write_best
     from backroads.search.run import search as run
     from backroads.search.run import study_in
 
-    with watching() as show:
+    with progress(lines=True) as show:
         status = run(resolved, folder, show)
     if status == "stopped":
         print(f"backroads: stopped; the same command goes on with {folder}", file=sys.stderr)

@@ -17,7 +17,6 @@ import torch
 
 from backroads.errors import BackroadsError, ConfigError, RunError
 from backroads.models import build_model
-from backroads.runs.arm import DivergedError
 from backroads.runs.folder import write_json
 from backroads.runs.results import PromotedTrial, Promotion, Transfer, TransferCell, TransferRow
 from backroads.runs.runtime import joined
@@ -25,8 +24,8 @@ from backroads.runs.schema import as_data
 from backroads.runs.statistics import estimate
 from backroads.search.results import best_of_groups, ranked, training_of
 from backroads.search.settings import SearchConfig
-from backroads.search.study import StudyClient
-from backroads.search.trial import Hooks, load_once, run_trial
+from backroads.search.study import StudyClient, TrialFailed
+from backroads.search.trial import load_once, run_trial
 from backroads.train.settings import TrainConfig
 
 PROMOTED, TRANSFERRED = "promote.json", "transfer.json"
@@ -152,9 +151,9 @@ def final_accuracy(settings: dict[str, Any]) -> dict[str, Any]:
     with joined(config.device, threads=config.threads or 1, deterministic=config.deterministic) as process:
         try:
             dataset = load_once(config, _DATA, process.device)
-            accuracy = run_trial(config, dataset, process, Hooks(), report_every=config.epochs)
-        except DivergedError as error:
-            return {"accuracy": None, "reason": str(error)}
+            accuracy = run_trial(config, dataset, process, report_every=config.epochs)
+        except TrialFailed as failed:
+            return {"accuracy": None, "reason": failed.reason}
     return {"accuracy": accuracy, "reason": None}
 
 

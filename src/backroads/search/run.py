@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import signal
 import subprocess
@@ -12,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import optuna
 import tomli_w
 
 from backroads.errors import ConfigError, RunError
 from backroads.runs.environment import environment
 from backroads.runs.folder import write_atomically, write_json
+from backroads.runs.progress import Progress, Report
 from backroads.runs.settings import read_toml
 from backroads.runs.signals import Stopper
 from backroads.search.settings import SearchConfig, differences, resolve
@@ -29,34 +30,10 @@ from backroads.search.storage import (
     url_of,
     without_password,
 )
-from backroads.search.study import Record, StudyClient, find_search, save_search, searches_in, settled
+from backroads.search.study import StudyClient, load_search, save_search, settled
 
 LOOK = 0.5  # seconds between looks at the trials of up to eight groups
 FAREWELL = 30.0  # seconds that workers have to leave
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """How a search stands.
-
-    Attributes:
-        planned: number of trials in all. settled: those that ended, in the order in which they did. new: of these,
-            those since the last view. running: those being trained. seconds: since this process started. done_here:
-            how many trials ended since then.
-    """
-
-    planned: int
-    settled: list[Record]
-    new: list[Record]
-    running: list[Record]
-    done_here: int
-    seconds: float
-
-    @property
-    def best(self) -> Record | None:
-        """The best complete trial."""
-        complete = [record for record in self.settled if record.outcome == "complete"]
-        return max(complete, key=lambda record: record.value or 0.0, default=None)
 
 
 def prepare(config: SearchConfig, folder: Path) -> tuple[SearchConfig, str]:
@@ -80,10 +57,9 @@ def prepare(config: SearchConfig, folder: Path) -> tuple[SearchConfig, str]:
     path = path_of(url)
     if path is None or path.is_file():
         with storage_at(url) as storage:
-            known = searches_in(storage).get(config.name)
-            if known is not None:
+            if config.name in optuna.get_all_study_names(storage):
                 where = f"name: {without_password(url)} has a study {config.name!r}"
-                _refuse(differences(resolve(known.settings), config), where, "--name")
+                _refuse(differences(load_search(storage, config.name)[0], config), where, "--name")
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "environment.json").is_file():
         write_json(folder / "environment.json", environment(_command()))
@@ -110,11 +86,12 @@ def load_settings(folder: Path) -> SearchConfig:
     return resolve(read_toml(folder / "config.toml"))
 
 
-def search(config: SearchConfig, folder: Path, show: Callable[[View], None]) -> str:
-    """Run a study to its end with ``config.workers`` processes on this machine.
+def search(config: SearchConfig, folder: Path, report: Report) -> str:
+    """Run a search to its end with ``config.workers`` processes on this machine.
 
     Args:
-        config: the settings. folder: of the study, new or of the same settings. show: told how it stands.
+        config: the settings. folder: of the search, new or of the same settings. report: called with the progress, and
+            a line about each trial that ended.
 
     Returns:
         "settled", or "stopped" by a signal: the same call goes on.
@@ -126,24 +103,22 @@ def search(config: SearchConfig, folder: Path, show: Callable[[View], None]) -> 
     with client_at(url, config) as client:
         for group in client.groups:  # trials of workers that died with an earlier search
             client.release(group)
-        return _watch(config, url, folder, client, show)
-
-
-def _watch(config: SearchConfig, url: str, folder: Path, client: StudyClient, show: Callable[[View], None]) -> str:
-    began, before = time.monotonic(), len(settled(client.all_records()))
-    shown = before
-    with Stopper() as stopper, _workers(config, url, folder) as workers:
-        while True:
-            records = retrying(client.all_records, config.patience)
-            done, running = settled(records), [record for record in records if record.outcome == "running"]
-            show(View(config.trials, done, done[shown:], running, len(done) - before, time.monotonic() - began))
-            shown = len(done)
-            if shown >= config.trials:
-                return "settled"
-            if stopper.signal is not None:
-                return "stopped"
-            _check(workers, client, folder)
-            time.sleep(LOOK * max(1.0, len(client.groups) / 8))
+        seen = len(settled(client.all_records()))
+        with Stopper() as stopper, _workers(config, url, folder) as workers:
+            while True:
+                done = settled(retrying(client.all_records, config.patience))
+                complete = [record.value or 0.0 for record in done if record.outcome == "complete"]
+                best = f"; best {100 * max(complete):.2f} %" if complete else ""
+                for n, record in enumerate(done[seen:], seen + 1):
+                    report(Progress(n, config.trials, f"{n}/{config.trials}: {record}{best}"))
+                seen = len(done)
+                report(Progress(seen, config.trials))
+                if seen >= config.trials:
+                    return "settled"
+                if stopper():
+                    return "stopped"
+                _check(workers, client, folder)
+                time.sleep(LOOK * max(1.0, len(client.groups) / 8))
 
 
 def _check(workers: dict[int, subprocess.Popen[bytes]], client: StudyClient, folder: Path) -> None:
@@ -237,6 +212,7 @@ def study_in(folder: Path) -> Iterator[StudyClient]:
     path = path_of(url)
     if path is not None and not path.is_file():
         raise ConfigError(f"study: {folder} has no {path.name}; has the search begun?")
-    find_search(url, config.name)
+    with storage_at(url) as storage:
+        load_search(storage, config.name)
     with client_at(url, config) as client:
         yield client

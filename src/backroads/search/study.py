@@ -30,8 +30,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from backroads.errors import ConfigError, nearest
 from backroads.search.process import is_gone, process_id
-from backroads.search.settings import SearchConfig
-from backroads.search.storage import experimental, retrying, storage_at, without_password
+from backroads.search.settings import SearchConfig, resolve
+from backroads.search.storage import experimental, retrying
 
 SETTINGS, FOLDER = "settings", "folder"  # attributes of the Optuna study that bears the search's name
 ATTEMPT, OUTCOME = "attempt", "outcome"  # attributes of a trial: who works on it for which trial; why it failed
@@ -101,14 +101,6 @@ class Record:
         return self.trial.value
 
 
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """What a storage says of a search: its settings as plain data, and its folder on the machine that began it."""
-
-    settings: dict[str, Any]
-    folder: Path
-
-
 def save_search(storage: BaseStorage, config: SearchConfig, folder: Path) -> None:
     """Write settings and folder of a search into its storage."""
     study = optuna.create_study(storage=storage, study_name=config.name, load_if_exists=True)
@@ -116,25 +108,13 @@ def save_search(storage: BaseStorage, config: SearchConfig, folder: Path) -> Non
     study.set_user_attr(FOLDER, str(folder.resolve()))
 
 
-def searches_in(storage: BaseStorage) -> dict[str, Search]:
-    """The searches of a storage, by name."""
-    return {
-        study.study_name: Search(json.loads(study.user_attrs[SETTINGS]), Path(study.user_attrs[FOLDER]))
-        for study in storage.get_all_studies()
-        if {SETTINGS, FOLDER} <= study.user_attrs.keys()
-    }
-
-
-def find_search(url: str, name: str) -> Search:
-    """The search called ``name`` at a URL; raises ConfigError with the nearest name, or RunError."""
-    with storage_at(url) as storage:
-        known = searches_in(storage)
-    if name not in known:
-        raise ConfigError(
-            f"study: {without_password(url)} has none called {name!r}.{nearest(name, known)} "
-            f"It has: {', '.join(known) or 'none'}"
-        )
-    return known[name]
+def load_search(storage: BaseStorage, name: str) -> tuple[SearchConfig, Path]:
+    """The settings of a search, and its folder where it began; raises ConfigError with the nearest name."""
+    found = {study.study_name: study.user_attrs for study in storage.get_all_studies() if SETTINGS in study.user_attrs}
+    if name not in found:
+        known = ", ".join(found) or "none"
+        raise ConfigError(f"study: the storage has none called {name!r}.{nearest(name, found)} It has: {known}")
+    return resolve(json.loads(found[name][SETTINGS])), Path(found[name][FOLDER])
 
 
 def settled(records: Iterable[Record]) -> list[Record]:
@@ -274,7 +254,9 @@ class StudyClient:
         records = self._read(group)
         if len(counting(records[: trial.number])) >= self.planned[group]:
             raise TrialFailed(SURPLUS)
-        self.studies[group].sampler = make_sampler(self.config, group, trial.number)
+        # Which draw this is: attempts after the first repeat the values of one and do not count.
+        draw = len({record.number for record in records[: first + 1]})
+        self.studies[group].sampler = make_sampler(self.config, group, draw)
         return records[trial.number]
 
     def report(self, trial: optuna.Trial, epoch: int, accuracy: float) -> bool:
@@ -333,13 +315,13 @@ class StudyClient:
         )
 
 
-def make_sampler(config: SearchConfig, group: str, number: int) -> optuna.samplers.BaseSampler:
+def make_sampler(config: SearchConfig, group: str, draw: int) -> optuna.samplers.BaseSampler:
     """What proposes the values of one trial. All of Optuna's switches are given: their defaults change by version.
 
-    The seed is of the search, the group and the trial: no two trials draw alike, whichever workers train them, and a
-    search that is interrupted goes on with the draws that it would have made.
+    The seed follows from that of the search, the group and the number of the draw: no two trials draw alike, whichever
+    workers train them, and a search that was interrupted goes on with the draws that it would have made.
     """
-    seed = zlib.crc32(f"{config.seed}/{group}/{number}".encode())
+    seed = zlib.crc32(f"{config.seed}/{group}/{draw}".encode())
     if config.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(

@@ -1,61 +1,35 @@
-"""One trial: the steps and evaluations of ``backroads train``, without its run folder.
+"""One trial: the same loop, steps and evaluations as ``backroads train``, without its run folder.
 
-The same settings give the same weights as a run of ``backroads train``, bit for bit: what a search finds, a training
-repeats.
+The same settings end with the same weights as ``backroads train``, bit for bit: what a search finds, a training repeats.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import torch
 
 from backroads.data import Dataset
 from backroads.runs import checkpoint
-from backroads.runs.arm import DivergedError
 from backroads.runs.loop import Loop
 from backroads.runs.runtime import Runtime
-from backroads.search.study import TakenAwayError
+from backroads.search.study import DIVERGED, INTERRUPTED, TakenAwayError, TrialFailed
 from backroads.train.arm import Batches, TrainingArm, dataset_of
 from backroads.train.settings import TrainConfig
 from backroads.train.trainer import times_of
-
-
-class StoppedError(Exception):
-    """The trial was asked to stop; what it had done is in its checkpoint."""
-
-
-class PrunedError(Exception):
-    """The trial was ended early: ``value`` is its last accuracy."""
-
-    def __init__(self, value: float) -> None:
-        super().__init__(value)
-        self.value = value
-
-
-@dataclasses.dataclass
-class Hooks:
-    """What a trial asks and tells while it trains; all of it only in the process that leads.
-
-    Attributes:
-        report: told (epoch, accuracy) after an evaluation; True ends the trial early. stop: whether to stop, asked
-            after every step.
-    """
-
-    report: Callable[[int, float], bool] = lambda epoch, accuracy: False
-    stop: Callable[[], bool] = lambda: False
 
 
 def run_trial(
     config: TrainConfig,
     dataset: Dataset,
     runtime: Runtime,
-    hooks: Hooks,
     *,
+    report: Callable[[int, float], bool] = lambda epoch, accuracy: False,
+    stop: Callable[[], bool] = lambda: False,
     report_every: int = 1,
     folder: Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -64,24 +38,28 @@ def run_trial(
 
     Args:
         config: the settings. dataset: its data, already loaded. runtime: this process among its peers.
-        report_every: epochs between evaluations. folder: where checkpoints go, one folder an attempt within that of
-            the slot; None writes none. checkpoint_seconds: least time between two of them.
+        report: called with (epoch, accuracy) after each evaluation; True ends the trial early. It is called in the
+            first process only, as is ``stop``, which is asked after every step. report_every: epochs between evaluations.
+        folder: for checkpoints of this attempt; the attempts of a trial have one parent, and this one goes on from the
+            newest checkpoint of any of them. None writes none. checkpoint_seconds: least time between two of them.
 
     Raises:
-        DivergedError: with the reason. PrunedError, StoppedError: as the hooks said.
+        TrialFailed: DIVERGED, with the reason, or INTERRUPTED by ``stop``. optuna.TrialPruned: ended by ``report``.
+        TakenAwayError: ``report`` raised it.
     """
     batches = Batches(dataset, config, runtime)
     arm = TrainingArm(config.rule, config, batches, runtime)
     times = times_of(config, batches.steps_per_epoch, epochs_between=report_every)
+    settings = config.model_dump(exclude={"threads", "device", "workers", "root"})
     reports: dict[int, float] = {}
     saved_at = time.monotonic()
 
-    def told(epoch: int) -> bool:
-        """Tell an accuracy; whether to end early. Raises TakenAwayError if the trial is another worker's now."""
+    def reported(epoch: int) -> bool:
+        """Report an accuracy; whether to end early, the same in all processes."""
         prune = taken = False
         if runtime.leads:
             try:
-                prune = hooks.report(epoch, reports[epoch])
+                prune = report(epoch, reports[epoch])
             except TakenAwayError:
                 taken = True
         if runtime.any(taken):
@@ -92,46 +70,40 @@ def run_trial(
         nonlocal saved_at
         epoch = step // batches.steps_per_epoch
         reports[epoch] = arm.score or 0.0
-        if told(epoch) and step < times.steps:
-            raise PrunedError(reports[epoch])
+        if reported(epoch) and step < times.steps:
+            raise optuna.TrialPruned
         due = time.monotonic() - saved_at >= checkpoint_seconds and step < times.steps
         if folder is not None and runtime.any(due and runtime.leads):
             weights, state = loop.snapshot()
             if runtime.leads:
                 state["reports"] = [[n, value] for n, value in reports.items()]
-                checkpoint.save(folder, step, weights, state, None, {"settings": _settings(config)})
+                checkpoint.save(folder, step, weights, state, None, settings)
                 checkpoint.prune(folder, 1)
             saved_at = time.monotonic()
 
-    loop = Loop([arm], times, runtime, stop=lambda: int(runtime.leads and hooks.stop()), evaluated=evaluated)
-    found = newest(folder.parent, _settings(config)) if folder is not None and runtime.leads else None
+    loop = Loop([arm], times, runtime, stop=lambda: int(runtime.leads and stop()), evaluated=evaluated)
+    found = _newest(folder.parent, settings) if folder is not None and runtime.leads else None
     name = runtime.shared(None if found is None else str(found.path))
-    if name is not None:  # goes on from another attempt at these settings
+    if name is not None:
         found = found or checkpoint.load(Path(name))
         loop.restore(found)
         for epoch, value in found.state["reports"]:
             reports[int(epoch)] = float(value)
-            told(int(epoch))
+            reported(int(epoch))
     if loop.run():
-        raise StoppedError
+        raise TrialFailed(INTERRUPTED)
     if loop.failed:
-        raise DivergedError(loop.failed[0].reason, loop.failed[0].layer)
+        raise TrialFailed(DIVERGED, loop.failed[0].reason)
     assert arm.score is not None
     return arm.score
 
 
-def newest(slot: Path, settings: str) -> checkpoint.Checkpoint | None:
-    """The checkpoint of the most steps in a slot's folder that was written under these settings."""
-    found = []
-    for attempt in slot.iterdir() if slot.is_dir() else ():
-        last = checkpoint.load_newest(attempt, set_aside=False)[0]
-        if last is not None and last.manifest.settings.get("settings") == settings:
-            found.append(last)
-    return max(found, key=lambda one: one.manifest.step, default=None)
-
-
-def _settings(config: TrainConfig) -> str:
-    return json.dumps(config.model_dump(exclude={"threads", "device", "workers", "root"}), sort_keys=True)
+def _newest(attempts: Path, settings: dict[str, object]) -> checkpoint.Checkpoint | None:
+    """The checkpoint of the most steps of any attempt at these settings."""
+    folders = attempts.iterdir() if attempts.is_dir() else ()
+    found = [checkpoint.load_newest(folder, set_aside=False)[0] for folder in folders]
+    same = [one for one in found if one is not None and one.manifest.settings == json.loads(json.dumps(settings))]
+    return max(same, key=lambda one: one.manifest.step, default=None)
 
 
 def load_once(config: TrainConfig, cache: dict[str, Dataset], device: torch.device) -> Dataset:

@@ -8,21 +8,20 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from backroads.errors import BackroadsError, RunError
-from backroads.runs.arm import DivergedError
-from backroads.runs.runtime import joined
+from backroads.data import Dataset
+from backroads.runs.runtime import Runtime, joined
 from backroads.runs.signals import Stopper
 from backroads.search.run import client_at
-from backroads.search.settings import SearchConfig, resolve
-from backroads.search.storage import retrying
+from backroads.search.settings import SearchConfig
+from backroads.search.storage import retrying, storage_at
 from backroads.search.study import (
-    DIVERGED,
     ERROR,
     INTERRUPTED,
     SURPLUS,
@@ -30,12 +29,9 @@ from backroads.search.study import (
     StudyClient,
     TakenAwayError,
     TrialFailed,
-    find_search,
+    load_search,
 )
-from backroads.search.trial import Hooks, PrunedError, StoppedError, load_once, run_trial
-
-if TYPE_CHECKING:
-    from backroads.runs.runtime import Runtime
+from backroads.search.trial import load_once, run_trial
 
 IDLE = 0.5  # seconds between looks, while others train all trials that are left
 
@@ -64,34 +60,31 @@ def work(
     Raises:
         ConfigError: settings or data are wrong. RunError: the storage does not answer.
     """
-    found = find_search(url, name)
-    config = resolve(found.settings)
-    if folder is None and found.folder.is_dir():
-        folder = found.folder
+    with storage_at(url) as storage:
+        config, own = load_search(storage, name)
+    if folder is None and own.is_dir():
+        folder = own
     base = config.training()
-    with (
-        joined(base.device, threads=base.threads, deterministic=base.deterministic) as process,
-        Stopper() as stopper,
-    ):
+    with joined(base.device, threads=base.threads, deterministic=base.deterministic) as runtime, Stopper() as stopper:
 
         def stop() -> bool:
             return stopper.signal is not None or (parent is not None and os.getppid() != parent)
 
-        worker = _Worker(config, process, stop, folder)
-        if not process.leads:
+        worker = _Worker(config, runtime, stop, folder)
+        if not runtime.leads:
             return worker.follow()
         with client_at(url, config) as client:
             ended = worker.lead(client, most, say)
-        process.shared(ended)
+        runtime.shared(ended)
         return ended
 
 
 class _Worker:
-    def __init__(self, config: SearchConfig, process: Runtime, stop: Callable[[], bool], folder: Path | None) -> None:
-        self.config, self.process, self.stop, self.folder = config, process, stop, folder
+    def __init__(self, config: SearchConfig, runtime: Runtime, stop: Callable[[], bool], folder: Path | None) -> None:
+        self.config, self.runtime, self.stop, self.folder = config, runtime, stop, folder
         self.groups = config.groups
-        self.datasets: dict[str, Any] = {}
-        load_once(config.training(), self.datasets, process.device)  # what is wrong with the data is said at once
+        self.datasets: dict[str, Dataset] = {}
+        load_once(config.training(), self.datasets, runtime.device)  # what is wrong with the data is said at once
 
     def lead(self, client: StudyClient, most: int | None, say: Callable[[str], None]) -> str:
         """Take trials and train them; says why it ended."""
@@ -100,81 +93,72 @@ class _Worker:
             if most is not None and trained >= most:
                 return "enough"
             group = retrying(client.next_group, self.config.patience)
-            if group is None:
-                if client.settled():
-                    return "settled"
-                time.sleep(IDLE)
-                continue
+            if group is None and client.settled():
+                return "settled"
             try:
-                record = self._take(client, group, say)
+                record = None if group is None else self._take(client, group, say)
+                broken = 0
             except (StorageInternalError, SQLAlchemyError) as error:
                 # The connection broke within a transaction. The trial is found later: it has no sign of life.
-                broken += 1
+                record, broken = None, broken + 1
                 if broken > 10:
                     raise RunError(f"the storage fails again and again: {error}") from None
+            if record is None:
                 time.sleep(IDLE)
-                continue
-            broken = 0
-            if record is not None and record.outcome == INTERRUPTED:
+            elif record.outcome == INTERRUPTED:
                 break
-            trained += record is not None and record.outcome != SURPLUS
+            elif record.outcome != SURPLUS:
+                trained += 1
         return "stopped"
 
     def _take(self, client: StudyClient, group: str, say: Callable[[str], None]) -> Record | None:
+        """Train one trial; returns it, or None if it was given to another worker."""
+
         def train(trial: optuna.Trial, record: Record, params: dict[str, Any]) -> float:
-            hooks = Hooks(lambda epoch, accuracy: client.report(trial, epoch, accuracy), self.stop)
-            self.process.shared([group, record.number, trial.number, params])
-            return self._train(group, record.number, trial.number, params, hooks)
+            self.runtime.shared([group, record.number, trial.number, params])
+            return self._train(group, record.number, trial.number, params, lambda *told: client.report(trial, *told))
 
         try:
             record = client.run_trial(group, train)
         except TakenAwayError:
-            say(f"a trial of {group} took too long to answer and was given to another worker")
+            say(f"a trial of {group} showed no sign of life for too long and was given to another worker")
             return None
         if record.outcome != SURPLUS:
-            seconds = "" if record.seconds is None else f" in {record.seconds:.1f} s"
-            say(f"{record}{seconds}")
-        place = self._checkpoints(group, record.number)
-        if record.outcome not in (SURPLUS, INTERRUPTED) and place is not None:
-            shutil.rmtree(place, ignore_errors=True)
+            say(f"{record} in {record.seconds or 0.0:.1f} s")
+        if self.folder is not None and record.outcome not in (SURPLUS, INTERRUPTED):
+            shutil.rmtree(self.folder / "trials" / group / str(record.number), ignore_errors=True)
         return record
 
     def follow(self) -> str:
         """Train what the first process takes."""
-        while isinstance(found := self.process.shared(None), list):
+        while isinstance(found := self.runtime.shared(None), list):
+            group, number, attempt, params = found
             with contextlib.suppress(TrialFailed, TakenAwayError, optuna.TrialPruned):
-                group, number, attempt, params = found
-                self._train(group, number, attempt, params, Hooks())
+                self._train(group, number, attempt, params, lambda epoch, accuracy: False)
         return str(found)
 
-    def _checkpoints(self, group: str, number: int) -> Path | None:
-        return None if self.folder is None else self.folder / "trials" / group / str(number)
-
-    def _train(self, group: str, number: int, attempt: int, params: dict[str, Any], hooks: Hooks) -> float:
-        """Train one trial; raises TrialFailed, TakenAwayError or TrialPruned."""
-        place = self._checkpoints(group, number)
+    def _train(
+        self, group: str, number: int, attempt: int, params: dict[str, Any], report: Callable[[int, float], bool]
+    ) -> float:
+        """The accuracy of a trial. Any error but the storage's ends the trial and not the worker: TrialFailed."""
         try:
-            config = self.config.training(**self.groups[group].settings(params, self.config.train.get("rule_options")))
+            fixed = self.config.train.get("rule_options")
+            config = self.config.training(**self.groups[group].settings(params, fixed))
             return run_trial(
                 config,
-                load_once(config, self.datasets, self.process.device),
-                self.process,
-                hooks,
+                load_once(config, self.datasets, self.runtime.device),
+                self.runtime,
+                report=report,
+                stop=self.stop,
                 report_every=self.config.report_every,
-                folder=None if place is None else place / str(attempt),
+                folder=None if self.folder is None else self.folder / "trials" / group / str(number) / str(attempt),
                 checkpoint_seconds=self.config.checkpoint_seconds,
             )
-        except PrunedError as error:
-            raise optuna.TrialPruned from error
-        except DivergedError as error:
-            raise TrialFailed(DIVERGED, str(error)) from error
-        except StoppedError as error:
-            raise TrialFailed(INTERRUPTED) from error
-        except (TakenAwayError, RunError):
+        except (TrialFailed, TakenAwayError, optuna.TrialPruned, RunError, StorageInternalError, SQLAlchemyError):
             raise
         except Exception as error:
             reason = str(error) if isinstance(error, BackroadsError) else f"{type(error).__name__}: {error}"
             reason = reason.partition("\n")[0]
-            if self.process.world > 1:  # the processes are no longer at the same place
+            if self.runtime.world > 1:  # the processes are no longer at the same place
                 raise RunError(f"trial {number} of {group}: {reason}") from error
             raise TrialFailed(ERROR, reason) from error
