@@ -32,7 +32,7 @@ from backroads.runs.runtime import Runtime
 from backroads.search.run import client_at, prepare, search, study_in
 from backroads.search.settings import resolve
 from backroads.search.study import Record, settled
-from backroads.search.trial import Hooks, load_once, run_trial
+from backroads.search.trial import load_once, run_trial
 
 # 22 steps an epoch on the training part of digits: 110 steps a trial.
 SETTINGS: dict[str, Any] = {"epochs": 5, "batch_size": 52, "pruner": "median"}
@@ -50,7 +50,7 @@ def overhead(trials: int, storage: str | None) -> dict[str, Any]:
         config, url = prepare(resolve({**SETTINGS, "trials": trials, "storage": storage}), Path(folder) / "study")
         with client_at(url, config) as client:
             dataset = load_once(config.training(), datasets, process.device)
-            run_trial(config.training(), dataset, process, Hooks())  # warm
+            run_trial(config.training(), dataset, process)  # warm
 
             def train(trial: optuna.Trial, record: Record, params: dict[str, Any]) -> float:
                 def report(epoch: int, value: float) -> bool:
@@ -60,7 +60,7 @@ def overhead(trials: int, storage: str | None) -> dict[str, Any]:
 
                 training = config.training(**client.groups[record.group].settings(params))
                 machinery.stop()
-                value = run_trial(training, dataset, process, Hooks(report))
+                value = run_trial(training, dataset, process, report=report)
                 machinery.start()
                 return value
 

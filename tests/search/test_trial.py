@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 import torch
 
 from backroads.data import Dataset
-from backroads.runs.arm import DivergedError
 from backroads.runs.runtime import Runtime
-from backroads.runs.schema import TrainingResults
 from backroads.search.settings import resolve
-from backroads.search.trial import Hooks, PrunedError, StoppedError, load_once, run_trial
+from backroads.search.study import DIVERGED, INTERRUPTED, TrialFailed
+from backroads.search.trial import load_once, run_trial
 from backroads.train.settings import TrainConfig
 from backroads.train.trainer import train
 
-HERE = Runtime(torch.device("cpu"))
+RUNTIME = Runtime(torch.device("cpu"))
 SEARCH = resolve({"epochs": 3, "batch_size": 128, "train": {"model_options": {"width": 2}}})
 CONFIG = SEARCH.training(
     rule="alignment",
@@ -27,26 +30,32 @@ CONFIG = SEARCH.training(
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return load_once(CONFIG, {}, HERE.device)
+    return load_once(CONFIG, {}, RUNTIME.device)
 
 
-def test_a_trial_ends_where_a_training_of_its_settings_ends(dataset: Dataset, tmp_path: Path) -> None:
-    reports: dict[int, float] = {}
+@pytest.mark.parametrize(
+    "more", [{}, {"mirror_steps": 2}, {"ema": 0.9, "coefficients": {"amp": {"stop": 0.5}}}], ids=str
+)
+def test_a_trial_ends_where_a_training_of_its_settings_ends(
+    dataset: Dataset, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    def accuracies(config: TrainConfig) -> list[float]:
+        found: list[float] = []
+        last = run_trial(config, dataset, RUNTIME, report=lambda epoch, accuracy: bool(found.append(accuracy)))
+        assert found[-1] == last
+        return found
 
-    def note(epoch: int, accuracy: float) -> bool:
-        reports[epoch] = accuracy
-        return False
-
-    accuracy = run_trial(CONFIG, dataset, HERE, Hooks(note))
-    results = train(CONFIG, tmp_path / "run", lambda _: None)
-    assert isinstance(results, TrainingResults)
-    assert accuracy == results.arms[0].accuracy
-    assert list(reports) == [1, 2, 3]
-    assert reports[3] == accuracy
+    config = TrainConfig(**{**CONFIG.model_dump(), **more})
+    of_trial = accuracies(config)
+    train(config, tmp_path / "run", lambda _: None)
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    of_run = [event["eval_accuracy"] for event in events if event["event"] == "evaluation"]
+    assert of_trial == of_run[1:]  # the first one is before training
+    assert not more or of_trial != accuracies(CONFIG)  # no setting is ignored
 
 
 def test_no_trial_sees_the_test_split(dataset: Dataset) -> None:
-    whole = load_once(TrainConfig(split="test"), {}, HERE.device)
+    whole = load_once(TrainConfig(split="test"), {}, RUNTIME.device)
     assert len(dataset.train) + len(dataset.evaluate) == len(whole.train)
 
 
@@ -58,9 +67,9 @@ def test_what_was_cut_off_goes_on_from_its_checkpoint_to_the_same_end(dataset: D
         steps += 1
         return steps > 2 * (len(dataset.train) // CONFIG.batch_size) + 3  # in the third epoch
 
-    whole = run_trial(CONFIG, dataset, HERE, Hooks())
-    with pytest.raises(StoppedError):
-        run_trial(CONFIG, dataset, HERE, Hooks(stop=tired), folder=tmp_path / "0001", checkpoint_seconds=0)
+    whole = run_trial(CONFIG, dataset, RUNTIME)
+    with pytest.raises(TrialFailed, match=INTERRUPTED):
+        run_trial(CONFIG, dataset, RUNTIME, stop=tired, folder=tmp_path / "0001", checkpoint_seconds=0)
     told: list[int] = []
     steps = 0
 
@@ -69,17 +78,17 @@ def test_what_was_cut_off_goes_on_from_its_checkpoint_to_the_same_end(dataset: D
         steps += 1
         return False
 
-    hooks = Hooks(lambda epoch, _: bool(told.append(epoch)), count)
-    assert run_trial(CONFIG, dataset, HERE, hooks, folder=tmp_path / "0002", checkpoint_seconds=0) == whole
+    hooks: dict[str, Any] = {"report": lambda epoch, _: bool(told.append(epoch)), "stop": count}
+    assert run_trial(CONFIG, dataset, RUNTIME, **hooks, folder=tmp_path / "0002", checkpoint_seconds=0) == whole
     assert told == [1, 2, 3]  # the pruner learns what came before, too
     assert steps == len(dataset.train) // CONFIG.batch_size
 
 
 def test_a_checkpoint_of_other_settings_is_left_alone(dataset: Dataset, tmp_path: Path) -> None:
-    run_trial(CONFIG, dataset, HERE, Hooks(), folder=tmp_path / "0001", checkpoint_seconds=0)
+    run_trial(CONFIG, dataset, RUNTIME, folder=tmp_path / "0001", checkpoint_seconds=0)
     other = CONFIG.model_copy(update={"learning_rate": 0.05})
-    alone = run_trial(other, dataset, HERE, Hooks())
-    assert run_trial(other, dataset, HERE, Hooks(), folder=tmp_path / "0002", checkpoint_seconds=0) == alone
+    alone = run_trial(other, dataset, RUNTIME)
+    assert run_trial(other, dataset, RUNTIME, folder=tmp_path / "0002", checkpoint_seconds=0) == alone
 
 
 def test_a_trial_can_be_ended_early_with_its_last_accuracy(dataset: Dataset) -> None:
@@ -89,12 +98,13 @@ def test_a_trial_can_be_ended_early_with_its_last_accuracy(dataset: Dataset) -> 
         seen.append(accuracy)
         return epoch == 2
 
-    with pytest.raises(PrunedError) as ended:
-        run_trial(CONFIG, dataset, HERE, Hooks(enough))
-    assert [ended.value.value] == seen[1:]
+    with pytest.raises(optuna.TrialPruned):
+        run_trial(CONFIG, dataset, RUNTIME, report=enough)
+    assert len(seen) == 2
 
 
 def test_divergence_is_told_with_step_and_layer(dataset: Dataset) -> None:
     wild = CONFIG.model_copy(update={"learning_rate": 1e30})
-    with pytest.raises(DivergedError, match=r"step \d+ is not finite"):
-        run_trial(wild, dataset, HERE, Hooks())
+    with pytest.raises(TrialFailed, match=DIVERGED) as ended:
+        run_trial(wild, dataset, RUNTIME)
+    assert re.search(r"step \d+ is not finite; first: .+", ended.value.reason)

@@ -16,7 +16,6 @@ from backroads.errors import RunError
 from backroads.runs.folder import write_atomically
 from backroads.runs.results import SearchGroup, SearchResults, SearchTrial
 from backroads.search.space import Group
-from backroads.search.storage import without_password
 from backroads.search.study import DIVERGED, ERROR, LOST, RETRIED, Record, StudyClient, settled
 
 LEAST = 10  # complete trials of a group before importances are computed
@@ -43,8 +42,6 @@ def gather(client: StudyClient) -> SearchResults:
     began = [record.trial.datetime_start for record in done if record.trial.datetime_start is not None]
     ended = [record.trial.datetime_complete for record in done if record.trial.datetime_complete is not None]
     settings = config.model_dump(exclude_none=True)
-    if config.storage is not None:
-        settings["storage"] = without_password(config.storage)
     return SearchResults(
         kind="search",
         settings=settings,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -18,12 +19,11 @@ from backroads.errors import ConfigError, RunError
 from backroads.runs.environment import environment
 from backroads.runs.folder import write_atomically, write_json
 from backroads.runs.progress import Progress, Report
-from backroads.runs.settings import read_toml
+from backroads.runs.settings import check_resume, read_toml
 from backroads.runs.signals import Stopper
-from backroads.search.settings import SearchConfig, differences, resolve
+from backroads.search.settings import GROWING, HARMLESS, SearchConfig, resolve
 from backroads.search.storage import (
     hide_password,
-    password_of,
     path_of,
     retrying,
     storage_at,
@@ -47,19 +47,24 @@ def prepare(config: SearchConfig, folder: Path) -> tuple[SearchConfig, str]:
             rule; nothing is written then. RunError: the storage does not answer.
     """
     _ = config.groups  # unknown rules are said before anything is written
-    if config.storage is not None:
-        config = config.model_copy(update={"storage": hide_password(config.storage)})
+    config = _without_password(config)
     url = url_of(config.storage, folder)
+
+    def check(old: SearchConfig) -> None:
+        check_resume(old.model_dump(), config.model_dump(), harmless=HARMLESS, growing=GROWING)
+
     if (folder / "config.toml").is_file():
-        _refuse(differences(load_settings(folder), config), f"out: {folder} holds a study", "--out")
+        check(load_settings(folder))
     elif folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"out: {folder} exists, is not empty and holds no study; choose another folder")
     path = path_of(url)
     if path is None or path.is_file():
         with storage_at(url) as storage:
             if config.name in optuna.get_all_study_names(storage):
-                where = f"name: {without_password(url)} has a study {config.name!r}"
-                _refuse(differences(load_search(storage, config.name)[0], config), where, "--name")
+                try:
+                    check(load_search(storage, config.name)[0])
+                except ConfigError as error:
+                    raise ConfigError(f"name: {url} has a study {config.name!r}; {error}, and another --name") from None
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "environment.json").is_file():
         write_json(folder / "environment.json", environment(_command()))
@@ -69,21 +74,18 @@ def prepare(config: SearchConfig, folder: Path) -> tuple[SearchConfig, str]:
     return config, url
 
 
-def _refuse(differences: list[str], where: str, flag: str) -> None:
-    if differences:
-        lines = "\n  ".join(differences)
-        raise ConfigError(
-            f"{where} with other settings:\n  {lines}\nleave them out to go on with it, or name another with {flag}"
-        )
-
-
 def load_settings(folder: Path) -> SearchConfig:
     """The settings of the study in ``folder``; raises ConfigError if it holds none."""
     if not (folder / "config.toml").is_file():
         raise ConfigError(
             f"study: expected the folder of a study, and {folder} has no config.toml; give what --out named"
         )
-    return resolve(read_toml(folder / "config.toml"))
+    return _without_password(resolve(read_toml(folder / "config.toml")))
+
+
+def _without_password(config: SearchConfig) -> SearchConfig:
+    """The settings with the storage's password moved to the environment."""
+    return config if config.storage is None else config.model_copy(update={"storage": hide_password(config.storage)})
 
 
 def search(config: SearchConfig, folder: Path, report: Report) -> str:
@@ -186,14 +188,7 @@ def _command() -> list[str]:
     """The words that repeat this process, with no password among them."""
     name = Path(sys.argv[0]).name
     words = [*(["python", "-m", "backroads"] if name == "__main__.py" else [name]), *sys.argv[1:]]
-    return [_cleared(word) for word in words]
-
-
-def _cleared(word: str) -> str:
-    flag, equals, value = word.partition("=")
-    if "://" in value and flag.startswith("--") and password_of(value):
-        return flag + equals + without_password(value)
-    return without_password(word) if password_of(word) else word
+    return [re.sub(r"\w+://\S+", lambda url: without_password(url[0])[0], word) for word in words]
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ class SearchConfig(BaseModel):
     @field_validator("train", "ranges")
     @classmethod
     def _parsed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return {name: _parsed(value) for name, value in values.items()}
+        return {name: parse(value) for name, value in values.items()}
 
     @field_validator("name")
     @classmethod
@@ -141,10 +141,11 @@ class SearchConfig(BaseModel):
         return len(range(names.index(group), self.trials, len(names)))
 
 
-# What may change when a study goes on: who works on it and how it is watched, and that it grows.
+# What may change when a search goes on: who works on it and how it is watched, and that it grows.
 HARMLESS = frozenset(
     {"workers", "threads", "patience", "heartbeat", "grace", "retries", "checkpoint_seconds", "storage", "root"}
 )
+GROWING = frozenset({"trials"})
 
 
 def resolve(data: dict[str, Any]) -> SearchConfig:
@@ -156,21 +157,3 @@ def resolve(data: dict[str, Any]) -> SearchConfig:
     config = checked(SearchConfig, data)
     config.training()
     return config
-
-
-def differences(old: SearchConfig, new: SearchConfig) -> list[str]:
-    """What keeps a study of ``old`` from going on as ``new``: one line a field; empty if nothing does."""
-    lines = []
-    for name in SearchConfig.model_fields:
-        was, now = getattr(old, name), getattr(new, name)
-        if was != now and name not in HARMLESS and not (name == "trials" and now > was):
-            lines.append(f"{name}: the study has {was!r}, now {now!r}")
-    return lines
-
-
-def _parsed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _parsed(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_parsed(inner) for inner in value]
-    return parse(value)

@@ -30,33 +30,26 @@ JOURNAL = "journal:"
 _POSTGRES_OPTIONS = "-c idle_in_transaction_session_timeout=15000 -c lock_timeout=15000 -c statement_timeout=60000"
 
 
-def without_password(url: str) -> str:
-    """The URL as it may be written down."""
-    if password_of(url) is None:
-        return url
+def without_password(url: str) -> tuple[str, str | None]:
+    """A URL as it may be written down, and the password that was in it, before the host or as a parameter."""
     parts = urlsplit(url)
+    query = parts.query.split("&")
+    given = [part.partition("=")[2] for part in query if part.startswith("password=")]
+    found = parts.password or (given[0] if given else None)
+    if "://" not in url or found is None:
+        return url, None
     user = f"{parts.username}@" if parts.username else ""
     host = parts.netloc.rpartition("@")[2]
-    query = "&".join(part for part in parts.query.split("&") if not part.startswith("password="))
-    return urlunsplit((parts.scheme, f"{user}{host}", parts.path, query, parts.fragment))
-
-
-def password_of(url: str) -> str | None:
-    """The password in a URL; None if there is none."""
-    if "://" not in url:
-        return None
-    parts = urlsplit(url)
-    given = [part.partition("=")[2] for part in parts.query.split("&") if part.startswith("password=")]
-    found = parts.password or (given[0] if given else None)
-    return None if found is None else unquote(found)
+    left = "&".join(part for part in query if not part.startswith("password="))
+    return urlunsplit((parts.scheme, f"{user}{host}", parts.path, left, parts.fragment)), unquote(found)
 
 
 def hide_password(url: str) -> str:
     """Move a password from the URL to PGPASSWORD, for this process and those it starts; returns the URL without it."""
-    found = password_of(url)
+    url, found = without_password(url)
     if found is not None:
         os.environ["PGPASSWORD"] = found
-    return without_password(url)
+    return url
 
 
 def url_of(storage: str | None, folder: Path) -> str:
@@ -116,7 +109,7 @@ def storage_at(
     else:
         raise ConfigError(
             f"storage: expected sqlite:///FILE, postgresql://USER@HOST/DATABASE or journal:FILE, got "
-            f"{without_password(url)!r}"
+            f"{without_password(url)[0]!r}"
         )
     options = {"creator": lambda: retrying(connect, patience), "pool_pre_ping": True}
 

@@ -1,6 +1,6 @@
 """One trial: the same loop, steps and evaluations as ``backroads train``, without its run folder.
 
-The same settings end with the same weights as ``backroads train``, bit for bit: what a search finds, a training repeats.
+The same settings end with the same weights as ``backroads train``, bit for bit: a training repeats what a search finds.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def run_trial(
 
     Args:
         config: the settings. dataset: its data, already loaded. runtime: this process among its peers.
-        report: called with (epoch, accuracy) after each evaluation; True ends the trial early. It is called in the
-            first process only, as is ``stop``, which is asked after every step. report_every: epochs between evaluations.
+        report: called with (epoch, accuracy) after each evaluation; True ends the trial early. stop: asked after every
+            step. Both are called in the first process only. report_every: epochs between evaluations.
         folder: for checkpoints of this attempt; the attempts of a trial have one parent, and this one goes on from the
             newest checkpoint of any of them. None writes none. checkpoint_seconds: least time between two of them.
 

@@ -14,8 +14,8 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from backroads.errors import BackroadsError, RunError
 from backroads.data import Dataset
+from backroads.errors import BackroadsError, RunError
 from backroads.runs.runtime import Runtime, joined
 from backroads.runs.signals import Stopper
 from backroads.search.run import client_at
