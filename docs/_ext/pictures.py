@@ -56,11 +56,7 @@ def theory_picture(what: str) -> str:
 def meta_picture(what: str) -> str:
     """MyST for ``ways EXPERIMENT``: score against classes of a lifetime; ``so_far EXPERIMENT``: against tasks seen."""
     kind, _, experiment = what.partition(" ")
-    rows = [
-        row
-        for row in json.loads((RESULTS / "meta_learning.json").read_text())["rows"]
-        if row["experiment"] == experiment
-    ]
+    rows = [row for row in _rows("meta_learning", "meta_learning", "rows") if row["experiment"] == experiment]
     learners = list(dict.fromkeys(row["learner"] for row in rows))
     curves = []
     for learner in learners:
@@ -102,10 +98,10 @@ def noise_picture() -> str:
     return _in_their_range("noise", "CIFAR-10", curves, "log10 of the variance", "accuracy, %")
 
 
-def _rows(name: str) -> list[dict[str, Any]]:
-    """The arms of a grid of ``benchmarks``."""
-    rows_of: Callable[[Any], list[dict[str, Any]]] = runpy.run_path(str(RESULTS.parent / "grid.py"))["rows_of"]
-    return rows_of(json.loads((RESULTS / f"{name}.json").read_text()))
+def _rows(name: str, script: str = "grid", function: str = "rows_of") -> list[dict[str, Any]]:
+    """The arms of a grid of ``benchmarks``, as a function of a script reads them."""
+    rows: Callable[[Any], list[dict[str, Any]]] = runpy.run_path(str(RESULTS.parent / f"{script}.py"))[function]
+    return rows(json.loads((RESULTS / f"{name}.json").read_text()))
 
 
 def spiking_picture() -> str:

@@ -62,7 +62,8 @@ def cifar10(rule: str) -> str:
 def meta_learning(task: str) -> str:
     """What meta-trained learners do on unseen tasks, from ``benchmarks/meta_learning.py``."""
     found = results("meta_learning")
-    commits = [commit for row in found["rows"] if row["experiment"].startswith(task) for commit in row["commits"]]
+    rows = runpy.run_path(str(BENCHMARKS / "meta_learning.py"))["rows"](found)
+    commits = [commit for row in rows if row["experiment"].startswith(task) for commit in row["commits"]]
     return f"{table_of('meta_learning', task)}\n\n{source(found['command'], found['environment'], *commits)}"
 
 
