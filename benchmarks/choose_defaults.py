@@ -25,9 +25,9 @@ SETTINGS: dict[str, Any] = {
     "schedule": "linear",
     "keep": 1,
 }
-ALL = {"fraction": 1.0}  # of the activities
+ALL: dict[str, Any] = {"cadence": {"fraction": 1.0}}  # all activities
 BOUNDED: dict[str, Any] = {"reduction": "overlap", "operations": {"normalize_input": True}}
-CENTRED: dict[str, Any] = {"reduction": "power", "operations": {"batch_center_backward_input": True}}
+CENTRED: dict[str, Any] = {"reduction": "unit_power", "operations": {"batch_center_backward_input": True}}
 
 
 def candidates() -> list[tuple[str, str, dict[str, Any]]]:
@@ -44,18 +44,18 @@ def candidates() -> list[tuple[str, str, dict[str, Any]]]:
                 ("information_alignment", f"{c}, amp x{gain:g}", {"amp": gain * c, "null": c, "decay": c, **ALL})
             )
     for part in (0.5, 0.125):
-        options: dict[str, Any] = {"amp": 0.003, "decay": 0.003, "fraction": part}
+        options: dict[str, Any] = {"amp": 0.003, "decay": 0.003, "cadence": {"fraction": part}}
         found.append(("weight_mirror", f"0.003, fraction {part}", options))
-        options = {"amp": 0.003, "null": 0.01, "decay": 0.01, "fraction": part}
+        options = {"amp": 0.003, "null": 0.01, "decay": 0.01, "cadence": {"fraction": part}}
         found.append(("information_alignment", f"0.01, amp x0.3, fraction {part}", options))
     for c in (0.25, 0.5, 1.0):
         for part in (1.0, 0.5, 0.125):
-            options = {"amp": c, "sparse": c, "fraction": part}
+            options = {"amp": c, "sparse": c, "cadence": {"fraction": part}}
             found.append(("activation_alignment", f"{c}, fraction {part}", options))
-    options = {"amp": 1.0, "sparse": 1.0, "fraction": 1.0, **BOUNDED}
+    options = {"amp": 1.0, "sparse": 1.0, **ALL, **BOUNDED}
     found.append(("activation_alignment", "1, overlap", options))
     for c in (0.003, 0.01, 0.03):
-        found.append(("activation_alignment", f"{c}, power", {"amp": c, "sparse": c, "fraction": 1.0, **CENTRED}))
+        found.append(("activation_alignment", f"{c}, power", {"amp": c, "sparse": c, **ALL, **CENTRED}))
     for kind, more, pairs in (
         ("", {"noise": "normal"}, [(rate, rows) for rate in (0.05, 0.1, 0.2) for rows in (2.0, 8.0)]),
         ("correcting ", {"error_correcting": True}, [(0.1, 1.0), (0.3, 1.0), (0.3, 4.0)]),

@@ -51,7 +51,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int]] = {
 ON_CPU = [name for name in NETWORKS if name != "resnet50"]
 
 TORCH = "torch"
-RULES: dict[str, br.Rule] = {
+RULES: dict[str, br.FeedbackRule] = {
     "backprop": br.rules.backprop(),
     "feedback alignment": br.rules.feedback_alignment(),
     "direct feedback alignment": br.rules.direct_feedback_alignment(),
@@ -62,9 +62,9 @@ RULES: dict[str, br.Rule] = {
     "weight mirror, all activities": br.Alignment(amp=1e-3, decay=2e-3),
     "information alignment, all activities": br.Alignment(amp=2e-3, null=2e-3, decay=2e-3),
     "activation alignment, all activities": br.Alignment(amp=2e-3, sparse=2e-3),
-    "weight mirror, power": br.Alignment(amp=1e-3, decay=2e-3, reduction="power"),
-    "information alignment, power": br.Alignment(amp=2e-3, null=2e-3, decay=2e-3, reduction="power"),
-    "activation alignment, power": br.Alignment(amp=2e-3, sparse=2e-3, reduction="power"),
+    "weight mirror, power": br.Alignment(amp=1e-3, decay=2e-3, reduction="unit_power"),
+    "information alignment, power": br.Alignment(amp=2e-3, null=2e-3, decay=2e-3, reduction="unit_power"),
+    "activation alignment, power": br.Alignment(amp=2e-3, sparse=2e-3, reduction="unit_power"),
     # The defaults.
     "weight mirror": br.rules.weight_mirror(),
     "information alignment": br.rules.information_alignment(),

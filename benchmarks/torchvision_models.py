@@ -70,7 +70,7 @@ def classification_loss(output: Any, labels: Tensor) -> Tensor:
     return F.cross_entropy(main, labels) + 0.3 * sum(F.cross_entropy(head, labels) for head in auxiliary)
 
 
-def step(model: torch.nn.Module, rule: br.Rule, size: int, classes: int = CLASSES) -> dict[str, Any]:
+def step(model: torch.nn.Module, rule: br.FeedbackRule, size: int, classes: int = CLASSES) -> dict[str, Any]:
     """Convert, take one step of SGD, put W back and revert; what was found on the way.
 
     Returns:

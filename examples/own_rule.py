@@ -27,8 +27,8 @@ def settle(rule: br.Alignment) -> br.nn.Linear:
 
 
 def main() -> None:
-    mirror = br.Alignment(amp=0.05, decay=0.05, reduction="power")
-    pull = br.Alignment(self_=0.05, decay=0.05, reduction="power")
+    mirror = br.Alignment(amp=0.05, decay=0.05, reduction="unit_power")
+    pull = br.Alignment(self_=0.05, decay=0.05, reduction="unit_power")
     rules = {"mirror": mirror, "pull": pull, "half and half": 0.5 * mirror + 0.5 * pull}
 
     br.register_rule("half_and_half", lambda: rules["half and half"])

@@ -19,32 +19,34 @@ from backroads.methods.local_errors import LocalErrors
 OUTPUTS = 3  # outputs of the networks below, for direct feedback
 
 
-def on_the_whole_batch(rule: br.Rule) -> br.Rule:
+def on_the_whole_batch(rule: br.FeedbackRule) -> br.FeedbackRule:
     """A rule on all of the activity, not a drawn part or noise, so that its gradients can be written down."""
-    return dataclasses.replace(rule, fraction=1.0, input_noise=None) if isinstance(rule, br.Alignment) else rule
+    whole = {"cadence": br.Cadence(), "drive": br.Activity()}
+    return dataclasses.replace(rule, **whole) if isinstance(rule, br.Alignment) else rule
 
 
 # Every named rule with its defaults, every variant, and rules that reach every branch of the closed forms.
-RULES: dict[str, br.Rule] = {
-    **{n: on_the_whole_batch(br.get_rule(n)) for n in br.list_rules() if n != "direct_feedback_alignment"},
-    "direct_feedback_alignment": br.rules.direct_feedback_alignment(outputs=OUTPUTS),
+RULES: dict[str, br.FeedbackRule] = {
+    **{name: on_the_whole_batch(br.get_rule(name).for_network(OUTPUTS)) for name in br.list_rules()},
     "sign_symmetry(initial)": br.rules.sign_symmetry(scale="initial"),
     "sign_symmetry(batch_random)": br.rules.sign_symmetry("batch_random"),
     "sign_symmetry(fixed_random)": br.rules.sign_symmetry("fixed_random"),
     "all five primitives": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5),
     "all five, mean": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="mean"),
-    "all five, power": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="power"),
+    "all five, unit_power": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="unit_power"),
     "all five, overlap": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, reduction="overlap"),
-    "two of them, nearest": br.Alignment(decay=0.2, amp=0.3, sparse=0.4, reduction="nearest"),
-    "two of them, taps": br.Alignment(decay=0.2, amp=0.3, sparse=0.4, reduction="taps"),
-    "an exact estimate": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, estimate=br.WeightEstimate()),
-    "all five, y not kept": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, keep_output=False),
+    "two of them, projected_step": br.Alignment(decay=0.2, amp=0.3, sparse=0.4, reduction="projected_step"),
+    "two of them, per_tap_mean": br.Alignment(decay=0.2, amp=0.3, sparse=0.4, reduction="per_tap_mean"),
+    "an exact estimate": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, view=br.WeightEstimate()),
+    "all five, y not kept": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, drive=br.Activity(keep_output=False)),
     "all five, update_forward": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, update_forward=True),
     "all five, tied": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, tie_grad=True),
     "activation_alignment, centered": br.Alignment(
         amp=0.3, sparse=0.4, operations=br.Operations(center_input=True, normalize_backward_output=True)
     ),
 }
+# Rules under which something stands in for W on the way back; under the others the output's error is broadcast.
+LAYERWISE = {name: rule for name, rule in RULES.items() if not rule.broadcasts}
 # Rules whose backward weights are an Alignment's.
 ALIGNMENTS = {name: rule for name, rule in RULES.items() if isinstance(rule, br.Alignment)}
 # All 2^5 subsets of the primitives, as bare coefficients.
@@ -65,7 +67,7 @@ class Problem:
     make: Callable[..., AlignedLayer]
     shape: tuple[int, ...]
 
-    def layer(self, rule: br.Rule, dtype: torch.dtype = torch.float64, seed: int = 0) -> AlignedLayer:
+    def layer(self, rule: br.FeedbackRule, dtype: torch.dtype = torch.float64, seed: int = 0) -> AlignedLayer:
         """The layer under ``rule``, its weights drawn from ``seed``."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -5,8 +5,7 @@ Every layer has its own backward weights B, and a learning rule, not a transpose
     import backroads as br
 
     model = br.convert(model, br.rules.symmetric_alignment())
-    opt = torch.optim.SGD([{"params": br.forward_parameters(model), "lr": 0.1},
-                           {"params": br.backward_parameters(model), "lr": 1.0}])
+    opt = torch.optim.SGD(br.param_groups(model, lr=0.1, momentum=0.9, weight_decay=5e-4))
 """
 
 from __future__ import annotations
@@ -28,16 +27,20 @@ if TYPE_CHECKING:
         backward_parameters,
         convert,
         forward_parameters,
+        param_groups,
         plan,
         revert,
         set_coefficients,
     )
     from backroads.feedback.rules import (
+        Activity,
         Alignment,
-        Noise,
+        Cadence,
+        FeedbackRule,
+        Impulses,
         Operations,
-        Rule,
         WeightEstimate,
+        WhiteNoise,
         get_rule,
         list_rules,
         register_rule,
@@ -52,15 +55,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Activity",
     "Alignment",
+    "Cadence",
     "CoefficientSchedule",
+    "FeedbackRule",
+    "Impulses",
     "LearningRateSchedule",
-    "Noise",
     "Operations",
     "Plan",
     "RateSchedule",
-    "Rule",
     "WeightEstimate",
+    "WhiteNoise",
     "__version__",
     "aligned_layers",
     "alignment_scale",
@@ -78,6 +84,7 @@ __all__ = [
     "mirror",
     "nn",
     "noisy",
+    "param_groups",
     "plan",
     "register_dataset",
     "register_method",
@@ -104,16 +111,20 @@ _PLACES = {
         "backward_parameters",
         "convert",
         "forward_parameters",
+        "param_groups",
         "plan",
         "revert",
         "set_coefficients",
     ),
     "feedback.rules": (
+        "Activity",
         "Alignment",
-        "Noise",
+        "Cadence",
+        "FeedbackRule",
+        "Impulses",
         "Operations",
-        "Rule",
         "WeightEstimate",
+        "WhiteNoise",
         "get_rule",
         "list_rules",
         "register_rule",

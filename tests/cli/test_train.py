@@ -161,14 +161,14 @@ def test_doctor_names_what_is_there_and_how_to_get_the_rest(tmp_path: Path) -> N
 def test_flags_reach_the_estimate_the_phases_and_the_noise(tmp_path: Path) -> None:
     done = backroads(
         *("train", *QUICK, "--out", "run"),
-        *("--rule-options.estimate.bits", "4", "--rule-options.estimate.delay_steps", "2"),
+        *("--rule-options.view.bits", "4", "--rule-options.view.delay_steps", "2"),
         *("--update-noise", "0.01", "--update-noise-on", "forward"),
         *("--mirror-steps", "3", "--mirror-options.rate", "0.2"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
-    assert config["rule_options"] == {"estimate": {"bits": 4, "delay_steps": 2}}
+    assert config["rule_options"] == {"view": {"bits": 4, "delay_steps": 2}}
     assert (config["update_noise"], config["update_noise_on"]) == (0.01, "forward")
     assert (config["mirror_steps"], config["mirror_options"]) == (3, {"rate": 0.2})
     started = json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[0])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import OUTPUTS, RULES, batch, small_network
+from problems import LAYERWISE, OUTPUTS, RULES, batch, small_network
 from torch import Tensor, nn
 
 import backroads as br
@@ -31,7 +31,7 @@ from backroads.metrics import (
 from backroads.metrics.base import _METRICS
 from backroads.runs.quantity import Quantity
 
-COMPARABLE = [name for name in RULES if name != "direct_feedback_alignment"]  # B is in the layout of W
+COMPARABLE = list(LAYERWISE)
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -134,6 +134,8 @@ def feedback(layer: br.nn.AlignedLayer) -> Tensor:
         return layer.backward_weight.detach()
     if layer.rule == RULES["backprop"]:
         return W
+    if layer.rule == RULES["product_feedback_alignment"]:  # no groups here
+        return (layer.fixed_weight[0] @ layer.learned_weight.flatten(1)).detach().view_as(W)
     if layer.rule == RULES["sign_symmetry(initial)"]:
         return layer.sign_scale * W.sign()
     B = W.sign() * (layer.sign_magnitude if layer.rule == RULES["sign_symmetry(fixed_random)"] else 1)
@@ -302,7 +304,7 @@ def test_update_angles_are_those_between_ordinary_backward_passes_of_this_and_of
     def gradients(net: nn.Module) -> dict[str, Tensor]:
         torch.manual_seed(11)
         F.cross_entropy(net(x), y).backward()
-        return {n: p.grad for n, p in net.named_parameters() if not n.endswith("backward_weight")}
+        return {n: p.grad for n, p in net.named_parameters() if not n.endswith(("backward_weight", "learned_weight"))}
 
     own, true = gradients(copy.deepcopy(model)), gradients(br.revert(copy.deepcopy(model)))
     torch.manual_seed(11)
@@ -351,7 +353,7 @@ def everything(model: nn.Module) -> dict[str, Any]:
         "requires_grad": {n: p.requires_grad for n, p in model.named_parameters()},
         "training": {n: m.training for n, m in model.named_modules()},
         "hooks": {n: (len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in model.named_modules()},
-        "counters": {n: t for n, t in model.state_dict().items() if n.endswith(("alignment_steps", "late_place"))},
+        "counters": {n: t for n, t in model.state_dict().items() if n.endswith("rule_memory")},
         "random": torch.get_rng_state(),
     }
 
@@ -369,9 +371,9 @@ def assert_same(a: Any, b: Any) -> None:
 
 MEASURED = {
     **RULES,
-    "every third step": br.Alignment(0.1, 0.2, every=3),
-    "noise": br.Alignment(0.1, 0.2, input_noise=1.0),
-    "a late W": br.Alignment(decay=0.1, self_=0.1, estimate=br.WeightEstimate(delay_steps=3)),
+    "every third step": br.Alignment(0.1, 0.2, cadence=br.Cadence(3)),
+    "noise": br.Alignment(0.1, 0.2, drive=br.WhiteNoise(std=1.0)),
+    "a late W": br.Alignment(decay=0.1, self_=0.1, view=br.WeightEstimate(delay_steps=3)),
 }
 
 
@@ -389,8 +391,12 @@ def test_measuring_leaves_everything_as_it_was(name: str, training: bool) -> Non
     assert len(before["counters"]) == (4 if name in ("every third step", "a late W") else 0)
 
 
-@pytest.mark.parametrize("rule", [br.Alignment(0.1, 0.2, every=2, input_noise=1.0), MEASURED["a late W"]], ids=repr)
-def test_training_goes_on_after_measuring_as_if_it_had_not_been(rule: br.Rule) -> None:
+@pytest.mark.parametrize(
+    "rule",
+    [br.Alignment(0.1, 0.2, cadence=br.Cadence(2), drive=br.WhiteNoise()), MEASURED["a late W"]],
+    ids=repr,
+)
+def test_training_goes_on_after_measuring_as_if_it_had_not_been(rule: br.FeedbackRule) -> None:
     def train(measuring: bool) -> list[Tensor]:
         torch.manual_seed(0)
         model = with_dropout(rule)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import backroads as br
-from backroads.feedback.functional import ConvolutionMap, LinearMap, Operator, aligned, alignment_value
+from backroads.feedback.functional import ConvolutionMap, LinearMap, Operator, alignment_value, propagate
 
 REPO = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-9
@@ -177,7 +177,7 @@ def run_function(case: Case, arrays: Arrays, op: Operator) -> dict[str, Any]:
     leaves = [tensor.clone().requires_grad_() for tensor in tensors.values()]
     x, W, B, bias = [*leaves, None][:4]
     activate = activation_called(case["layer"]["activation"])
-    y = aligned(x, W, B, bias, op, rule)
+    y = propagate(x, W, bias, op, rule, {"backward_weight": B})
     outputs = activate(y)
     task_loss = (outputs * torch.from_numpy(arrays["G"])).sum() / x.shape[0]
     dy = torch.autograd.grad(task_loss, y, retain_graph=True)[0]
@@ -196,7 +196,7 @@ def run_function(case: Case, arrays: Arrays, op: Operator) -> dict[str, Any]:
     )
 
 
-def recorded_value(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: br.Rule, op: Operator) -> Tensor:
+def recorded_value(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: br.FeedbackRule, op: Operator) -> Tensor:
     """The reference always counts the terms of W alone, as our value does with ``update_forward``."""
     assert isinstance(rule, br.Alignment)
     return alignment_value(x, W, B, bias, dataclasses.replace(rule, update_forward=True), op)

@@ -22,7 +22,7 @@ def agree(actual: Any, expected: Any, tolerance: float = 1e-10) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-def unit_vectors(noise: br.Noise, x: Tensor, images: int | None = None, generator: Any = None) -> Tensor:
+def unit_vectors(noise: br.WhiteNoise, x: Tensor, images: int | None = None, generator: Any = None) -> Tensor:
     """In place of noise: examples whose second moment is exactly std^2 times 1."""
     n = x[0].numel()
     return noise.std * n**0.5 * torch.eye(n, dtype=x.dtype).view(n, *x.shape[1:])
@@ -34,7 +34,7 @@ def test_on_average_a_step_goes_its_rate_of_the_way(
     problem: str, correcting: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of a convolution's weights that only ever meet padding: a phase needs no image and has no border."""
-    monkeypatch.setattr(br.Noise, "draw", unit_vectors)
+    monkeypatch.setattr(br.WhiteNoise, "sample", unit_vectors)
     layer = PROBLEMS[problem].layer("feedback_alignment")
     W, B = layer.weight.detach().clone(), layer.backward_weight.detach().clone()
     br.mirror(layer, 3, normalised_mirror(0.5, noise="normal", error_correcting=correcting), rate=0.4)
@@ -101,13 +101,15 @@ def test_layers_without_a_b_of_their_own_are_left_out_and_attention_is_not() -> 
 def test_a_mirror_with_an_imperfect_estimate_or_coefficients_of_its_own_is_one_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(br.Noise, "draw", unit_vectors)
+    monkeypatch.setattr(br.WhiteNoise, "sample", unit_vectors)
     layer = PROBLEMS["linear"].layer("feedback_alignment")
-    noise = br.Noise(images=7, std=2.0)
-    rule = br.rules.weight_mirror(0.1, 0.3, reduction="mean", operations=br.Operations(), fraction=1, input_noise=noise)
+    noise = br.WhiteNoise(images=7, std=2.0)
+    rule = br.rules.weight_mirror(
+        0.1, 0.3, reduction="mean", operations=br.Operations(), cadence=br.Cadence(), drive=noise
+    )
     br.mirror(layer, 60, rule)
     agree(layer.backward_weight, 0.1 / 0.3 * 4 * layer.weight, 1e-6)  # (amp / decay) W C, C = std^2
-    seen = br.Alignment(decay=0.5, self_=0.5, input_noise=noise, estimate=br.WeightEstimate())
+    seen = br.Alignment(decay=0.5, self_=0.5, drive=noise, view=br.WeightEstimate())
     br.mirror(layer, 60, seen)
     agree(layer.backward_weight, layer.weight)
 
@@ -118,10 +120,15 @@ def test_a_mirror_with_an_imperfect_estimate_or_coefficients_of_its_own_is_one_t
         ((-1,), {}, UsageError, "steps must be a whole number"),
         ((1.5,), {}, UsageError, "steps must be"),
         ((1,), {"rate": 0}, UsageError, "rate must be"),
-        ((1, br.rules.weight_mirror()), {}, RuleError, "expected a rule on noise of its own size"),
-        ((1, br.rules.weight_mirror(input_noise=1.0)), {}, RuleError, "expected a rule on noise of its own size"),
-        ((1, br.rules.sign_symmetry()), {}, RuleError, "expected a rule on noise"),
-        ((1, br.Alignment(amp=1, tie_grad=True, input_noise=br.Noise(images=1))), {}, RuleError, "without"),
+        ((1, br.rules.weight_mirror()), {}, RuleError, "expected an Alignment on a drive"),
+        (
+            (1, br.rules.weight_mirror(drive=br.WhiteNoise())),
+            {},
+            RuleError,
+            "expected an Alignment on a drive",
+        ),
+        ((1, br.rules.sign_symmetry()), {}, RuleError, "expected an Alignment on a drive"),
+        ((1, br.Alignment(amp=1, tie_grad=True, drive=br.WhiteNoise(images=1))), {}, RuleError, "without"),
     ],
     ids=str,
 )

@@ -53,7 +53,7 @@ def test_what_makes_no_difference_does_not_vary() -> None:
     forward = {"learning_rate", "weight_decay"}
     assert spaces["none"] == forward
     assert spaces["decay+self"] == forward | {"decay", "self_", "backward_rate", "backward_optimizer"}
-    assert {"amp", "reduction", "center_input", "every", "input_noise"} <= spaces["amp"]
+    assert {"amp", "reduction", "center_input", "every", "noise"} <= spaces["amp"]
     assert spaces["normalised_mirror"] == forward | {"backward_rate", "backward_optimizer"}
     assert spaces["backprop"] == spaces["kolen_pollack"] == spaces["feedback_alignment"] == forward
 

@@ -23,7 +23,13 @@ RUNTIME = Runtime(torch.device("cpu"))
 SEARCH = resolve({"epochs": 3, "batch_size": 128, "train": {"model_options": {"width": 2}}})
 CONFIG = SEARCH.training(
     rule="alignment",
-    rule_options={"decay": 0.2, "self_": 0.1, "amp": 0.05, "reduction": "power", "operations": {"center_input": True}},
+    rule_options={
+        "decay": 0.2,
+        "self_": 0.1,
+        "amp": 0.05,
+        "reduction": "unit_power",
+        "operations": {"center_input": True},
+    },
     learning_rate=0.2,
 )
 

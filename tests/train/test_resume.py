@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {
     "model": "digits_conv",
     "model_options": {"width": 4},
     "rule": "weight_mirror",
-    "rule_options": {"every": 3, "input_noise": {"std": 0.1}},
+    "rule_options": {"cadence": {"every": 3}, "drive": {"kind": "white_noise", "std": 0.1}},
     "backward_momentum": 0.5,
     "ema": 0.9,
     "epochs": 12,

@@ -23,7 +23,7 @@ def test_settings_round_trip_through_toml(tmp_path: Path) -> None:
 
 
 def test_noise_phases_and_estimates_are_settings_too(tmp_path: Path) -> None:
-    flags = {"estimate": {"bits": "3", "keep_probability": "0.5", "sparse_in": "steps"}}  # as flags are: text
+    flags = {"view": {"bits": "3", "keep_probability": "0.5", "sparse_in": "steps"}}  # as flags are: text
     config = resolve(
         {
             "rule_options": flags,
@@ -34,9 +34,9 @@ def test_noise_phases_and_estimates_are_settings_too(tmp_path: Path) -> None:
             "mirror_options": {"error_correcting": "true", "images": "4"},
         }
     )
-    assert config.rule_options == {"estimate": {"bits": 3, "keep_probability": 0.5, "sparse_in": "steps"}}
+    assert config.rule_options == {"view": {"bits": 3, "keep_probability": 0.5, "sparse_in": "steps"}}
     assert rules_of(config) == symmetric_alignment(
-        1.0, 1.0, estimate=WeightEstimate(keep_probability=0.5, bits=3, sparse_in="steps")
+        1.0, 1.0, view=WeightEstimate(keep_probability=0.5, bits=3, sparse_in="steps")
     )
     assert mirror_rule(config) == normalised_mirror(error_correcting=True, images=4)
     path = tmp_path / "run.toml"

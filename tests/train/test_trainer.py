@@ -17,14 +17,15 @@ from train.processes import finish
 
 import backroads as br
 from backroads.errors import ConfigError, RunError
+from backroads.feedback.conversion.groups import clip_gradients, local_gradients
+from backroads.feedback.rules.alignment import MOMENTUM
 from backroads.runs import checkpoint
 from backroads.runs.runtime import Runtime
 from backroads.runs.schema import ArmResult, TrainingResults
 from backroads.runs.signals import Stopper
 from backroads.train import arm
 from backroads.train.arm import collapsed, dead, rules_of
-from backroads.train.optimizers import MOMENTUM, Optimizers, clip, factor, momentum_of_b
-from backroads.train.runtime import local_gradients
+from backroads.train.optimizers import Optimizers, factor
 from backroads.train.settings import resolve
 from backroads.train.step import Stepper, evaluate, first_bad
 from backroads.train.trainer import train
@@ -121,7 +122,7 @@ def test_clipping_leaves_alignment_right() -> None:
     norm = torch.linalg.vector_norm(
         torch.cat([p.grad.flatten() for p in br.forward_parameters(free) if p.grad is not None])
     )
-    assert clip(clipped, float(norm) / 10) == pytest.approx(float(norm))
+    assert clip_gradients(clipped, float(norm) / 10) == pytest.approx(float(norm))
     for a, b in zip(br.backward_parameters(free), br.backward_parameters(clipped), strict=True):
         assert torch.equal(a.grad, b.grad)  # type: ignore[arg-type]
     for a, b in zip(br.forward_parameters(free), br.forward_parameters(clipped), strict=True):
@@ -133,7 +134,7 @@ def test_clipping_scales_what_kolen_pollack_shares_and_not_its_decay(decay: floa
     x, y = batch()
     model = mlp(br.rules.kolen_pollack(decay=decay))
     stepper(model, backward_optimizer="sgd").forward_backward(0, x, y)
-    clip(model, 1e-3)
+    clip_gradients(model, 1e-3)
     for layer in (model[0], model[2]):
         expected = layer.weight.grad + decay * layer.backward_weight.detach()
         torch.testing.assert_close(layer.backward_weight.grad, expected, rtol=1e-6, atol=1e-9)
@@ -219,9 +220,9 @@ def test_the_momentum_of_b_fits_the_rule(rule: str, given: float | None, expecte
 
 def test_momentum_is_not_for_pulls_to_w_beside_data_or_beyond_w() -> None:
     """Nesterov's method at rate 1 asks for a decay below (2 + 2 m) / (1 + 2 m), plain descent for one below 2."""
-    assert momentum_of_b([br.rules.symmetric_alignment(1.0, 1.0)], 0.9) == 0.9
-    assert momentum_of_b([br.rules.symmetric_alignment(1.9, 1.9)], 0.9) == 0
-    assert momentum_of_b([br.Alignment(decay=0.5, self_=0.3, amp=0.2)], 0.9) == 0
+    assert br.rules.symmetric_alignment(1.0, 1.0).optimiser(0.9).momentum == 0.9
+    assert br.rules.symmetric_alignment(1.9, 1.9).optimiser(0.9).momentum == 0
+    assert br.Alignment(decay=0.5, self_=0.3, amp=0.2).optimiser(0.9).momentum == 0
 
 
 @pytest.mark.parametrize(("m", "behind"), [(0.0, 1.0), (0.9, 0.1)])
@@ -455,7 +456,7 @@ def test_collapsed_and_dead_layers_are_named(tmp_path: Path) -> None:
 
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     # Means over the examples: a mean over ranks is the mean over the joined batch.
-    plain = {"reduction": "mean", "fraction": 1.0, "amp": 0.003, "sparse": 0.003}
+    plain = {"reduction": "mean", "cadence": {}, "amp": 0.003, "sparse": 0.003}
     rule = {"rule": "activation_alignment", "rule_options": plain}
     settings = {**QUICK, **rule, "epochs": 2, "log_every": 1, "sync_batch_norm": True}
     assert finish(settings, tmp_path / "one", resume=False) == [0]

@@ -71,7 +71,7 @@ def _local_bytes(model: torch.nn.Module, rule: str) -> int:
     import warnings
 
     import backroads as br
-    from backroads.train.runtime import local_gradients
+    from backroads.feedback.conversion.groups import local_gradients
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

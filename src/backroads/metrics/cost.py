@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backroads.feedback.conversion import aligned_layers, backward_parameters, convert, forward_parameters
 from backroads.feedback.conversion.plan import Rules
-from backroads.feedback.rules import Alignment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +94,8 @@ def cost(model: torch.nn.Module, rules: Rules | None, shape: tuple[int, ...], ba
 
 
 def _keeps_output(layer: Any) -> bool:
-    """Whether a rule reads the layer's y in the backward pass, as null does, and amp where sparse does not join it."""
-    rule = layer.rule
-    return isinstance(rule, Alignment) and bool(rule.null or (rule.amp and not rule.sparse))
+    """Whether the layer's y is kept for the backward pass."""
+    return "output" in layer.rule.reads(state_learns=True, weight_learns=True)
 
 
 def _first_tensor(output: Any) -> Tensor:

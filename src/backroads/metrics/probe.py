@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backroads.errors import UsageError
 from backroads.feedback.conversion.swap import aligned_layers
-from backroads.feedback.nn.layers import AlignedLayer
+from backroads.feedback.nn.layer import AlignedLayer
 
 Signals = list[tuple[Tensor, Tensor]]
 """(x, dy) of each use of a layer in a forward pass: its input, and the error that arrived at its output."""
@@ -151,7 +151,7 @@ def backprop_mode(model: torch.nn.Module) -> Iterator[None]:
 def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     """Put buffers, counters of steps, late copies of W and the random state back at the end."""
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    counters = [state for _, layer in aligned_layers(model) for state in (layer._clock, layer._delay)]
+    counters = [state for _, layer in aligned_layers(model) for state in (layer.memory,)]
     before = [dict(vars(counter)) for counter in counters]
     try:
         with _random_state_kept(model):

@@ -6,16 +6,11 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from backroads.errors import ConversionError, RuleError, UsageError
 from backroads.feedback.conversion.swap import aligned_layers
-from backroads.feedback.functional import ConvolutionMap, LinearMap, Operator, backward_gradient
-from backroads.feedback.functional.alignment import gradient_on_impulses
-from backroads.feedback.functional.estimate import estimate_gradient
-from backroads.feedback.functional.noise import driving_noise, met_by_impulses
-from backroads.feedback.nn.layers import AlignedLayer
-from backroads.feedback.rules import Alignment, Rule, as_rule, normalised_mirror
+from backroads.feedback.nn.layer import AlignedLayer
+from backroads.feedback.rules import Alignment, FeedbackRule, as_rule, normalised_mirror
 from backroads.phases.base import Phase, Taught
 
 
@@ -48,7 +43,7 @@ class NoisePhase(Phase):
 
 @torch.no_grad()
 def mirror(
-    model: torch.nn.Module, steps: int, rule: Rule | None = None, *, rate: float = 1.0, seed: int | None = None
+    model: torch.nn.Module, steps: int, rule: FeedbackRule | None = None, *, rate: float = 1.0, seed: int | None = None
 ) -> list[str]:
     """Teach the backward weights of a model by noise alone, between epochs or before training.
 
@@ -63,7 +58,7 @@ def mirror(
     Args:
         model: converted.
         steps: number of steps of each layer; 0 checks model and rule and changes nothing.
-        rule: an :class:`Alignment` with ``input_noise``; None: :func:`backroads.rules.normalised_mirror`.
+        rule: an :class:`Alignment` on white noise or impulses; None: :func:`backroads.rules.normalised_mirror`.
         rate: of B, as of an optimiser.
         seed: of the noise, for each kind of device; None draws from torch's global generator.
 
@@ -79,16 +74,16 @@ def mirror(
     """
     _check_numbers(steps, rate)
     rule = normalised_mirror() if rule is None else rule
-    if not isinstance(rule, Alignment) or rule.input_noise is None or rule.input_noise.follows_batch:
+    if not isinstance(rule, Alignment) or not rule.drive.of_own_size:
         raise RuleError(
-            "mirror: expected a rule on noise of its own size, such as br.rules.normalised_mirror() or one with "
-            f"input_noise=br.Noise(images=512), got {rule!r}"
+            "mirror: expected an Alignment on a drive of its own size, such as br.rules.normalised_mirror() or one "
+            f"with drive=br.WhiteNoise(images=512), got {rule!r}"
         )
     if not rule.closed_form or rule.update_forward or rule.tie_grad:
         raise RuleError(
             f"mirror: expected a rule without update_forward, tie_grad and operations on outputs, got {rule!r}"
         )
-    layers = [(name, layer) for name, layer in aligned_layers(model) if isinstance(layer.rule, Alignment)]
+    layers = [(name, layer) for name, layer in aligned_layers(model) if layer.rule.owns_feedback]
     if not layers:
         raise ConversionError(
             "mirror: no layer of this model has backward weights that could learn; convert it with a rule that is an "
@@ -112,32 +107,7 @@ def _check_numbers(steps: int, rate: float) -> None:
 
 
 def _step(layer: AlignedLayer, rule: Alignment, rate: float, generator: torch.Generator | None) -> None:
-    W, B, op = layer.weight, layer.backward_weight, single_patch(layer.operator)
+    W, B = layer.weight, layer.backward_weight
     assert B is not None
-    assert rule.input_noise is not None
-    inputs = W[0].numel()
-    rows = rule.input_noise.count(inputs, [[1]])
-    if rule.on_impulses:  # each entry of the patch has its turn
-        row = W.new_empty(1, inputs)
-        met = met_by_impulses(rule.input_noise, row, W.flatten(1), rows, LinearMap(), generator)
-        dB = gradient_on_impulses(met.view(1, *W.shape[1:]), W, B, rule.without_estimate)
-    else:
-        x = driving_noise(rule.input_noise, _patch(layer.operator, W), W, rows, op, generator)
-        dB = backward_gradient(x, None, W, B, rule.without_estimate, op)
-    if rule.estimate is not None:
-        dB = dB + estimate_gradient(W, B, rule)
-    B.add_(dB, alpha=-rate)
-
-
-def single_patch(op: Operator) -> Operator:
-    """The map of a layer on one patch as large as its kernel, without a border."""
-    if not isinstance(op, ConvolutionMap):
-        return op
-    d = len(op.stride)
-    return ConvolutionMap((1,) * d, (0,) * d, (1,) * d, op.groups)
-
-
-def _patch(op: Operator, W: Tensor) -> Tensor:
-    """A patch as large as the kernel, (1, I, *kernel), for its shape, dtype and device; its values mean nothing."""
-    groups = op.groups if isinstance(op, ConvolutionMap) else 1
-    return W.new_empty(1, W.shape[1] * groups, *W.shape[2:])
+    drawn, op = rule.drive.on_patches(W, layer.operator, generator)
+    B.add_(rule.gradient(drawn, W, B, op), alpha=-rate)

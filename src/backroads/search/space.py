@@ -15,6 +15,8 @@ from backroads.errors import nearest
 if TYPE_CHECKING:
     from optuna import Trial
 
+    from backroads.feedback.rules import FeedbackRule
+
 PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")  # as in backroads.feedback.rules, which needs torch
 NO_PRIMITIVE = "none"  # the empty subset: fixed backward weights
 ALL_SUBSETS = "primitives"  # stands for the 32 subsets where rules are named
@@ -55,12 +57,11 @@ OPERATIONS = dict.fromkeys(
     ),
     _SWITCH,
 )
-ON_INPUT = ("center_input", "normalize_input", "batch_center_backward_input")
 # Of the activities: they change nothing where no term reads activities.
 ACTIVITIES = {
     **OPERATIONS,
-    "reduction": Range(choices=("sum", "overlap", "mean", "power")),
-    "input_noise": Range(1e-2, 1e1),  # standard deviation of what replaces the input: a mirror's noise
+    "reduction": Range(choices=("sum", "overlap", "mean", "unit_power")),
+    "noise": Range(1e-2, 1e1),  # standard deviation of what replaces the input: a mirror's noise
     "every": Range(choices=(1, 2, 4)),
 }
 BACKWARD = {
@@ -139,12 +140,19 @@ class Group:
         Args:
             params: the values that vary, by name. fixed: options of the rule that do not.
         """
+        from backroads.feedback.rules import get_rule
+
         options: dict[str, Any] = dict(fixed or {})
         operations = {**options.pop("operations", {})}
         settings: dict[str, Any] = {}
         for name, value in params.items():
             if name in OPERATIONS:
                 operations[name] = value
+            elif name == "every":
+                own = get_rule(self.rule).to_dict().get("cadence", {})  # its fraction of the batch stays
+                options["cadence"] = {**own, **options.get("cadence", {}), "every": value}
+            elif name == "noise":
+                options["drive"] = {"kind": "white_noise", "std": value}
             elif name in FORWARD or name in BACKWARD:
                 settings[name] = value
             else:
@@ -164,40 +172,19 @@ def groups_of(rules: Iterable[str], varies: Mapping[str, Range]) -> list[Group]:
     Raises:
         RuleError: for an unknown rule.
     """
+    from backroads.feedback.rules import get_rule
+
     groups: list[Group] = []
     for name in rules:
         if name == ALL_SUBSETS:
-            groups += [Group(key, "alignment", subset, _within(varies, subset)) for key, subset in SUBSETS.items()]
+            for key, subset in SUBSETS.items():
+                rule = get_rule("alignment", **dict.fromkeys(subset, 1.0))
+                groups.append(Group(key, "alignment", subset, _varying(varies, rule)))
         else:
-            groups.append(Group(name, name, None, _of_rule(varies, name)))
+            groups.append(Group(name, name, None, _varying(varies, get_rule(name))))
     return groups
 
 
-def _within(varies: Mapping[str, Range], subset: tuple[str, ...]) -> dict[str, Range]:
-    """What makes a difference for a subset of primitives."""
-    reads = any(name in subset for name in ("amp", "null", "sparse"))
-    return {
-        name: found
-        for name, found in varies.items()
-        if name in FORWARD or (name in subset) or (name in ACTIVITIES and reads) or (name in BACKWARD and bool(subset))
-    }
-
-
-def _of_rule(varies: Mapping[str, Range], name: str) -> dict[str, Range]:
-    """What makes a difference for a named rule: its own coefficients, and its options where it takes any."""
-    from backroads.feedback.rules import Alignment, get_rule
-
-    rule = get_rule(name)
-    if not isinstance(rule, Alignment) or not rule.learns:
-        return {key: found for key, found in varies.items() if key in FORWARD}
-    subset = tuple(key for key, value in rule.coefficients.items() if value)
-    space = _within(varies, subset)
-    if rule.tie_grad:  # Kolen-Pollack's B has W's own decay, rate and optimiser
-        return {key: found for key, found in space.items() if key in FORWARD}
-    if rule.reduction == "taps":  # on noise, with coefficients that belong together: B's rate is the one number left
-        # A step on impulses goes the whole way: times k it would go past.
-        own = BACKWARD if rule.on_impulses else {*BACKWARD, "every"}
-        return {key: found for key, found in space.items() if key in FORWARD or key in own}
-    if rule.reduction == "nearest":  # it needs the closed form, and its reduction is what makes it
-        return {key: found for key, found in space.items() if key in ON_INPUT or key not in {*OPERATIONS, "reduction"}}
-    return space
+def _varying(varies: Mapping[str, Range], rule: FeedbackRule) -> dict[str, Range]:
+    """What makes a difference for a rule: W's own settings, and what the rule names."""
+    return {name: found for name, found in varies.items() if name in FORWARD or name in rule.searchable}

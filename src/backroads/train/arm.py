@@ -15,7 +15,7 @@ from torch import Tensor
 from backroads.data import Dataset, load_dataset
 from backroads.errors import ConfigError
 from backroads.feedback.conversion import aligned_layers, convert
-from backroads.feedback.rules import Alignment, Rule, get_rule
+from backroads.feedback.rules import FeedbackRule, get_rule
 from backroads.metrics import readings, weight_angles
 from backroads.models import build_model
 from backroads.phases import mirror
@@ -31,28 +31,23 @@ PROBE_EXAMPLES = 128  # to take readings on
 WARM_UP_STEPS = 10  # of a run, left out of the times of steps
 
 
-def rules_of(config: TrainConfig) -> Rule | dict[str, Rule]:
+def rules_of(config: TrainConfig) -> FeedbackRule | dict[str, FeedbackRule]:
     """The rule, or the rules by pattern; raises RuleError.
 
-    Kolen-Pollack's decay is left to its optimiser, which is W's own; see ``train/optimizers.py``. Symmetric alignment
-    goes all the way in each step: a B that lags behind W costs speed at high rates of W.
+    Symmetric alignment goes all the way in each step: a B that lags behind W costs speed at high rates of W.
     """
     options = dict(config.rule_options)
     if config.rule == "symmetric_alignment":
         options = {"decay": 1.0, "self_": 1.0} | options
-    if config.rule == "kolen_pollack" and config.backward_optimizer == "auto":
-        options.setdefault("decay", 0.0)
     rule = get_rule(config.rule, **options)
     return {**{pattern: get_rule(name) for pattern, name in config.rules.items()}, "*": rule} if config.rules else rule
 
 
-def mirror_rule(config: TrainConfig) -> Alignment | None:
+def mirror_rule(config: TrainConfig) -> FeedbackRule | None:
     """What teaches B in the phases before epochs; None without any. Raises RuleError."""
     if not config.mirror_steps:
         return None
-    rule = get_rule("normalised_mirror", **config.mirror_options)
-    assert isinstance(rule, Alignment)
-    return rule
+    return get_rule("normalised_mirror", **config.mirror_options)
 
 
 def make_model(config: TrainConfig, dataset: Dataset) -> torch.nn.Module:
@@ -369,7 +364,7 @@ def _quartiles(own: list[float], units: list[float]) -> tuple[float, float, floa
 
 def collapsed(model: torch.nn.Module, angles: dict[str, float]) -> list[str]:
     """Layers whose B should have come to W and stands at a right angle (from 85 degrees) to it."""
-    learns = {name for name, layer in aligned_layers(model) if isinstance(layer.rule, Alignment) and layer.rule.learns}
+    learns = {name for name, layer in aligned_layers(model) if layer.rule.aligns}
     return [name for name, degrees in angles.items() if name in learns and not degrees < COLLAPSED]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from backroads.data import batches, load_digits
 from backroads.feedback.conversion import backward_parameters, convert, forward_parameters
-from backroads.feedback.rules import Rule, get_rule
+from backroads.feedback.rules import FeedbackRule, get_rule
 from backroads.metrics import weight_angles
 from backroads.models import MODELS
 from backroads.runs.folder import RunFolder
@@ -87,7 +87,7 @@ def compare(config: CompareConfig, folder: RunFolder, report: Callable[[Progress
     return results
 
 
-def rules_of(config: CompareConfig) -> dict[str, Rule]:
+def rules_of(config: CompareConfig) -> dict[str, FeedbackRule]:
     """The rules by name, with their options; raises RuleError.
 
     Kolen-Pollack takes W's weight decay unless told otherwise: B must decay as W does.
@@ -102,7 +102,7 @@ def rules_of(config: CompareConfig) -> dict[str, Rule]:
 class Run:
     """One rule's network with its optimiser, and what is measured of it."""
 
-    def __init__(self, name: str, rule: Rule, seed: int, config: CompareConfig, total_steps: int) -> None:
+    def __init__(self, name: str, rule: FeedbackRule, seed: int, config: CompareConfig, total_steps: int) -> None:
         self.name, self.seed = name, seed
         torch.manual_seed(seed)  # the same W for every rule
         self.model = convert(MODELS.get(config.model)(width=config.width), rule, generator=seed + 1)
@@ -171,7 +171,7 @@ class Run:
         }
 
 
-def _row(name: str, rule: Rule, runs: list[Run], baseline: list[Run]) -> dict[str, Any]:
+def _row(name: str, rule: FeedbackRule, runs: list[Run], baseline: list[Run]) -> dict[str, Any]:
     """One line of the results; runs that diverged have no accuracy and are left out of the means."""
     pairs = [(run, other) for run, other in zip(runs, baseline, strict=True) if not run.diverged]
     accuracies = [run.accuracy for run, _ in pairs]

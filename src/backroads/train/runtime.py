@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from backroads.feedback.conversion import aligned_layers
-from backroads.feedback.rules import Alignment
+from backroads.feedback.conversion.groups import local_gradients
 from backroads.runs.runtime import Runtime
 from backroads.train.settings import TrainConfig
 from backroads.train.sync_batch_norm import convert_batch_norms
 
 
 def prepare(model: torch.nn.Module, config: TrainConfig, runtime: Runtime) -> torch.nn.Module:
-    """Move the model to its device and memory layout, with synchronised batch norms wruntime asked for."""
+    """Move the model to its device and memory layout, with synchronised batch norms where asked for."""
     if config.sync_batch_norm and runtime.world > 1:
         model = convert_batch_norms(model, runtime.device)
     model = model.to(runtime.device)
@@ -47,23 +46,3 @@ def wrap(model: torch.nn.Module, config: TrainConfig, runtime: Runtime) -> Any:
             **{quiet: False},  # type: ignore[arg-type]
         )
     return torch.compile(wrapped) if config.compile else wrapped
-
-
-def local_gradients(model: torch.nn.Module) -> list[str]:
-    """Names of the backward weights whose gradient depends on W and B alone: not on data, so not on the process."""
-    names = []
-    for name, layer in aligned_layers(model):
-        rule, B = layer.rule, layer.backward_weight
-        if B is None:
-            continue
-        by_data = isinstance(rule, Alignment) and (
-            rule.tie_grad
-            or rule.amp
-            or rule.null
-            or rule.sparse
-            or (rule.estimate is not None and rule.estimate.draws)  # each process has draws of its own
-        )
-        # Other users of a shared parameter may be taught by data.
-        if not by_data and not (isinstance(rule, Alignment) and rule.update_forward):
-            names.append(f"{name}.backward_weight" if name else "backward_weight")
-    return names

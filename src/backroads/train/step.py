@@ -15,10 +15,10 @@ from torch import Tensor
 from backroads.data import Source
 from backroads.errors import ConfigError, nearest
 from backroads.feedback.conversion import aligned_layers, alignment_scale, set_coefficients
-from backroads.feedback.rules import Alignment
-from backroads.feedback.rules.alignment import PRIMITIVES
+from backroads.feedback.conversion.groups import clip_gradients
+from backroads.feedback.primitives import PRIMITIVES
 from backroads.runs.runtime import Runtime
-from backroads.train.optimizers import Optimizers, clip
+from backroads.train.optimizers import Optimizers
 from backroads.train.runtime import layout, wrap
 from backroads.train.schedule import CoefficientSchedule, RateSchedule
 from backroads.train.settings import TrainConfig
@@ -96,7 +96,7 @@ class Stepper:
         """Move the weights by the gradients that are truntime."""
         task, align = self._rates(step)
         if self.config.clip_norm is not None:
-            done.gradient_norm = clip(self.model, self.config.clip_norm)
+            done.gradient_norm = clip_gradients(self.model, self.config.clip_norm)
         if task:
             self.optimizers.forward.step()
         if align and self.optimizers.backward is not None:
@@ -139,7 +139,7 @@ def coefficient_schedules(
     if not config.coefficients:
         return {}
     rules = [layer.rule for _, layer in aligned_layers(model)]
-    if not rules or not isinstance(rules[0], Alignment):
+    if not rules or not rules[0].coefficients:
         raise ConfigError(f"coefficients: expected a rule with coefficients, got {config.rule!r}; leave them out")
     made = {}
     for name, fields in config.coefficients.items():

@@ -13,7 +13,7 @@ import backroads as br
 from backroads.contrib.theory.closed import Mode, fate, held, noise_floor
 from backroads.contrib.theory.flow import field, follow, linearise, observed_fates, settle, spectrum
 from backroads.errors import RuleError
-from backroads.feedback.functional import LinearMap, aligned
+from backroads.feedback.functional import LinearMap, propagate
 
 A = br.Alignment
 SUBSETS = [
@@ -66,7 +66,7 @@ def gradient_flow(rule: br.Alignment, point: Tensor, x: float) -> Tensor:
     """(w', b') by the library's own backward pass."""
     w, b = (point[n].reshape(1, 1).clone().requires_grad_() for n in range(2))
     moving = br.Alignment(**{n: getattr(rule, n) for n in VALUES}, update_forward=True)
-    y = aligned(torch.full((1, 1), x, dtype=torch.float64), w, b, None, LinearMap(), moving)
+    y = propagate(torch.full((1, 1), x, dtype=torch.float64), w, None, LinearMap(), moving, {"backward_weight": b})
     return -torch.cat(torch.autograd.grad(0 * y.sum(), (w, b))).flatten()
 
 
@@ -206,7 +206,7 @@ def test_the_noise_floor_is_what_a_simulation_leaves() -> None:
 def test_what_is_no_sum_of_primitives_is_refused() -> None:
     for rule in (
         br.rules.kolen_pollack(),
-        A(amp=1, decay=1, input_noise=1.0),
+        A(amp=1, decay=1, drive=br.WhiteNoise(std=1.0)),
         A(amp=1, operations=br.Operations(normalize_forward_output=True)),
     ):
         with pytest.raises(RuleError, match="expected a weighted sum of the five primitives"):

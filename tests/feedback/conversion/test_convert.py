@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import ALIGNMENTS, OUTPUTS, RULES, batch, small_network
+from problems import OUTPUTS, RULES, batch, small_network
 from torch import Tensor, nn
 
 import backroads as br
@@ -277,10 +277,11 @@ def test_modes_and_frozen_parameters_stay() -> None:
 @pytest.mark.parametrize("name", RULES)
 def test_only_backward_weights_that_learn_require_gradients(name: str) -> None:
     model = br.convert(plain_network(), RULES[name])
-    learns = name in ALIGNMENTS and ALIGNMENTS[name].learns
-    backward = [layer.backward_weight for _, layer in br.aligned_layers(model) if layer.backward_weight is not None]
+    learns = RULES[name].learns
+    kept = [p for _, layer in br.aligned_layers(model) for p in layer.state.values()]
+    backward = [p for p in kept if isinstance(p, torch.nn.Parameter)]
     assert all(B.requires_grad == learns for B in backward)
-    assert len(backward) == (4 if name in ALIGNMENTS or RULES[name] == DFA else 0)
+    assert len(backward) == (0 if name == "backprop" or name.startswith("sign_symmetry") else 4)
     assert [id(B) for B in br.backward_parameters(model)] == ([id(B) for B in backward] if learns else [])
 
 
@@ -383,8 +384,8 @@ def test_one_seed_gives_one_draw_and_leaves_the_global_generator_alone(name: str
     assert torch.equal(torch.get_rng_state(), state)
     assert same_values(a, b)
     assert same_values(a, backward_tensors(given))
-    drawn = name in ALIGNMENTS or name in ("direct_feedback_alignment", "sign_symmetry(fixed_random)")
-    assert same_values(a, other) != drawn
+    made_of_w = name == "backprop" or (name.startswith("sign_symmetry") and name != "sign_symmetry(fixed_random)")
+    assert same_values(a, other) == made_of_w
 
 
 @pytest.mark.parametrize("name", ["feedback_alignment", "direct_feedback_alignment", "sign_symmetry(fixed_random)"])
@@ -522,11 +523,11 @@ def test_a_copy_computes_the_same_shares_nothing_and_reverts_alone(name: str, du
 
 
 def test_a_copy_counts_its_own_steps() -> None:
-    model = small_network(br.Alignment(amp=1.0, decay=1.0, every=3))
+    model = small_network(br.Alignment(amp=1.0, decay=1.0, cadence=br.Cadence(3)))
     model(batch()[0])
     twin = copy.deepcopy(model)
     twin(batch()[0])
-    steps = [m.state_dict()["0.alignment_steps"].item() for m in (model, twin)]
+    steps = [m.state_dict()["0.rule_memory"].item() for m in (model, twin)]
     assert steps == [1, 2]
 
 

@@ -203,7 +203,7 @@ F0, F2, H0, H1 = "features.0", "features.2", "head.0", "head.1"
         ({"*": WM, "head": SA}, dict.fromkeys((F0, F2, H0, H1), WM)),
     ],
 )
-def test_the_first_pattern_that_matches_counts(rules: Any, expected: dict[str, br.Rule]) -> None:
+def test_the_first_pattern_that_matches_counts(rules: Any, expected: dict[str, br.FeedbackRule]) -> None:
     plan = br.plan(network(), rules)
     assert {row.name: row.rule for row in plan.select(CONVERT)} == expected
     left = plan.select(LEAVE)

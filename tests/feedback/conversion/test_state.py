@@ -27,7 +27,7 @@ KINDS = {
     "sign_symmetry(fixed_random)": ("sign_magnitude",),
 }
 DRAWING = [kind for kind, tensors in KINDS.items() if tensors]
-SLOW_CLOCK = br.Alignment(amp=1.0, decay=1.0, every=3)
+SLOW_CLOCK = br.Alignment(amp=1.0, decay=1.0, cadence=br.Cadence(3))
 
 
 def contents(model: nn.Module) -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ def test_the_count_of_steps_is_saved_and_goes_on_where_it_stopped() -> None:
         saved(x)
     fresh = small_network(SLOW_CLOCK, seed=2)
     fresh.load_state_dict(copy.deepcopy(saved.state_dict()))
-    assert fresh.state_dict()["0.alignment_steps"].item() == 2
+    assert fresh.state_dict()["0.rule_memory"].item() == 2
     # Step 2 of every third is idle, step 3 is not: the term that needs activities joins the decay.
     idle, active = (copy.deepcopy(g) for g in (gradients(fresh), gradients(fresh)))
     B, dB = fresh[8].backward_weight.detach(), [n for n, _ in fresh.named_parameters()].index("8.backward_weight")
@@ -122,8 +122,8 @@ def test_the_count_of_steps_is_saved_and_goes_on_where_it_stopped() -> None:
 @pytest.mark.parametrize("saved", [1, 3])
 @pytest.mark.parametrize("loading", [1, 3])
 def test_states_with_and_without_a_count_of_steps_load_into_each_other(saved: int, loading: int) -> None:
-    source = small_network(br.Alignment(amp=1.0, decay=1.0, every=saved), seed=1)
-    model = small_network(br.Alignment(amp=1.0, decay=1.0, every=loading), seed=2)
+    source = small_network(br.Alignment(amp=1.0, decay=1.0, cadence=br.Cadence(saved)), seed=1)
+    model = small_network(br.Alignment(amp=1.0, decay=1.0, cadence=br.Cadence(loading)), seed=2)
     result = model.load_state_dict(source.state_dict())
     assert (result.missing_keys, result.unexpected_keys) == ([], [])
     assert same(dict(model.named_parameters()), dict(source.named_parameters()))

@@ -21,16 +21,16 @@ from backroads.feedback.functional import (
     ConvolutionMap,
     LinearMap,
     Operator,
-    aligned,
     alignment_value,
     backward_gradient,
     forward_gradient,
+    propagate,
 )
 
 PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")
-# "nearest" and "taps" are not for all primitives: they are in the table of rules, and their meaning in
+# "projected_step" and "per_tap_mean" are not for all primitives: they are in the table of rules, and their meaning in
 # tests/rules/test_fixed_points.py and tests/rules/test_normalised_mirror.py.
-REDUCTIONS = ("sum", "overlap", "mean", "power")
+REDUCTIONS = ("sum", "overlap", "mean", "unit_power")
 LINEAR = LinearMap()
 
 
@@ -131,16 +131,16 @@ def table(
     met = round(float(p.image(p.patches(ones)).max()))
     terms = {"sum": 1, "overlap": met}.get(rule.reduction, y.shape[1])
     m_x = m_y = 1 / (x.shape[0] * terms)
-    if rule.reduction == "power":
+    if rule.reduction == "unit_power":
         m_x, m_y = m_x / u.detach().square().mean(), m_y / y.detach().square().mean()
     m_rows = m_x  # the same, shaped to multiply W
-    if rule.reduction == "nearest":
+    if rule.reduction == "projected_step":
         gap = (rule.sparse * B - rule.amp * W).detach().flatten(1)
         g = p.outer(rule.sparse * z - rule.amp * y, u).detach().flatten(1)
         m_x = (gap * g).sum(1) / (g * g).sum(1)
         m_rows = m_x.reshape(-1, *[1] * (W.dim() - 1))
     R_amp, R_sparse = (m_x * y * z).sum(), (m_x * z.square()).sum()
-    if rule.reduction == "taps":
+    if rule.reduction == "per_tap_mean":
         # How many rows have each entry inside the image; every entry of M[v u^T] is a mean over its own.
         m_rows = 1 / p.patches(ones).sum((0, 1)).reshape(W.shape[1:])
         R_amp, R_sparse = (m_rows * p.outer(y, u) * B).sum(), (m_rows * p.outer(z, u) * B).sum()
@@ -264,7 +264,7 @@ def test_an_empty_batch_leaves_only_the_terms_without_data(reduction: str) -> No
         agree(forward_gradient(p.x[:0], None, p.W, p.B, rule, p.op), 0.2 * p.W - 0.5 * p.B)
 
 
-# --- "power": coefficients without a dimension ---
+# --- "unit_power": coefficients without a dimension ---
 
 DATA_TERMS = ("amp", "null", "sparse")
 
@@ -277,16 +277,16 @@ def data_gradient(term: str, x: Tensor, W: Tensor, B: Tensor, reduction: str, op
 @pytest.mark.parametrize("term", DATA_TERMS)
 def test_power_takes_the_scale_of_the_activity_out_of_each_term(term: str, layer: str) -> None:
     p = FLAT[layer]
-    for reduction, factor in (("power", 1), ("mean", 100), ("sum", 100)):
+    for reduction, factor in (("unit_power", 1), ("mean", 100), ("sum", 100)):
         expected = factor * data_gradient(term, p.x, p.W, p.B, reduction, p.op)
         agree(data_gradient(term, 10 * p.x, p.W, p.B, reduction, p.op), expected)
     # null is quadratic in y = W x, amp bilinear in (W, B), sparse does not know W.
     factor = {"null": 1, "amp": 10, "sparse": 1}[term]
-    expected = factor * data_gradient(term, p.x, p.W, p.B, "power", p.op)
-    agree(data_gradient(term, p.x, 10 * p.W, p.B, "power", p.op), expected)
+    expected = factor * data_gradient(term, p.x, p.W, p.B, "unit_power", p.op)
+    agree(data_gradient(term, p.x, 10 * p.W, p.B, "unit_power", p.op), expected)
 
 
-@pytest.mark.parametrize(("reduction", "factor"), [("power", 1), ("mean", 1), ("sum", 3)])
+@pytest.mark.parametrize(("reduction", "factor"), [("unit_power", 1), ("mean", 1), ("sum", 3)])
 @pytest.mark.parametrize("term", DATA_TERMS)
 def test_only_a_sum_grows_with_the_number_of_positions(term: str, reduction: str, factor: int) -> None:
     p = FLAT["linear over tokens"]
@@ -299,14 +299,14 @@ def test_only_a_sum_grows_with_the_number_of_positions(term: str, reduction: str
 @pytest.mark.parametrize("term", DATA_TERMS)
 def test_power_does_not_grow_with_the_width_of_a_layer(term: str) -> None:
     p = FLAT["linear"]
-    once = data_gradient(term, p.x, p.W, p.B, "power")
+    once = data_gradient(term, p.x, p.W, p.B, "unit_power")
     # Every input twice and weights halved: the same y and z; each copy of a weight learns as the one did.
-    wide_in = data_gradient(term, p.x.repeat(1, 2), p.W.repeat(1, 2) / 2, p.B.repeat(1, 2) / 2, "power")
+    wide_in = data_gradient(term, p.x.repeat(1, 2), p.W.repeat(1, 2) / 2, p.B.repeat(1, 2) / 2, "unit_power")
     half = 0.5 if term == "null" else 1  # r = B^T y is then half as large in each copy
     agree(wide_in, half * once.repeat(1, 2))
     # Every output twice: each copy of a weight learns as the one did, from the same B^T y if B is halved.
     scale = {"amp": 1, "null": 1, "sparse": 0.5}[term]
-    wide_out = data_gradient(term, p.x, p.W.repeat(2, 1), p.B.repeat(2, 1) / 2, "power")
+    wide_out = data_gradient(term, p.x, p.W.repeat(2, 1), p.B.repeat(2, 1) / 2, "unit_power")
     agree(wide_out, scale * once.repeat(2, 1))
 
 
@@ -314,7 +314,7 @@ def test_power_does_not_grow_with_the_width_of_a_layer(term: str) -> None:
 @pytest.mark.parametrize("term", DATA_TERMS)
 def test_power_of_a_silent_activity_is_zero_and_finite(term: str, coefficient: float) -> None:
     W, B = FLAT["linear"].W.float(), FLAT["linear"].B.float()
-    rule = br.Alignment(**{term: coefficient}, reduction="power")
+    rule = br.Alignment(**{term: coefficient}, reduction="unit_power")
     agree(backward_gradient(torch.zeros(1, 4), None, W, B, rule, LINEAR), torch.zeros_like(B))
 
 
@@ -465,7 +465,7 @@ def test_operations_act_in_the_documented_order(case: str, operands: str) -> Non
     dW, dB = torch.autograd.grad(expected, (W, B), materialize_grads=True)
 
     # The layer teaches by the same operations, and R is no business of the bias.
-    aligned(x, W, B, bias, op, rule).mul(0).sum().backward()
+    propagate(x, W, bias, op, rule, {"backward_weight": B}).mul(0).sum().backward()
     agree(B.grad, dB)
     agree(W.grad, dW)
     agree(bias.grad, torch.zeros_like(bias))
@@ -486,7 +486,7 @@ def test_the_gradient_of_amp_by_hand(operations: list[str], expected: list[float
     x = torch.tensor([[1.0, 2.0, 6.0], [-1.0, 0.0, 4.0]])
     W, B = torch.tensor([[0.0, 1.0, 0.0]]), torch.ones(1, 3, requires_grad=True)
     rule = br.Alignment(amp=1.0, operations=br.Operations(**dict.fromkeys(operations, True)))
-    aligned(x, W, B, None, LINEAR, rule).mul(0).sum().backward()
+    propagate(x, W, None, LINEAR, rule, {"backward_weight": B}).mul(0).sum().backward()
     torch.testing.assert_close(B.grad, torch.tensor([expected]))
 
 
@@ -494,7 +494,9 @@ def test_an_example_without_variation_normalises_to_zero() -> None:
     _, _, W, B, _ = OPERANDS["linear"]
     rule = br.Alignment(amp=1.0, null=1.0, operations=br.Operations(normalize_input=True))
     B = B.clone().requires_grad_()
-    aligned(torch.full((2, 4), 7.0, dtype=torch.float64), W, B, None, LINEAR, rule).mul(0).sum().backward()
+    propagate(torch.full((2, 4), 7.0, dtype=torch.float64), W, None, LINEAR, rule, {"backward_weight": B}).mul(
+        0
+    ).sum().backward()
     agree(B.grad, torch.zeros_like(B))
 
 
@@ -531,12 +533,14 @@ def written_alignment(p: Flat, rule: br.Alignment, x: Tensor, W: Tensor, B: Tens
 @pytest.mark.parametrize("layer", ["linear", "conv2d"])
 @pytest.mark.parametrize("name", ALIGNMENTS)
 def test_double_backward_is_that_of_the_gradients_written_out(name: str, layer: str) -> None:
-    # Under "power" the mean square is a constant of R, here as there.
+    # Under "unit_power" the mean square is a constant of R, here as there.
     p, rule = FLAT[layer], ALIGNMENTS[name]
     bias = randn(3, seed=8)
     dy = randn(*p.op.project(p.x, p.W).shape, seed=9)
     x, W, B, bias, dy = (v.clone().requires_grad_() for v in (p.x, p.W, p.B, bias, dy))
-    first = torch.autograd.grad(aligned(x, W, B, bias, p.op, rule), (x, W, B, bias), dy, create_graph=True)
+    first = torch.autograd.grad(
+        propagate(x, W, bias, p.op, rule, {"backward_weight": B}), (x, W, B, bias), dy, create_graph=True
+    )
 
     rows = dy if layer == "linear" else dy.flatten(2).transpose(1, 2)
     rows = rows.reshape(dy.shape[0], -1, 3)
@@ -560,7 +564,9 @@ def test_double_backward_is_what_finite_differences_say(operations: dict[str, bo
     )
 
     def first(x: Tensor, W: Tensor, B: Tensor, bias: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(aligned(x, W, B, bias, LINEAR, rule), (x, W, B, bias), dy, create_graph=True)
+        return torch.autograd.grad(
+            propagate(x, W, bias, LINEAR, rule, {"backward_weight": B}), (x, W, B, bias), dy, create_graph=True
+        )
 
     operands = (randn(3, 2, seed=0), randn(2, 2, seed=1), randn(2, 2, seed=2), randn(2, seed=3), randn(3, 2, seed=4))
     assert torch.autograd.gradcheck(first, tuple(v.requires_grad_() for v in operands))

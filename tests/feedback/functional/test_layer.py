@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import backroads as br
-from backroads.feedback.functional import LinearMap, Operator, aligned, alignment_value, direct
+from backroads.feedback.functional import LinearMap, Operator, alignment_value, propagate
 
 FEEDBACK_ALIGNMENT = br.rules.feedback_alignment()
 TIED_AND_FORWARD = br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, tie_grad=True, update_forward=True)
@@ -48,7 +48,7 @@ class Operands:
         return cls(layer.operator, x, W, B, bias)
 
     def output(self, rule: br.Alignment) -> Tensor:
-        return aligned(self.x, self.W, self.B, self.bias, self.op, rule)
+        return propagate(self.x, self.W, self.bias, self.op, rule, {"backward_weight": self.B})
 
     def plain(self, W: Tensor) -> Tensor:
         """Differentiable by torch alone."""
@@ -97,7 +97,7 @@ def test_the_error_goes_back_through_b_and_r_teaches_b(problem: str, rule: br.Al
 def test_symmetric_alignment_and_its_errors_by_hand() -> None:
     x = torch.tensor([[1.0, 2.0]], requires_grad=True)
     W, B = torch.tensor([[3.0, 5.0]], requires_grad=True), torch.tensor([[7.0, 11.0]], requires_grad=True)
-    y = aligned(x, W, B, None, LinearMap(), br.Alignment(decay=0.5, self_=0.25))
+    y = propagate(x, W, None, LinearMap(), br.Alignment(decay=0.5, self_=0.25), {"backward_weight": B})
     assert y.item() == 13
     (10 * y).sum().backward()
     assert x.grad.tolist() == [[70.0, 110.0]]
@@ -165,7 +165,7 @@ READ_W = {
     **{name: br.get_rule(f"{name}_alignment") for name in ("symmetric", "activation", "information")},
     "weight_mirror": br.rules.weight_mirror(),
     "update_forward": br.Alignment(decay=0.1, update_forward=True),
-    "noise": br.Alignment(amp=0.1, input_noise=1.0),
+    "noise": br.Alignment(amp=0.1, drive=br.WhiteNoise(std=1.0)),
 }
 
 
@@ -252,7 +252,7 @@ class Spy(LinearMap):
         # y is kept, so y x^T is all that is new; what R is needs no error for x
         (br.Alignment(decay=1, amp=1), "xWB", {"project": 1, "pullback": 1, "weight_gradient": 2}),
         (br.Alignment(decay=1, amp=1), "B", {"project": 1, "weight_gradient": 1}),
-        (br.Alignment(decay=1, amp=1, keep_output=False), "B", {"project": 2, "weight_gradient": 1}),
+        (br.Alignment(decay=1, amp=1, drive=br.Activity(keep_output=False)), "B", {"project": 2, "weight_gradient": 1}),
         (br.Alignment(decay=1, amp=1), "xW", {"project": 1, "pullback": 1, "weight_gradient": 1}),
         (NORMALISED, "xW", {"project": 1, "pullback": 1, "weight_gradient": 1}),
         # (sparse B - amp W) x and one outer product; B^T y and one outer product
@@ -269,7 +269,7 @@ def test_only_what_is_needed_is_computed(rule: br.Alignment, needs: str, product
     spy = Spy()
     for name in "xWB":
         getattr(o, name).requires_grad_(name in needs)
-    y = aligned(o.x, o.W, o.B, None, spy, rule)
+    y = propagate(o.x, o.W, None, spy, rule, {"backward_weight": o.B})
     y.backward(error_of(y))
     assert {name: spy.calls.count(name) for name in sorted(set(spy.calls))} == dict(sorted(products.items()))
     assert "".join(name for name in "xWB" if getattr(o, name).grad is not None) == needs
@@ -286,7 +286,7 @@ def test_a_layer_that_needs_no_gradient_builds_no_graph() -> None:
 MIXED = {
     **RULES,
     "with bias": br.Alignment(amp=0.3, operations=br.Operations(use_bias_forward=True, use_bias_backward=True)),
-    "noise": br.Alignment(decay=0.1, input_noise=1.0),
+    "noise": br.Alignment(decay=0.1, drive=br.WhiteNoise(std=1.0)),
 }
 
 
@@ -316,7 +316,7 @@ def test_gradients_come_in_the_dtype_of_the_weights_and_close_to_those_of_float3
 @pytest.mark.parametrize("update_forward", [False, True])
 @each_of_two
 def test_the_alignment_sees_one_draw_of_noise_and_the_task_sees_none(problem: str, update_forward: bool) -> None:
-    rule = br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, input_noise=0.7, update_forward=update_forward)
+    rule = br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, drive=br.WhiteNoise(std=0.7), update_forward=update_forward)
     o = Operands.of(problem)
     torch.manual_seed(3)
     y = o.output(rule)
@@ -325,7 +325,7 @@ def test_the_alignment_sees_one_draw_of_noise_and_the_task_sees_none(problem: st
     torch.manual_seed(3)
     xi = 0.7 * torch.randn_like(o.x)
     # With xi in its place as the activity, rows y = W xi and z = B xi and the gradients of both weights share xi.
-    R = alignment_value(xi, o.W, o.B, o.bias, dataclasses.replace(rule, input_noise=None), o.op)
+    R = alignment_value(xi, o.W, o.B, o.bias, dataclasses.replace(rule, drive=br.Activity()), o.op)
     dB, dR_dW = torch.autograd.grad(R, (o.B, o.W))
     agree(o.B.grad, dB)
     agree(o.x.grad, torch.autograd.grad(o.plain(o.B), o.x, dy)[0])
@@ -337,7 +337,7 @@ def test_noise_is_drawn_afresh_in_every_pass() -> None:
     gradients = []
     for _ in range(2):
         o = Operands.of("linear")
-        o.output(br.Alignment(amp=1.0, input_noise="uniform")).sum().backward()
+        o.output(br.Alignment(amp=1.0, drive=br.WhiteNoise("uniform"))).sum().backward()
         gradients.append(o.B.grad)
     assert not torch.allclose(*gradients)
 
@@ -345,7 +345,7 @@ def test_noise_is_drawn_afresh_in_every_pass() -> None:
 @pytest.mark.parametrize("distribution", ["normal", "uniform"])
 def test_noise_has_the_distribution_its_name_says(distribution: str) -> None:
     torch.manual_seed(0)
-    xi = br.Noise(distribution, 0.5).like(torch.empty(400, 500, dtype=torch.float64))
+    xi = br.WhiteNoise(distribution, 0.5).sample(torch.empty(400, 500, dtype=torch.float64))
     assert abs(xi.mean()) < 0.005
     assert xi.std().item() == pytest.approx(0.5, rel=0.01)
     # E[xi^4] / E[xi^2]^2 is 3 for the normal distribution and 9/5 for the uniform one.
@@ -357,7 +357,9 @@ def test_noise_drives_a_mirror_to_the_weights_of_the_layer() -> None:
     o = Operands.of("linear")
     torch.manual_seed(0)
     x = torch.zeros(20000, 5, dtype=torch.float64)
-    aligned(x, o.W, o.B, None, o.op, br.Alignment(amp=1.0, input_noise=0.5)).sum().backward()
+    propagate(
+        x, o.W, None, o.op, br.Alignment(amp=1.0, drive=br.WhiteNoise(std=0.5)), {"backward_weight": o.B}
+    ).sum().backward()
     agree(o.B.grad, -0.25 * o.W, tolerance=0.02)
 
 
@@ -370,7 +372,7 @@ PARTS = {
     "overlap, normalised": br.Alignment(
         amp=0.3, sparse=0.4, reduction="overlap", operations=br.Operations(normalize_input=True)
     ),
-    "y not kept": br.Alignment(amp=0.3, null=0.4, keep_output=False),
+    "y not kept": br.Alignment(amp=0.3, null=0.4, drive=br.Activity(keep_output=False)),
     "by differentiation": br.Alignment(amp=0.3, operations=br.Operations(center_backward_output=True)),
 }
 
@@ -395,14 +397,14 @@ def test_a_part_of_the_batch_is_unbiased(
     found = []
     for start in range(n):
         monkeypatch.setattr(torch, "randint", lambda high, shape, device, at=start: torch.full(shape, at))
-        found.append(gradient(dataclasses.replace(rule, fraction=fraction)))
+        found.append(gradient(dataclasses.replace(rule, cadence=br.Cadence(fraction=fraction))))
     agree(torch.stack(found).mean(0), whole)
     assert not torch.allclose(found[0], found[1])  # each from its own part
 
 
 def test_a_part_costs_its_part() -> None:
     """Rows of the alignment's products: an eighth of the batch, and one example of a tiny batch."""
-    rule = br.Alignment(amp=0.3, sparse=0.3, fraction=0.125)
+    rule = br.Alignment(amp=0.3, sparse=0.3, cadence=br.Cadence(fraction=0.125))
     layer = br.nn.Linear(5, 3, rule=rule)
     for n, rows in ((16, 2), (20, 2), (3, 1), (1, 1)):
         with FlopCounterMode(display=False) as whole:
@@ -413,7 +415,9 @@ def test_a_part_costs_its_part() -> None:
 
 def test_a_part_that_is_centred_has_two_examples_at_least() -> None:
     """The mean of one example is the example: a mirror would see nothing."""
-    rule = br.Alignment(amp=0.3, operations=br.Operations(batch_center_backward_input=True), fraction=0.125)
+    rule = br.Alignment(
+        amp=0.3, operations=br.Operations(batch_center_backward_input=True), cadence=br.Cadence(fraction=0.125)
+    )
     layer = br.nn.Linear(5, 3, rule=rule, bias=False, dtype=torch.float64)
     x = torch.stack([torch.zeros(5), torch.arange(5.0)]).double()
     layer(x).sum().backward()
@@ -428,7 +432,7 @@ def test_direct_feedback_brings_the_error_of_the_output_to_the_input(problem: st
     alone = o.op.unbatched(o.x)
     features = o.x.shape[-1 - (len(spatial) if problem.startswith("conv") else 0)]
     D = torch.randn(7, features, dtype=torch.float64, generator=torch.Generator().manual_seed(6), requires_grad=True)
-    y, carrier = direct(o.x, o.W, D, o.bias, o.op)
+    y, carrier = propagate(o.x, o.W, o.bias, o.op, br.rules.direct_feedback_alignment(), {"backward_weight": D})
     agree(y, o.plain(o.W))
     assert not carrier.any()
     assert carrier.shape == (1 if alone else o.x.shape[0], 7)
@@ -452,7 +456,7 @@ def test_direct_feedback_brings_the_error_of_the_output_to_the_input(problem: st
 def test_a_carrier_added_to_the_output_of_the_network_carries_its_error() -> None:
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     W, D, readout = (torch.randn(shape, dtype=torch.float64) for shape in ((3, 5), (2, 5), (2, 3)))
-    y, carrier = direct(x, W, D, None, LinearMap())
+    y, carrier = propagate(x, W, None, LinearMap(), br.rules.direct_feedback_alignment(), {"backward_weight": D})
     output = torch.tanh(y) @ readout.t() + carrier
     output.retain_grad()
     output.square().sum().backward()

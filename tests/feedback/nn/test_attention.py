@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -19,7 +20,7 @@ from backroads.feedback.nn import Linear
 
 E, H, N, L, S = 8, 2, 3, 5, 4
 # Those of the table that need no outputs, or have as many as the attention.
-TABLE = {**RULES, "direct_feedback_alignment": br.rules.direct_feedback_alignment(outputs=E)}
+TABLE = {n: dataclasses.replace(rule, outputs=E) if rule.broadcasts else rule for n, rule in RULES.items()}
 
 
 def attention(dtype: torch.dtype = torch.float64, **options: Any) -> torch.nn.MultiheadAttention:
@@ -40,7 +41,7 @@ def inputs(kdim: int = E, vdim: int = E, dtype: torch.dtype = torch.float64) -> 
 class Written(torch.nn.Module):
     """softmax(q k^T / sqrt(D)) v by head, of four linear layers."""
 
-    def __init__(self, kdim: int, vdim: int, rule: br.Rule) -> None:
+    def __init__(self, kdim: int, vdim: int, rule: br.FeedbackRule) -> None:
         super().__init__()
         self.q, self.k, self.v, self.out = (Linear(i, E, dtype=torch.float64, rule=rule) for i in (E, kdim, vdim, E))
 
@@ -322,7 +323,7 @@ def test_metrics_see_each_projection() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_it_compiles_as_one_graph() -> None:
-    model = br.convert(attention(torch.float32), br.rules.activation_alignment(fraction=1.0))
+    model = br.convert(attention(torch.float32), br.rules.activation_alignment(cadence=br.Cadence()))
     compiled = torch.compile(model, fullgraph=True)
     x = inputs(dtype=torch.float32)[0]
     model(x, x, x)[0].square().sum().backward()

@@ -68,7 +68,7 @@ CASES = {
 every_case = pytest.mark.parametrize("case", CASES)
 
 
-def counted(case: str, rule: br.Rule | None, first: bool, **kwargs: Any) -> tuple[Calls, Calls]:
+def counted(case: str, rule: br.FeedbackRule | None, first: bool, **kwargs: Any) -> tuple[Calls, Calls]:
     """Calls of a layer's forward and backward pass; without a rule, of torch's own layer."""
     make, shape = CASES[case]
     layer, x = make(**kwargs), torch.randn(shape, requires_grad=not first)
@@ -102,7 +102,7 @@ def test_torch_needs_one_map_forward_and_its_two_adjoints_backward(case, first):
 def test_a_rule_computes_its_arithmetic_and_no_more(case, name, first, bias):
     rule = br.get_rule(name)
     if isinstance(rule, br.Alignment):
-        rule = dataclasses.replace(rule, operations=br.Operations(), fraction=1.0)
+        rule = dataclasses.replace(rule, operations=br.Operations(), cadence=br.Cadence())
     forward, backward = counted(case, rule, first, bias=bias)
     extra = EXTRA[name]
     assert +forward.maps == Counter({FORWARD: 1})
@@ -110,7 +110,9 @@ def test_a_rule_computes_its_arithmetic_and_no_more(case, name, first, bias):
     assert +backward.maps == Counter({PULLBACK: int(not first), OUTER: 1}) + extra
     if case == "conv2d":  # dx, dW and the bias in one call, as in backpropagation
         assert backward.kernels["convolution_backward"] == 1 + extra[PULLBACK] + extra[OUTER]
-    assert forward.copies == backward.copies == []
+    # Kolen-Pollack's B and W have the same gradient, and each needs one of its own.
+    assert forward.copies == []
+    assert backward.copies == [torch.ops.aten.clone.default] * (name == "kolen_pollack")
 
 
 @every_case
@@ -123,7 +125,7 @@ def test_all_five_primitives_share_what_they_can(case):
 
 @every_case
 def test_a_step_without_data_terms_costs_what_backpropagation_costs(case):
-    rule = br.rules.information_alignment(every=2)
+    rule = br.rules.information_alignment(cadence=br.Cadence(2))
     make, shape = CASES[case]
     layer, x = br.convert(make(), rule), torch.randn(shape, requires_grad=True)
     shapes = {shape: PULLBACK, tuple(layer.weight.shape): OUTER, tuple(layer(x).shape): FORWARD}  # step 0

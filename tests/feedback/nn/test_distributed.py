@@ -20,27 +20,32 @@ import backroads as br
 WORLD, ROWS = 2, 8
 # Each process has noise, or an estimate, of its own.
 NOISY = {
-    "weight_mirror, noise": br.rules.weight_mirror(input_noise=1.0),
+    "weight_mirror, noise": br.rules.weight_mirror(drive=br.WhiteNoise(std=1.0)),
     "normalised mirror, noise": br.rules.normalised_mirror(noise="normal", images=3),
     "normalised mirror, error-correcting": br.rules.normalised_mirror(error_correcting=True),
     "normalised mirror, impulses": br.rules.normalised_mirror(images=1),
     "symmetric alignment, estimated": br.rules.symmetric_alignment(
-        estimate=br.WeightEstimate(noise_std=0.1, keep_probability=0.5)
+        view=br.WeightEstimate(noise_std=0.1, keep_probability=0.5)
     ),
 }
 NOW_AND_THEN = "weight_mirror, every 2"
 
 
-def is_mean_over_batch(rule: br.Rule) -> bool:
+def is_mean_over_batch(rule: br.FeedbackRule) -> bool:
     """Whether the halves' mean gradient must be the whole's: no power of a batch, no batch statistics, no draws."""
     if not isinstance(rule, br.Alignment):
         return True
     centered = rule.operations.batch_center_backward_input or rule.operations.batch_center_forward_output
-    draws = rule.input_noise is not None or (rule.estimate is not None and rule.estimate.draws)
-    return rule.reduction not in ("power", "nearest") and not draws and rule.fraction == 1 and not centered
+    draws = not isinstance(rule.drive, br.Activity) or (rule.view is not None and rule.view.draws)
+    return (
+        rule.reduction not in ("unit_power", "projected_step")
+        and not draws
+        and rule.cadence.fraction == 1
+        and not centered
+    )
 
 
-CASES: dict[str, br.Rule] = {
+CASES: dict[str, br.FeedbackRule] = {
     **RULES,
     # Rules that look at the batch as a whole, made means over it.
     **{
@@ -49,8 +54,8 @@ CASES: dict[str, br.Rule] = {
         if not is_mean_over_batch(rule)
     },
     **NOISY,
-    "all five, on a part": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, fraction=0.5),
-    NOW_AND_THEN: br.Alignment(decay=1, amp=1, reduction="mean", every=2),
+    "all five, on a part": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, cadence=br.Cadence(fraction=0.5)),
+    NOW_AND_THEN: br.Alignment(decay=1, amp=1, reduction="mean", cadence=br.Cadence(2)),
     "batch centering": br.Alignment(
         amp=1, sparse=1, operations=br.Operations(batch_center_backward_input=True, batch_center_forward_output=True)
     ),
@@ -131,7 +136,7 @@ def test_all_processes_hold_the_same_gradients_and_stay_together(ranks, name):
     learning = {k for k, p in before.named_parameters() if p.requires_grad}
     assert set(first["gradients"]) == set(first["accumulated"]) == learning
     moved = {k for k, v in before.state_dict().items() if not torch.equal(v, first["weights"][k])}
-    assert moved - {k for k in moved if k.endswith("alignment_steps")} == learning
+    assert moved - {k for k in moved if k.endswith("rule_memory")} == learning
 
 
 @pytest.mark.parametrize("name", MEANS)

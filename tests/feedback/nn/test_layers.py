@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import dataclasses
 import math
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import ALIGNMENTS, OUTPUTS, PROBLEMS, RULES, batch, small_network
+from problems import ALIGNMENTS, LAYERWISE, OUTPUTS, PROBLEMS, RULES, batch, small_network
 from torch import Tensor
 
 import backroads as br
@@ -22,7 +23,7 @@ from backroads.feedback.nn import AlignedLayer
 DIRECT = "direct_feedback_alignment"
 every_rule = pytest.mark.parametrize("name", RULES)
 every_problem = pytest.mark.parametrize("problem", PROBLEMS)
-with_own_B = pytest.mark.parametrize("name", [n for n in RULES if n not in ("backprop", DIRECT)])
+with_own_B = pytest.mark.parametrize("name", [n for n in LAYERWISE if n != "backprop"])
 learning = pytest.mark.parametrize("name", [n for n, rule in ALIGNMENTS.items() if rule.learns])
 
 
@@ -75,7 +76,7 @@ def test_the_output_is_bit_identical_to_torch(problem, name):
     for dtype in (torch.float32, torch.float64):
         layer, x = p.layer(RULES[name], dtype), p.input(dtype)
         expected = plain_twin(layer)(x)
-        with torch.set_grad_enabled(name != DIRECT):  # a single layer has no root to take the carrier
+        with torch.set_grad_enabled(name in LAYERWISE):  # a single layer has no root to take the carrier
             y = layer(x)
         exactly(y, expected)
         assert y.is_contiguous() == expected.is_contiguous()
@@ -538,16 +539,16 @@ def alignment_gradient(layer: AlignedLayer, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "rule",
     [
-        br.rules.weight_mirror(every=3, fraction=1.0),
-        br.rules.activation_alignment(every=3, fraction=1.0),
-        br.rules.information_alignment(every=3, fraction=1.0),
-        br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, every=3),
+        br.rules.weight_mirror(cadence=br.Cadence(3, 1.0)),
+        br.rules.activation_alignment(cadence=br.Cadence(3, 1.0)),
+        br.rules.information_alignment(cadence=br.Cadence(3, 1.0)),
+        br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, cadence=br.Cadence(3)),
     ],
     ids=["WM", "AA", "IA", "all"],
 )
 def test_every_k_computes_the_data_terms_on_each_kth_training_step_times_k(rule):
     p = PROBLEMS["conv2d"]
-    layer, reference = p.layer(rule), p.layer(br.rules.from_dict({**rule.to_dict(), "every": 1}))
+    layer, reference = p.layer(rule), p.layer(dataclasses.replace(rule, cadence=br.Cadence()))
     full = alignment_gradient(reference, p.input())
     idle = elementwise(rule, layer)
     active = idle + 3 * (full - idle)

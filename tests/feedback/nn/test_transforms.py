@@ -21,31 +21,34 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
 
 import backroads as br
-from backroads.feedback.functional import direct
+from backroads.feedback.functional import propagate
+from backroads.feedback.primitives import PRIMITIVES
 
 DIRECT = "direct_feedback_alignment"
 NOISY = {
-    "weight_mirror, noise": br.rules.weight_mirror(input_noise=1.0),
-    "all five, on a part": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, fraction=0.5),
+    "weight_mirror, noise": br.rules.weight_mirror(drive=br.WhiteNoise(std=1.0)),
+    "all five, on a part": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, cadence=br.Cadence(fraction=0.5)),
     "normalised mirror, noise": br.rules.normalised_mirror(noise="normal"),
     "normalised mirror, error-correcting": br.rules.normalised_mirror(images=3, error_correcting=True),
     "normalised mirror, impulses": br.rules.normalised_mirror(),
     "an estimate, sparse and noisy": br.rules.symmetric_alignment(
-        estimate=br.WeightEstimate(noise_std=0.1, keep_probability=0.5, bits=4)
+        view=br.WeightEstimate(noise_std=0.1, keep_probability=0.5, bits=4)
     ),
 }
 every_rule = pytest.mark.parametrize("name", RULES)
 Gradients = dict[str, Tensor | None]
 
 
-def network(rule: br.Rule, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
+def network(rule: br.FeedbackRule, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
     """The small network without batch norm, which couples the examples of a batch."""
     net = small_network(rule, dtype)
     net[3] = torch.nn.Identity()
     return net
 
 
-def tiny(rule: br.Rule, inplace: bool = True, dtype: torch.dtype = torch.float64, layers: int = 2) -> torch.nn.Module:
+def tiny(
+    rule: br.FeedbackRule, inplace: bool = True, dtype: torch.dtype = torch.float64, layers: int = 2
+) -> torch.nn.Module:
     """A convolution, a ReLU and perhaps a linear layer: enough for a compiler."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -118,7 +121,7 @@ class FirstOrder:
     The errors are leaves: how they come to be is the business of the layers above.
     """
 
-    def __init__(self, rule: br.Rule, problem: str) -> None:
+    def __init__(self, rule: br.FeedbackRule, problem: str) -> None:
         if isinstance(rule, br.rules.SignSymmetry):
             rule = dataclasses.replace(rule, scale="initial")  # another is a function of W, and a constant here
         self.layer = PROBLEMS[problem].layer(rule)
@@ -127,15 +130,16 @@ class FirstOrder:
             y = self.layer(x)
         generator = torch.Generator().manual_seed(5)
         tensors = {"x": x, **{k: p.detach() for k, p in self.layer.named_parameters()}, "dy": y}
-        if isinstance(rule, br.rules.DirectFeedback):
+        self.rule = rule
+        if rule.broadcasts:
             tensors["e"] = x.new_empty(x.shape[0], OUTPUTS)
         for k in ("dy", "e"):
             if k in tensors:
                 tensors[k] = torch.randn(tensors[k].shape, dtype=torch.float64, generator=generator)
         if isinstance(rule, br.Alignment) and not rule.learns:
             del tensors["backward_weight"]  # a constant
-        # What "power" and "nearest" divide by is a constant of R, so there dR/dB is not differentiated through it.
-        constant = isinstance(rule, br.Alignment) and rule.reduction in ("power", "nearest")
+        # What "unit_power" and "projected_step" divide by is a constant of R: dR/dB is not differentiated through it.
+        constant = isinstance(rule, br.Alignment) and rule.reduction in ("unit_power", "projected_step")
         differentiable = isinstance(rule, br.Alignment) and rule.learns and not constant
         self.names = list(tensors)
         self.values = [t.clone().requires_grad_() for t in tensors.values()]
@@ -144,7 +148,14 @@ class FirstOrder:
     def outputs(self, t: dict[str, Tensor]) -> tuple[Any, Any]:
         """(outputs of the layer, their errors)."""
         if "e" in t:
-            made = direct(t["x"], t["weight"], t["backward_weight"], t["bias"], self.layer.operator)
+            made = propagate(
+                t["x"],
+                t["weight"],
+                t["bias"],
+                self.layer.operator,
+                self.rule,
+                {"backward_weight": t["backward_weight"]},
+            )
             return made, (t["dy"], t["e"])
         return functional_call(self.layer, {k: v for k, v in t.items() if k not in ("x", "dy")}, (t["x"],)), t["dy"]
 
@@ -163,7 +174,7 @@ def test_double_backward_agrees_with_finite_differences(problem, name):
     assert torch.autograd.gradcheck(f, f.values, fast_mode=True, atol=1e-7, rtol=1e-4)
 
 
-@pytest.mark.parametrize("coefficient", br.rules.alignment.PRIMITIVES)
+@pytest.mark.parametrize("coefficient", PRIMITIVES)
 def test_grad_of_grad_gives_the_second_derivatives_of_the_alignment(coefficient):
     """The same through ``torch.func``, by finite differences of dR/dB."""
     layer, x = PROBLEMS["linear"].layer(br.Alignment(**{coefficient: 1.0})), PROBLEMS["linear"].input()
@@ -235,7 +246,7 @@ def test_inductor_has_the_gradients_of_eager_mode(name, tmp_path, monkeypatch):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def layer_compiled(rule: br.Rule) -> tuple[br.nn.Linear, br.nn.Linear, Callable[[Tensor], Tensor], Any]:
+def layer_compiled(rule: br.FeedbackRule) -> tuple[br.nn.Linear, br.nn.Linear, Callable[[Tensor], Tensor], Any]:
     """(eager layer, the same layer, the latter compiled in one graph, what counts its compilations)."""
     layers = [PROBLEMS["linear"].layer(rule) for _ in range(2)]
     counter = CompileCounterWithBackend("aot_eager")
@@ -253,7 +264,7 @@ def both_gradients(eager: Any, other: Any, compiled: Callable[[Tensor], Tensor],
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("every", [2, 5])
 def test_data_terms_now_and_then_do_not_recompile_in_every_step(every):
-    eager, other, compiled, counter = layer_compiled(br.rules.weight_mirror(every=every, fraction=1.0))
+    eager, other, compiled, counter = layer_compiled(br.rules.weight_mirror(cadence=br.Cadence(every, 1.0)))
     for step in range(12):
         closely(*both_gradients(eager, other, compiled, PROBLEMS["linear"].input(seed=step)))
         assert counter.frame_count <= every + 1
@@ -262,7 +273,7 @@ def test_data_terms_now_and_then_do_not_recompile_in_every_step(every):
 @compiles
 @pytest.mark.usefixtures("fresh_compiler")
 def test_a_late_estimate_compiles_once_for_each_of_its_copies():
-    rule = br.rules.symmetric_alignment(estimate=br.WeightEstimate(delay_steps=2, bits=6))
+    rule = br.rules.symmetric_alignment(view=br.WeightEstimate(delay_steps=2, bits=6))
     eager, other, compiled, counter = layer_compiled(rule)
     for step in range(7):
         with torch.no_grad():
@@ -277,7 +288,7 @@ def scaled(layer: br.nn.AlignedLayer, step: int) -> None:
 
 
 def scheduled(layer: br.nn.AlignedLayer, step: int) -> None:
-    layer.rule = br.rules.activation_alignment(amp=0.1 * (step + 1), sparse=0.2 / (step + 1), fraction=1.0)
+    layer.rule = br.rules.activation_alignment(amp=0.1 * (step + 1), sparse=0.2 / (step + 1), cadence=br.Cadence())
 
 
 @compiles
@@ -285,7 +296,7 @@ def scheduled(layer: br.nn.AlignedLayer, step: int) -> None:
 @pytest.mark.parametrize("change", [scaled, scheduled])
 def test_a_factor_that_changes_in_every_step_does_not_recompile_in_every_step(change):
     """Schedules of coefficients and the alignment's scale go on working after the compiler's limit of 8 graphs."""
-    eager, other, compiled, counter = layer_compiled(br.rules.activation_alignment(fraction=1.0))
+    eager, other, compiled, counter = layer_compiled(br.rules.activation_alignment(cadence=br.Cadence()))
     for step in range(12):
         for layer in (eager, other):
             change(layer, step)
@@ -335,8 +346,8 @@ def test_autocast_computes_forward_as_torch_and_gradients_in_float32(name):
 
     expected = {k: g if g is None else g.clone() for k, g in gradients(net, n=64, dtype=torch.float32).items()}
     found = gradients(net, call, n=64, dtype=torch.float32)
-    # bfloat16 rounds to 0.4 %; normalising amplifies that for small outputs.
-    bound = 0.2 if name == "activation_alignment, centered" else 0.05
+    # bfloat16 rounds to 0.4 %, in each of some ten products; normalising amplifies that for small outputs.
+    bound = 0.2 if name == "activation_alignment, centered" else 0.06
     for k, g in found.items():
         assert (g is None) == (expected[k] is None)
         if g is not None:
@@ -355,7 +366,7 @@ def test_symmetric_alignment_is_computed_in_full_precision_under_autocast(dtype)
 
 
 @pytest.mark.parametrize("rule", ["weight_mirror", "information_alignment", "activation_alignment"])
-@pytest.mark.parametrize("reduction", ["mean", "power"])
+@pytest.mark.parametrize("reduction", ["mean", "unit_power"])
 def test_the_mean_over_many_rows_does_not_overflow_in_float16(rule, reduction):
     """Sums over 2^17 rows do not fit into float16; their mean does."""
     layer = br.nn.Linear(8, 6, rule=br.get_rule(rule, reduction=reduction, operations=br.Operations()))
@@ -383,9 +394,9 @@ def test_normalising_a_silent_example_in_low_precision_stays_finite(dtype):
 # -- the backward pass in parts, again, and over recomputed activities ------------------------------------------------
 
 
-def mean_over_batch(rule: br.Rule) -> br.Rule:
+def mean_over_batch(rule: br.FeedbackRule) -> br.FeedbackRule:
     """The rule, or where it looks at the batch as a whole, the same as a mean over it."""
-    of_the_batch = ("power", "nearest")
+    of_the_batch = ("unit_power", "projected_step")
     if isinstance(rule, br.Alignment) and (
         rule.reduction in of_the_batch or rule.operations.batch_center_backward_input
     ):
@@ -419,7 +430,7 @@ def test_a_retained_graph_gives_the_same_gradients_again(name):
     exactly(torch.autograd.grad(loss, learning.values()), first)
 
 
-CHECKPOINTED = {**RULES, "every 2": br.Alignment(decay=1, amp=1, every=2)}
+CHECKPOINTED = {**RULES, "every 2": br.Alignment(decay=1, amp=1, cadence=br.Cadence(2))}
 
 
 class Segmented(torch.nn.Module):
@@ -482,7 +493,7 @@ def test_copies_of_a_converted_model_work_by_themselves(name, how):
 
 
 def test_a_copy_counts_its_own_steps():
-    net = network(br.rules.weight_mirror(every=2))
+    net = network(br.rules.weight_mirror(cadence=br.Cadence(2)))
     active = gradients(net)
     made = copy.deepcopy(net)
     idle = gradients(made)

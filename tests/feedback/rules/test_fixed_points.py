@@ -15,7 +15,7 @@ from problems import PROBLEMS
 from torch import Tensor
 
 import backroads as br
-from backroads.feedback.functional import LinearMap, aligned
+from backroads.feedback.functional import LinearMap, propagate
 
 A = br.Alignment
 
@@ -31,7 +31,7 @@ def agree(actual: Any, expected: Any, tolerance: float = 1e-9) -> None:
 class Held:
     """A layer whose W stays and whose B learns on one batch."""
 
-    def __init__(self, kind: str, rule: br.Rule, examples: int = 12) -> None:
+    def __init__(self, kind: str, rule: br.FeedbackRule, examples: int = 12) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             if kind == "linear":
@@ -78,7 +78,7 @@ def test_the_weight_mirror_settles_at_w_times_the_input_power(kind: str, amp: fl
 
 @each_kind
 def test_the_mirror_with_its_default_options_settles_at_w_times_the_covariance_over_the_power(kind: str) -> None:
-    held = Held(kind, br.rules.weight_mirror(amp=0.5, decay=0.5, fraction=1.0))
+    held = Held(kind, br.rules.weight_mirror(amp=0.5, decay=0.5, cadence=br.Cadence()))
     held.x = held.x + 1  # centering over the batch takes it off again
     x = held.x - held.x.mean(0)
     rows = x if kind == "linear" else F.unfold(x, 2).transpose(1, 2).flatten(0, 1)
@@ -207,7 +207,7 @@ def flow(point: Tensor, rule: br.Alignment) -> Tensor:
     w, b = point[0].reshape(1, 1), point[1].reshape(1, 1)
     if not point.requires_grad:
         w, b = w.requires_grad_(), b.requires_grad_()
-    y = aligned(torch.ones(1, 1, dtype=torch.float64), w, b, None, LinearMap(), rule)
+    y = propagate(torch.ones(1, 1, dtype=torch.float64), w, None, LinearMap(), rule, {"backward_weight": b})
     return -torch.cat(torch.autograd.grad(0 * y.sum(), (w, b), create_graph=point.requires_grad)).flatten()
 
 
@@ -285,7 +285,7 @@ def test_information_alignment_with_too_much_decay_collapses() -> None:
 @pytest.mark.parametrize("problem", [p for p in PROBLEMS if "circular" not in p and "empty" not in p])
 def test_a_step_of_rate_one_over_sparse_ends_nearest_to_the_fixed_point(problem: str, rule: br.Alignment) -> None:
     """Along its own gradient, of any scale of the input: a little more or less ends further away, in every row."""
-    layer = PROBLEMS[problem].layer(dataclasses.replace(rule, reduction="nearest"))
+    layer = PROBLEMS[problem].layer(dataclasses.replace(rule, reduction="projected_step"))
     target = rule.amp / rule.sparse * layer.weight.detach()
     for scale in (1.0, 1e-6, 1e6):
         layer.zero_grad()

@@ -16,8 +16,9 @@ from torch import Tensor
 
 import backroads as br
 from backroads.errors import RuleError
-from backroads.feedback.functional import ConvolutionMap, LinearMap, alignment_value, backward_gradient
-from backroads.feedback.functional.noise import driving_noise, met_by_impulses
+from backroads.feedback.drive.base import Activities, images_needed
+from backroads.feedback.drive.impulses import impulses_met, mean_over_impulses
+from backroads.feedback.functional import ConvolutionMap, LinearMap, alignment_value
 from backroads.feedback.nn import AlignedLayer
 from backroads.feedback.rules import normalised_mirror
 
@@ -42,7 +43,7 @@ def agree(actual: Any, expected: Any, tolerance: float = 1e-10) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-def unit_vectors(noise: br.Noise, x: Tensor, images: int | None = None, generator: Any = None) -> Tensor:
+def unit_vectors(noise: br.WhiteNoise, x: Tensor, images: int | None = None, generator: Any = None) -> Tensor:
     """In place of noise: examples (n, ...), n the entries of one, whose second moment is exactly std^2 times 1."""
     n = x[0].numel()
     return noise.std * n**0.5 * torch.eye(n, dtype=x.dtype).view(n, *x.shape[1:])
@@ -50,7 +51,7 @@ def unit_vectors(noise: br.Noise, x: Tensor, images: int | None = None, generato
 
 @pytest.fixture
 def white(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(br.Noise, "draw", unit_vectors)
+    monkeypatch.setattr(br.WhiteNoise, "sample", unit_vectors)
 
 
 def mean_gradient(layer: AlignedLayer, x: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ def test_noise_of_its_own_size_needs_no_batch(
     p = ALL[problem]
     shape = p.shape if "one" in problem else p.shape[1:]
     like = torch.zeros(1, *shape, dtype=torch.float64)
-    monkeypatch.setattr(br.Noise, "draw", lambda noise, x, *_: unit_vectors(noise, like))
+    monkeypatch.setattr(br.WhiteNoise, "sample", lambda noise, x, *_: unit_vectors(noise, like))
     layer = p.layer(rule)
     agree(mean_gradient(layer, p.input()), 0.25 * (layer.backward_weight - layer.weight).detach())
 
@@ -100,7 +101,7 @@ def test_noise_of_its_own_size_needs_no_batch(
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.usefixtures("white")
 def test_the_means_of_other_reductions_depend_on_the_border(reduction: str) -> None:
-    """What "taps" is for: a corner tap of a 3x3 kernel on a 5x5 map with border 1 sees 16 of 25 positions."""
+    """What "per_tap_mean" is for: a corner tap of a 3x3 kernel on a 5x5 map with border 1 sees 16 of 25 positions."""
     layer = br.nn.Conv2d(2, 3, 3, padding=1, rule=dataclasses.replace(LOCAL, reduction=reduction), dtype=torch.float64)
     x = torch.zeros(1, 2, 5, 5, dtype=torch.float64)
     seen = torch.tensor([[16, 20, 16], [20, 25, 20], [16, 20, 16]], dtype=torch.float64)
@@ -166,8 +167,7 @@ def test_taps_counts_the_places_at_which_each_tap_meets_the_input(problem: str) 
 )
 def test_a_layer_gets_so_many_rows_for_each_input_of_a_neuron(op: Any, x: Any, W: Any, images: int) -> None:
     taps = op.taps(torch.zeros(x), torch.zeros(W))
-    assert br.Noise(rows_per_input=1.0).count(W[1], taps) == images
-    assert br.Noise(images=3).count(W[1], taps) == 3
+    assert images_needed(1.0, W[1], taps) == images
 
 
 @pytest.mark.parametrize("error_correcting", [False, True])
@@ -179,11 +179,11 @@ def test_a_wide_layer_of_a_small_batch_gets_less_noise_and_goes_as_much_slower(
     """50 inputs at 8 rows want 400 rows; 5 for each of 4 examples are 20: a twentieth of the noise and of the rate."""
     drawn = []
 
-    def draw(noise: br.Noise, x: Tensor, images: int | None = None, generator: Any = None) -> Tensor:
+    def draw(noise: br.WhiteNoise, x: Tensor, images: int | None = None, generator: Any = None) -> Tensor:
         drawn.append(images)
         return unit_vectors(noise, x)
 
-    monkeypatch.setattr(br.Noise, "draw", draw)
+    monkeypatch.setattr(br.WhiteNoise, "sample", draw)
     form: dict[str, Any] = {"noise": "normal", "error_correcting": error_correcting}
     rule = normalised_mirror(0.25, rows_per_input=8, most=5, every=every, **form)
     tied = dataclasses.replace(rule, tie_grad=True)
@@ -227,7 +227,7 @@ def test_the_noise_of_an_estimate_is_that_of_w_over_rows_per_input() -> None:
 @pytest.mark.parametrize(("noise", "kurtosis"), [("normal", 3.0), ("uniform", 1.8)])
 def test_noise_of_its_own_size_has_shape_dtype_and_distribution(noise: str, kurtosis: float) -> None:
     torch.manual_seed(0)
-    xi = br.Noise(noise, 0.5, images=300).draw(torch.empty(7, 30, 40, dtype=torch.float64), 300)
+    xi = br.WhiteNoise(noise, 0.5, images=300).sample(torch.empty(7, 30, 40, dtype=torch.float64), 300)
     assert xi.shape == (300, 30, 40)
     assert xi.dtype == torch.float64
     assert abs(xi.mean()) < 0.005
@@ -260,7 +260,7 @@ def test_the_error_correcting_form_ends_at_w_and_the_local_one_in_its_noise() ->
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_every_other_step_takes_the_same_way_on_average(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(br.Noise, "draw", unit_vectors)
+    monkeypatch.setattr(br.WhiteNoise, "sample", unit_vectors)
     p = ALL["conv2d"]
     layer = p.layer(normalised_mirror(0.1, error_correcting=True, every=every))
     gradients = [mean_gradient(layer, p.input()).clone() for _ in range(every)]
@@ -302,9 +302,9 @@ def test_under_autocast_the_mean_step_is_that_of_float32_but_for_rounding(rule: 
 
 def driven(layer: AlignedLayer, x: Tensor, images: int, seed: int = 0) -> Tensor:
     """Impulses of height 1, (images, ...)."""
-    noise = br.Noise("impulses", images=images)
+    noise = br.Impulses(images=images)
     generator = torch.Generator().manual_seed(seed)
-    return driving_noise(noise, layer.operand(x), layer.weight, images, layer.operator, generator)
+    return noise.sample(layer.operand(x), layer.weight, images, layer.operator, generator)
 
 
 def met(layer: AlignedLayer, impulses: Tensor) -> Tensor:
@@ -314,7 +314,7 @@ def met(layer: AlignedLayer, impulses: Tensor) -> Tensor:
     return W.grad
 
 
-ON_IMPULSES: dict[str, Any] = {"reduction": "taps", "input_noise": br.Noise("impulses", images=1)}
+ON_IMPULSES: dict[str, Any] = {"reduction": "per_tap_mean", "drive": br.Impulses(images=1)}
 SINGLE = [name for name in ALL if "empty" not in name]
 
 
@@ -359,7 +359,7 @@ def test_on_impulses_a_weight_that_meets_one_goes_its_rate_of_the_way_exactly(
     rule = normalised_mirror(0.25, noise="impulses", std=std, images=2, error_correcting=error_correcting)
     layer, x = ALL[problem].layer(rule), ALL[problem].input()
     hit = met(layer, driven(layer, x, 2)) > 0
-    monkeypatch.setattr("backroads.feedback.functional.layer.met_by_impulses", lambda *_: hit)
+    monkeypatch.setattr(br.Impulses, "weights_met", lambda *_: hit)
     W, B = layer.weight.detach(), layer.backward_weight.detach()
     gradient = mean_gradient(layer, 100 * x)
     agree(gradient, 0.25 * (B - W) * hit)
@@ -375,7 +375,7 @@ def test_impulses_come_before_the_error_which_returns_through_what_they_told(
         layer = ALL[problem].layer(rule)
         x = ALL[problem].input().requires_grad_()
         hit = met(layer, driven(layer, x, 1)) > 0
-        monkeypatch.setattr("backroads.feedback.functional.layer.met_by_impulses", lambda *_, hit=hit: hit)
+        monkeypatch.setattr(br.Impulses, "weights_met", lambda *_, hit=hit: hit)
         W, B = layer.weight.detach(), layer.backward_weight.detach()
         y = layer(x)
         dy = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(2))
@@ -401,8 +401,8 @@ def test_what_a_weight_meets_is_what_impulses_of_the_same_draw_reach(problem: st
     layer, x = ALL[problem].layer(LOCAL), ALL[problem].input()
     op, W = layer.operator, layer.weight.detach()
     for images in (1, 2, 40):
-        noise, generator = br.Noise("impulses", 3.0, images=images), torch.Generator().manual_seed(0)
-        found = met_by_impulses(noise, layer.operand(x), W, images, op, generator)
+        noise, generator = br.Impulses(3.0, images=images), torch.Generator().manual_seed(0)
+        found = noise.weights_met(layer.operand(x), W, images, op, generator)
         expected = met(layer, driven(layer, x, images)) > 0
         if op.reach(W):
             assert torch.equal(found.expand_as(W), expected)
@@ -457,13 +457,16 @@ def test_a_mirror_phase_on_impulses_is_exact_in_one_step() -> None:
 def test_on_impulses_the_closed_form_is_the_gradient_of_the_value(
     problem: str, amp: float, sparse: float, decay: float
 ) -> None:
-    noise = br.Noise("impulses", 1.5, images=3)
-    rule = br.Alignment(amp=amp, sparse=sparse, decay=decay, reduction="taps", input_noise=noise)
+    noise = br.Impulses(1.5, images=3)
+    rule = br.Alignment(amp=amp, sparse=sparse, decay=decay, reduction="per_tap_mean", drive=noise)
     layer, x = ALL[problem].layer(rule), ALL[problem].input()
     xi, W = 1.5 * driven(layer, x, 3), layer.weight.detach()
     B = layer.backward_weight.detach().requires_grad_()
-    (expected,) = torch.autograd.grad(alignment_value(xi, W, B, None, rule, layer.operator), B)
-    agree(backward_gradient(xi, None, W, B.detach(), rule, layer.operator), expected)
+    op = layer.operator
+    R = alignment_value(xi, W, B, None, rule, op, mean_over_impulses(xi, W, op, 1.5))
+    (expected,) = torch.autograd.grad(R, B)
+    drawn = Activities(x, met=impulses_met(xi, W, op) > 0)
+    agree(noise.gradient(drawn, W, B.detach(), rule, op, None), expected)
     # And what it means: each answer on its own, divided by how many there are.
     v = layer.operator.project(xi, sparse * B.detach() - amp * W)
     summed = layer.operator.weight_gradient(xi, v, W)
@@ -506,22 +509,22 @@ def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], messag
     ids=str,
 )
 def test_taps_is_for_amp_and_sparse(more: dict[str, Any]) -> None:
-    with pytest.raises(RuleError, match='"taps" is for sparse and amp'):
-        br.Alignment(amp=1.0, reduction="taps", **more)
+    with pytest.raises(RuleError, match='"per_tap_mean" is for sparse and amp'):
+        br.Alignment(amp=1.0, reduction="per_tap_mean", **more)
 
 
 def test_impulses_are_counted_and_the_mean_is_over_those_that_are_met() -> None:
     with pytest.raises(RuleError, match="give rows_per_input, such as 1, or images"):
-        br.Noise("impulses")
-    with pytest.raises(RuleError, match='give reduction="taps"'):
-        br.rules.weight_mirror(input_noise=br.Noise("impulses", images=2), fraction=1)
+        br.Impulses()
+    with pytest.raises(RuleError, match='give reduction="per_tap_mean"'):
+        br.rules.weight_mirror(drive=br.Impulses(images=2), cadence=br.Cadence(fraction=1))
     with pytest.raises(RuleError, match=r"no operations; got .*normalize_input=True"):
         br.Alignment(amp=1.0, operations=br.Operations(normalize_input=True), **ON_IMPULSES)
 
 
 def test_a_part_of_the_batch_and_noise_of_its_own_size_exclude_each_other() -> None:
     with pytest.raises(RuleError, match="fraction is a part of the batch"):
-        br.Alignment(amp=1.0, input_noise=br.Noise(images=2), fraction=0.5)
+        br.Alignment(amp=1.0, drive=br.WhiteNoise(images=2), cadence=br.Cadence(fraction=0.5))
 
 
 def test_the_bound_on_the_rate_is_where_the_mean_square_error_stops_shrinking() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from backroads.contrib.spiking.circuit import Recording
 from backroads.contrib.spiking.settings import Neuron, check_positive
 from backroads.errors import RuleError, ShapeError
-from backroads.feedback.rules.base import check_number
+from backroads.feedback.checks import check_number
 
 
 class Simulator(Protocol):

@@ -10,7 +10,7 @@ import torch
 from backroads.contrib.spiking.circuit import Cells, Filter, Recording
 from backroads.contrib.spiking.settings import Neuron, check_positive
 from backroads.errors import RuleError
-from backroads.feedback.rules.base import check_number
+from backroads.feedback.checks import check_number
 
 
 class Pair:

@@ -14,9 +14,9 @@ from backroads.contrib.spiking.circuit import Circuit
 from backroads.contrib.spiking.discontinuity import Evidence, RegressionDiscontinuity
 from backroads.contrib.spiking.settings import Drive, Neuron, check_positive
 from backroads.errors import ConversionError, RuleError, ShapeError, StateError, nearest
+from backroads.feedback.checks import check_number
 from backroads.feedback.conversion.swap import aligned_layers
-from backroads.feedback.nn.layers import AlignedLayer
-from backroads.feedback.rules.base import check_number
+from backroads.feedback.nn.layer import AlignedLayer
 from backroads.metrics.angles import angle
 from backroads.phases.base import Phase, Taught
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backroads.errors import RuleError
-from backroads.feedback.rules.base import check_number
+from backroads.feedback.checks import check_number
 
 
 def check_positive(owner: str, **values: float) -> None:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from backroads.errors import RuleError
-from backroads.feedback.rules import Alignment
+from backroads.feedback.rules import Activity, Alignment
 from backroads.runs.results import Fate, FixedPoint
 
 
 def check_rule(rule: Alignment) -> None:
     """Raise :class:`RuleError` unless the rule is a weighted sum of the five primitives and nothing else."""
-    if rule.tie_grad or not rule.closed_form or rule.input_noise is not None:
+    if rule.tie_grad or not rule.closed_form or rule.drive != Activity():
         raise RuleError(
             f"expected a weighted sum of the five primitives, without tie_grad, operations and noise; got {rule!r}"
         )

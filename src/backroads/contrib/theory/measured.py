@@ -15,7 +15,7 @@ from torch import Tensor
 
 from backroads.data import batches, load_digits
 from backroads.feedback.conversion import aligned_layers, backward_parameters, convert, forward_parameters
-from backroads.feedback.nn.layers import AlignedLayer
+from backroads.feedback.nn.layer import AlignedLayer
 from backroads.feedback.rules import Alignment
 from backroads.metrics import weight_angles
 from backroads.models import digits_conv

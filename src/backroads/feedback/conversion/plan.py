@@ -12,15 +12,15 @@ from torch.nn.parameter import UninitializedParameter
 
 from backroads.errors import ConversionError, nearest
 from backroads.feedback.nn.attention import MultiheadAttention
-from backroads.feedback.nn.layers import AlignedLayer
+from backroads.feedback.nn.layer import AlignedLayer
 from backroads.feedback.nn.torch_classes import BY_TORCH_CLASS
 from backroads.feedback.rules import as_rule
-from backroads.feedback.rules.base import DirectFeedback, Rule
+from backroads.feedback.rules.base import FeedbackRule
 
 CONVERT, LEAVE, REFUSE = "convert", "leave", "cannot convert"
 ROOT = "(root)"
 
-RuleLike = Rule | str
+RuleLike = FeedbackRule | str
 Rules = RuleLike | Mapping[str, RuleLike]
 
 # Modules that take errors back through a transpose of their own, and what can be done about each.
@@ -52,7 +52,7 @@ class Row:
     name: str
     module: str
     action: str
-    rule: Rule | None
+    rule: FeedbackRule | None
     why: str
     aliases: tuple[str, ...] = ()
 
@@ -110,7 +110,7 @@ def plan(model: torch.nn.Module, rules: Rules) -> Plan:
     return make_plan(model, rules)[0]
 
 
-def make_plan(model: torch.nn.Module, rules: Rules) -> tuple[Plan, list[tuple[str, torch.nn.Module, Rule]]]:
+def make_plan(model: torch.nn.Module, rules: Rules) -> tuple[Plan, list[tuple[str, torch.nn.Module, FeedbackRule]]]:
     """The plan, and its conversions as (name, module, rule), with the outputs of direct feedback filled in."""
     if not isinstance(model, torch.nn.Module):
         raise ConversionError(f"expected a torch.nn.Module, got {type(model).__name__}")
@@ -120,7 +120,7 @@ def make_plan(model: torch.nn.Module, rules: Rules) -> tuple[Plan, list[tuple[st
         names.setdefault(module, []).append(name)
 
     rows: list[Row] = []
-    work: list[tuple[str, torch.nn.Module, Rule]] = []
+    work: list[tuple[str, torch.nn.Module, FeedbackRule]] = []
     used: set[str] = set()
     reached: set[str] = set()
     for module, (name, *others) in names.items():
@@ -147,16 +147,11 @@ def make_plan(model: torch.nn.Module, rules: Rules) -> tuple[Plan, list[tuple[st
     if isinstance(rules, Mapping):
         _check_patterns(patterns, used, reached, [n for all_names in names.values() for n in all_names])
     outputs = _outputs(work)
-    work = [
-        (name, module, dataclasses.replace(rule, outputs=outputs))
-        if isinstance(rule, DirectFeedback) and rule.outputs is None
-        else (name, module, rule)
-        for name, module, rule in work
-    ]
+    work = [(name, module, rule.for_network(outputs)) for name, module, rule in work]
     return Plan(tuple(rows)), work
 
 
-def _read_patterns(rules: Rules) -> dict[str, Rule]:
+def _read_patterns(rules: Rules) -> dict[str, FeedbackRule]:
     if not isinstance(rules, Mapping):
         return {"*": as_rule(rules)}
     if not rules:
@@ -180,7 +175,7 @@ def _matches(pattern: str, name: str) -> bool:
     return any(fnmatch.fnmatchcase(part, pattern) for part in _lineage(name))
 
 
-def _check_patterns(patterns: dict[str, Rule], used: set[str], reached: set[str], known: list[str]) -> None:
+def _check_patterns(patterns: dict[str, FeedbackRule], used: set[str], reached: set[str], known: list[str]) -> None:
     for pattern in patterns:
         if pattern in reached and pattern not in used:
             raise ConversionError(
@@ -265,13 +260,13 @@ def _inside_refused(name: str, model: torch.nn.Module) -> bool:
     return False
 
 
-def _left_alone(name: str, model: torch.nn.Module, work: list[tuple[str, torch.nn.Module, Rule]]) -> bool:
+def _left_alone(name: str, model: torch.nn.Module, work: list[tuple[str, torch.nn.Module, FeedbackRule]]) -> bool:
     """Whether a module belongs to an attention that is not converted (parents come first in the plan)."""
     parent = model.get_submodule(name.rpartition(".")[0]) if "." in name or name else None
     return isinstance(parent, torch.nn.MultiheadAttention) and not any(module is parent for _, module, _ in work)
 
 
-def _outputs(work: list[tuple[str, torch.nn.Module, Rule]]) -> int | None:
+def _outputs(work: list[tuple[str, torch.nn.Module, FeedbackRule]]) -> int | None:
     """Number of outputs of the network: those of the last layer that is converted."""
     if not work:
         return None

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from types import TracebackType
-from typing import Any, cast
 
 import torch
 
-from backroads.errors import ConversionError, RuleError, UsageError, nearest
+from backroads.errors import ConversionError, UsageError
 from backroads.feedback.conversion.swap import aligned_layers
-from backroads.feedback.rules.alignment import PRIMITIVES, Alignment
 
 
 class alignment_scale:
@@ -58,27 +55,24 @@ class alignment_scale:
 
 
 def set_coefficients(model: torch.nn.Module, **coefficients: float) -> None:
-    """Change coefficients of the alignment rules of all layers, as a schedule does between steps.
+    """Change coefficients of the rules of all layers, as a schedule does between steps.
 
     Args:
-        model: a converted model; layers whose rule is no Alignment are left alone.
-        coefficients: new values by name (decay, amp, null, sparse, self_); the others stay.
+        model: a converted model; layers whose rule has no coefficients are left alone.
+        coefficients: new values by name (decay, amp, null, sparse, self_ for a sum of primitives); the others stay.
 
     Raises:
         RuleError: for an unknown name or a value that makes no sense; nothing is changed then.
-        ConversionError: if no layer has an Alignment.
+        ConversionError: if no layer has a rule with coefficients.
 
     Example, with a :class:`backroads.CoefficientSchedule` called before every step::
 
         br.set_coefficients(model, amp=schedule(step))
     """
-    for name in coefficients:
-        if name not in PRIMITIVES:
-            raise RuleError(f"unknown primitive {name!r}.{nearest(name, PRIMITIVES)} Known: {', '.join(PRIMITIVES)}")
-    layers = [layer for _, layer in aligned_layers(model) if isinstance(layer.rule, Alignment)]
+    layers = [layer for _, layer in aligned_layers(model) if layer.rule.coefficients]
     if not layers:
-        raise ConversionError("set_coefficients: no layer of the model has an alignment rule; call br.convert first")
-    changes: dict[str, Any] = dict(coefficients)
-    rules = [dataclasses.replace(cast(Alignment, layer.rule), **changes) for layer in layers]
+        raise ConversionError("set_coefficients: no layer of the model has a rule with coefficients; call br.convert")
+    changes = {"self_" if name == "self" else name: value for name, value in coefficients.items()}
+    rules = [layer.rule.with_coefficients(**changes) for layer in layers]
     for layer, rule in zip(layers, rules, strict=True):
         layer.rule = rule

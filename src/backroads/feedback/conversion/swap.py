@@ -13,9 +13,8 @@ from backroads.errors import ConversionError, StateError
 from backroads.feedback.conversion.plan import REFUSE, Rules, make_plan
 from backroads.feedback.nn.attention import MultiheadAttention, Projection
 from backroads.feedback.nn.broadcast import broadcast_error
-from backroads.feedback.nn.layers import FEEDBACK_KEYS, AlignedLayer
+from backroads.feedback.nn.layer import AlignedLayer
 from backroads.feedback.nn.torch_classes import BY_TORCH_CLASS
-from backroads.feedback.rules.base import DirectFeedback
 
 M = TypeVar("M", bound=torch.nn.Module)
 _HOOKS = "_backroads_hooks"
@@ -79,7 +78,7 @@ def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Ge
     for _, layer in aligned_layers(model):
         layer.announces_draws = False  # the root does, once for all
     handles = [model.register_load_state_dict_pre_hook(_check_state)]  # type: ignore[no-untyped-call]
-    if any(isinstance(rule, DirectFeedback) for _, _, rule in work):
+    if any(rule.broadcasts for _, _, rule in work):
         handles += broadcast_error(model)
     object.__setattr__(model, _HOOKS, handles)
     return model
@@ -100,9 +99,6 @@ def revert(model: M) -> M:
         elif isinstance(module, Projection):
             continue  # gone with its attention
         elif isinstance(module, AlignedLayer):
-            for name in FEEDBACK_KEYS:
-                module._parameters.pop(name, None)
-                module._buffers.pop(name, None)
             module.detach_rule()
             module.__class__ = module.torch_class  # type: ignore[assignment]
     return model
@@ -123,15 +119,20 @@ def aligned_layers(model: torch.nn.Module) -> Iterator[tuple[str, AlignedLayer]]
 
 
 def backward_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The backward weights that learn; those of feedback alignment and direct feedback are fixed and left out."""
-    found = (layer.backward_weight for _, layer in aligned_layers(model))
-    return [B for B in found if B is not None and B.requires_grad]
+    """The rules' parameters that learn; those of feedback alignment and direct feedback are fixed and left out."""
+    return [p for p in _rule_parameters(model) if p.requires_grad]
 
 
 def forward_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """All parameters but the backward weights: W, biases, norms, embeddings."""
-    backward = {id(layer.backward_weight) for _, layer in aligned_layers(model)}
+    """All parameters but those of the rules: W, biases, norms, embeddings."""
+    backward = {id(p) for p in _rule_parameters(model)}
     return [p for p in model.parameters() if id(p) not in backward]
+
+
+def _rule_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters among the tensors that the rules keep, each once."""
+    found = {id(p): p for _, layer in aligned_layers(model) for p in layer.state.values()}
+    return [p for p in found.values() if isinstance(p, torch.nn.Parameter)]
 
 
 def _check_state(
@@ -146,13 +147,12 @@ def _check_state(
 ) -> None:
     """Refuse, before anything is loaded, a state dict with backward weights for some layers only or of other shapes."""
     own = model.state_dict(keep_vars=True)
-    all_layers = [(f"{name}." if name else "", layer) for name, layer in aligned_layers(model)]
-    # The others are not meant.
-    layers = [name for name, layer in all_layers if layer.weight_key(prefix + name) in state_dict]
-    keys = {prefix + layer + key: layer for layer in layers for key in FEEDBACK_KEYS}
-    foreign = [key for key in keys if key in state_dict and key.removeprefix(prefix) not in own]
-    missing = {key: layer for key, layer in keys.items() if key.removeprefix(prefix) in own and key not in state_dict}
-    there = {layer for key, layer in keys.items() if key in state_dict}
+    all_layers = [(prefix + (f"{name}." if name else ""), layer) for name, layer in aligned_layers(model)]
+    layers = [(at, layer) for at, layer in all_layers if layer.weight_key(at) in state_dict]  # the others are not meant
+    foreign = [key for at, layer in layers for key in layer.foreign_keys(state_dict, at)]
+    keys = {at + name: at for at, layer in layers for name in layer.state_names}
+    missing = {key: at for key, at in keys.items() if key not in state_dict}
+    there = {at for key, at in keys.items() if key in state_dict}
     if foreign:
         raise StateError(
             f"the state dict was saved under other rules: it has {_first(foreign)}, for which this model has no "
@@ -172,7 +172,7 @@ def _check_state(
                 f"{tuple(tensor.shape)}; nothing was loaded"
             )
     if missing:
-        drawn = [prefix + layer.rstrip(".") or "the model itself" for layer in dict.fromkeys(missing.values())]
+        drawn = [at.rstrip(".") or "the model itself" for at in dict.fromkeys(missing.values())]
         warnings.warn(
             f"the state dict has no backward weights; drawn anew, to fit the loaded weights: {', '.join(drawn)}",
             stacklevel=2,

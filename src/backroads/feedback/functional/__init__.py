@@ -1,16 +1,15 @@
-"""Layers as functions of (x, W, B): forward, backward and the alignment's gradients."""
+"""Layers as functions: forward, backward and what a feedback rule teaches."""
 
-from backroads.feedback.functional.alignment import alignment_value, backward_gradient, forward_gradient
-from backroads.feedback.functional.layer import aligned, direct
-from backroads.feedback.functional.operators import ConvolutionMap, LinearMap, Operator
+from backroads.feedback.functional.layer import propagate
+from backroads.feedback.operators import ConvolutionMap, LinearMap, Operator
+from backroads.feedback.primitives import alignment_value, backward_gradient, forward_gradient
 
 __all__ = [
     "ConvolutionMap",
     "LinearMap",
     "Operator",
-    "aligned",
     "alignment_value",
     "backward_gradient",
-    "direct",
     "forward_gradient",
+    "propagate",
 ]

@@ -1,74 +1,79 @@
-"""One layer's forward and backward pass: the autograd Functions that send the error back through B.
+"""One layer's forward and backward pass: the autograd Function in which a feedback rule carries the error back.
 
-The alignment gradient of B is returned by the Function in the one ordinary backward pass, so that
+The gradients of the rule's own tensors are returned by the Function in the one ordinary backward pass, so that
 ``loss.backward(); optimizer.step()`` is all there is, and data parallelism, gradient accumulation, autocast and
-compilation see an ordinary parameter with an ordinary gradient.
+compilation see ordinary parameters with ordinary gradients.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backroads.feedback.functional.alignment import (
-    backward_gradient,
-    forward_gradient,
-    gradient_on_impulses,
-    gradients_by_differentiation,
-    heard,
-)
-from backroads.feedback.functional.estimate import estimate_gradient
-from backroads.feedback.functional.noise import amount, driving_noise, met_by_impulses
-from backroads.feedback.functional.operators import Operator
-from backroads.feedback.rules.alignment import Alignment
+from backroads.feedback.operators import Operator
+from backroads.feedback.rules.base import FeedbackRule, LayerStep, State
 
 
-def aligned(
-    x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, op: Operator, rule: Alignment, late_W: Tensor | None = None
-) -> Tensor:
-    """``y = W x + bias``, whose backward pass goes through B and teaches B.
+def propagate(
+    x: Tensor,
+    W: Tensor,
+    bias: Tensor | None,
+    op: Operator,
+    rule: FeedbackRule,
+    state: State,
+    feedback: Tensor | None = None,
+) -> Any:
+    """``y = W x + bias``, whose backward pass is the rule's.
 
-    Gradients, with dy the error of y and R the rule's alignment loss:
-
-    - ``dx = B^T dy``; on impulses B is first what they tell of W, where a weight met one
-    - ``dW = dy x^T`` (``+ dR/dW`` with ``update_forward``)
-    - ``dB = dR/dB`` (``+ dy x^T`` with ``tie_grad``), independent of dy otherwise
-    - ``dbias = sum dy``
-
-    dR/dB does not scale with the task's loss; see :func:`backroads.alignment_scale` for gradient accumulation.
+    The gradients of the rule's tensors do not scale with the task's loss; see :func:`backroads.alignment_scale` for
+    gradient accumulation.
 
     Args:
-        x: input, in the dtype to compute in. W, B: weights in one layout; they may be of a wider dtype, and their
-            gradients come in it (mixed precision). bias: (O,) or None. op: the layer's map. rule: what teaches B.
-        late_W: the earlier W that the rule's ``estimate`` sees; None: W itself.
+        x: input, in the dtype to compute in.
+        W: forward weight. It and the rule's tensors may be of a wider dtype, and their gradients come in it.
+        bias: (O,) or None.
+        op: the layer's map.
+        rule: what carries the error back, and teaches.
+        state: the rule's tensors by name, as :meth:`FeedbackRule.begin` hands them over.
+        feedback: what carries the error back, if it is at hand; None asks the rule.
+
+    Returns:
+        y; or (y, carrier) for a rule that broadcasts the output's error. The carrier is a (N, K) tensor of zeros: added
+        to the network's output (N, K), it brings that output's error here by ordinary differentiation.
+
+    Example::
+
+        op, rule = br.functional.LinearMap(), br.rules.symmetric_alignment()
+        y = br.functional.propagate(x, W, None, op, rule, {"backward_weight": B})
     """
+    if feedback is None:
+        feedback = rule.feedback(W, state)
+    # A tensor is handed over once: what carries the error back is often one of the rule's.
+    through = next((name for name, tensor in state.items() if tensor is feedback), None)
+    made_for_this_pass = None if through is not None else feedback
+    call = _Call(op, rule, tuple(state), through)
     if not _traced():
-        return _Aligned.apply(x, W, B, bias, op, rule, late_W)  # type: ignore[no-untyped-call,no-any-return]
+        return _Layer.apply(x, W, bias, made_for_this_pass, call, *state.values())  # type: ignore[no-untyped-call]
+    made = _LayerTraced.apply(x, W, bias, made_for_this_pass, call, *state.values())  # type: ignore[no-untyped-call]
     # In-place operations under compilation would change the output that the Function saves, and vmap makes a
     # Function's output a view, which refuses them: give out a copy. (A compiler fuses it away.)
-    return _AlignedTraced.apply(x, W, B, bias, op, rule, late_W).clone()  # type: ignore[no-untyped-call,no-any-return]
-
-
-def direct(x: Tensor, W: Tensor, D: Tensor, bias: Tensor | None, op: Operator) -> tuple[Tensor, Tensor]:
-    """``(W x + bias, carrier)``: a layer whose input error comes straight from the output of the network.
-
-    The carrier is a (N, K) tensor of zeros. Added to the network's output (N, K), it brings the output's error e
-    here by ordinary differentiation, and the layer answers ``dx = D^T e / positions`` in place of ``W^T dy``.
-
-    Args:
-        x: (N, ..., I) or (N, I, *spatial). D: (K, I), fixed. Others as in :func:`aligned`.
-    """
-    y, carrier = _Direct.apply(x, W, D, bias, op)  # type: ignore[no-untyped-call]
-    return (y.clone() if _traced() else y), carrier
+    return (made[0].clone(), made[1]) if rule.broadcasts else made.clone()
 
 
 def autocast_enabled(device: str) -> bool:
     """Whether autocast is on for a device type; torch raises for those that have none, such as meta."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def full_precision(device: str) -> contextlib.AbstractContextManager[None]:
+    """Inside, autocast is off."""
+    if not autocast_enabled(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def recomputing() -> bool:
@@ -94,11 +99,26 @@ class _KeptOutput:
     version: int
 
     @property
-    def unchanged(self) -> bool:
-        return self.y._version == self.version
+    def y_if_unchanged(self) -> Tensor | None:
+        """None, too, where it must stay differentiable (double backward)."""
+        return None if torch.is_grad_enabled() or self.y._version != self.version else self.y
 
 
-class _Aligned(torch.autograd.Function):
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """What the Function gets beside tensors.
+
+    Attributes:
+        names: of the rule's tensors, in order. through: which of them carries the error back; None: none of them.
+    """
+
+    op: Operator
+    rule: FeedbackRule
+    names: tuple[str, ...]
+    through: str | None
+
+
+class _Layer(torch.autograd.Function):
     """The Function of plain eager mode. Saving in ``forward`` costs tens of microseconds less a layer."""
 
     @staticmethod
@@ -106,182 +126,109 @@ class _Aligned(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         W: Tensor,
-        B: Tensor,
         bias: Tensor | None,
-        op: Operator,
-        rule: Alignment,
-        late_W: Tensor | None,
-    ) -> Tensor:
-        y = _forward(x, W, bias, op)
-        _save(ctx, x, W, B, bias, op, rule, late_W, None)
-        if _learns(ctx) and rule.reads_output:
+        feedback: Tensor | None,
+        call: _Call,
+        *tensors: Tensor,
+    ) -> Any:
+        y = _project(x, W, bias, call.op)
+        reads = _save(ctx, x, W, bias, feedback, call, tensors, None)
+        if "output" in reads:
             ctx.kept = _KeptOutput(y.detach(), y._version)
-        return y
+        return (y, _carrier(x, y, call, tensors)) if call.rule.broadcasts else y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        return _without_autocast(_backward, ctx, dy)
+    def backward(ctx: Any, dy: Tensor, e: Tensor | None = None) -> tuple[Any, ...]:
+        return _backward(ctx, dy, e)
 
 
-class _AlignedTraced(torch.autograd.Function):
+class _LayerTraced(torch.autograd.Function):
     """The same for compilers and function transforms, which need ``setup_context`` and everything saved."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, op: Operator, rule: Alignment, late_W: Tensor | None
-    ) -> Tensor:
-        return _forward(x, W, bias, op)
+        x: Tensor,
+        W: Tensor,
+        bias: Tensor | None,
+        feedback: Tensor | None,
+        call: _Call,
+        *tensors: Tensor,
+    ) -> Any:
+        y = _project(x, W, bias, call.op)
+        return (y, _carrier(x, y, call, tensors)) if call.rule.broadcasts else y
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, W, B, bias, op, rule, late_W = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        x, W, bias, feedback, call, *tensors = inputs
+        y = output[0] if call.rule.broadcasts else output
         # Not for function transforms: they would differentiate the saved output through B.
-        kept = output if rule.reads_output and torch.compiler.is_compiling() else None
-        _save(ctx, x, W, B, bias, op, rule, late_W, kept)
+        kept = y if torch.compiler.is_compiling() else None
+        _save(ctx, x, W, bias, feedback, call, tuple(tensors), kept)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        return _without_autocast(_backward, ctx, dy)
+    def backward(ctx: Any, dy: Tensor, e: Tensor | None = None) -> tuple[Any, ...]:
+        return _backward(ctx, dy, e)
 
 
-def _forward(x: Tensor, W: Tensor, bias: Tensor | None, op: Operator) -> Tensor:
+def _project(x: Tensor, W: Tensor, bias: Tensor | None, op: Operator) -> Tensor:
     return op.project(x, W.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def _carrier(x: Tensor, y: Tensor, call: _Call, tensors: tuple[Tensor, ...]) -> Tensor:
+    """(N, K) zeros, for K rows of the rule's feedback weight."""
+    D = tensors[call.names.index("backward_weight")]
+    return y.new_zeros(1 if call.op.unbatched(x) else x.shape[0], D.shape[0])
 
 
 def _save(
     ctx: Any,
     x: Tensor,
     W: Tensor,
-    B: Tensor,
     bias: Tensor | None,
-    op: Operator,
-    rule: Alignment,
-    late_W: Tensor | None,
+    feedback: Tensor | None,
+    call: _Call,
+    tensors: tuple[Tensor, ...],
     y: Tensor | None,
-) -> None:
-    ctx.op, ctx.rule, ctx.weight_dtype, ctx.kept = op, rule, W.dtype, None
-    reads_W = _learns(ctx) and rule.reads_forward_weight
-    ctx.save_for_backward(x, W if reads_W else None, B, bias, y if _learns(ctx) else None, late_W)
+) -> frozenset[str]:
+    """Keep what the backward pass reads; returns which of "weight" and "output" that is."""
+    ctx.call, ctx.weight_dtype, ctx.kept = call, W.dtype, None
+    reads = call.rule.reads(any(ctx.needs_input_grad[_FIXED:]), ctx.needs_input_grad[1])
+    ctx.save_for_backward(
+        x, W if "weight" in reads else None, bias, feedback, y if "output" in reads else None, *tensors
+    )
+    return reads
 
 
-def _learns(ctx: Any) -> bool:
-    """Whether the alignment is differentiated at all."""
-    needs_W, needs_B = ctx.needs_input_grad[1:3]
-    return bool(needs_B or (needs_W and ctx.rule.update_forward))
+_FIXED = 5  # inputs of the Function before the rule's tensors
 
 
-def _without_autocast(backward: Callable[[Any, Tensor], tuple[Any, ...]], ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-    """Call ``backward`` in the dtypes it states, also where the caller is inside an autocast context."""
-    device = dy.device.type
-    if not autocast_enabled(device):
-        return backward(ctx, dy)
-    with torch.autocast(device, enabled=False):
-        return backward(ctx, dy)
-
-
-def _backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-    x, W, B, bias, y, late_W = ctx.saved_tensors
-    op, rule = ctx.op, ctx.rule.without_estimate
-    needs_x, needs_W, needs_B, needs_bias = ctx.needs_input_grad[:4]
-
-    tied = needs_B and rule.tie_grad
-    learns = _learns(ctx)
-    images, share = 0, 1.0
-    if learns and rule.input_noise is not None and not rule.input_noise.follows_batch:
-        images, share = amount(rule.input_noise, x, B, op)
-    way_back, met = B, None
-    if learns and rule.on_impulses:  # they come before the error does
-        met = met_by_impulses(rule.input_noise, x, B, images, op)
-        way_back = heard(met, W, B, rule) if needs_x else B
-    dx, dW, db = op.backward(dy, x, way_back.to(x.dtype), (needs_x, needs_W or tied, needs_bias))
-    dW = None if dW is None else dW.to(ctx.weight_dtype)
-    db = None if db is None else db.to(bias.dtype)
-    task_dW = dW
-
-    dB: Tensor | None = None
-    dW_alignment: Tensor | None = None
-    if learns:
-        if met is None and (rule.amp or rule.null or rule.sparse):
-            x, y = _activities(ctx, x, y, B, bias, images)
-        if W is None:
-            W = B  # never read by this rule; stands in for its shape
-        in_one = rule.closed_form and share == 1  # the task's gradient is added along the way
-        if rule.closed_form:
-            also = task_dW if tied and in_one else None
-            if needs_B and met is not None:
-                dB = gradient_on_impulses(met, W, B, rule, also)
-            elif needs_B:
-                dB = backward_gradient(x, y, W, B, rule, op, also)
-            if needs_W and rule.update_forward:
-                dW_alignment = forward_gradient(x, y, W, B, rule, op)
-        else:
-            dB, dW_alignment = gradients_by_differentiation(x, W, B, bias, rule, op)
-        if share < 1:
-            dB, dW_alignment = (None if g is None else g * share for g in (dB, dW_alignment))
-        if tied and not in_one and dB is not None and task_dW is not None:
-            dB = dB + task_dW
-        if dB is not None and ctx.rule.estimate is not None:
-            dB = dB + estimate_gradient(W if late_W is None else late_W, B, ctx.rule)
-        if dW is not None and dW_alignment is not None:
-            dW = dW + dW_alignment
-    return dx, dW if needs_W else None, dB, db, None, None, None
-
-
-def _activities(
-    ctx: Any, x: Tensor, y: Tensor | None, B: Tensor, bias: Tensor | None, images: int
-) -> tuple[Tensor, Tensor | None]:
-    """The part of x that R is computed on, or ``images`` of noise in its place, and of y = W x where it is at hand."""
-    op, rule = ctx.op, ctx.rule
-    if images:
-        return driving_noise(rule.input_noise, x, B, images, op), None
-    n = 1 if op.unbatched(x) else x.shape[0]
-    # One example alone would be its own mean.
-    least = 2 if rule.operations.batch_center_backward_input or rule.operations.batch_center_forward_output else 1
-    rows = max(min(least, n), round(rule.fraction * n))
-    if y is None:
-        y = _recall(ctx.kept)
-    if rows < n:
-        # Each example is as likely as the others. As indices, so that a compiler need not know the draw.
-        picks = (torch.arange(rows, device=x.device) + torch.randint(n, (1,), device=x.device)) % n
-        x, y = x[picks], None if y is None else y[picks]
-    if rule.input_noise is not None:
-        return rule.input_noise.like(x), None
-    return x, y if y is None or bias is None else op.add_bias(y, bias.to(y.dtype), -1)
-
-
-def _recall(kept: _KeptOutput | None) -> Tensor | None:
-    """The kept output, or None if it changed or must stay differentiable (double backward)."""
-    return None if kept is None or torch.is_grad_enabled() or not kept.unchanged else kept.y
-
-
-class _Direct(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, W: Tensor, D: Tensor, bias: Tensor | None, op: Operator) -> tuple[Tensor, Tensor]:
-        y = op.project(x, W.to(x.dtype), None if bias is None else bias.to(x.dtype))
-        return y, y.new_zeros(1 if op.unbatched(x) else x.shape[0], D.shape[0])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, W, D, bias, op = inputs
-        ctx.op = op
-        ctx.weight_dtype, ctx.bias_dtype = W.dtype, None if bias is None else bias.dtype
-        ctx.save_for_backward(x, W, D)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor, e: Tensor) -> tuple[Any, ...]:
-        return _without_autocast(lambda ctx, dy: _backward_direct(ctx, dy, e), ctx, dy)
-
-
-def _backward_direct(ctx: Any, dy: Tensor, e: Tensor) -> tuple[Any, ...]:
-    x, W, D = ctx.saved_tensors
-    op: Operator = ctx.op
-    needs_x, needs_W, _, needs_bias = ctx.needs_input_grad[:4]
-    dx = op.spread(e.to(x.dtype) @ D.to(x.dtype), x) if needs_x else None
-    _, dW, db = op.backward(dy, x, W.to(x.dtype), (False, needs_W, needs_bias))
-    dW = None if dW is None else dW.to(ctx.weight_dtype)
-    db = None if db is None else db.to(ctx.bias_dtype)
-    return dx, dW, None, db, None
+def _backward(ctx: Any, dy: Tensor, e: Tensor | None) -> tuple[Any, ...]:
+    """Call the rule in the dtypes that it states, also where the caller is inside an autocast context."""
+    if autocast_enabled(dy.device.type):
+        with full_precision(dy.device.type):
+            return _backward(ctx, dy, e)
+    x, W, bias, feedback, y, *tensors = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    if y is None and ctx.kept is not None:
+        y = ctx.kept.y_if_unchanged
+    call, state = ctx.call, dict(zip(ctx.call.names, tensors, strict=True))
+    step = LayerStep(
+        op=call.op,
+        x=x,
+        dy=dy,
+        bias=bias,
+        feedback=feedback if call.through is None else state[call.through],
+        state=state,
+        needs_state=dict(zip(call.names, needs[_FIXED:], strict=True)),
+        W=W,
+        output=y,
+        e=e,
+        needs_input=needs[0],
+        needs_weight=needs[1],
+        needs_bias=needs[2],
+        weight_dtype=ctx.weight_dtype,
+    )
+    found = call.rule.backward(step)
+    return found.x, found.W, found.bias, None, None, *(found.state.get(name) for name in call.names)

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from backroads.errors import ShapeError, UsageError
-from backroads.feedback.functional import LinearMap, Operator
-from backroads.feedback.nn.layers import AlignedLayer, Linear
-from backroads.feedback.rules.base import Rule
+from backroads.feedback.nn.layer import AlignedLayer
+from backroads.feedback.nn.layers import Linear
+from backroads.feedback.operators import LinearMap, Operator
+from backroads.feedback.rules.base import FeedbackRule
 
 _LINEAR = LinearMap()
 
@@ -36,7 +37,7 @@ class Projection(AlignedLayer):
     _owner: torch.nn.MultiheadAttention
 
     def __init__(self, owner: torch.nn.MultiheadAttention, key: str, place: int) -> None:
-        super().__init__()
+        torch.nn.Module.__init__(self)
         self.loads_plain = False  # said by the attention, which sees more of a state dict
         object.__setattr__(self, "_owner", owner)  # not a submodule: the attention holds this, not the reverse
         E = owner.embed_dim
@@ -105,7 +106,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     k: Projection
     v: Projection
 
-    def attach(self, rule: Rule, generator: torch.Generator | None = None) -> None:
+    def attach(self, rule: FeedbackRule, generator: torch.Generator | None = None) -> None:
         """Give the query, key and value projections a rule, and draw their B; ``out_proj`` is a layer of its own."""
         for place, name in enumerate("qkv"):
             key = "in_proj_weight" if self._qkv_same_embed_dim else f"{name}_proj_weight"

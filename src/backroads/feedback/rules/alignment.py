@@ -1,4 +1,4 @@
-"""Alignment: a weighted sum of five primitives that teaches the backward weights B.
+"""Alignment: a weighted sum of the five primitives teaches the backward weights B.
 
 Kunin et al., "Two Routes to Scalable Credit Assignment without Weight Symmetry", ICML 2020 (arXiv 2003.01513).
 """
@@ -6,267 +6,248 @@ Kunin et al., "Two Routes to Scalable Credit Assignment without Weight Symmetry"
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Hashable
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from backroads.errors import RuleError, nearest
-from backroads.feedback.rules.base import Rule, check_number
-from backroads.feedback.rules.estimate import WeightEstimate
-from backroads.feedback.rules.noise import Noise, as_noise
+from backroads.errors import RuleError
+from backroads.feedback.checks import check_flag, check_number
+from backroads.feedback.drive import Activity, Drive, Impulses
+from backroads.feedback.drive.base import Activities
+from backroads.feedback.operators import Operator
+from backroads.feedback.primitives import PRIMITIVES, Operations, WeightedSum, backward_gradient, forward_gradient
+from backroads.feedback.primitives.gradients import gradients_by_differentiation
+from backroads.feedback.primitives.operations import ON_ACTIVATION, ON_INPUT
+from backroads.feedback.rules.base import (
+    BackwardOptimiser,
+    FeedbackRule,
+    Gradients,
+    LayerStep,
+    Memory,
+    State,
+    draw_like,
+)
+from backroads.feedback.rules.cadence import Cadence
+from backroads.feedback.rules.view import WeightEstimate
 
-REDUCTIONS = ("sum", "overlap", "mean", "taps", "power", "nearest")
-PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "softplus": F.softplus,
-    "elu": F.elu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "leaky_relu": F.leaky_relu,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Operations:
-    """What is done to the activities before the alignment is computed; the reference's options by their names.
-
-    Order: center_input; normalize_input; batch_center_backward_input (input of the B projection only); projections
-    y = W x and z = B x; biases; activations; reconstructions B^T y and W^T z; then centering, normalising and batch
-    centering of the outputs and their reconstructions (B^T y with the forward options, W^T z with the backward ones).
-
-    Centering and normalising act per example over all features, channels and positions. Normalising subtracts the
-    mean and multiplies by rsqrt(max(sum of squares, 1e-12)). Batch centering subtracts the mean over the batch axis.
-
-    Attributes:
-        activation: name of the activation that ``activation_forward`` and ``activation_backward`` apply, one of
-            relu, tanh, sigmoid, softplus, elu, gelu, silu, leaky_relu; None is the identity (a torch layer has no
-            activation of its own).
-        reconstruction_reversal: null (and amp, with ``reconstruction_amp``) use W^T z in place of B^T y.
-        reconstruction_amp: amp is -M<x, reconstruction> in place of -M<y, z>.
-
-    Raises:
-        RuleError: for an unknown activation or a flag that is not a bool.
-    """
-
-    center_input: bool = False
-    normalize_input: bool = False
-    batch_center_backward_input: bool = False
-    use_bias_forward: bool = False
-    use_bias_backward: bool = False
-    activation: str | None = None
-    activation_forward: bool = False
-    activation_backward: bool = False
-    center_forward_output: bool = False
-    normalize_forward_output: bool = False
-    batch_center_forward_output: bool = False
-    center_backward_output: bool = False
-    normalize_backward_output: bool = False
-    reconstruction_reversal: bool = False
-    reconstruction_amp: bool = False
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "activation":
-                if value is not None and (not isinstance(value, str) or value not in ACTIVATIONS):
-                    raise RuleError(
-                        f"Operations: unknown activation {value!r}.{nearest(str(value), ACTIVATIONS)} "
-                        f"Known: {', '.join(ACTIVATIONS)}, or None"
-                    )
-            elif not isinstance(value, bool):
-                raise RuleError(f"Operations: {field.name} must be True or False, got {value!r}")
-
-    @property
-    def only_on_input(self) -> bool:
-        """Whether nothing is done but to the input. Spelt out: it is asked in every pass of every layer."""
-        return not (
-            self.use_bias_forward
-            or self.use_bias_backward
-            or self.activation_forward
-            or self.activation_backward
-            or self.center_forward_output
-            or self.normalize_forward_output
-            or self.batch_center_forward_output
-            or self.center_backward_output
-            or self.normalize_backward_output
-            or self.reconstruction_reversal
-            or self.reconstruction_amp
-        )
-
-    def __repr__(self) -> str:
-        chosen = [
-            f"{f.name}={getattr(self, f.name)!r}"
-            for f in dataclasses.fields(self)
-            if getattr(self, f.name) != f.default
-        ]
-        return f"Operations({', '.join(chosen)})"
+# Of B, under rules with a sparse term on activity. Momentum m lengthens a step of share s of the way to the nearest
+# point to s / (1 - m) in the long run; at s = 1/2 that stays below 2, from where on steps lead away.
+MOMENTUM = 0.7
+# The same on noise: steps are not shortened where the noise of one step is strong. It halves the lag behind W; 0.7
+# would need twice the noise to be stable.
+MOMENTUM_ON_NOISE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Alignment(Rule):
-    """R = decay 1/2|B|^2 - amp M<Wx, Bx> + null 1/2 M|B^T y|^2 + sparse 1/2 M|Bx|^2 - self <W, B>.
+class Alignment(WeightedSum, FeedbackRule):
+    """Each layer's B descends R, while W descends the task's loss with errors that came back through B.
 
-    Each layer's B descends R, while W descends the task's loss with errors that came back through B. M is the mean
-    over the batch; positions of a convolution are summed (see ``reduction``). Inputs, biases and, unless
-    ``update_forward``, W are constants of R, which never sends a gradient to another layer.
+    R = decay 1/2|B|^2 - amp M<Wx, Bx> + null 1/2 M|B^T y|^2 + sparse 1/2 M|Bx|^2 - self <W, B>. Inputs, biases and,
+    unless ``update_forward``, W are constants of R, which never sends a gradient to another layer.
 
     Args:
-        decay, amp, null, sparse, self_: coefficients of the primitives, finite and >= 0. With y = W x, z = B x and
-            r = B^T y their gradients for B are B, -M[y x^T], M[y r^T], M[z x^T] and -W. (The reference has no 1/2:
-            its coefficient of decay, null or sparse is half of ours.)
-        tie_grad: B also gets the task gradient of W (Kolen and Pollack).
-        update_forward: W also gets its gradient of R, to which decay then adds 1/2|W|^2 and sparse 1/2 M|Wx|^2.
-        reduction: "sum" over positions (the reference); "overlap": the sum, divided by the most positions at which one
-            pixel is met (9 for a 3x3 convolution at stride 1, 4 at stride 2), so that with x of norm 1 no layer's
-            second moment of patches has an eigenvalue above 1; "mean" over positions; or "power": mean, and each term
-            divided by the mean square of the activity it is quadratic in (x for amp and sparse, y for null), which
-            makes all coefficients dimensionless. "taps", for amp and sparse on noise: mean over the positions at which
-            each tap of the kernel meets the input and not its padding, so that a border does not weaken some taps; of
-            impulses, mean over those that a weight meets.
-            "nearest", for sparse with or without amp: each row of their gradient is brought to the length at which a
-            step of rate 1 / sparse ends nearest to the row's fixed point, (amp / sparse) W: for any input, and
-            whatever its scale.
-        operations: what is done to the activities first.
-        input_noise: compute R on noise of the input's shape instead of the activity: a :class:`Noise`, its
-            distribution's name, its std, or a pair (distribution, std). It is drawn in the backward pass, from torch's
-            global generator: under data parallelism let each process have a seed of its own.
-        estimate: what self sees of W in place of W itself: a :class:`WeightEstimate`.
-        every: compute the terms that need activities on every k-th training step only, times k.
-        fraction: compute them on so much of the batch only, > 0 and <= 1: at least one example (two under batch
-            centring, whose mean is then the part's), neighbours from a random place on, so that M is unbiased.
-        keep_output: keep y from the forward pass where amp or null needs it; False computes it again, for a projection
-            more and an activation less (with ``fraction``, that part of a projection).
+        decay, amp, null, sparse, self_, update_forward, reduction, operations: the sum; see
+            :class:`backroads.feedback.primitives.WeightedSum`. (In TOML and on the command line the last coefficient is
+            ``self``.)
+        tie_grad: B also gets the task's gradient of W (Kolen and Pollack).
+        drive: what the activities are: :class:`backroads.Activity` (the layer's own), :class:`backroads.WhiteNoise` or
+            :class:`backroads.Impulses`.
+        view: what self sees of W in place of W itself: a :class:`backroads.WeightEstimate`; None: W.
+        cadence: on which steps, and on how much of the batch; see :class:`backroads.Cadence`.
 
     Raises:
-        RuleError: if a value makes no sense; the message says what was expected.
+        RuleError: if a value makes no sense, or two do not go together; the message says what was expected.
 
     Rules add, and scale by a number: ``Alignment(decay=1) + 0.5 * Alignment(self_=2)``.
     """
 
     kind: ClassVar[str] = "alignment"
 
-    decay: float = 0.0
-    amp: float = 0.0
-    null: float = 0.0
-    sparse: float = 0.0
-    self_: float = 0.0
     _: dataclasses.KW_ONLY
     tie_grad: bool = False
-    update_forward: bool = False
-    reduction: str = "sum"
-    operations: Operations = Operations()
-    input_noise: Noise | None = None
-    estimate: WeightEstimate | None = None
-    every: int = 1
-    fraction: float = 1.0
-    keep_output: bool = True
+    drive: Drive = Activity()  # noqa: RUF009  frozen
+    view: WeightEstimate | None = None
+    cadence: Cadence = Cadence()  # noqa: RUF009  frozen
 
     def __post_init__(self) -> None:
-        for name in PRIMITIVES:
-            check_number("Alignment", name, getattr(self, name))
-            object.__setattr__(self, name, float(getattr(self, name)))
-        for name in ("tie_grad", "update_forward", "keep_output"):
-            if not isinstance(getattr(self, name), bool):
-                raise RuleError(f"Alignment: {name} must be True or False, got {getattr(self, name)!r}")
-        if not isinstance(self.reduction, str) or self.reduction not in REDUCTIONS:
+        super().__post_init__()
+        check_flag("Alignment", "tie_grad", self.tie_grad)
+        for name, cls in (("drive", Drive), ("view", WeightEstimate | None), ("cadence", Cadence)):
+            if not isinstance(getattr(self, name), cls):
+                raise RuleError(f"Alignment: {name} must be a {name}, got {getattr(self, name)!r}")
+        if self.drive.of_own_size and self.cadence.fraction < 1:
             raise RuleError(
-                f"Alignment: unknown reduction {self.reduction!r}.{nearest(str(self.reduction), REDUCTIONS)} "
-                f"Known: {', '.join(REDUCTIONS)}"
+                f"Alignment: fraction is a part of the batch, and the drive has a size of its own; got fraction "
+                f"{self.cadence.fraction:g} and {self.drive!r}; give one of them"
             )
-        if not isinstance(self.operations, Operations):
-            raise RuleError(f"Alignment: operations must be Operations(...), got {self.operations!r}")
-        object.__setattr__(self, "input_noise", as_noise(self.input_noise))
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise RuleError(f"Alignment: every must be a whole number of steps >= 1, got {self.every!r}")
-        check_number("Alignment", "fraction", self.fraction)
-        if not 0 < self.fraction <= 1:
-            raise RuleError(f"Alignment: fraction must be > 0 and <= 1, got {self.fraction!r}")
-        object.__setattr__(self, "fraction", float(self.fraction))
-        if self.reduction in ("nearest", "taps") and (self.null or not self.closed_form or self.update_forward):
-            raise RuleError(
-                f'Alignment: reduction "{self.reduction}" is for sparse and amp, without null, update_forward and '
-                f"operations on outputs; got {self!r}; choose another reduction"
-            )
-        if self.input_noise is not None and not self.input_noise.follows_batch and self.fraction < 1:
-            raise RuleError(
-                f"Alignment: fraction is a part of the batch, and the noise has a size of its own; got fraction "
-                f"{self.fraction:g} and {self.input_noise!r}; give one of them"
-            )
-        if self.on_impulses and (self.reduction != "taps" or self.operations != Operations()):
-            raise RuleError(
-                f'Alignment: impulses are for reduction "taps", which counts those that a weight meets, and no '
-                f'operations; got "{self.reduction}" and {self.operations!r}; give reduction="taps" and leave '
-                f"operations out, or give another noise"
-            )
-        if self.estimate is not None:
-            if not isinstance(self.estimate, WeightEstimate):
-                raise RuleError(f"Alignment: estimate must be None or WeightEstimate(...), got {self.estimate!r}")
+        self.drive.check(self)
+        if self.view is not None:
             if self.update_forward:
-                raise RuleError("Alignment: estimate is B's view of W; with update_forward W sees itself; give one")
-            object.__setattr__(self, "_rest", dataclasses.replace(self, decay=0.0, self_=0.0, estimate=None))
+                raise RuleError("Alignment: the view is B's of W; with update_forward W sees itself; give one of them")
+            # What the view does not teach; made once, as it is asked for in every backward pass.
+            object.__setattr__(self, "_rest", dataclasses.replace(self, decay=0.0, self_=0.0, view=None))
+
+    # -- what stands beside W ------------------------------------------------------------------------------------------
+
+    def state(self, W: Tensor, features: int, generator: torch.Generator | None) -> State:
+        B = torch.nn.Parameter(draw_like(W, generator), requires_grad=self.learns)
+        late = self._delay
+        return {"backward_weight": B} | ({"late_weights": W.detach().expand(late, *W.shape).clone()} if late else {})
 
     @property
-    def coefficients(self) -> dict[str, float]:
-        """The five coefficients by name, in the order decay, amp, null, sparse, self_."""
-        return {name: getattr(self, name) for name in PRIMITIVES}
+    def layout(self) -> Hashable:
+        return ("alignment", self._delay)
 
     @property
-    def without_estimate(self) -> Alignment:
-        """The rule without the terms that an estimate of W teaches, which are decay and self; without one, the rule."""
-        if self.estimate is None:
-            return self
-        rest: Alignment = self._rest  # type: ignore[attr-defined]
-        return rest
+    def counters(self) -> dict[str, int]:
+        every = {"step": self.cadence.every} if self.cadence.every > 1 else {}
+        return every | ({"place": self._delay} if self._delay else {})
+
+    @property
+    def _delay(self) -> int:
+        """By how many training passes the view of W is late."""
+        return 0 if self.view is None else self.view.delay_steps
+
+    # -- the passes ----------------------------------------------------------------------------------------------------
 
     @property
     def learns(self) -> bool:
-        """Whether B ever moves; False is feedback alignment."""
         return self.tie_grad or any(self.coefficients.values())
 
-    @property
-    def closed_form(self) -> bool:
-        """Whether no operation but those on the input stands between the rule and its closed form."""
-        return self.operations.only_on_input
+    def reads(self, state_learns: bool, weight_learns: bool) -> frozenset[str]:
+        if not (state_learns or (weight_learns and self.update_forward)):
+            return frozenset()
+        output = isinstance(self.drive, Activity) and self.drive.keep_output and self._sum.reads_output
+        return _READS[self.reads_weight, output]
+
+    def begin(self, W: Tensor, state: State, memory: Memory, training: bool, repeated: bool) -> tuple[bool, State]:
+        if not self.learns:
+            return True, {}
+        B = {"backward_weight": state["backward_weight"]}
+        if not training:
+            return True, B
+        active = self.cadence.tick(memory, repeated)
+        if self.view is None or not self.view.delay_steps:
+            return active, B
+        return active, B | {"late_weight": self.view.pass_through(W, state["late_weights"], memory, repeated)}
+
+    def in_effect(self, scale: float, active: bool) -> Alignment:
+        return self.scaled(scale, float(self.cadence.every) if active else 0.0)
+
+    def feedback(self, W: Tensor, state: State) -> Tensor | None:
+        return state["backward_weight"]
 
     @property
-    def on_impulses(self) -> bool:
-        """Whether inputs take turns, one at a time in each receptive field."""
-        return self.input_noise is not None and self.input_noise.distribution == "impulses"
+    def _sum(self) -> Alignment:
+        """The rule without the terms that a view of W teaches, which are decay and self; without a view, the rule."""
+        return self if self.view is None else self._rest  # type: ignore[attr-defined]
+
+    def backward(self, step: LayerStep) -> Gradients:
+        """dx = B^T dy, dW = dy x^T (+ dR/dW), dB = dR/dB (+ dy x^T), db = sum dy; dR/dB does not depend on dy."""
+        if "backward_weight" not in step.state:  # nothing learns
+            return FeedbackRule.backward(self, step)
+        rule, op, B = self._sum, step.op, step.state["backward_weight"]
+        needs_B = step.needs_state["backward_weight"]
+        learns, tied = needs_B or (step.needs_weight and self.update_forward), needs_B and self.tie_grad
+        W = B if step.W is None else step.W  # never read by this rule; stands in for its shape
+        drawn = None
+        if learns and rule.reads_activities:
+            # One example alone would be its own mean.
+            centred = self.operations.batch_center_backward_input or self.operations.batch_center_forward_output
+            drawn = self.drive.draw(step.x, step.output, B, op, self.cadence.fraction, 2 if centred else 1)
+            if drawn.y is not None and step.bias is not None:
+                drawn = dataclasses.replace(drawn, y=op.add_bias(drawn.y, step.bias.to(drawn.y.dtype), -1))
+        way_back = B if drawn is None or not step.needs_input else self.drive.feedback(drawn, step.W, B, rule)
+        dx, dW, db = step.task(way_back, weight=step.needs_weight or tied)
+        if not learns:
+            return Gradients(dx, dW if step.needs_weight else None, db)
+
+        share = self.drive.share(step.x, B, op)
+        x, y = (step.x, None) if drawn is None else (drawn.x, drawn.y)
+        task = dW if tied else None
+        dB: Tensor | None = None
+        dW_alignment: Tensor | None = None
+        if rule.closed_form:
+            in_one = task if share == 1 else None  # the task's gradient is added along the way
+            if needs_B and drawn is not None:
+                dB = self.drive.gradient(drawn, W, B, rule, op, in_one)
+            elif needs_B:
+                dB = backward_gradient(x, None, W, B, rule, op, in_one)
+            if step.needs_weight and self.update_forward:
+                dW_alignment = forward_gradient(x, y, W, B, rule, op)
+        else:
+            dB, dW_alignment = gradients_by_differentiation(x, W, B, step.bias, rule, op)
+        if share < 1:
+            dB, dW_alignment = (None if g is None else g * share for g in (dB, dW_alignment))
+        if task is not None and dB is not None and not (rule.closed_form and share == 1):
+            dB = dB + task
+        if dB is not None and self.view is not None:
+            dB = dB + self.view.gradient(step.state.get("late_weight", W), B, self.decay, self.self_)
+        if dW is not None and dW_alignment is not None:
+            dW = dW + dW_alignment
+        return Gradients(dx, dW if step.needs_weight else None, db, {} if dB is None else {"backward_weight": dB})
+
+    def gradient(self, drawn: Activities, W: Tensor, B: Tensor, op: Operator) -> Tensor:
+        """dR/dB on given activities, for phases in which B alone learns: closed form, view included."""
+        dB = self.drive.gradient(drawn, W, B, self._sum, op, None)
+        return dB if self.view is None else dB + self.view.gradient(W, B, self.decay, self.self_)
+
+    # -- what others ask -----------------------------------------------------------------------------------------------
+
+    def optimiser(self, momentum: float) -> BackwardOptimiser:
+        if self.tie_grad:  # W - B shrinks by the same factor a step under any optimiser if both have the same settings
+            return BackwardOptimiser(follows=True, decays=not self.decay)
+        on_activity = isinstance(self.drive, Activity)
+        if self.sparse:  # as ill-conditioned as the activities
+            return BackwardOptimiser(momentum=MOMENTUM if on_activity else MOMENTUM_ON_NOISE)
+        if self.view is not None or self.amp or self.null or self.decay > 1 or not self.self_:
+            # Momentum would add up the noise of a view, go on where nothing arrives, and lower bounds of stability.
+            return BackwardOptimiser()
+        # B is drawn to the W before the step that W is about to take. At rate 1 and decay = self = 1 Nesterov's B is
+        # W_t + m (W_t - W_(t-1)): as much further as W's own momentum m will carry it.
+        return BackwardOptimiser(momentum=momentum)
 
     @property
-    def reads_output(self) -> bool:
-        """Whether the closed form needs the layer's own y = W x: keeping it then saves a projection."""
-        ops = self.operations
-        own = (
-            self.closed_form
-            and self.keep_output
-            and self.input_noise is None
-            and not (ops.center_input or ops.normalize_input)
-        )
-        fused = self.sparse != 0 and not self.update_forward  # amp is then part of the projection of sparse
-        return own and (self.null != 0 or (self.amp != 0 and not fused) or (self.sparse != 0 and self.update_forward))
+    def gradient_is_local(self) -> bool:
+        draws = self.view is not None and self.view.draws  # each process has draws of its own
+        return not (self.tie_grad or self.reads_activities or draws or self.update_forward)
+
+    def clip(self, value: Tensor, gradient: Tensor, factor: float | Tensor, scale: float) -> None:
+        if self.tie_grad:  # the part that is W's own is scaled with it, the decay is not
+            own = value * (self.decay * scale)
+            gradient.sub_(own).mul_(factor).add_(own)
 
     @property
-    def reads_forward_weight(self) -> bool:
-        """Whether the alignment gradient needs W."""
-        return self.update_forward or not self.closed_form or any((self.amp, self.null, self.self_))
+    def aligns(self) -> bool:
+        return self.learns
 
-    def scaled(self, everything: float, data: float = 1.0) -> Alignment:
-        """The same rule with all coefficients times ``everything`` and amp, null, sparse times ``data`` as well."""
-        factors = {name: everything if name in ("decay", "self_") else everything * data for name in PRIMITIVES}
-        return dataclasses.replace(self, **{name: getattr(self, name) * f for name, f in factors.items()})
+    @property
+    def searchable(self) -> frozenset[str]:
+        if not self.learns or self.tie_grad:  # nothing, or the settings of W's own optimiser
+            return frozenset()
+        rates = {"backward_rate", "backward_optimizer"}
+        if self.reduction == "per_tap_mean":  # on noise: the coefficients belong together, and a rate is what is left
+            # A step on impulses goes the whole way: times k it would go past.
+            return frozenset(rates if isinstance(self.drive, Impulses) else rates | {"every"})
+        found = rates | {name for name, c in self.coefficients.items() if c}
+        if self.reads_activities:
+            switches = {f.name for f in dataclasses.fields(Operations) if f.name not in ON_ACTIVATION}
+            # A projected step needs the closed form, and its reduction is what makes it.
+            projected = self.reduction == "projected_step"
+            found |= set(ON_INPUT) if projected else switches | {"reduction"}
+            found |= {"noise", "every"}
+        return frozenset(found)
+
+    @property
+    def owns_feedback(self) -> bool:
+        return True
 
     def __add__(self, other: object) -> Alignment:
         if not isinstance(other, Alignment):
             return NotImplemented
-        for name in ("reduction", "operations", "input_noise", "estimate", "every", "fraction", "keep_output"):
+        for name in ("reduction", "operations", "drive", "view", "cadence"):
             if getattr(self, name) != getattr(other, name):
                 raise RuleError(
                     f"cannot add rules with different {name}: {getattr(self, name)!r} and {getattr(other, name)!r}; "
@@ -288,13 +269,17 @@ class Alignment(Rule):
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        terms = [f"{c:g} {name.rstrip('_')}" for name, c in self.coefficients.items() if c]
-        text = f"R = {' + '.join(terms) or '0'}"
-        if self.tie_grad:
-            text += ", dB += dW"
+        text = self.formula() + (", dB += dW" if self.tie_grad else "")
         options = [
             f"{f.name}={getattr(self, f.name)!r}"
             for f in dataclasses.fields(self)
             if f.name not in (*PRIMITIVES, "tie_grad") and getattr(self, f.name) != f.default
         ]
         return f"{text} [{', '.join(options)}]" if options else text
+
+
+_READS = {
+    (weight, output): frozenset((*(["weight"] if weight else []), *(["output"] if output else [])))
+    for weight in (False, True)
+    for output in (False, True)
+}

@@ -7,7 +7,7 @@ A layer's map ``y = W x`` is bilinear in (W, x). Everything a rule needs is that
     weight_gradient(x, dy, W)  sum dy x^T     the adjoint in W: an outer product summed over batch and positions
 
 so that ``<dy, project(x, W)> = <pullback(dy, W), x> = <weight_gradient(x, dy), W>``. The formulas of
-:mod:`backroads.feedback.functional.alignment` are written once, over these three, for linear layers and all
+:mod:`backroads.feedback.primitives` are written once, over these three, for linear layers and all
 convolutions.
 """
 
@@ -82,6 +82,10 @@ class Operator(Protocol):
         """``y + sign * bias``, the bias broadcast over batch and positions."""
         ...
 
+    def pooled(self, x: Tensor) -> Tensor:
+        """The mean of ``x`` over its positions, (N, I); the adjoint of :meth:`spread`."""
+        ...
+
     def spread(self, v: Tensor, x: Tensor) -> Tensor:
         """A feature vector per example, (N, I), divided evenly over the positions of ``x`` and shaped like it."""
         ...
@@ -137,6 +141,10 @@ class LinearMap:
 
     def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
         return torch.add(y, bias, alpha=sign)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        x = x.unsqueeze(0) if self.unbatched(x) else x
+        return x.mean(tuple(range(1, x.dim() - 1))) if x.dim() > 2 else x
 
     def spread(self, v: Tensor, x: Tensor) -> Tensor:
         if self.unbatched(x):
@@ -275,10 +283,22 @@ class ConvolutionMap:
     def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
         return torch.add(y, bias.view(-1, *(1,) * len(self.stride)), alpha=sign)
 
+    def pooled(self, x: Tensor) -> Tensor:
+        x = x.unsqueeze(0) if self.unbatched(x) else x
+        return x.mean(tuple(range(2, x.dim())))
+
     def spread(self, v: Tensor, x: Tensor) -> Tensor:
         d = len(self.stride)
         v = v / math.prod(x.shape[-d:])
         return (v[0] if self.unbatched(x) else v).reshape(*x.shape[:-d], *(1,) * d).expand_as(x)
+
+
+def single_patch(op: Operator) -> Operator:
+    """The map of a layer on a patch as large as its kernel: one position, no border. A linear map is its own."""
+    if not isinstance(op, ConvolutionMap):
+        return op
+    d = len(op.stride)
+    return ConvolutionMap((1,) * d, (0,) * d, (1,) * d, op.groups)
 
 
 def _squares(v: Tensor, kept: int) -> Tensor:

@@ -1,0 +1,58 @@
+"""What the parts of a rule share: a short text, and checks of numbers that say what was expected and what came."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from backroads.errors import RuleError, nearest
+
+
+class Part:
+    """A frozen dataclass whose text shows only what differs from its defaults (declare it with ``repr=False``)."""
+
+    def __repr__(self) -> str:
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        chosen = [f"{f.name}={getattr(self, f.name)!r}" for f in fields if getattr(self, f.name) != f.default]
+        return f"{type(self).__name__}({', '.join(chosen)})"
+
+
+def check_number(owner: str, name: str, value: object, *, negative: bool = False) -> None:
+    """Raise :class:`RuleError` unless ``value`` is a finite number, and not negative unless allowed."""
+    expected = "a finite number" if negative else "a finite number >= 0"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RuleError(f"{owner}: {name} must be {expected}, got {value!r} of type {type(value).__name__}")
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        finite = False
+    if not finite or (value < 0 and not negative):
+        raise RuleError(f"{owner}: {name} must be {expected}, got {value!r}; leave it out to switch it off")
+
+
+def check_positive(owner: str, name: str, value: object, least_open: float = 0.0, most: float = math.inf) -> None:
+    """Raise :class:`RuleError` unless ``least_open < value <= most``."""
+    if value != 0:
+        check_number(owner, name, value)
+    assert isinstance(value, int | float)
+    if not least_open < value <= most:
+        limit = f" and <= {most:g}" if math.isfinite(most) else ""
+        raise RuleError(f"{owner}: {name} must be > {least_open:g}{limit}, got {value!r}")
+
+
+def check_count(owner: str, name: str, value: object, least: int = 1) -> None:
+    """Raise :class:`RuleError` unless ``value`` is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise RuleError(f"{owner}: {name} must be a whole number >= {least}, got {value!r}")
+
+
+def check_flag(owner: str, name: str, value: object) -> None:
+    """Raise :class:`RuleError` unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise RuleError(f"{owner}: {name} must be True or False, got {value!r}")
+
+
+def check_choice(owner: str, name: str, value: object, known: tuple[str, ...]) -> None:
+    """Raise :class:`RuleError` unless ``value`` is one of ``known``."""
+    if not isinstance(value, str) or value not in known:
+        raise RuleError(f"{owner}: unknown {name} {value!r}.{nearest(str(value), known)} Known: {', '.join(known)}")

@@ -1,0 +1,122 @@
+"""Optimiser groups that are right for every rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from backroads.errors import UsageError
+from backroads.feedback.conversion.swap import aligned_layers, forward_parameters
+from backroads.feedback.rules.base import BackwardOptimiser
+
+# Adam's step is -lr m / (sqrt(v) + eps). With betas (0, .) m is the gradient g, and with an eps beside which sqrt(v)
+# vanishes and lr = rate eps it is -rate g, to the last bits of float32: plain SGD within an optimiser of Adam's kind.
+EPS_OF_PLAIN_STEPS = 1e8
+
+
+def param_groups(
+    model: torch.nn.Module,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    *,
+    optimiser: str = "sgd",
+    nesterov: bool = True,
+    decay_vectors: bool = False,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> list[dict[str, Any]]:
+    """Groups for a torch optimiser, in which the weights of every rule get what the rule needs.
+
+    - W: ``lr``, ``momentum`` (or ``betas``) and ``weight_decay``; biases and the weights of norms without decay.
+    - Backward weights that must move by W's own increments (Kolen-Pollack): W's settings, decay included.
+    - Backward weights that a local gradient teaches (symmetric alignment and the like): plain SGD at the rate, and with
+      the momentum, that the rule names, without decay; under AdamW by the same steps within Adam.
+
+    A learning rate scheduler multiplies all rates alike, which keeps their ratios.
+
+    Args:
+        model: converted, or plain.
+        lr: learning rate of W, > 0.
+        momentum: of W, for "sgd".
+        weight_decay: of W.
+        optimiser: which one the groups are for: "sgd" (torch.optim.SGD) or "adamw" (torch.optim.AdamW, or Adam).
+        nesterov: kind of the momentum, for "sgd"; without momentum there is none.
+        decay_vectors: let weight decay act on parameters of one dimension, too.
+        betas: of W, for "adamw".
+
+    Returns:
+        A list of groups, each with a "name": "weights", "vectors", "tied" and "taught"; empty ones are left out, and
+        "tied" and "taught" appear once for each of their settings.
+
+    Raises:
+        UsageError: for another optimiser.
+
+    Example::
+
+        opt = torch.optim.SGD(br.param_groups(model, lr=0.1, momentum=0.9, weight_decay=5e-4))
+        opt = torch.optim.AdamW(br.param_groups(model, lr=1e-3, weight_decay=0.01, optimiser="adamw"))
+    """
+    if optimiser not in ("sgd", "adamw"):
+        raise UsageError(f"param_groups: expected optimiser 'sgd' or 'adamw', got {optimiser!r}")
+    sgd = optimiser == "sgd"
+    own: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
+    own |= {"momentum": momentum, "nesterov": nesterov and momentum > 0} if sgd else {"betas": betas}
+    W = [p for p in forward_parameters(model) if p.requires_grad]
+    decayed = [p for p in W if p.dim() > 1 or decay_vectors]
+    vectors = [p for p in W if not (p.dim() > 1 or decay_vectors)]
+    groups = [
+        {"name": "weights", "params": decayed, **own},
+        {"name": "vectors", "params": vectors, **own, "weight_decay": 0.0},
+    ]
+    for settings, parameters in by_optimiser(model, momentum if sgd else betas[0]).items():
+        if settings.follows:
+            decay = weight_decay if settings.decays else 0.0
+            groups.append({"name": "tied", "params": parameters, **own, "weight_decay": decay})
+        elif sgd:
+            m = settings.momentum
+            taught = {"lr": settings.rate, "momentum": m, "nesterov": m > 0, "weight_decay": 0.0}
+            groups.append({"name": "taught", "params": parameters, **taught})
+        else:
+            plain = {"lr": settings.rate * EPS_OF_PLAIN_STEPS, "betas": (0.0, 0.999), "eps": EPS_OF_PLAIN_STEPS}
+            groups.append({"name": "taught", "params": parameters, **plain, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
+
+
+def by_optimiser(model: torch.nn.Module, momentum: float) -> dict[BackwardOptimiser, list[torch.nn.Parameter]]:
+    """The rules' parameters that learn, by what their optimiser has to be. momentum: of W's optimiser."""
+    found: dict[BackwardOptimiser, list[torch.nn.Parameter]] = {}
+    seen: set[int] = set()
+    for _, layer in aligned_layers(model):
+        for p in layer.state.values():
+            if isinstance(p, torch.nn.Parameter) and p.requires_grad and id(p) not in seen:
+                seen.add(id(p))
+                found.setdefault(layer.rule.optimiser(momentum), []).append(p)
+    return found
+
+
+def clip_gradients(model: torch.nn.Module, limit: float) -> float:
+    """Scale the gradient of W to at most ``limit``, and leave alignment right; returns its norm before.
+
+    The alignment gradients are no part of the loss and are not scaled; what has to move as W does (Kolen-Pollack) is.
+    """
+    W = [p for p in forward_parameters(model) if p.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(W, limit)
+    factor = (limit / (norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ does
+    with torch.no_grad():
+        for _, layer in aligned_layers(model):
+            for p in layer.state.values():
+                if p.grad is not None:
+                    layer.rule.clip(p, p.grad, factor, layer.alignment_scale)
+    return float(norm)
+
+
+def local_gradients(model: torch.nn.Module) -> list[str]:
+    """Names of the rules' parameters whose gradient every data parallel process makes alike, from W and them alone."""
+    local = {name: layer for name, layer in aligned_layers(model) if layer.rule.gradient_is_local}
+    return [
+        f"{name}.{key}" if name else key
+        for name, layer in local.items()
+        for key, p in layer.state.items()
+        if isinstance(p, torch.nn.Parameter)
+    ]

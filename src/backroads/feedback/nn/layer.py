@@ -1,0 +1,246 @@
+"""What the layers share: a forward weight W, a feedback rule, and what the rule keeps beside W."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from backroads.errors import RuleError, ShapeError
+from backroads.feedback.functional.layer import autocast_enabled, full_precision, propagate, recomputing
+from backroads.feedback.nn.broadcast import carriers
+from backroads.feedback.operators import Operator
+from backroads.feedback.rules import as_rule, symmetric_alignment
+from backroads.feedback.rules.base import FeedbackRule, Memory, State
+
+MEMORY_KEY = "rule_memory"  # in a state dict: the counters of the rule
+_CAST_BY_AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class AlignedLayer(torch.nn.Module):
+    """A layer with a feedback rule. It asks the rule, and never which rule it is.
+
+    Attributes:
+        weight: W, (O, I) or (O, I/groups, *kernel).
+        backward_weight: B, under this name in most rules: a Parameter, in the layout of W, or (K, I) under the rules
+            that broadcast the output's error; None for rules whose way back is made from W (backprop, sign symmetry).
+        state_names: names of the rule's tensors, which are parameters and buffers of the layer.
+        memory: what the rule remembers from pass to pass beside them.
+        rule: the layer's rule; assign to change coefficients while training (the rule's tensors must stay the same).
+    """
+
+    weight: Tensor
+    bias: Any  # a Parameter or None; torch's layers disagree about its declared type
+    backward_weight: torch.nn.Parameter | None
+    torch_class: ClassVar[type[torch.nn.Module]]
+
+    def __init__(
+        self,
+        *args: Any,
+        rule: FeedbackRule | str | None = None,
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.attach(symmetric_alignment() if rule is None else as_rule(rule), generator)
+
+    def attach(self, rule: FeedbackRule, generator: torch.Generator | None = None) -> None:
+        """Give a layer that has its torch attributes a rule, and draw the rule's tensors.
+
+        Args:
+            rule: what carries the error back. generator: on the CPU; None is torch's global one.
+        """
+        self._rule = rule
+        self._alignment_scale = 1.0
+        self.memory = Memory()
+        self._as_backprop = False
+        self.announces_draws = True
+        self.register_parameter("backward_weight", None)
+        state = rule.state(self.weight, self._features(), generator)
+        self.state_names = tuple(state)
+        for name, value in state.items():
+            if isinstance(value, torch.nn.Parameter):
+                self.register_parameter(name, value)
+            else:
+                self.register_buffer(name, value)
+        self._refresh()
+
+    def detach_rule(self) -> None:
+        """Remove what :meth:`attach` added; the layer can then become torch's own again."""
+        for name in ("backward_weight", *self.state_names):
+            self._parameters.pop(name, None)
+            self._buffers.pop(name, None)
+        for name in (
+            "_rule",
+            "_alignment_scale",
+            "memory",
+            "_as_backprop",
+            "_in_effect",
+            "announces_draws",
+            "state_names",
+        ):
+            self.__dict__.pop(name, None)
+
+    @property
+    def rule(self) -> FeedbackRule:
+        """The layer's rule."""
+        return self._rule
+
+    @rule.setter
+    def rule(self, rule: FeedbackRule | str) -> None:
+        old, rule = self._rule, as_rule(rule)
+        if old.layout != rule.layout:
+            raise RuleError(
+                f"a layer with rule {old!r} cannot change to {rule!r}, which keeps other weights; "
+                f"use br.revert(model) and br.convert(model, ...) again"
+            )
+        self._rule = rule
+        if rule.learns and self.backward_weight is not None:
+            self.backward_weight.requires_grad_(True)
+        self._refresh()
+
+    @property
+    def alignment_scale(self) -> float:
+        """Factor on the gradients of the rule's tensors; see :func:`backroads.alignment_scale`."""
+        return self._alignment_scale
+
+    @alignment_scale.setter
+    def alignment_scale(self, scale: float) -> None:
+        self._alignment_scale = scale
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """The rule as the backward pass uses it, on passes on which it does not act, and on which it does."""
+        self._in_effect = tuple(self._rule.in_effect(self._alignment_scale, active) for active in (False, True))
+
+    @property
+    def state(self) -> State:
+        """The rule's tensors by name."""
+        return {name: getattr(self, name) for name in self.state_names}
+
+    @property
+    def operator(self) -> Operator:
+        """The layer's linear map, for :mod:`backroads.functional`."""
+        raise NotImplementedError
+
+    def operand(self, x: Tensor) -> Tensor:
+        """The input as the map sees it: padded, where the padding is not zeros."""
+        return x
+
+    def feedback_weight(self) -> Tensor | None:
+        """The tensor that carries the error back, in the layout of W; None where the error is broadcast.
+
+        W itself under backprop; made from W under sign symmetry (a fresh draw under "batch_random").
+        """
+        return self._rule.feedback(self.weight, self.state)
+
+    def _is_plain(self) -> bool:
+        """Whether the way back is W's transpose, so that torch's own layer does everything."""
+        if self._as_backprop:
+            self.feedback_weight()  # make the draw it may make, so that dropout later on draws the same
+        return self._as_backprop or self._rule.is_backprop
+
+    def _project(self, x: Tensor) -> Tensor:
+        """The forward pass with its own way back."""
+        if x.dtype in _CAST_BY_AUTOCAST and autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        x, W, state = self.operand(x), self.weight, self.state
+        training = self.training and torch.is_grad_enabled()
+        active, tensors = self._rule.begin(W, state, self.memory, training, recomputing())
+        with full_precision(x.device.type):
+            feedback = self._rule.feedback(W, state)
+        made = propagate(x, W, self.bias, self.operator, self._in_effect[active], tensors, feedback)
+        return carriers.attach(made) if self._rule.broadcasts else made
+
+    @property
+    def parameter(self) -> Tensor:
+        """The Parameter that holds W; usually W itself."""
+        return self.weight
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """The part of a tensor in the shape of :attr:`parameter` that belongs to W."""
+        return tensor
+
+    def weight_key(self, prefix: str) -> str:
+        """Where a state dict has :attr:`parameter`, if the layer's own names begin with ``prefix``."""
+        return prefix + "weight"
+
+    def _check_dtype(self, x: Tensor) -> None:
+        """Refuse an input of another dtype than the weight's, unless autocast brings them together."""
+        if x.dtype == self.weight.dtype or (x.dtype in _CAST_BY_AUTOCAST and autocast_enabled(x.device.type)):
+            return
+        raise ShapeError(
+            f"{type(self).__name__}: expected input of dtype {self.weight.dtype}, the weight's, got {x.dtype}; "
+            f"cast the input or the model"
+        )
+
+    def _features(self) -> int:
+        """Number of features or channels of the input."""
+        raise NotImplementedError
+
+    def _repr_rule(self) -> str:
+        return f", rule=({self._rule!r})"
+
+    # -- state dicts ---------------------------------------------------------------------------------------------------
+
+    def foreign_keys(self, state_dict: dict[str, Any], prefix: str) -> list[str]:
+        """Keys of a state dict with this layer's prefix that have no place in it: another rule's tensors."""
+        own = {name for name, value in {**self._parameters, **self._buffers}.items() if value is not None}
+        own.add(MEMORY_KEY)
+        names = (key.removeprefix(prefix) for key in state_dict if key.startswith(prefix))
+        return [prefix + name for name in names if "." not in name and name not in own]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        counted = state_dict.get(prefix + MEMORY_KEY)
+        if counted is not None:
+            state_dict = {key: value for key, value in state_dict.items() if key != prefix + MEMORY_KEY}
+            for (name, modulus), count in zip(self._rule.counters.items(), counted.tolist(), strict=False):
+                setattr(self.memory, name, count % modulus)
+        plain = self._is_plain_state(state_dict, prefix)
+        load = super()._load_from_state_dict
+        if not (self.state_names and plain):
+            load(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+            return
+        missing: list[str] = []
+        load(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
+        missing_keys.extend(key for key in missing if key.removeprefix(prefix) not in self.state_names)
+        if error_msgs:
+            return
+        self._redraw()
+        if self.announces_draws:
+            name = prefix.rstrip(".") or "the layer"
+            warnings.warn(
+                f"{name}: the state dict has no backward weights; drew them anew to fit the loaded weight",
+                stacklevel=2,
+            )
+
+    def _is_plain_state(self, state_dict: dict[str, Any], prefix: str) -> bool:
+        """Whether a state dict has W and nothing of what the rule keeps."""
+        own = any(prefix + name in state_dict for name in self.state_names)
+        return self.weight_key(prefix) in state_dict and not own
+
+    def _redraw(self) -> None:
+        """Draw the rule's tensors anew, to fit the present W, in place."""
+        with torch.no_grad():
+            for name, value in self._rule.state(self.weight, self._features(), None).items():
+                old = getattr(self, name)
+                if old.device == value.device:
+                    old.copy_(value)
+                else:  # loaded by assignment over a model on the meta device
+                    setattr(self, name, value)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if counters := self._rule.counters:
+            destination[prefix + MEMORY_KEY] = torch.tensor([getattr(self.memory, name) for name in counters])
