@@ -80,7 +80,10 @@ def update_noise() -> str:
 
 def decorrelation() -> str:
     """Mirrors of decorrelated activities, from ``benchmarks/decorrelation.py``."""
-    where = results("decorrelation")["environment"]
+    found = results("decorrelation")
+    if "arms" in found:
+        return f"{table_of('decorrelation')}\n\n{source_of(found)}"
+    where = found["environment"]
     return f"{table_of('decorrelation')}\n\n{source('python benchmarks/' + where['command'], where)}"
 
 
