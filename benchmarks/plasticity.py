@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.settings import resolve
 from backroads.plasticity.tasks.episode import Episodes
-from backroads.plasticity.trainer import MetaStep
+from backroads.plasticity.trainer import meta_gradient
 from backroads.runs.environment import environment
 from backroads.runs.folder import write_json
 
@@ -128,11 +128,10 @@ def measured(case: str, contestant: str, scale: float, threads: int) -> dict[str
     count = 4 if "4 episodes" in contestant else 1
     episodes = batch(episodes, count)
     network = MetaNetwork(resolve({**CASES[case], "checkpoint_segments": segments}), tuple(episodes.inputs.shape[1:]))
-    stepper = MetaStep(network)
 
     def step() -> float:
         if contestant.startswith("ours"):
-            return float(stepper.gradient(0, episodes))
+            return float(meta_gradient(network, episodes, 0))
         network.zero_grad()
         loss = restated(network, episodes, contestant == "logging")
         loss.backward()  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.settings import IMAGES, LEARNERS, MetaConfig, resolve
 from backroads.plasticity.tasks.episode import Tasks
 from backroads.plasticity.tasks.load import load_tasks
-from backroads.plasticity.trainer import MetaStep, load_run, meta_train, not_finite
+from backroads.plasticity.trainer import load_run, meta_gradient, meta_train, not_finite
 from backroads.runs import checkpoint
 from backroads.runs.groups import groups
 from backroads.runs.progress import Progress
@@ -164,7 +164,7 @@ def test_a_meta_step_is_the_gradient_of_the_mean_query_loss() -> None:
     config = small(meta_batch_size=2, initial_plasticity=1e-3)
     network, tasks = made(config)
     episodes = tasks.episodes("train", 0, 2)
-    loss = MetaStep(network).gradient(0, episodes)
+    loss = meta_gradient(network, episodes, 0)
     meta = {name: value.detach().clone().requires_grad_() for name, value in network.meta_parameters.items()}
     seen = Stream(episodes.inputs[episodes.support], episodes.y)
     weights, _ = lifetime(meta, seen, LocalRule(rule="oja", signal="error"))

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from backroads.cli.flags import as_flags, given
 from backroads.cli.progress import progress
 from backroads.plasticity.settings import MetaConfig, load_config, resolve
 from backroads.runs.groups import merged
-from backroads.runs.progress import Progress
 from backroads.runs.settings import read_settings
 
 INTERRUPTED, FAILED = 128, 1  # exit status: 128 + signal; 1
@@ -26,6 +26,7 @@ Which = Annotated[
     Parameter(help="Which saved weights: those that were best on validation tasks, or the newest."),
 ]
 SplitName = Annotated[Literal["test", "validation"], Parameter(help="The split whose tasks the lifetimes learn.")]
+Lifetimes = Annotated[int, Parameter(help="How many lifetimes.", validator=Number(gte=1))]
 
 as_flags(MetaConfig)
 meta = cyclopts.App(
@@ -90,7 +91,7 @@ def evaluate(
     *,
     checkpoint: Which = "best",
     split: SplitName = "test",
-    lifetimes: Annotated[int, Parameter(help="How many lifetimes to measure.")] = 200,
+    lifetimes: Lifetimes = 200,
     ways: Annotated[
         list[int] | None, Parameter(help="Numbers of tasks of a lifetime, as in --ways 5 20 50. Default: the run's.")
     ] = None,
@@ -102,29 +103,20 @@ def evaluate(
 ) -> None:
     """Measure runs on lifetimes they have not seen, and write RUN/evaluation.json and RUN/report.html."""
     from backroads.plasticity.evaluate import choose_rate, measure
-    from backroads.plasticity.trainer import load_run
-    from backroads.report import write_report
     from backroads.runs.environment import environment
-    from backroads.runs.folder import write_json
     from backroads.runs.results import MetaEvaluation
-    from backroads.runs.schema import Lifetimes
 
     for run in runs:
-        network, tasks, step = load_run(run, checkpoint)
-        print(f"{run.name}: {checkpoint} weights, of meta-step {step} of {network.config.meta.meta_steps}")
+        network, tasks, step = _loaded(run, checkpoint)
         if rates:
             chosen = choose_rate(network, tasks, rates, min(lifetimes, 50))
             print(f"inner rate {chosen:g}, the best of {', '.join(f'{rate:g}' for rate in rates)} on validation tasks")
         counts = ways or [network.config.task.tasks]
         for n in counts:
             tasks.check(split, n)
-        found: dict[str, Lifetimes] = {}
         with progress() as report:
-            for n in counts:
-                measured = measure(
-                    network, tasks, split, lifetimes, ways=n, batch=batch, watch=lambda *done: report(Progress(*done))
-                )
-                found[str(n)] = measured.summary(step)
+            rows = [measure(network, tasks, split, lifetimes, ways=n, batch=batch, report=report) for n in counts]
+        found = {str(n): row.summary(step) for n, row in zip(counts, rows, strict=True)}
         for name, row in found.items():
             unit, percent = (100, " %") if row.measure == "accuracy" else (1, "")
             shown = "not finite" if row.mean is None else f"{unit * row.mean:.4g}"
@@ -134,8 +126,7 @@ def evaluate(
                 f"(n = {row.lifetimes} lifetimes of {split}, 95 % interval)"
             )
         rate = network.rule.inner_lr if network.rule.is_gradient else None
-        write_json(run / "evaluation.json", MetaEvaluation(split, step, found, rate, environment()))
-        print(f"report: {write_report(run)}")
+        _write(run, "evaluation.json", MetaEvaluation(split, step, found, rate, environment()))
 
 
 @meta.command
@@ -145,31 +136,25 @@ def analyse(
     *,
     checkpoint: Which = "best",
     split: SplitName = "test",
-    lifetimes: Annotated[int, Parameter(help="How many lifetimes to look at.")] = 10,
+    lifetimes: Lifetimes = 10,
     probes: Annotated[int, Parameter(help="Steps of each lifetime that are looked at.")] = 20,
 ) -> None:
     """Compare updates with gradients, feedback with forward weights, and what a task does to the others.
 
     Writes RUN/analysis.json and RUN/report.html.
     """
-    from backroads.plasticity.analysis import analyse as look
+    from backroads.plasticity import analysis
     from backroads.plasticity.network import MetaNetwork
-    from backroads.plasticity.trainer import load_run
-    from backroads.report import write_report
     from backroads.runs.environment import environment
-    from backroads.runs.folder import write_json
 
     for run in runs:
-        network, tasks, step = load_run(run, checkpoint)
-        print(f"{run.name}: {checkpoint} weights, of meta-step {step} of {network.config.meta.meta_steps}")
+        network, tasks, step = _loaded(run, checkpoint)
         untrained = MetaNetwork(network.config, tasks.shape)
-        about: dict[str, Any] = {"step": step, "environment": environment()}
+        about: dict[str, Any] = {"probes": probes, "step": step, "environment": environment()}
         with progress() as report:
-            watch = lambda *done: report(Progress(*done))  # noqa: E731
-            found = look(network, untrained, tasks, split, lifetimes, probes=probes, watch=watch, **about)
-        write_json(run / "analysis.json", found)
+            found = analysis.analyse(network, untrained, tasks, split, lifetimes, report=report, **about)
         print(json.dumps(found.interference))
-        print(f"report: {write_report(run)}")
+        _write(run, "analysis.json", found)
 
 
 @meta.command
@@ -183,3 +168,21 @@ def report(
     from backroads.report import write_meta_report
 
     print(write_meta_report(runs, out if out is not None else runs[0] / "report.html"))
+
+
+def _loaded(run: Path, which: Literal["best", "newest"]) -> Any:
+    """Network, tasks and meta-step of a run; prints which weights these are."""
+    from backroads.plasticity.trainer import load_run
+
+    network, tasks, step = load_run(run, which)
+    print(f"{run.name}: {which} weights, of meta-step {step} of {network.config.meta.meta_steps}")
+    return network, tasks, step
+
+
+def _write(run: Path, name: str, found: Any) -> None:
+    """Write a file of results, and the report that shows it."""
+    from backroads.report import write_report
+    from backroads.runs.folder import write_json
+
+    write_json(run / name, found)
+    print(f"report: {write_report(run)}")

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from backroads.plasticity.check import count_layers
-from backroads.plasticity.evaluate import Watch, by_task
+from backroads.plasticity.evaluate import by_task
 from backroads.plasticity.lifetime import MetaParameters, Stream, Weights, lifetime, loss_of, predict, sample_losses
 from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.tasks.episode import Episodes, Split, Tasks, seeded
+from backroads.runs.progress import Progress, Report
 from backroads.runs.results import MetaAnalysis
 
 
@@ -28,7 +29,7 @@ def analyse(
     lifetimes: int,
     *,
     probes: int = 20,
-    watch: Watch | None = None,
+    report: Report = lambda progress: None,
     **about: Any,
 ) -> MetaAnalysis:
     """All analyses, as means over lifetimes.
@@ -36,7 +37,7 @@ def analyse(
     Args:
         network: meta-trained. untrained: the same before meta-training. tasks, split: what the lifetimes see.
         lifetimes: how many. probes: steps of each at which updates are compared with gradients.
-        watch: called after each lifetime. about: further fields of the result: step, environment.
+        report: told the progress after each lifetime. about: further fields of the result: step, environment.
 
     Returns:
         ``update_angle``: degrees between a step's update and minus the gradient of the step's own loss ("step"), of
@@ -44,56 +45,74 @@ def analyse(
         None where an update is zero. ``feedback_angle``: degrees between B_l and (W_{L-1} ... W_{l+1})^T, "initial",
         "meta_trained" and at the "end_of_lifetime". ``interference``: see :func:`interference`.
     """
-    angles: dict[str, dict[str, list[list[float]]]] = {"step": {}, "query": {}, "random_feedback": {}}
-    feedback: dict[str, dict[str, list[float]]] = {"initial": {}, "meta_trained": {}, "end_of_lifetime": {}}
-    between: dict[str, list[float]] = {}
-    steps: list[int] = []
-    random_feedback = {name: value for name, value in untrained.meta_parameters.items() if name[0] in "Bc"}
+    found = []
     for number in range(lifetimes):
         episodes = tasks.episodes(split, number, 1).to(next(network.parameters()).device)
-        T = episodes.support.shape[1]
-        steps = sorted({round(i * (T - 1) / max(1, min(probes, T) - 1)) for i in range(min(probes, T))})
-        with torch.no_grad():
-            inputs = network.features(episodes.inputs)
-            meta = network.initial_weights(1, seeded(network.config.run.seed, 12, number))
-            states = _states(network, meta, episodes, inputs, {*steps, T // 2, T})
-        seen = Stream(inputs[episodes.support], episodes.y)
-        for probe, k in enumerate(steps):
-            step = Stream(seen.x[:, k : k + 1], seen.y[:, k : k + 1])
-            own = gradients(meta, states[k], step.x[:, 0], step.y[:, 0])
-            query = gradients(meta, states[k], inputs[episodes.query], episodes.y_query)
-            update = _update(network, meta, states[k], step)
-            compared = {"step": (update, own), "query": (update, query)}
-            if any(name[0] == "B" for name in meta):
-                compared["random_feedback"] = _update(network, {**meta, **random_feedback}, states[k], step), own
-            for kind, (change, gradient) in compared.items():
-                for name in (name for name in change if name[0] == "W"):
-                    by_probe = angles[kind].setdefault(name[1:], [[] for _ in steps])
-                    if (angle := degrees(change[name], -gradient[name])) is not None:
-                        by_probe[probe].append(angle)
-        for when, parameters, weights in (
-            ("initial", untrained.meta_parameters, {}),
-            ("meta_trained", network.meta_parameters, {}),
-            ("end_of_lifetime", meta, states[T]),
-        ):
-            for layer, angle in feedback_angles(parameters, weights).items():
-                feedback[when].setdefault(layer, []).append(angle)
-        for name, value in interference(network, meta, states[T // 2], episodes, inputs).items():
-            between.setdefault(name, []).append(value)
-        if watch is not None:
-            watch(number + 1, lifetimes)
-    return MetaAnalysis(
-        split=split,
-        lifetimes=lifetimes,
-        probes=tuple(steps),
-        update_angle={
-            kind: {layer: [_mean(found) for found in by_probe] for layer, by_probe in layers.items()}
-            for kind, layers in angles.items()
+        steps = _spread(probes, episodes.support.shape[1])
+        found.append(_lifetime(network, untrained, episodes, steps, seeded(network.config.run.seed, 12, number)))
+        report(Progress(number + 1, lifetimes))
+    return MetaAnalysis(split=split, lifetimes=lifetimes, probes=tuple(steps), **_means(found), **about)
+
+
+def _spread(probes: int, T: int) -> list[int]:
+    """So many of the steps 0 to T - 1, evenly spread, the first and the last among them."""
+    n = min(probes, T)
+    return sorted({round(i * (T - 1) / max(1, n - 1)) for i in range(n)})
+
+
+def _lifetime(
+    network: MetaNetwork, untrained: MetaNetwork, episodes: Episodes, steps: list[int], generator: torch.Generator
+) -> dict[str, Any]:
+    """The analyses of one lifetime."""
+    T = episodes.support.shape[1]
+    states: dict[int, Weights] = {}  # after so many steps
+
+    def keep(k: int, weights: Weights) -> None:
+        if k + 1 in (*steps, T // 2, T):
+            states[k + 1] = weights
+
+    with torch.no_grad():
+        inputs = network.features(episodes.inputs)
+        meta = network.initial_weights(1, generator)
+        network.lifetimes(episodes, meta, keep, inputs)
+    random = {name: value for name, value in untrained.meta_parameters.items() if name[0] in "Bc"}
+    angles: list[dict[str, dict[str, float | None]]] = []
+    for k in steps:
+        step = Stream(inputs[episodes.support[:, k : k + 1]], episodes.y[:, k : k + 1])
+        own = gradients(meta, states[k], step.x[:, 0], step.y[:, 0])
+        query = gradients(meta, states[k], inputs[episodes.query], episodes.y_query)
+        update = _update(network, meta, states[k], step)
+        compared = {"step": _angles(update, own), "query": _angles(update, query)}
+        if any(name[0] == "B" for name in meta):
+            compared["random_feedback"] = _angles(_update(network, {**meta, **random}, states[k], step), own)
+        angles.append(compared)
+    return {
+        "update_angle": {
+            kind: {layer: [angle[kind][layer] for angle in angles] for layer in angles[0][kind]} for kind in angles[0]
         },
-        feedback_angle={when: {layer: _mean(found) for layer, found in by.items()} for when, by in feedback.items()},
-        interference={name: _mean(found) for name, found in between.items()},
-        **about,
-    )
+        "feedback_angle": {
+            "initial": feedback_angles(untrained.meta_parameters, {}),
+            "meta_trained": feedback_angles(network.meta_parameters, {}),
+            "end_of_lifetime": feedback_angles(meta, states[T]),
+        },
+        "interference": interference(network, meta, states[T // 2], episodes, inputs),
+    }
+
+
+def _means(found: list[Any]) -> Any:
+    """Means over lifetimes of the numbers in dicts and lists, where there are any."""
+    if isinstance(found[0], dict):
+        names = dict.fromkeys(name for one in found for name in one)
+        return {name: _means([one[name] for one in found if name in one]) for name in names}
+    if isinstance(found[0], list):
+        return [_means(list(column)) for column in zip(*found, strict=True)]
+    numbers = [number for number in found if number is not None]
+    return statistics.mean(numbers) if numbers else None
+
+
+def _angles(update: Weights, gradient: Weights) -> dict[str, float | None]:
+    """Degrees between the update of each layer's weights and minus their gradient."""
+    return {name[1:]: degrees(value, -gradient[name]) for name, value in update.items() if name[0] == "W"}
 
 
 def gradients(meta: MetaParameters, weights: Weights, x: Tensor, y: Tensor) -> Weights:
@@ -179,15 +198,6 @@ def degrees(a: Tensor, b: Tensor) -> float | None:
     return math.degrees(math.acos(max(-1.0, min(1.0, float(a @ b / product)))))
 
 
-def _states(
-    network: MetaNetwork, meta: MetaParameters, episodes: Episodes, inputs: Tensor, steps: set[int]
-) -> dict[int, Weights]:
-    """Weights after so many steps."""
-    found: dict[int, Weights] = {}
-    network.lifetimes(episodes, meta, lambda k, now: found.update({k + 1: now} if k + 1 in steps else {}), inputs)
-    return found
-
-
 @torch.no_grad()
 def _update(network: MetaNetwork, meta: MetaParameters, weights: Weights, step: Stream) -> Weights:
     """W(k+1) - W(k)."""
@@ -197,7 +207,3 @@ def _update(network: MetaNetwork, meta: MetaParameters, weights: Weights, step: 
 
 def _flat(weights: Weights) -> Tensor:
     return torch.cat([value.flatten() for value in weights.values()])
-
-
-def _mean(found: list[float]) -> float | None:
-    return statistics.mean(found) if found else None

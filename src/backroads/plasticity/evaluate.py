@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,10 +14,8 @@ from backroads.errors import ConfigError
 from backroads.plasticity.lifetime import Weights, predict, sample_losses
 from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.tasks.episode import Episodes, Split, Tasks, seeded
+from backroads.runs.progress import Progress, Report
 from backroads.runs.schema import Lifetimes
-
-Watch = Callable[[int, int], None]
-"""Called with the number of lifetimes done, and of all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +64,14 @@ def measure(
     *,
     ways: int | None = None,
     batch: int = 1,
-    watch: Watch | None = None,
+    report: Report = lambda progress: None,
 ) -> Measured:
     """Live through lifetimes of a split, always the same ones.
 
     Args:
         network: what learns. tasks, split: what it learns.
         lifetimes: how many. ways: tasks of each; None: the settings'.
-        batch: lifetimes computed at once. watch: called after each batch.
+        batch: lifetimes computed at once. report: told the progress after each batch.
 
     Raises:
         ConfigError: if the split cannot fill the episodes.
@@ -92,8 +90,7 @@ def measure(
         found = _on_the_way(network, episodes, min(N, episodes.support.shape[1]), number)
         scores += found[-1].mean(1).tolist()
         courses.append(torch.stack([by_task(score, episodes, N) for score in found], 1))
-        if watch is not None:
-            watch(len(scores), lifetimes)
+        report(Progress(len(scores), lifetimes))
     course = torch.cat(courses).nan_to_num(nan=torch.nan, posinf=torch.nan, neginf=torch.nan).nanmean(0)
     return Measured(scores, course.tolist(), accuracy)
 

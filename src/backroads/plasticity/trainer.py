@@ -5,21 +5,19 @@ Episodes are a function of (seed, meta-step), so that a checkpoint needs meta-pa
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from backroads.errors import ConfigError
 from backroads.plasticity.evaluate import measure
 from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.settings import GROWING, HARMLESS, MetaConfig, load_config
 from backroads.plasticity.tasks.episode import Episodes, Tasks, seeded
-from backroads.plasticity.tasks.images import ImageClasses
 from backroads.plasticity.tasks.load import load_tasks
 from backroads.runs import checkpoint, schema
 from backroads.runs.arm import Arm, DivergedError
@@ -33,15 +31,23 @@ DROP = 0.3  # factor on the rate of forward weights at each of the drop steps
 ADVICE = "lower initial_plasticity, lr_plasticity or inner_lr, or take reduction 'mean'"
 
 
-class MetaStep:
-    """Takes meta-steps: lifetimes, the query loss, its gradient, Adam.
+class MetaTraining(Arm):
+    """A meta-training: lifetimes, the query loss at their end, its gradient, Adam.
 
     Args:
-        network: what is trained, on its device.
+        network: what is trained, on its device. tasks: what lifetimes see.
+
+    Attributes:
+        last: the last evaluation on validation tasks.
+        skipped: meta-steps whose gradient was not finite. in_a_row: the last ones of them, without another between.
+        by_parameter: how often the gradient of each parameter was not finite.
+        losses: since the last line of the log.
     """
 
-    def __init__(self, network: MetaNetwork) -> None:
-        self.network, self.config = network, network.config
+    def __init__(self, network: MetaNetwork, tasks: Tasks) -> None:
+        self.network, self.tasks, self.config = network, tasks, network.config
+        self.last = schema.Lifetimes("", 0)
+        self.skipped, self.in_a_row, self.by_parameter, self.losses = 0, 0, Counter[str](), list[float]()
         self.optimizers: dict[str, torch.optim.Adam] = {}
         for group, parameters in network.groups().items():
             rate = getattr(self.config.meta, f"lr_{group}")
@@ -50,110 +56,36 @@ class MetaStep:
             if parameters and rate > 0:
                 self.optimizers[group] = torch.optim.Adam(parameters, lr=rate)
 
-    def gradient(self, step: int, episodes: Episodes) -> Tensor:
-        """The mean query loss of the episodes, (); its gradient is left in the parameters."""
-        meta, network = self.config.meta, self.network
-        generator = seeded(self.config.run.seed, 10, step)
-        if meta.vary_length:
-            T = episodes.support.shape[1]
-            episodes = episodes.first_steps(int(torch.randint(max(1, T // 10), T + 1, (), generator=generator)))
-        if meta.batch_learning:
-            episodes = episodes.in_one_step()
-        network.zero_grad()
-        losses = network.supervised_loss(episodes) if meta.pretrain else network.query_loss(episodes, generator)
-        loss = losses.mean()
-        if loss.requires_grad:
-            loss.backward()
-        return loss.detach()
-
-    def update(self, step: int) -> list[str]:
-        """Adam's step. If a gradient is not finite nothing moves, and the names of its parameters are returned."""
+    def step(self, step: int) -> None:
+        """If a gradient is not finite nothing moves; after too many of these in a row the training ends."""
+        episodes = self.tasks.episodes("train", step, self.config.meta.meta_batch_size)
+        loss = meta_gradient(self.network, episodes.to(next(self.network.parameters()).device), step)
         bad = not_finite(self.network)
         if not bad:
+            self.in_a_row = 0
+            self.losses.append(float(loss))
             drops = sum(step >= drop for drop in self.config.meta.drop_steps)
             for group, optimizer in self.optimizers.items():
                 if group == "forward":
                     optimizer.param_groups[0]["lr"] = self.config.meta.lr_forward * DROP**drops
                 optimizer.step()
-        return bad
-
-
-def not_finite(network: torch.nn.Module) -> list[str]:
-    """Names of parameters whose gradient has NaN or infinity."""
-    found = [(name, p.grad) for name, p in network.named_parameters() if p.grad is not None]
-    norms = torch._foreach_norm([gradient for _, gradient in found]) if found else []
-    if not found or bool(torch.stack(list(norms)).isfinite().all()):
-        return []
-    return [name for name, gradient in found if not bool(gradient.isfinite().all())]
-
-
-@dataclasses.dataclass
-class Counters:
-    """Counts of a run, saved with its checkpoints.
-
-    Attributes:
-        skipped: meta-steps whose gradient was not finite. in_a_row: of these, the last ones without another between.
-        by_parameter: how often the gradient of each parameter was not finite.
-        loss, steps: sum of losses, and how many there were, since the last line of the log.
-    """
-
-    skipped: int = 0
-    in_a_row: int = 0
-    by_parameter: dict[str, int] = dataclasses.field(default_factory=dict)
-    loss: float = 0.0
-    steps: int = 0
-
-
-class MetaTraining(Arm):
-    """A meta-training as the loop sees it.
-
-    Args:
-        config: the settings. tasks: what lifetimes see. device: where to compute.
-
-    Attributes:
-        network: what is trained. last: the last evaluation on validation tasks.
-    """
-
-    def __init__(self, config: MetaConfig, tasks: Tasks, device: torch.device) -> None:
-        self.config, self.tasks, self.device = config, tasks, device
-        self.network = MetaNetwork(config, tasks.shape).to(device)
-        self.counters, self.last = Counters(), schema.Lifetimes("", 0)
-        self._stepper = MetaStep(self.network)
-
-    def step(self, step: int) -> None:
-        counters = self.counters
-        episodes = self.tasks.episodes("train", step, self.config.meta.meta_batch_size).to(self.device)
-        loss = self._stepper.gradient(step, episodes)
-        bad = self._stepper.update(step)
-        if not bad:
-            counters.in_a_row = 0
-            counters.loss, counters.steps = counters.loss + float(loss), counters.steps + 1
             return
-        counters.skipped, counters.in_a_row = counters.skipped + 1, counters.in_a_row + 1
-        for name in bad:
-            counters.by_parameter[name] = counters.by_parameter.get(name, 0) + 1
-        if counters.in_a_row >= self.config.meta.skip_limit:
-            worst = sorted(counters.by_parameter, key=lambda name: -counters.by_parameter[name])
-            reason = (
-                f"{counters.in_a_row} meta-gradients in a row were not finite, most often of {', '.join(worst[:5])}"
-            )
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        self.by_parameter.update(bad)
+        if self.in_a_row >= self.config.meta.skip_limit:
+            worst = [name for name, _ in self.by_parameter.most_common(5)]
+            reason = f"{self.in_a_row} meta-gradients in a row were not finite, most often of {', '.join(worst)}"
             raise DivergedError(f"{reason}; {ADVICE}", worst[0])
 
     def log(self, step: int) -> None:
-        counters = self.counters
-        loss = counters.loss / counters.steps if counters.steps else None
-        self.record(schema.Step(step, loss=loss, skipped=counters.skipped))
-        counters.loss, counters.steps = 0.0, 0
+        loss = sum(self.losses) / len(self.losses) if self.losses else None
+        self.record(schema.Step(step, loss=loss, skipped=self.skipped))
+        self.losses.clear()
 
     def evaluate(self, step: int) -> None:
         """On validation tasks, which are neither trained on nor tested."""
-        found = measure(
-            self.network,
-            self.tasks,
-            "validation",
-            self.config.run.eval_lifetimes,
-            batch=self.config.meta.meta_batch_size,
-        )
+        lifetimes, batch = self.config.run.eval_lifetimes, self.config.meta.meta_batch_size
+        found = measure(self.network, self.tasks, "validation", lifetimes, batch=batch)
         self.last = found.summary(step)
         self.record(self.last)
         self.score = found.quality if math.isfinite(found.quality) else None
@@ -168,14 +100,41 @@ class MetaTraining(Arm):
         return self.network.state_dict()
 
     def state(self) -> dict[str, Any]:
-        optimizers = {group: optimizer.state_dict() for group, optimizer in self._stepper.optimizers.items()}
-        return {"optimizers": optimizers, "counters": dataclasses.asdict(self.counters), "score": self.score}
+        counts = {"by_parameter": dict(self.by_parameter), "losses": list(self.losses), "score": self.score}
+        optimizers = {group: optimizer.state_dict() for group, optimizer in self.optimizers.items()}
+        return {"optimizers": optimizers, "skipped": self.skipped, "in_a_row": self.in_a_row, **counts}
 
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.network.load_state_dict(weights)
-        for group, optimizer in self._stepper.optimizers.items():
+        for group, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][group])
-        self.counters, self.score = Counters(**state["counters"]), state["score"]
+        self.skipped, self.in_a_row, self.score = state["skipped"], state["in_a_row"], state["score"]
+        self.by_parameter, self.losses = Counter(state["by_parameter"]), state["losses"]
+
+
+def meta_gradient(network: MetaNetwork, episodes: Episodes, step: int) -> Tensor:
+    """The mean query loss of the episodes of a meta-step, (); its gradient is left in the parameters."""
+    meta, generator = network.config.meta, seeded(network.config.run.seed, 10, step)
+    if meta.vary_length:
+        T = episodes.support.shape[1]
+        episodes = episodes.first_steps(int(torch.randint(max(1, T // 10), T + 1, (), generator=generator)))
+    if meta.batch_learning:
+        episodes = episodes.in_one_step()
+    network.zero_grad()
+    losses = network.supervised_loss(episodes) if meta.pretrain else network.query_loss(episodes, generator)
+    loss = losses.mean()
+    if loss.requires_grad:
+        loss.backward()
+    return loss.detach()
+
+
+def not_finite(network: torch.nn.Module) -> list[str]:
+    """Names of parameters whose gradient has NaN or infinity."""
+    found = [(name, p.grad) for name, p in network.named_parameters() if p.grad is not None]
+    norms = torch._foreach_norm([gradient for _, gradient in found]) if found else []
+    if not found or bool(torch.stack(list(norms)).isfinite().all()):
+        return []
+    return [name for name, gradient in found if not bool(gradient.isfinite().all())]
 
 
 def meta_train(
@@ -206,8 +165,7 @@ def meta_train(
         began = time.perf_counter()
         tasks = load_tasks(config)
         tasks.check("validation", config.task.tasks)
-        _check_pretraining(config, tasks)
-        arm = MetaTraining(config, tasks, runtime.device)
+        arm = MetaTraining(MetaNetwork(config, tasks.shape).to(runtime.device), tasks)
         run = config.run
         times = Times(config.meta.meta_steps, run.eval_every, log=run.log_every, save=run.checkpoint_every)
         loop = Loop([arm], times, runtime, stop=stopper, report=report, line=arm.line)
@@ -227,8 +185,8 @@ def meta_train(
                 loop.step,
                 reason=failed.reason if failed else None,
                 validation=None if arm.score is None else abs(arm.score),
-                skipped=arm.counters.skipped,
-                skipped_by_parameter=arm.counters.by_parameter,
+                skipped=arm.skipped,
+                skipped_by_parameter=dict(arm.by_parameter),
                 seconds=time.perf_counter() - began,
             )
             if loop.folder is not None:
@@ -236,13 +194,6 @@ def meta_train(
             return results
         finally:
             loop.close()
-
-
-def _check_pretraining(config: MetaConfig, tasks: Tasks) -> None:
-    if config.meta.pretrain and isinstance(tasks, ImageClasses):
-        n, head = len(tasks.split("train").members), config.network.head
-        if n > head:
-            raise ConfigError(f"head: expected at least {n} outputs to pretrain on as many classes, got {head}")
 
 
 def load_run(path: Path, which: Literal["newest", "best"]) -> tuple[MetaNetwork, Tasks, int]:

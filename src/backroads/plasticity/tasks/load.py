@@ -53,8 +53,11 @@ def load_tasks(config: MetaConfig) -> Tasks:
         read = functools.partial(npz, Path(place), settings.image_size)
     else:
         raise ConfigError(f"task: expected sinusoid, omniglot, folder:PATH or npz:PATH, got {settings.task!r}")
-    splits = _splits(read, settings)
-    return ImageClasses(splits, settings, config.network.head, config.run.seed)
+    tasks = ImageClasses(_splits(read, settings), settings, config.network.head, config.run.seed)
+    n, head = len(tasks.split("train").members), config.network.head
+    if config.meta.pretrain and n > head:
+        raise ConfigError(f"head: expected at least {n} outputs to pretrain on as many classes, got {head}")
+    return tasks
 
 
 def _splits(read: Reader, settings: TaskSettings) -> Callable[[Split], Classes]:
