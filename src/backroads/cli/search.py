@@ -115,10 +115,7 @@ def promote(
     *,
     top: Annotated[int, Parameter(help="How many of the best trials to train again.", validator=POSITIVE)] = 5,
     seeds: Annotated[int, Parameter(help="How many fresh seeds each is trained with.", validator=POSITIVE)] = 5,
-    each: Annotated[
-        bool,
-        Parameter(negative="--no-each", help="Take the best trial of each of the best rules or subsets."),
-    ] = False,
+    each: Annotated[bool, Parameter(help="Take the best trial of each of the best rules or subsets.")] = False,
     workers: Annotated[int, Parameter(help="How many processes train.", validator=POSITIVE)] = 1,
 ) -> None:
     """Train the best again with fresh seeds on the whole training split, and test each once."""
@@ -143,9 +140,7 @@ def reap(
     /,
     *,
     host: Annotated[str | None, Parameter(help="Name of a machine on which no worker runs any more.")] = None,
-    all_: Annotated[
-        bool, Parameter(name="--all", negative="--no-all", help="No worker of this search runs anywhere any more.")
-    ] = False,
+    all_: Annotated[bool, Parameter(name="--all", help="No worker of this search runs anywhere any more.")] = False,
 ) -> None:
     """Give trials whose worker has died to other workers, where the storage does not notice: a journal file.
 

@@ -61,17 +61,13 @@ def promote(
     if not chosen:
         raise RunError("promote: no trial is complete yet; go on with the search")
     fresh = fresh_seeds(client.config, seeds)
-    jobs = {
-        f"{record.group}/{record.number}/{seed}": training_of(client, record, seed=seed)
-        for record in chosen
-        for seed in fresh
-    }
-    found = _train_all(folder / PROMOTED, jobs, workers, say)
+    jobs = {f"{record.group}/{record.number}": training_of(client, record) for record in chosen}
+    accuracies, found = _train_all(folder / PROMOTED, jobs, fresh, workers, say)
     rows = []
     for record in chosen:
-        accuracies = [found[f"{record.group}/{record.number}/{seed}"]["accuracy"] for seed in fresh]
-        mean = estimate(accuracies)
-        rows.append(PromotedTrial(record.number, record.group, record.value, tuple(accuracies), mean.mean, mean.half))
+        own = accuracies[f"{record.group}/{record.number}"]
+        mean = estimate(own)
+        rows.append(PromotedTrial(record.number, record.group, record.value, own, mean.mean, mean.half))
     rows.sort(key=lambda row: -(row.mean or 0.0))
     promotion = Promotion(tuple(rows), tuple(fresh), found)
     write_json(folder / PROMOTED, as_data(promotion), indent=None)
@@ -112,27 +108,21 @@ def transfer(
     _check_models(models, config)
     fresh = fresh_seeds(config, seeds)
     jobs = {
-        f"{group}/{model}/{seed}": _on(chosen, model, config, seed)
+        f"{group}/{model}": {**chosen, "model": model} | ({} if model == config.model else {"model_options": {}})
         for group, chosen in settings.items()
         for model in models
-        for seed in fresh
     }
-    found = _train_all(folder / TRANSFERRED, jobs, workers, say)
-    accuracies = {
-        (group, model): [found[f"{group}/{model}/{seed}"]["accuracy"] for seed in fresh]
-        for group in settings
-        for model in models
-    }
-    means = {key: estimate(values) for key, values in accuracies.items()}
+    accuracies, found = _train_all(folder / TRANSFERRED, jobs, fresh, workers, say)
+    means = {name: estimate(of) for name, of in accuracies.items()}
 
     def gap(group: str, model: str) -> float | None:
-        reference, mean = means[BACKPROP, model].mean, means[group, model].mean
+        reference, mean = means[f"{BACKPROP}/{model}"].mean, means[f"{group}/{model}"].mean
         return None if reference is None or mean is None else reference - mean
 
     def cell(group: str, model: str) -> TransferCell:
-        other, own, mean = gap(group, model), gap(group, models[0]), means[group, model]
+        other, own, mean = gap(group, model), gap(group, models[0]), means[f"{group}/{model}"]
         lost = None if other is None or own is None else other - own
-        return TransferCell(tuple(accuracies[group, model]), mean.mean, mean.half, lost)
+        return TransferCell(accuracies[f"{group}/{model}"], mean.mean, mean.half, lost)
 
     rows = tuple(TransferRow(group, {model: cell(group, model) for model in models}) for group in settings)
     table = Transfer(tuple(models), rows, tuple(fresh), found)
@@ -161,9 +151,15 @@ _DATA: dict[str, Any] = {}  # one copy a process
 
 
 def _train_all(
-    path: Path, jobs: dict[str, dict[str, Any]], workers: int, say: Callable[[str], None]
-) -> dict[str, dict[str, Any]]:
-    """The results of ``jobs`` by name: those in ``path`` that had the same settings, and the others now trained."""
+    path: Path, settings: dict[str, dict[str, Any]], seeds: list[int], workers: int, say: Callable[[str], None]
+) -> tuple[dict[str, tuple[float | None, ...]], dict[str, Any]]:
+    """Train with each of some settings and each seed; what is in ``path`` with the same settings is not trained again.
+
+    Returns:
+        Accuracies of the seeds by name of the settings, None for one that diverged; and what is to be kept of each
+        training, by NAME/SEED.
+    """
+    jobs = {f"{name}/{seed}": {**own, "seed": seed} for name, own in settings.items() for seed in seeds}
     known = json.loads(path.read_text(encoding="utf-8"))["trainings"] if path.is_file() else {}
     done = {name: known[name] for name, job in jobs.items() if name in known and known[name]["settings"] == job}
     left = {name: job for name, job in jobs.items() if name not in done}
@@ -177,19 +173,12 @@ def _train_all(
     if workers == 1:
         for name, job in left.items():
             note(name, final_accuracy(job))
-        return done
-    # A fresh interpreter each: forked ones share the threads of torch, and hang.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(final_accuracy, job): name for name, job in left.items()}
-        for future in as_completed(futures):
-            note(futures[future], future.result())
-    return done
-
-
-def _on(settings: dict[str, Any], model: str, config: SearchConfig, seed: int) -> dict[str, Any]:
-    """The settings on another model, whose options are its own."""
-    changed = {**settings, "model": model, "seed": seed}
-    return changed if model == config.model else {**changed, "model_options": {}}
+    else:  # a fresh interpreter each: forked ones share the threads of torch, and hang
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            futures = {pool.submit(final_accuracy, job): name for name, job in left.items()}
+            for future in as_completed(futures):
+                note(futures[future], future.result())
+    return {name: tuple(done[f"{name}/{seed}"]["accuracy"] for seed in seeds) for name in settings}, done
 
 
 def _check_models(models: Iterable[str], config: SearchConfig) -> None:
