@@ -25,7 +25,7 @@ CONFIG = SEARCH.training(
     rule="alignment",
     rule_options={
         "decay": 0.2,
-        "self_": 0.1,
+        "self": 0.1,
         "amp": 0.05,
         "reduction": "unit_power",
         "operations": {"center_input": True},

@@ -66,7 +66,7 @@ def _group(group: Group, client: StudyClient) -> SearchGroup:
         group=group.name,
         planned=client.planned[group.name],
         ended={kind: outcomes.count(kind) for kind in ("complete", "pruned", DIVERGED, ERROR, LOST)},
-        subset=None if group.subset is None else tuple(name.rstrip("_") for name in group.subset),
+        subset=group.subset,
         best=values[0] if values else None,
         quartiles=None if quartiles is None else (quartiles[0], quartiles[1], quartiles[2]),
         best_slot=best[0].number if best else None,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from backroads.feedback.rules import FeedbackRule
 
-PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")  # as in backroads.feedback.rules, which needs torch
+PRIMITIVES = ("decay", "amp", "null", "sparse", "self")  # as settings name them
 NO_PRIMITIVE = "none"  # the empty subset: fixed backward weights
 ALL_SUBSETS = "primitives"  # stands for the 32 subsets where rules are named
 
@@ -103,14 +103,9 @@ def range_of(name: str, given: Any) -> Range:
     return Range(ends[0], ends[1])
 
 
-def subset_name(subset: Iterable[str]) -> str:
-    """``("decay", "self_")`` as ``decay+self``."""
-    return "+".join(name.rstrip("_") for name in subset) or NO_PRIMITIVE
-
-
-# All 32, the small ones first.
+# All 32 by name, as in "decay+self", the small ones first.
 SUBSETS: dict[str, tuple[str, ...]] = {
-    subset_name(subset): subset
+    "+".join(subset) or NO_PRIMITIVE: subset
     for size in range(len(PRIMITIVES) + 1)
     for subset in itertools.combinations(PRIMITIVES, size)
 }
@@ -187,4 +182,5 @@ def groups_of(rules: Iterable[str], varies: Mapping[str, Range]) -> list[Group]:
 
 def _varying(varies: Mapping[str, Range], rule: FeedbackRule) -> dict[str, Range]:
     """What makes a difference for a rule: W's own settings, and what the rule names."""
-    return {name: found for name, found in varies.items() if name in FORWARD or name in rule.searchable}
+    own = {name.rstrip("_") for name in rule.searchable}  # "self", which cannot be the name of an argument
+    return {name: found for name, found in varies.items() if name in FORWARD or name in own}
