@@ -1,7 +1,7 @@
 """Every rule on CIFAR-10 with one recipe and the same seeds: the accuracies of the README.
 
     python benchmarks/cifar10.py --data folder:PATH --runs PATH [--model resnet8 --epochs 10] [--only rule=backprop]
-    python benchmarks/cifar10.py --data folder:PATH --runs PATH --options fraction=1 --only rule=activation_alignment
+    python benchmarks/cifar10.py --data folder:PATH --runs PATH --options cadence.fraction=1 --only rule=activation_alignment
 
 The rules are used with their defaults, unless ``--options`` changes them: such a variant is an arm of its own. What is
 recorded in ``--out`` is not trained again, so the table can grow over days.
@@ -42,11 +42,14 @@ def main() -> None:
     parse = parser(__doc__, "cifar10")
     parse.add_argument("--model", default="resnet8")
     parse.add_argument("--epochs", type=int, default=10)
-    parse.add_argument("--options", nargs="*", default=[], help="of the rules, as in fraction=1")
+    parse.add_argument("--options", nargs="*", default=[], help="of the rules, as in cadence.fraction=1")
     given = parse.parse_args()
     if given.out == parse.get_default("out"):
         given.out = RESULTS / f"cifar10_{given.model}_{given.epochs}.json"
-    options = dict(option.split("=", 1) for option in given.options)
+    options: dict[str, Any] = {}
+    for option in given.options:
+        (table_name, _, key), value = option.partition("=")[0].rpartition("."), option.partition("=")[2]
+        (options.setdefault(table_name, {}) if table_name else options)[key] = value
     shared = {**RECIPE, "model": given.model, "epochs": given.epochs}
     arms = [
         Arm({"rule": rule, "options": text}, {**shared, "rule": rule, "rule_options": of})

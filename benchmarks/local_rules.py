@@ -58,7 +58,7 @@ NETWORKS = {
     ),
 }
 # The reference has no normalisation and no 1/2: its numbers in our convention, sums over positions, no operations.
-_REFERENCE: dict[str, Any] = {"reduction": "sum", "operations": {}, "fraction": 1.0}
+_REFERENCE: dict[str, Any] = {"reduction": "sum", "operations": {}, "cadence": {"fraction": 1.0}}
 RULES: dict[str, dict[str, Any]] = {
     "backprop": {"rule": "backprop"},
     "symmetric alignment": {"rule": "symmetric_alignment"},

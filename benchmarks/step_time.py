@@ -32,10 +32,8 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import backroads as br
-from backroads.feedback.conversion import forward_parameters
 from backroads.models import build_model
 from backroads.runs.environment import environment
-from backroads.train.optimizers import momentum_of_b
 
 Step = Callable[[], None]
 
@@ -58,7 +56,7 @@ RULES: dict[str, br.FeedbackRule] = {
     "sign symmetry": br.rules.sign_symmetry(),
     "Kolen-Pollack": br.rules.kolen_pollack(),
     "symmetric alignment": br.rules.symmetric_alignment(),
-    # The data terms of every activity in every step, as in the papers, and with the reduction "power".
+    # The data terms of every activity in every step, as in the papers, and with the reduction "unit_power".
     "weight mirror, all activities": br.Alignment(amp=1e-3, decay=2e-3),
     "information alignment, all activities": br.Alignment(amp=2e-3, null=2e-3, decay=2e-3),
     "activation alignment, all activities": br.Alignment(amp=2e-3, sparse=2e-3),
@@ -105,31 +103,23 @@ def contestant(
     model.to(x.device)
     if arguments.channels_last and x.dim() == 4:
         model.to(memory_format=torch.channels_last)
-    B = br.backward_parameters(model) if rule is not None and not isinstance(rule, br.rules.Backprop) else []
-    W = forward_parameters(model) if rule is not None else [p for p in model.parameters() if p.requires_grad]
-    learned = B if isinstance(rule, br.Alignment) and rule.learns else []
-    momentum = 0.0
-    if isinstance(rule, br.Alignment):
-        momentum = 0.9 if rule.tie_grad else momentum_of_b([rule], 0.9)
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(W, lr=1e-3, momentum=0.9, nesterov=True)]
-    if learned:
-        tied = isinstance(rule, br.Alignment) and rule.tie_grad  # W's own optimiser; else the trainer's for B
-        optimizers.append(
-            torch.optim.SGD(learned, lr=1.0, momentum=momentum, nesterov=momentum > 0, fused=None if tied else True)
-        )
+    groups = br.param_groups(model, lr=1e-3, momentum=0.9)
+    backward = [group for group in groups if group["name"] in ("tied", "taught")]
+    for group in groups:
+        group["fused"] = True if group["name"] == "taught" else None  # as in backroads train
+    optimizer = torch.optim.SGD(groups, lr=1e-3)
     call = torch.compile(model) if arguments.compile else model
 
     def step() -> None:
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
             loss = F.cross_entropy(call(x), labels)
         loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizer.step()
 
-    made = sum(p.numel() for p in W if p.dim() > 1) if isinstance(rule, br.rules.SignSymmetry) else 0
-    return Contestant(step, model, optimizers, sum(b.numel() for b in learned), made, momentum > 0)
+    learned = sum(p.numel() for group in backward for p in group["params"])
+    made = sum(p.numel() for p in model.parameters() if p.dim() > 1) if name == "sign symmetry" else 0
+    return Contestant(step, model, [optimizer], learned, made, any(group["momentum"] > 0 for group in backward))
 
 
 def elementwise_bytes(c: Contestant) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from backroads.cli.flags import as_flags, given
 from backroads.contrib.theory.settings import TheoryConfig, resolve
 from backroads.runs.settings import read_toml
 
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
     from backroads.runs.results import TheoryResults
 
 
+as_flags(TheoryConfig)
+
+
 def theory(
     *,
-    settings: Annotated[TheoryConfig | None, Parameter(name="*")] = None,
+    settings: TheoryConfig | None = None,
     config: Annotated[Path | None, Parameter(help="Read settings from this TOML file; flags override it.")] = None,
     out: Annotated[Path | None, Parameter(help="Write into this new folder; runs/theory-TIME if not given.")] = None,
 ) -> None:
@@ -25,8 +29,7 @@ def theory(
 
     Writes a folder (config.toml, environment.json, results.json, report.html) and prints what it found.
     """
-    given = settings.model_dump(include=settings.model_fields_set) if settings is not None else {}
-    resolved = resolve({**(read_toml(config) if config is not None else {}), **given})
+    resolved = resolve({**(read_toml(config) if config is not None else {}), **given(settings)})
     folder = out if out is not None else Path("runs") / f"theory-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
     # After the settings are known to be right: torch takes seconds to import.

@@ -175,18 +175,18 @@ def normalised_mirror(W: Tensor, C: Tensor, seed: int) -> results.NoiseMirror:
 def _network(config: TheoryConfig, rule_at: RuleAt, report: Report) -> results.NetworkDiagram:
     """The diagram on a network, and where the theory puts its borders.
 
-    With ``reduction="power"``, and amp, null and sparse divided by the largest eigenvalue of any layer's C: the layer
-    that has it then has the borders of a layer with one input of power 1.
+    With ``reduction="unit_power"``, and amp, null and sparse divided by the largest eigenvalue of any layer's C: the
+    layer that has it then has the borders of a layer with one input of power 1.
     """
     digits = Digits(config.seed)
-    strengths = digits.strengths(dataclasses.replace(rule_at(0.0, 0.0), reduction="power"))
+    strengths = digits.strengths(dataclasses.replace(rule_at(0.0, 0.0), reduction="unit_power"))
     strongest = max(strengths.values())
     xs, ys = (middles(end, config.network_points) for end in (config.across_to, config.up_to))
     outcomes: list[tuple[results.Outcome, ...]] = []
     for y in ys:
         row = []
         for x in xs:
-            rule = dataclasses.replace(rule_at(x, y).scaled(1.0, 1 / strongest), reduction="power")
+            rule = dataclasses.replace(rule_at(x, y).scaled(1.0, 1 / strongest), reduction="unit_power")
             row.append(digits.train(rule, config.network_steps, config.network_rate))
             report("network", len(xs) * len(outcomes) + len(row), len(xs) * len(ys))
         outcomes.append(tuple(row))
