@@ -1,7 +1,7 @@
 """Every rule on CIFAR-10 with one recipe and the same seeds: the accuracies of the README.
 
     python benchmarks/cifar10.py --data folder:PATH --runs PATH [--model resnet8 --epochs 10] [--only rule=backprop]
-    python benchmarks/cifar10.py --data folder:PATH --runs PATH --options cadence.fraction=1 --only rule=activation_alignment
+    python benchmarks/cifar10.py --data folder:PATH --runs PATH --options cadence.fraction=1 --only 'rule=weight*'
 
 The rules are used with their defaults, unless ``--options`` changes them: such a variant is an arm of its own. What is
 recorded in ``--out`` is not trained again, so the table can grow over days.

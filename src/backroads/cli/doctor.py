@@ -7,6 +7,8 @@ import os
 import platform
 
 _EXTRAS = {
+    "matplotlib": ("report", "reports"),
+    "optuna": ("search", "searches"),
     "torchvision": ("vision", "MNIST, CIFAR, ImageNet; torchvision:NAME models; image folders"),
     "pillow": ("vision", "image folders"),
     "timm": ("timm", "timm:NAME models"),

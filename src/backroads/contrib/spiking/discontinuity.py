@@ -101,10 +101,9 @@ class RegressionDiscontinuity:
     Source: Guerguiev, Kording, Richards, "Spike-based causal inference for weight alignment", ICLR 2020; Lansdell,
     Kording, "Spiking allows neurons to estimate their causal effect" (2019). The defaults of window, onset and
     bandwidth are those of the former's code. Two things differ. The code fits the lines by gradient descent, window
-    by window, with a rate of 0.001 from 0, which hardly tilts them in a hundred windows; here least squares solves for
-    lines through the same windows at once, with no rate to tune, nothing left over of where it started, and a
-    ``shrinkage`` that says how much tilt is believed. And where a window opens in the step in which another ends, the
-    code takes q of the earlier one's opening for its baseline; here each window has its own.
+    by window, with a rate of 0.001 from 0, which hardly changes the slopes in a hundred windows. Here they are fitted
+    by least squares, without a rate or a start, and ``shrinkage`` limits the slopes. Where a window opens in the step
+    in which another ends, the code takes the baseline of q from the earlier window; here each window has its own.
     """
 
     window: float = 0.030
