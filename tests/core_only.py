@@ -34,9 +34,7 @@ def trains() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 3))
     br.convert(model, br.rules.symmetric_alignment())
     before = br.metrics.weight_angles(model)
-    forward = {"params": br.forward_parameters(model), "lr": 0.01}
-    backward = {"params": br.backward_parameters(model), "lr": 1.0}
-    optimizer = torch.optim.SGD([forward, backward])
+    optimizer = torch.optim.SGD(br.param_groups(model, lr=0.01))
     x, y = torch.randn(16, 1, 8, 8), torch.randint(3, (16,))
     for _ in range(5):
         optimizer.zero_grad()
