@@ -54,21 +54,21 @@ def train(rule: str, epochs: int, seed: int) -> tuple[float, float]:
     # The rules' defaults are made for plain gradient steps of B; least squares (a sparse term) like momentum.
     B_opt = torch.optim.SGD(B, lr=1.0, momentum=0.9, nesterov=True) if B else None
 
-    split = load_digits()
+    digits, test = load_digits().divided("test")
     for epoch in range(1, epochs + 1):
         for group in W.param_groups:
             group["lr"] = 2e-3 * (1 - (epoch - 1) / epochs)
-        for picks in batches(len(split.train_x), 64, seed, epoch):
+        for picks in batches(len(digits.y), 64, seed, epoch):
             W.zero_grad()
             if B_opt is not None:
                 B_opt.zero_grad()
-            F.cross_entropy(model(split.train_x[picks]), split.train_y[picks]).backward()
+            F.cross_entropy(model(digits.x[picks]), digits.y[picks]).backward()
             W.step()
             if B_opt is not None:
                 B_opt.step()
     model.eval()
     with torch.no_grad():
-        accuracy = float((model(split.eval_x).argmax(1) == split.eval_y).double().mean())
+        accuracy = float((model(test.x).argmax(1) == test.y).double().mean())
     angles = list(br.metrics.weight_angles(model).values())
     return accuracy, sum(angles) / len(angles)
 

@@ -14,39 +14,37 @@ def _rows(x: torch.Tensor, y: torch.Tensor) -> set[tuple[float, ...]]:
 
 
 def test_sizes_and_balance() -> None:
-    split = load_digits("test")
-    assert split.train_x.shape == (1437, 1, 8, 8)
-    assert split.eval_x.shape == (360, 1, 8, 8)
+    train, test = load_digits("test").divided("test")
+    assert train.x.shape == (1437, 1, 8, 8)
+    assert test.x.shape == (360, 1, 8, 8)
     # By class: each digit has its share of the test split to within one image of a fifth of its images.
-    everything = torch.bincount(torch.cat([split.train_y, split.eval_y]), minlength=10)
-    assert (torch.bincount(split.eval_y, minlength=10) - everything / 5).abs().max() <= 1
+    everything = torch.bincount(torch.cat([train.y, test.y]), minlength=10)
+    assert (torch.bincount(test.y, minlength=10) - everything / 5).abs().max() <= 1
 
 
 def test_images_are_centred_by_the_training_split() -> None:
-    split = load_digits("test")
-    torch.testing.assert_close(split.train_x.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
-    torch.testing.assert_close(split.train_x.std(), torch.tensor(1.0), atol=1e-5, rtol=0)
+    x = load_digits("test").train.x
+    torch.testing.assert_close(x.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x.std(), torch.tensor(1.0), atol=1e-5, rtol=0)
 
 
 def test_validation_is_cut_from_the_training_split_and_never_from_the_test_split() -> None:
-    test, validation = load_digits("test"), load_digits("validation")
-    assert len(validation.train_y) + len(validation.eval_y) == len(test.train_y)
+    (train, test), parts = load_digits("test").divided("test"), load_digits("validation").divided("validation")
+    assert sum(len(part.y) for part in parts) == len(train.y)
 
     # Undo the scaling, which differs: pixels are whole numbers from 0 to 16.
     def pixels(x: torch.Tensor) -> torch.Tensor:
         return ((x - x.min()) / (x.max() - x.min()) * 16).round()
 
-    held_out = _rows(pixels(test.eval_x), test.eval_y)
-    choosing = _rows(
-        pixels(torch.cat([validation.train_x, validation.eval_x])), torch.cat([validation.train_y, validation.eval_y])
-    )
+    held_out = _rows(pixels(test.x), test.y)
+    choosing = _rows(pixels(torch.cat([part.x for part in parts])), torch.cat([part.y for part in parts]))
     assert not held_out & choosing
 
 
 def test_splits_do_not_change_between_calls() -> None:
-    first, again = load_digits("validation"), load_digits("validation")
-    assert torch.equal(first.train_x, again.train_x)
-    assert torch.equal(first.eval_y, again.eval_y)
+    (train, held), (again, held_again) = (load_digits("validation").divided("validation") for _ in range(2))
+    assert torch.equal(train.x, again.x)
+    assert torch.equal(held.y, held_again.y)
 
 
 def test_unknown_split() -> None:

@@ -53,19 +53,16 @@ def test_importing_the_package_imports_neither_torchvision_nor_pillow() -> None:
 
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_digits_are_those_of_load_digits(split: str) -> None:
-    data, reference = load_dataset("digits", split=split), load_digits(split)
+    data = load_dataset("digits", split=split)
     assert (data.classes, data.shape) == (10, (1, 8, 8))
-    for source, x, y in (
-        (data.train, reference.train_x, reference.train_y),
-        (data.evaluate, reference.eval_x, reference.eval_y),
-    ):
+    for source, part in zip((data.train, data.evaluate), load_digits(split).divided(split), strict=True):
         found = everything(source)
-        assert torch.equal(found[0], x)
-        assert torch.equal(found[1], y)
+        assert torch.equal(found[0], part.x)
+        assert torch.equal(found[1], part.y)
 
 
 def test_digits_are_not_flipped_and_by_default_not_varied_at_all() -> None:
-    images = {tuple(x.flatten().tolist()) for x in load_digits().train_x}
+    images = {tuple(x.flatten().tolist()) for x in load_digits().train.x}
     for x, _ in load_dataset("digits").train.train_batches(100, seed=0, epoch=0):
         assert {tuple(image.flatten().tolist()) for image in x} <= images
     assert not load_dataset("digits", augment="crop_flip").train.augment.flip  # type: ignore[attr-defined]

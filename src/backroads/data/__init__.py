@@ -1,6 +1,6 @@
 """Images with labels, by name, and the order in which they are trained on."""
 
-from backroads.data.digits import Split, load_digits
+from backroads.data.digits import load_digits
 from backroads.data.known import register_dataset
 from backroads.data.load import load_dataset
 from backroads.data.parts import Arrays, Files, Images
@@ -12,7 +12,6 @@ __all__ = [
     "Files",
     "Images",
     "Source",
-    "Split",
     "batches",
     "epoch_order",
     "load_dataset",

@@ -5,11 +5,9 @@ Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI M
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
-from torch import Tensor
 
+from backroads.data.parts import Arrays, Images
 from backroads.errors import ConfigError
 from backroads.extras import extra_named
 
@@ -18,23 +16,10 @@ VALIDATION_FRACTION = 0.2  # of the training split
 SPLIT_SEED = 0  # one split for everybody: results of different runs compare
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Images to train and to evaluate on.
+def load_digits(split: str = "test") -> Images[Arrays]:
+    """The digits as arrays, divided by class and always in the same way.
 
-    Attributes:
-        train_x, eval_x: (N, 1, 8, 8) float32, centred and scaled by the training images' mean and deviation.
-        train_y, eval_y: (N,) int64, 0 to 9.
-    """
-
-    train_x: Tensor
-    train_y: Tensor
-    eval_x: Tensor
-    eval_y: Tensor
-
-
-def load_digits(split: str = "test") -> Split:
-    """The digits, divided by class and always in the same way.
+    Images are (N, 1, 8, 8) float32, normalised by the mean and standard deviation of the training images.
 
     Args:
         split: "test": train on the training split (1,437 images), evaluate on the test split (360). "validation":
@@ -43,6 +28,7 @@ def load_digits(split: str = "test") -> Split:
 
     Raises:
         ConfigError: for another split.
+        MissingDependencyError: without scikit-learn.
     """
     with extra_named("data set 'digits'"):
         from sklearn.datasets import load_digits as load
@@ -62,4 +48,6 @@ def load_digits(split: str = "test") -> Split:
     y = torch.as_tensor(labels, dtype=torch.int64)
     mean, std = x[train].mean(), x[train].std()
     x = (x - mean) / std
-    return Split(x[train], y[train], x[evaluate], y[evaluate])
+    part = Arrays(x[evaluate], y[evaluate])
+    test, validation = (part, None) if split == "test" else (None, part)
+    return Images(Arrays(x[train], y[train]), test, validation, mirror=False, normalised=True)

@@ -22,14 +22,6 @@ from backroads.registry import Registry, call
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def read_digits(split: str) -> Images[Arrays]:
-    """scikit-learn's digits, normalised already, in the splits of :func:`~backroads.data.load_digits`."""
-    digits = load_digits(split)
-    train, evaluate = Arrays(digits.train_x, digits.train_y), Arrays(digits.eval_x, digits.eval_y)
-    test, validation = (evaluate, None) if split == "test" else (None, evaluate)
-    return Images(train, test, validation, mirror=False, normalised=True)
-
-
 def read_torchvision(kind: str, split: str, root: Path | None, download: bool, **usual: Any) -> Images[Arrays]:
     """``torchvision.datasets.KIND``, one of those that torchvision keeps in arrays; ``usual``: fields of Images."""
     if root is None:
@@ -69,7 +61,7 @@ def read_imagenet(split: str, root: Path | None) -> Images[Files]:
 
 
 DATASETS: Registry[Callable[..., Images[Any]]] = Registry("data set", ConfigError)
-DATASETS.add("digits", read_digits)
+DATASETS.add("digits", load_digits)
 for _name, _kind, _usual in (
     ("mnist", "MNIST", {"mirror": False, "mean": (0.1307,), "std": (0.3081,)}),
     ("fashion_mnist", "FashionMNIST", {"augment": "flip", "mean": (0.2860,), "std": (0.3530,)}),

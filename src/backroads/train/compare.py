@@ -48,8 +48,8 @@ def compare(config: CompareConfig, folder: RunFolder, report: Callable[[Progress
     """
     rules = rules_of(config)
     torch.set_num_threads(config.threads)
-    split = load_digits(config.split)
-    n = len(split.train_x)
+    train, evaluate = load_digits(config.split).divided(config.split)
+    n = len(train.y)
     steps_per_epoch = math.ceil(n / config.batch_size)
     total = len(rules) * len(config.seeds) * config.epochs * steps_per_epoch
     started = time.perf_counter()
@@ -61,17 +61,17 @@ def compare(config: CompareConfig, folder: RunFolder, report: Callable[[Progress
         present = [Run(name, rule, seed, config, config.epochs * steps_per_epoch) for name, rule in rules.items()]
         for run in present:
             runs[run.name].append(run)
-            folder.event("epoch", **run.end_epoch(0, split.eval_x, split.eval_y))
+            folder.event("epoch", **run.end_epoch(0, evaluate.x, evaluate.y))
         for epoch in range(1, config.epochs + 1):
             for step, picks in enumerate(batches(n, config.batch_size, seed, epoch)):
-                x, y = split.train_x[picks], split.train_y[picks]
+                x, y = train.x[picks], train.y[picks]
                 first = step % len(present)  # no rule always comes first
                 for run in present[first:] + present[:first]:
                     run.step(x, y)
                     done += 1
                     report(Progress(done, total))
             for run in present:
-                folder.event("epoch", **run.end_epoch(epoch, split.eval_x, split.eval_y))
+                folder.event("epoch", **run.end_epoch(epoch, evaluate.x, evaluate.y))
             shown = "  ".join(f"{run.name} {100 * run.accuracy:.1f}" for run in present)
             report(Progress(done, total, f"seed {seed} epoch {epoch}/{config.epochs}: {shown} %"))
 

@@ -29,8 +29,8 @@ class Digits:
     """A small network on handwritten digits, with the same initial weights and order of images for every rule."""
 
     def __init__(self, seed: int) -> None:
-        split = load_digits("validation")
-        self.x, self.y, self.seed = split.train_x, split.train_y, seed
+        train = load_digits("validation").train
+        self.x, self.y, self.seed = train.x, train.y, seed
 
     def model(self, rule: Alignment) -> torch.nn.Module:
         """The network, converted to a rule."""
