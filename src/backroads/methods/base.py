@@ -29,7 +29,8 @@ class Method:
         """Which module learns how, and why: a table to print. Touches nothing.
 
         Args:
-            model: a plain model. sample: a few inputs, (n, ...), to find shapes by.
+            model: a plain model.
+            sample: a few inputs, (n, ...), to find shapes by.
         """
         raise NotImplementedError
 
@@ -56,7 +57,10 @@ class Method:
         accumulation see one forward and one backward pass.
 
         Args:
-            model: prepared. x: inputs, (N, ...). y: targets, (N,). loss: of the task.
+            model: prepared.
+            x: inputs, (N, ...).
+            y: targets, (N,).
+            loss: of the task.
 
         Returns:
             The scalar, and the output of the network, (N, K), for the log (detached).

@@ -24,8 +24,10 @@ class Block:
     """A part of a network that a loss at its end trains.
 
     Attributes:
-        end: name of the module whose output ends the block. call: which of its calls in a forward pass, from 0.
-        parameters: names of what the block's loss reaches. shape: of the output of one example, without the batch.
+        end: name of the module whose output ends the block.
+        call: which of its calls in a forward pass, from 0.
+        parameters: names of what the block's loss reaches.
+        shape: of the output of one example, without the batch.
         owner: name of the block's first layer with weights.
     """
 
@@ -41,8 +43,10 @@ class Blocks:
     """A network as blocks and what comes after them.
 
     Attributes:
-        blocks: in the order of the forward pass. output: names of the parameters after the last block.
-        unused: names of parameters that no loss reaches. classes: width of the network's output.
+        blocks: in the order of the forward pass.
+        output: names of the parameters after the last block.
+        unused: names of parameters that no loss reaches.
+        classes: width of the network's output.
     """
 
     blocks: tuple[Block, ...]
@@ -55,7 +59,8 @@ class Cuts:
     """Ends blocks of a model: inside :meth:`visiting`, no gradient passes the end of a block. Inactive otherwise.
 
     Args:
-        model: the model; gets forward hooks. ends: (name of a module, which of its calls), in order.
+        model: the model; gets forward hooks.
+        ends: (name of a module, which of its calls), in order.
     """
 
     def __init__(self, model: torch.nn.Module, ends: list[tuple[str, int]]) -> None:
@@ -112,7 +117,8 @@ def find_blocks(model: torch.nn.Module, sample: Tensor, patterns: tuple[str, ...
     last block is the output.
 
     Args:
-        model: maps (n, ...) to (n, classes). sample: a few inputs, (n, ...).
+        model: maps (n, ...) to (n, classes).
+        sample: a few inputs, (n, ...).
         patterns: names of the modules whose outputs end blocks instead, level by level with the wildcards of
             ``fnmatch``: "layer*.*" is every child of "layer1", "layer2" and so on.
 

@@ -155,7 +155,10 @@ class LocalErrors(Method):
         """The sum of all local losses and of the task's loss, and the output of the network, detached.
 
         Args:
-            model: prepared. x: inputs, (N, ...). y: labels, (N,), integers from 0. loss: of the task.
+            model: prepared.
+            x: inputs, (N, ...).
+            y: labels, (N,), integers from 0.
+            loss: of the task.
 
         Raises:
             ShapeError: for inputs that are not finite, and for inputs or labels that do not fit. Nothing has been

@@ -43,7 +43,8 @@ def register_metric(
     """Make a metric of a function; use it as a decorator.
 
     Args:
-        name: under which it is known. quantity: its title, unit and definition.
+        name: under which it is known.
+        quantity: its title, unit and definition.
         needs_batch: False if the function reads only the weights, so that no batch has to be run for it.
         logged: whether every training logs it: in its events, tables and figures.
 
@@ -109,7 +110,8 @@ def readings(
         {metric: {layer: number}}, with "" for the whole network. A metric that applies to no layer is empty.
 
     Raises:
-        ConfigError: for an unknown metric. UsageError: for an ``objective`` without a ``loss``.
+        ConfigError: for an unknown metric.
+        UsageError: for an ``objective`` without a ``loss``.
     """
     if loss is None and objective is not None:
         raise UsageError("readings: expected a loss to compare the objective with, got None; pass the task's loss")

@@ -22,9 +22,11 @@ class Cost:
     Attributes:
         forward_flops, backward_flops: floating point operations of matrix products and convolutions (a multiplication
             and an addition are two); what is elementwise is not counted.
-        parameters: numbers that the task teaches. backward_parameters: numbers of B, learned or fixed.
-        weight_bytes, gradient_bytes: of both. activation_bytes: kept from the forward to the backward pass; an upper
-            bound where a rule keeps outputs that another module keeps, too.
+        parameters: numbers that the task teaches.
+        backward_parameters: numbers of B, learned or fixed.
+        weight_bytes, gradient_bytes: of both.
+        activation_bytes: kept from the forward to the backward pass; an upper bound where a rule keeps outputs that
+            another module keeps, too.
     """
 
     forward_flops: int
@@ -45,8 +47,10 @@ def cost(model: torch.nn.Module, rules: Rules | None, shape: tuple[int, ...], ba
     """Count what a training step of ``model`` costs under ``rules``; the model itself is not touched.
 
     Args:
-        model: not converted; on any device. rules: as for :func:`backroads.convert`; None for plain torch.
-        shape: of one example, as (C, H, W). batch_size: examples a step.
+        model: not converted; on any device.
+        rules: as for :func:`backroads.convert`; None for plain torch.
+        shape: of one example, as (C, H, W).
+        batch_size: examples a step.
 
     Raises:
         ConversionError, RuleError: as :func:`backroads.convert`.
