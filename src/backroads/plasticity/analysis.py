@@ -35,9 +35,13 @@ def analyse(
     """All analyses, as means over lifetimes.
 
     Args:
-        network: meta-trained. untrained: the same before meta-training. tasks, split: what the lifetimes see.
-        lifetimes: how many. probes: steps of each at which updates are compared with gradients.
-        report: told the progress after each lifetime. about: further fields of the result: step, environment.
+        network: meta-trained.
+        untrained: the same before meta-training.
+        tasks, split: what the lifetimes see.
+        lifetimes: how many.
+        probes: steps of each at which updates are compared with gradients.
+        report: told the progress after each lifetime.
+        about: further fields of the result: step, environment.
 
     Returns:
         ``update_angle``: degrees between a step's update and minus the gradient of the step's own loss ("step"), of

@@ -69,9 +69,12 @@ def measure(
     """Live through lifetimes of a split, always the same ones.
 
     Args:
-        network: what learns. tasks, split: what it learns.
-        lifetimes: how many. ways: tasks of each; None: the settings'.
-        batch: lifetimes computed at once. report: told the progress after each batch.
+        network: what learns.
+        tasks, split: what it learns.
+        lifetimes: how many.
+        ways: tasks of each; None: the settings'.
+        batch: lifetimes computed at once.
+        report: told the progress after each batch.
 
     Raises:
         ConfigError: if the split cannot fill the episodes.
@@ -99,7 +102,10 @@ def choose_rate(network: MetaNetwork, tasks: Tasks, rates: Sequence[float], life
     """Give the network the step size of rule "gradient" that is best on validation tasks, and return it.
 
     Args:
-        network: its rule is replaced. tasks: what it learns. rates: to choose from. lifetimes: to measure each on.
+        network: its rule is replaced.
+        tasks: what it learns.
+        rates: to choose from.
+        lifetimes: to measure each on.
 
     Raises:
         ConfigError: for another rule, or where step sizes are meta-learned.

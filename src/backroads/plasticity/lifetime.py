@@ -138,7 +138,8 @@ def sample_losses(yhat: Tensor, y: Tensor) -> Tensor:
     """The loss of each sample, (E, ...): its mean squared error, or its cross-entropy.
 
     Args:
-        yhat: outputs (E, ..., n_out). y: targets (E, ..., n_out), floating point, or labels (E, ...), int64.
+        yhat: outputs (E, ..., n_out).
+        y: targets (E, ..., n_out), floating point, or labels (E, ...), int64.
     """
     if y.is_floating_point():
         return (yhat - y).square().mean(-1)

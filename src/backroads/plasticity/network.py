@@ -22,7 +22,9 @@ class Convolutions(nn.Module):
     """3x3 convolutions without padding, each followed by a rectifier; flattened at the end.
 
     Args:
-        shape: (C, H, W) of an image. channels: of every convolution. strides: one for each.
+        shape: (C, H, W) of an image.
+        channels: of every convolution.
+        strides: one for each.
         generator: draws the weights.
 
     Raises:
@@ -57,10 +59,12 @@ class MetaNetwork(nn.Module):
     """Everything that is meta-learned, on the CPU.
 
     Args:
-        config: the settings. shape: of one input, (n,) or (C, H, W).
+        config: the settings.
+        shape: of one input, (n,) or (C, H, W).
 
     Attributes:
-        front: convolutions that do not change in lifetimes, or None. meta: the other meta-parameters, by name.
+        front: convolutions that do not change in lifetimes, or None.
+        meta: the other meta-parameters, by name.
         rule: what happens in a step of a lifetime.
     """
 

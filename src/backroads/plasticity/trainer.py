@@ -35,11 +35,13 @@ class MetaTraining(Arm):
     """A meta-training: lifetimes, the query loss at their end, its gradient, Adam.
 
     Args:
-        network: what is trained, on its device. tasks: what lifetimes see.
+        network: what is trained, on its device.
+        tasks: what lifetimes see.
 
     Attributes:
         last: the last evaluation on validation tasks.
-        skipped: meta-steps whose gradient was not finite. in_a_row: the last ones of them, without another between.
+        skipped: meta-steps whose gradient was not finite.
+        in_a_row: the last ones of them, without another between.
         by_parameter: how often the gradient of each parameter was not finite.
         losses: since the last line of the log.
     """
@@ -143,7 +145,9 @@ def meta_train(
     """Meta-train in a run folder, from the start or from its last checkpoint.
 
     Args:
-        config: the settings. path: the run folder; new, unless ``resume``. report: called after every meta-step.
+        config: the settings.
+        path: the run folder; new, unless ``resume``.
+        report: called after every meta-step.
         resume: go on from the newest whole checkpoint in ``path``, if there is one.
 
     Returns:
@@ -200,10 +204,12 @@ def load_run(path: Path, which: Literal["newest", "best"]) -> tuple[MetaNetwork,
     """The network of a run on the CPU, its tasks, and the meta-step it was saved at.
 
     Args:
-        path: the run's folder. which: checkpoint, the "newest" whole one or the "best" on validation tasks.
+        path: the run's folder.
+        which: checkpoint, the "newest" whole one or the "best" on validation tasks.
 
     Raises:
-        ConfigError: there is no such run. StateError: it has no whole checkpoint.
+        ConfigError: there is no such run.
+        StateError: it has no whole checkpoint.
     """
     config, folder = load_config(path), path / "checkpoints"
     newest = checkpoint.load_newest(folder, set_aside=False)[0] if which == "newest" else None

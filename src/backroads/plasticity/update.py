@@ -20,8 +20,12 @@ def plastic_update(W: Tensor, P: Tensor, a: Tensor, q: Tensor, *, oja: bool, mu:
     Hebb: D = sum_m q a^T. Oja: D = sum_m q a^T - diag(sum_m q^2) W, that is q_i (a_j - q_i W_ij) for each sample.
 
     Args:
-        W: (E, n_out, n_in). P: anything that broadcasts to (n_out, n_in). a: presynaptic, (E, m, n_in).
-        q: shifted postsynaptic, (E, m, n_out). oja: or Hebb. mu: a factor.
+        W: (E, n_out, n_in).
+        P: anything that broadcasts to (n_out, n_in).
+        a: presynaptic, (E, m, n_in).
+        q: shifted postsynaptic, (E, m, n_out).
+        oja: or Hebb.
+        mu: a factor.
 
     Returns:
         (E, n_out, n_in).

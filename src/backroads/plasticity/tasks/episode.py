@@ -21,9 +21,12 @@ class Episodes:
     Each input is there once, so that a front that does not change in lifetimes computes it once.
 
     Attributes:
-        inputs: (K, ...). support: what is seen, (E, T, m), and query: (E, Q), both indices of inputs.
-        y: targets (E, T, m, n_out) or labels (E, T, m). y_query: (E, Q, n_out) or (E, Q).
-        task: (E, T), position of the task that a step belongs to, 0 to N - 1. task_query: (E, Q).
+        inputs: (K, ...).
+        support: what is seen, (E, T, m), and query: (E, Q), both indices of inputs.
+        y: targets (E, T, m, n_out) or labels (E, T, m).
+        y_query: (E, Q, n_out) or (E, Q).
+        task: (E, T), position of the task that a step belongs to, 0 to N - 1.
+        task_query: (E, Q).
         classes_query: (E, Q), the number of the class in its split, for pretraining; None for regression.
     """
 
@@ -74,7 +77,10 @@ class Tasks(abc.ABC):
         """Episodes of a split: always the same for the same number.
 
         Args:
-            split: whose tasks. number: which draw. count: how many episodes. tasks: N; None: the settings'.
+            split: whose tasks.
+            number: which draw.
+            count: how many episodes.
+            tasks: N; None: the settings'.
 
         Raises:
             ConfigError: if the split cannot fill them.

@@ -21,7 +21,8 @@ class Classes:
     """The images of one split.
 
     Attributes:
-        x: (n, C, H, W), uint8 or float32. members: indices of the images of each class, in a fixed order.
+        x: (n, C, H, W), uint8 or float32.
+        members: indices of the images of each class, in a fixed order.
     """
 
     x: Tensor
@@ -48,7 +49,9 @@ class ImageClasses(Tasks):
 
     Args:
         splits: the classes of a split, read when they are first asked for.
-        settings: sizes, order and labels. head: outputs of the network. seed: of everything that is drawn.
+        settings: sizes, order and labels.
+        head: outputs of the network.
+        seed: of everything that is drawn.
 
     Raises:
         ConfigError: if there are fewer classes than N, or fewer images than asked for; at once, for meta-training.

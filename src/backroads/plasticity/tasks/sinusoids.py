@@ -20,7 +20,8 @@ class Sinusoids(Tasks):
     sees a batch of one sinusoid. Those to meta-train on, to validate on and to test on are different ones.
 
     Args:
-        settings: sizes and order. seed: of everything that is drawn.
+        settings: sizes and order.
+        seed: of everything that is drawn.
 
     Raises:
         ConfigError: if there are fewer sinusoids than an episode needs.
