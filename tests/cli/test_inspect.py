@@ -9,7 +9,8 @@ from backroads.cli import main
 
 def test_it_prints_the_plan_and_a_row_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["inspect", "resnet8", "--rule", "activation_alignment", "kolen_pollack", "--batch-size", "4"])
+        path = "backroads.feedback.rules:kolen_pollack"
+        main(["inspect", "resnet8", "--rule", "activation_alignment", "kolen_pollack", path, "--batch-size", "4"])
     assert ended.value.code == 0
     out = capsys.readouterr().out
     assert "stage3.0.conv2" in out
@@ -18,6 +19,7 @@ def test_it_prints_the_plan_and_a_row_a_rule(capsys: pytest.CaptureFixture[str])
     parameters = 0.078  # He et al.'s 6 n + 2 layers with n = 1, in millions
     assert float(rows["backprop"][1]) == pytest.approx(parameters, abs=0.005)
     assert rows["backprop"][5] == "1.00"
+    assert rows[path][1:] == rows["kolen_pollack"][1:]
     # A projection and an outer product beside backprop's three products, on one example of the four.
     assert float(rows["activation_alignment"][5]) == pytest.approx(1 + 2 / 4 / 3, abs=0.02)
     assert rows["kolen_pollack"][5] == "1.00"
