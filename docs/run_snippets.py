@@ -32,7 +32,8 @@ def run_page(page: Path) -> bool:
         line = text.count("\n", 0, match.start()) + 2
         try:
             if match[1] == "python":
-                exec(compile("\n" * (line - 1) + match[2], str(page), "exec"), namespace)
+                code = compile("\n" * (line - 1) + match[2], str(page), "exec", dont_inherit=True)
+                exec(code, namespace)
             else:
                 test = doctest.DocTestParser().get_doctest(match[2], namespace, page.name, str(page), line)
                 runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)

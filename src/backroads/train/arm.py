@@ -32,14 +32,8 @@ WARM_UP_STEPS = 10  # of a run, left out of the times of steps
 
 
 def rules_of(config: TrainConfig) -> FeedbackRule | dict[str, FeedbackRule]:
-    """The rule, or the rules by pattern; raises RuleError.
-
-    Symmetric alignment goes all the way in each step: a B that lags behind W costs speed at high rates of W.
-    """
-    options = dict(config.rule_options)
-    if config.rule == "symmetric_alignment":
-        options = {"decay": 1.0, "self_": 1.0} | options
-    rule = get_rule(config.rule, **options)
+    """The rule, or the rules by pattern; raises RuleError."""
+    rule = get_rule(config.rule, **config.rule_options)
     return {**{pattern: get_rule(name) for pattern, name in config.rules.items()}, "*": rule} if config.rules else rule
 
 

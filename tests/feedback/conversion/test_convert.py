@@ -322,7 +322,8 @@ def test_a_plain_state_dict_assigned_to_a_model_on_meta_leaves_nothing_on_meta(n
 
 def test_a_shared_module_is_converted_once_and_used_twice() -> None:
     shared = nn.Linear(3, 3).double()
-    model = br.convert(nn.Sequential(OrderedDict(a=shared, act=nn.Tanh(), b=shared)), SA)
+    rule = br.rules.symmetric_alignment(0.3, 0.3)
+    model = br.convert(nn.Sequential(OrderedDict(a=shared, act=nn.Tanh(), b=shared)), rule)
     assert [name for name, _ in br.aligned_layers(model)] == ["a"]
     assert model.a is model.b is shared
     assert len(br.backward_parameters(model)) == 1

@@ -7,13 +7,13 @@ from typing import Any
 from backroads.feedback.rules.alignment import Alignment
 
 
-def symmetric_alignment(decay: float = 0.3, self_: float = 0.3, **options: Any) -> Alignment:
+def symmetric_alignment(decay: float = 1.0, self_: float = 1.0, **options: Any) -> Alignment:
     """Symmetric alignment: ``dB = decay B - self W``. Reads W (weight estimation); for any input B settles at
     ``(self / decay) W``, and ``decay = self_`` is the fraction of the way covered in a step of rate 1.
 
-    At 1, B is the W of the step before. The default also stands a layer that is used several times in a step, or
-    gradients accumulated over several passes without :class:`backroads.alignment_scale`: these sum, and above 2 B grows
-    without bound.
+    At 1, the default, B is the W of the step before: a B that lags further behind costs speed at high rates of W. The
+    gradients of a layer that is used k times in a step sum, as do those of k passes without
+    :class:`backroads.alignment_scale`, and above 2 B grows without bound: there, take 1 / k.
 
     Args:
         decay, self_: coefficients, >= 0. options: others of :class:`backroads.Alignment`, such as
