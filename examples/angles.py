@@ -38,9 +38,7 @@ def main() -> None:
         x = torch.randn(2000, 30)
         y = network()(3 * x).argmax(1)
         model = br.convert(network(), rule)
-        forward = {"params": br.forward_parameters(model), "lr": 0.1}
-        backward = {"params": br.backward_parameters(model), "lr": 1.0}
-        optimizer = torch.optim.SGD([forward, backward])
+        optimizer = torch.optim.SGD(br.param_groups(model, lr=0.1, momentum=0.0))
         print(rule)
         show(model, x, y, "before")
         for _ in range(10):

@@ -38,9 +38,7 @@ def main() -> None:
     model = network()
     print(br.plan(model, rule), end="\n\n")
     br.convert(model, rule)
-    forward = {"params": br.forward_parameters(model), "lr": 0.05, "momentum": 0.9, "nesterov": True}
-    backward = {"params": br.backward_parameters(model), "lr": 1.0}
-    optimizer = torch.optim.SGD([forward, backward])
+    optimizer = torch.optim.SGD(br.param_groups(model, lr=0.05, momentum=0.9))
 
     for epoch in range(6):
         if epoch:
