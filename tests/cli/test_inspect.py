@@ -8,8 +8,8 @@ from backroads.cli import main
 
 
 def test_it_prints_the_plan_and_a_row_a_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "backroads.feedback.rules:kolen_pollack"
     with pytest.raises(SystemExit) as ended:
-        path = "backroads.feedback.rules:kolen_pollack"
         main(["inspect", "resnet8", "--rule", "activation_alignment", "kolen_pollack", path, "--batch-size", "4"])
     assert ended.value.code == 0
     out = capsys.readouterr().out

@@ -260,9 +260,13 @@ def test_a_data_set_of_your_own_by_import_path_and_by_name() -> None:
 @pytest.mark.usefixtures("my_data")
 def test_a_data_set_of_your_own_is_checked() -> None:
     br.register_dataset("mine:PATH", "my_data:wrong")
-    message = r"train\.x: expected uint8 or float32 \(N, C, H, W\), got torch\.float64 \(4, 3, 2, 2\)"
+    message = r"train\.x: expected a tensor, uint8 or float32 \(N, C, H, W\), got torch\.float64 \(4, 3, 2, 2\)"
     with pytest.raises(ConfigError, match=message):
         load_dataset("mine:somewhere")
+    x: Any = np.zeros((4, 1, 2, 2), np.uint8)
+    br.register_dataset("numpy", lambda: Images(Arrays(x, torch.arange(4) % 2)))
+    with pytest.raises(ConfigError, match=r"train\.x: expected a tensor, .*, got ndarray"):
+        load_dataset("numpy")
 
 
 def test_constants_must_fit_the_channels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

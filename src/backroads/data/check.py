@@ -106,10 +106,11 @@ def check_images(part: Arrays, what: str) -> None:
         ("x", part.x, 4, (torch.uint8, torch.float32)),
         ("y", part.y, 1, (torch.int64,)),
     ):
-        if array.dim() != dimensions or array.dtype not in dtypes:
+        if not isinstance(array, Tensor) or array.dim() != dimensions or array.dtype not in dtypes:
             expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
             shape = "(N, C, H, W)" if dimensions == 4 else "(N,)"
-            raise ConfigError(f"{what}.{name}: expected {expected} {shape}, got {array.dtype} {tuple(array.shape)}")
+            got = f"{array.dtype} {tuple(array.shape)}" if isinstance(array, Tensor) else type(array).__name__
+            raise ConfigError(f"{what}.{name}: expected a tensor, {expected} {shape}, got {got}")
     n, channels = part.x.shape[:2]
     if n == 0:
         raise ConfigError(f"{what}: expected images, got none")
