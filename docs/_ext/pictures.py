@@ -8,21 +8,18 @@ import math
 import re
 import runpy
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-
 import backroads.report as report
-from backroads.contrib.theory.run import theory
+from backroads.contrib.theory.run import theory as work_out
 from backroads.contrib.theory.settings import TheoryConfig
-from backroads.report import meta_figures, theory_figures
-from backroads.report.curves import NAN, Curve, curve_through
-from backroads.report.figures import OVERVIEW, band, epoch_axis, line, look, swatch
-from backroads.report.svg import draw
-from backroads.report.theory_run import Results, read_theory, results_of
-from backroads.runs.schema import as_data
+from backroads.report import figure, theory
+from backroads.report.curve import Curve, through
+from backroads.report.figure import OVERVIEW, Scale, Series, look, swatch
+from backroads.report.read import read_record
+from backroads.runs.results import NetworkDiagram, TheoryResults
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 RECORDED = RESULTS / "theory"
@@ -41,16 +38,19 @@ def theory_picture(what: str) -> str:
         return _network()
     if kind == "noise":
         mirror = _results("bounded").mirror
-        drawn = [theory_figures.mirror(f"noise-{q}", f"{q} against steps", mirror.curves, q) for q in ("gain", "angle")]
+        drawn = [theory.mirror(f"noise-{q}", f"{q} against steps", mirror, q) for q in ("gain", "angle")]
         keys = " ".join(f"{swatch(f'noise-{n}', look(n))} {curve.name}" for n, curve in enumerate(mirror.curves))
         return _raw(*drawn, key=keys)
     results = _results(name)
     if kind == "diagram":
-        return _raw(theory_figures.diagram(f"d-{name}", f"phase diagram: {name}", results.diagram), key=_fates(name))
+        return _raw(
+            theory.diagram(f"d-{name}", f"phase diagram: {name}", results.diagram),
+            key=_fates(name, results.diagram.closed),
+        )
     if kind == "plane":
-        return _raw(theory_figures.plane(f"p-{name}", f"trajectories: {name}", results.plane, results.moving.points))
+        return _raw(theory.plane(f"p-{name}", f"trajectories: {name}", results.plane, results.moving.points))
     course = results.matrix.course
-    return _raw(theory_figures.norms(f"n-{name}", f"lengths over time: {name}", course.times, course.W, course.B))
+    return _raw(theory.norms(f"n-{name}", f"lengths over time: {name}", course.times, course.W, course.B))
 
 
 def meta_picture(what: str) -> str:
@@ -62,7 +62,7 @@ def meta_picture(what: str) -> str:
     for learner in learners:
         own = [row for row in rows if row["learner"] == learner]
         points = [(row["tasks"], row["mean"]) for row in own] if kind == "ways" else enumerate(own[-1]["so_far"], 1)
-        curves.append(curve_through(points))
+        curves.append(through(points))
     is_error = rows[0]["measure"] != "accuracy"
     ylabel = "mean squared error" if is_error else "accuracy, %"
     xlabel = "classes of a lifetime" if kind == "ways" else "tasks presented so far"
@@ -80,7 +80,7 @@ def angles_picture(network: str) -> str:
         rule, runs = row["rule"], [list(run["angles"].values()) for run in row["seeds"].values()]
         angles = [[a for a in layer if a is not None] for layer in zip(*runs, strict=True)]
         if rule != "backprop" and all(angles):
-            curves[rule] = curve_through((n, statistics.fmean(layer)) for n, layer in enumerate(angles, 1))
+            curves[rule] = through((n, statistics.fmean(layer)) for n, layer in enumerate(angles, 1))
     return _in_their_range(f"angles-{network}", network, curves, "layer", "angle, degrees")
 
 
@@ -90,11 +90,10 @@ def noise_picture() -> str:
     rows = _rows("update_noise")
     for rule in dict.fromkeys(row["rule"] for row in rows):
         noisy = [p for p in rows if p["rule"] == rule and p["variance"] and p["accuracy_mean"] is not None]
-        curves[rule] = Curve(
-            epochs=tuple(math.log10(p["variance"]) for p in noisy),
-            mean=tuple(100 * p["accuracy_mean"] for p in noisy),
-            spread=tuple(NAN if p["accuracy_std"] is None else 100 * p["accuracy_std"] for p in noisy),
-        )
+        means = [100 * p["accuracy_mean"] for p in noisy]
+        spreads = [math.nan if p["accuracy_std"] is None else 100 * p["accuracy_std"] for p in noisy]
+        low, high = (tuple(m + k * s for m, s in zip(means, spreads, strict=True)) for k in (-1, 1))
+        curves[rule] = Curve(tuple(math.log10(p["variance"]) for p in noisy), tuple(means), low, high)
     return _in_their_range("noise", "CIFAR-10", curves, "log10 of the variance", "accuracy, %")
 
 
@@ -118,7 +117,7 @@ def spiking_picture() -> str:
                     and not math.isnan(row["angle"] or math.nan)
                 ):
                     found.setdefault(row["seconds"], []).append(row["angle"])
-            curves[f"{layer}, {kind}"] = curve_through(
+            curves[f"{layer}, {kind}"] = through(
                 (math.log10(seconds), statistics.fmean(a) / 100) for seconds, a in found.items()
             )
     return _curves("spiking", "angle", curves, "log10 of the simulated seconds", "angle, degrees")
@@ -126,25 +125,22 @@ def spiking_picture() -> str:
 
 def _curves(name: str, title: str, curves: dict[str, Any], xlabel: str, ylabel: str, log: bool = False) -> str:
     """One figure with a key. Without ``log`` the axis goes from 0 to 100, which are values from 0 to 1."""
-    looks = [look(place) for place in range(len(curves))]
-    label = f"{title}: {ylabel} against {xlabel}"
-    drawn = meta_figures.overview(name, label, list(curves.values()), looks, xlabel, ylabel, log=log)
-    return _raw(drawn, key=f"{title}: {_keys(name, curves)}")
+    return _figure(
+        name, title, curves, xlabel, ylabel, figure.loss_scale([*curves.values()]) if log else figure.FRACTION
+    )
 
 
 def _in_their_range(name: str, title: str, curves: dict[str, Curve], xlabel: str, ylabel: str) -> str:
     """One figure with a key, whose axis holds what there is; with bands."""
+    values = [y for curve in curves.values() for y in (*curve.y, *curve.low, *curve.high)]
+    return _figure(name, title, curves, xlabel, ylabel, figure.scale_of(values))
 
-    def paint(axes: Axes) -> None:
-        epoch_axis(axes, curves.values())
-        axes.set(xlabel=xlabel, ylabel=ylabel)
-        for place, curve in enumerate(curves.values()):
-            band(axes, curve, look(place).colour)
-            line(axes, curve, look(place))
 
-    return _raw(
-        draw(name, f"{title}: {ylabel} against {xlabel}", OVERVIEW, paint), key=f"{title}: {_keys(name, curves)}"
-    )
+def _figure(name: str, title: str, curves: dict[str, Curve], xlabel: str, ylabel: str, scale: Scale) -> str:
+    series = [Series(curve, look(n), mark=True) for n, curve in enumerate(curves.values())]
+    label = f"{title}: {ylabel} against {xlabel}"
+    drawn = figure.lines(name, label, series, scale, x=xlabel, y=ylabel, size=OVERVIEW)
+    return _raw(drawn, key=f"{title}: {_keys(name, curves)}")
 
 
 def _keys(name: str, curves: dict[str, Any]) -> str:
@@ -152,25 +148,26 @@ def _keys(name: str, curves: dict[str, Any]) -> str:
 
 
 @functools.cache
-def _results(name: str) -> Results:
-    return results_of(as_data(theory(TheoryConfig(network=False, **SETTINGS[name]))))
+def _results(name: str) -> TheoryResults:
+    return work_out(TheoryConfig(network=False, **SETTINGS[name]))
 
 
 def _network() -> str:
     if not RECORDED.exists():
         return "*(`backroads theory` draws this picture.)*"
-    theory = read_theory(RECORDED)
-    results, where = theory.results, theory.environment
-    assert results.network is not None
-    drawn = theory_figures.network("network", "fates of the network", results.network, "amp", "decay")
-    return _raw(drawn, key=_fates("network")) + (
+    record = read_record(RECORDED)
+    found: NetworkDiagram = record.results.network
+    where = record.environment
+    drawn = theory.network("network", "fates of the network", found, "amp", "decay")
+    fates = [[outcome.fate for outcome in row] for row in found.outcomes]
+    return _raw(drawn, key=_fates("network", fates)) + (
         f"\n\n`{where['command']}`, n = 1 training a mark: torch {where['torch']}, {where['cpu']}, "
         f"commit {str(where['commit'])[:7]}."
     )
 
 
-def _fates(place: str) -> str:
-    return " ".join(f"{theory_figures.key(place, fate)} {fate}" for fate in ("explodes", "settles", "collapses"))
+def _fates(place: str, rows: Sequence[Sequence[str]]) -> str:
+    return " ".join(f"{k.drawing} {k.title}" for k in theory.fates_key(place, [fate for row in rows for fate in row]))
 
 
 def _raw(*drawings: str, key: str = "") -> str:

@@ -3,51 +3,48 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from backroads.errors import ConfigError
 from backroads.report.comparison import comparison_page
 from backroads.report.meta import meta_page
-from backroads.report.meta_run import is_meta, read_meta
-from backroads.report.runs import read_run
+from backroads.report.page import Page
+from backroads.report.read import Record, read_record
 from backroads.report.search import search_page
-from backroads.report.search_run import is_search, read_search
 from backroads.report.theory import theory_page
-from backroads.report.theory_run import is_theory, read_theory
 from backroads.report.training import training_page
-from backroads.report.training_run import is_training, read_training
 
 __all__ = ["write_meta_report", "write_report"]
 
+PAGES: dict[str, Callable[[Record], Page]] = {
+    "train": training_page,
+    "trial": training_page,
+    "compare": comparison_page,
+    "search": search_page,
+    "theory": theory_page,
+    "meta": lambda record: meta_page([record]),
+}
+
 
 def write_report(folder: Path) -> Path:
-    """Writes ``folder/report.html`` from the files of the run in ``folder``, of whatever kind.
+    """Write ``folder/report.html`` from the files of the run in ``folder``, of whatever kind.
 
-    A training may still be running, or have ended in any way: the page shows what is there. The page needs nothing
-    but itself, and the same folder always gives the same bytes. An older report stays as it is until the new one is
-    complete.
+    The run may still be going on, or have ended in any way: the page shows what is there. The page needs nothing but
+    itself, and the same folder always gives the same bytes. An older report stays as it is until the new one is whole.
 
     Returns:
         The path of the report.
 
     Raises:
-        ConfigError: the folder or one of its files is missing or damaged.
+        ConfigError: the folder or one of its files is missing, damaged, or of another version.
     """
-    if is_search(folder):
-        page = search_page(read_search(folder))
-    elif is_meta(folder):
-        page = meta_page([read_meta(folder)])
-    elif is_theory(folder):
-        page = theory_page(read_theory(folder))
-    elif is_training(folder):
-        page = training_page(read_training(folder))
-    else:
-        page = comparison_page(read_run(folder))
-    return _written(page, folder / "report.html")
+    record = read_record(folder)
+    return _written(PAGES[record.kind](record), folder / "report.html")
 
 
 def write_meta_report(folders: Sequence[Path], target: Path) -> Path:
-    """Writes one page about several meta-trainings, side by side.
+    """Write one page about several meta-trainings, side by side.
 
     Returns:
         ``target``.
@@ -55,13 +52,17 @@ def write_meta_report(folders: Sequence[Path], target: Path) -> Path:
     Raises:
         ConfigError: a folder is none of a meta-training, or one of its files is missing or damaged.
     """
-    return _written(meta_page([read_meta(folder) for folder in folders]), target)
+    records = [read_record(folder) for folder in folders]
+    for folder, record in zip(folders, records, strict=True):
+        if record.kind != "meta":
+            raise ConfigError(f"expected the folder of a meta-training, and {folder} is one of {record.kind!r}")
+    return _written(meta_page(records), target)
 
 
-def _written(page: str, target: Path) -> Path:
+def _written(page: Page, target: Path) -> Path:
     part = target.with_name(f".report-{os.getpid()}.html")
     try:
-        part.write_text(page, encoding="utf-8", newline="\n")
+        part.write_text(page.html(), encoding="utf-8", newline="\n")
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)

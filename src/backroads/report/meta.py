@@ -1,238 +1,250 @@
-"""What the page of meta-trainings says: the same panels for every learner, side by side."""
+"""The page of meta-trainings: the same figures for every learner, side by side."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from backroads.report import figures, meta_figures, text
-from backroads.report.curves import NAN, Curve, curve_through, thinned
-from backroads.report.meta_run import Lifetimes, MetaRun
-from backroads.report.page import render
-from backroads.report.panels import FigureParts, Panel
+from backroads.report import figure, text
+from backroads.report.curve import Curve, through
+from backroads.report.figure import PANEL, PLAIN, Look, Scale, Series
+from backroads.report.page import Block, Figure, Headline, Page, Panel, Problem, Row, Section, Table
+from backroads.report.parts import course, damaged, headline, overview
+from backroads.report.read import Record
+from backroads.runs.results import MetaAnalysis, MetaEvaluation
+from backroads.runs.schema import Lifetimes, MetaResults
 
-POINTS = 200  # of a curve, at most
 UPDATES = {"step": "step’s own loss", "query": "query loss", "random_feedback": "random feedback"}
 
 
-@dataclass(frozen=True)
-class Line:
-    """One row of a table: a name and its numbers."""
-
-    label: str
-    cells: Sequence[str]
-    note: str = ""
-
-
-def meta_page(runs: Sequence[MetaRun]) -> str:
-    """The whole page."""
-    accuracy = _is_accuracy(runs)
-    return render(
-        "meta.html.j2",
-        title=_title(runs),
-        facts=_facts(runs),
-        measure="accuracy, %" if accuracy else "mean squared error",
-        accuracy=accuracy,
-        results=_results(runs),
-        loss=_loss(runs),
-        validation=_validation(runs, accuracy),
-        learned=_learned(runs, accuracy),
-        course=_courses(runs, accuracy),
-        retention=_retention(runs, accuracy),
-        updates=_updates(runs),
-        feedback=_feedback(runs),
-        interference=_interference(runs),
-        settings=[(run.label, text.settings(run.config)) for run in runs],
-        environment=[(key, text.setting(value)) for key, value in runs[0].environment.items()],
-        repeats=[
-            (run.label, run.environment.get("command"), run.environment.get("commit"), _dirty(run)) for run in runs
+def meta_page(records: Sequence[Record]) -> Page:
+    """The whole page, about one or more meta-trainings."""
+    accuracy = any(found.measure == "accuracy" for record in records for found in record.lifetimes)
+    measure = "accuracy, %" if accuracy else "mean squared error"
+    one, single = records[0], len(records) == 1
+    states = [headline(record, _told(record)) for record in records]
+    others = [f"{_label(r)}: {told.state.lower()} {told.text}" for r, told in zip(records, states, strict=True)]
+    tasks = text.listing(list(dict.fromkeys(text.title(str(record.setting("task"))) for record in records)))
+    return Page(
+        one,
+        title=f"{one.setting('learner')} learns to learn {tasks}"
+        if single
+        else f"{len(records)} runs that learn to learn {tasks}",
+        facts=[text.counted(len(records), "run"), f"{max(record.step for record in records)} meta-steps"],
+        headline=states[0] if single else Headline("", False, " ".join(map(text.capital, others))),
+        problems=[problem for record in records for problem in _problems(record)],
+        sections=[
+            Section("results", "Results", [_results(records, measure)]),
+            Section("loss", "Meta-loss", _loss(records)),
+            Section("validation", "Validation", _validation(records, measure, accuracy)),
+            Section("learned", "Tasks learned", _learned(records, measure, accuracy)),
+            Section("course", "Within a lifetime", _courses(records, measure, accuracy)),
+            Section("retention", "Retention", _retention(records, measure, accuracy)),
+            Section("updates", "Updates and gradients", _updates(records)),
+            Section("feedback", "Feedback and forward weights", _feedback(records)),
+            Section("interference", "Interference", _interference(records)),
         ],
-        cut_off=any(run.cut_off for run in runs),
+        footer="" if single else "Made from the files in the folders of the runs.",
     )
 
 
-def _results(runs: Sequence[MetaRun]) -> Sequence[Line]:
-    lines = []
-    for run in runs:
-        rows = run.evaluation.ways if run.evaluation is not None else {}
-        notes = [run.reason] if run.reason else []
-        if run.bad:
-            worst = max(run.bad, key=lambda name: run.bad[name])
-            notes.append(f"meta-gradients were not finite, mostly of {worst} ({run.bad[worst]} times)")
-        for ways, found in rows.items():
-            lost = f"; {found.skipped} lifetimes were not finite" if found.skipped else ""
-            about = f"{found.lifetimes} lifetimes of {run.evaluation.split}{lost}" if run.evaluation else ""
-            lines.append(Line(run.label, (ways, _score(found), about), "; ".join(notes)))
-        if not rows and run.validations:
-            last = run.validations[-1]
-            about = f"{last.lifetimes} lifetimes of validation, at meta-step {last.step}"
-            lines.append(Line(run.label, (str(run.config.get("tasks")), _score(last), about), "; ".join(notes)))
-    return lines
+def _label(record: Record) -> str:
+    return f"{record.setting('learner')}, {record.setting('order')}, seed {record.setting('seed')}"
 
 
-def _loss(runs: Sequence[MetaRun]) -> FigureParts | None:
-    curves = [thinned(curve_through((one.step, one.loss) for one in run.steps), POINTS) for run in runs]
-    return _overview("loss", "Query loss while meta-training", runs, curves, "meta-step", "query loss", log=True)
+def _evaluation(record: Record) -> MetaEvaluation | None:
+    found: MetaEvaluation | None = record.beside.get("evaluation.json")
+    return found
 
 
-def _validation(runs: Sequence[MetaRun], accuracy: bool) -> FigureParts | None:
-    curves = [thinned(curve_through((one.step, one.mean) for one in run.validations), POINTS) for run in runs]
-    ylabel = "accuracy, %" if accuracy else "mean squared error"
-    label = "Score on validation tasks while meta-training"
-    return _overview("validation", label, runs, curves, "meta-step", ylabel, log=not accuracy)
+def _analyses(records: Sequence[Record]) -> list[tuple[Record, MetaAnalysis]]:
+    return [(record, record.beside["analysis.json"]) for record in records if "analysis.json" in record.beside]
 
 
-def _learned(runs: Sequence[MetaRun], accuracy: bool) -> FigureParts | None:
-    """The score after a lifetime of n tasks, where several n were measured; else on the way through one."""
-    curves = []
-    for run in runs:
-        ways = {} if run.evaluation is None else run.evaluation.ways
-        if len(ways) > 1:
-            curves.append(
-                curve_through((int(n), found.mean) for n, found in sorted(ways.items(), key=lambda p: int(p[0])))
-            )
-        else:
-            last = _last(run)
-            curves.append(curve_through((n, value) for n, value in enumerate(last.so_far if last else [], 1)))
-    ylabel = "accuracy, %" if accuracy else "mean squared error"
-    return _overview("learned", "Score by number of tasks learned", runs, curves, "tasks", ylabel, log=not accuracy)
+def _told(record: Record) -> str:
+    """The last score on validation tasks."""
+    if not record.lifetimes:
+        return "nothing was evaluated yet"
+    last = record.lifetimes[-1]
+    score = f"{_score(last)}{text.NBSP}%" if last.measure == "accuracy" else _score(last)
+    return f"{score} {'accuracy' if last.measure == 'accuracy' else 'mean squared error'} on validation tasks"
 
 
-def _courses(runs: Sequence[MetaRun], accuracy: bool) -> FigureParts | None:
-    panels = []
-    for n, run in enumerate(runs):
-        last = _last(run)
-        if last is None or not last.course:
-            continue
-        columns = list(zip(*last.course, strict=True))
-        tasks = [curve_through(enumerate(column, 1)) for column in columns]
-        so_far = curve_through(enumerate(last.so_far, 1))
-        label = f"{run.label}: score on each task and on those so far, against parts of a lifetime."
-        panels.append(
-            Panel(run.label, meta_figures.course_panel(f"course-{n}", label, tasks, so_far, log=not accuracy))
+def _problems(record: Record) -> list[Problem]:
+    results: MetaResults | None = record.ended
+    found = damaged(record)
+    skipped = record.arms[0].skipped if results is None else results.skipped
+    if skipped:
+        by_parameter = results.skipped_by_parameter if results is not None else {}
+        worst = max(by_parameter, key=lambda name: by_parameter[name], default="")
+        where = f", mostly of {worst} ({by_parameter[worst]} times)" if worst else ""
+        found.append(
+            Problem(f"{text.counted(skipped, 'meta-step')} skipped", f"{_label(record)}: gradients not finite{where}.")
         )
-    return FigureParts(panels, []) if panels else None
+    return found
 
 
-def _retention(runs: Sequence[MetaRun], accuracy: bool) -> FigureParts | None:
-    panels = []
-    for n, run in enumerate(runs):
-        last = _last(run)
-        if last is None or not last.course or run.config.get("order") != "continual":
-            continue
-        course = [[NAN if value is None else value for value in row] for row in last.course]
-        first = [row[0] for row in course]
-        label = f"{run.label}: scores by task learned and task tested. The first task: {first[0]:.3g} once learned, "
-        label += f"{first[-1]:.3g} at the end."
-        drawing = meta_figures.retention_panel(f"retention-{n}", label, course, accuracy=accuracy)
-        panels.append(Panel(run.label, drawing))
-    return FigureParts(panels, []) if panels else None
-
-
-def _updates(runs: Sequence[MetaRun]) -> FigureParts | None:
-    panels, layers = [], list[str]()
-    for n, run in enumerate(runs):
-        if run.analysis is None:
-            continue
-        for kind, words in (
-            ("step", "step’s own loss"),
-            ("query", "query loss"),
-            ("random_feedback", "random feedback"),
-        ):
-            by_layer = run.analysis.update_angle.get(kind, {})
-            curves = [curve_through(zip(run.analysis.probes, angles, strict=True)) for angles in by_layer.values()]
-            if not any(curve.known for curve in curves):
-                continue
-            layers = max(layers, list(by_layer), key=len)
-            ends = "; ".join(f"layer {name} {_course(curve)}" for name, curve in zip(by_layer, curves, strict=True))
-            title = f"{run.label}: {words}"
-            panels.append(Panel(title, meta_figures.angle_panel(f"update-{n}-{kind}", f"{title}: {ends}", curves)))
-    key = [Panel(f"layer {name}", figures.swatch(f"layer-{n}", figures.look(n))) for n, name in enumerate(layers)]
-    return FigureParts(panels, [], key) if panels else None
-
-
-def _feedback(runs: Sequence[MetaRun]) -> Sequence[Line]:
-    return [
-        Line(f"{run.label}, layer {layer}", [text.degrees(by[when].get(layer)) for when in by])
-        for run in runs
-        if run.analysis is not None
-        for by in [run.analysis.feedback_angle]
-        for layer in by.get("meta_trained", {})
-    ]
-
-
-def _interference(runs: Sequence[MetaRun]) -> Sequence[Line]:
-    kinds = ("own", "others", "cosine", "gradient_own", "gradient_others", "gradient_cosine")
-    return [
-        Line(run.label, [text.loss(run.analysis.interference.get(kind)) for kind in kinds])
-        for run in runs
-        if run.analysis is not None
-    ]
-
-
-def _overview(
-    name: str, label: str, runs: Sequence[MetaRun], curves: Sequence[Curve], xlabel: str, ylabel: str, *, log: bool
-) -> FigureParts | None:
-    if not any(curve.known for curve in curves):
-        return None
-    looks = [figures.look(n) for n in range(len(runs))]
-    ends = "; ".join(f"{run.label} {_course(curve)}" for run, curve in zip(runs, curves, strict=True))
-    drawing = meta_figures.overview(name, f"{label}. {ends}.", curves, looks, xlabel, ylabel, log=log)
-    key = [
-        Panel(run.label, figures.swatch(f"{name}-{n}", looks[n]), _end(curve, percent=not log))
-        for n, (run, curve) in enumerate(zip(runs, curves, strict=True))
-    ]
-    return FigureParts((), (), key, drawing)
-
-
-def _course(curve: Curve) -> str:
-    known = curve.known
-    return f"from {known[0][1]:.3g} to {known[-1][1]:.3g}" if known else "has no finite value"
-
-
-def _end(curve: Curve, *, percent: bool) -> str:
-    if not curve.known:
-        return text.DASH
-    return text.percent(curve.known[-1][1]) if percent else text.loss(curve.known[-1][1])
-
-
-def _last(run: MetaRun) -> Lifetimes | None:
-    """The evaluation of the settings' own number of tasks if there is one, else the last on validation tasks."""
-    if run.evaluation is not None:
-        ways = run.evaluation.ways
-        return ways.get(str(run.config.get("tasks"))) or next(iter(ways.values()), None)
-    return run.validations[-1] if run.validations else None
+def _results(records: Sequence[Record], measure: str) -> Table:
+    rows = []
+    for record in records:
+        evaluation = _evaluation(record)
+        for ways, found in (evaluation.ways if evaluation is not None else {}).items():
+            assert evaluation is not None
+            lost = f"; {found.skipped} were not finite" if found.skipped else ""
+            about = f"{found.lifetimes} lifetimes of {evaluation.split}, weights of meta-step {evaluation.step}{lost}"
+            rows.append(Row(_label(record), [ways, _score(found), about]))
+        if evaluation is None and record.lifetimes:
+            last = record.lifetimes[-1]
+            about = f"{last.lifetimes} lifetimes of validation, weights of meta-step {last.step}"
+            rows.append(Row(_label(record), [str(record.setting("tasks")), _score(last), about]))
+    caption = "After one lifetime, on examples that it has not seen; mean over lifetimes ± 95 % interval."
+    return Table(["Learner", "Tasks", text.capital(measure), "Measured on"], rows, caption)
 
 
 def _score(found: Lifetimes) -> str:
-    percent = found.measure == "accuracy"
-    shown = text.percent(found.mean) if percent else text.loss(found.mean)
-    if found.interval_95 is None:
-        return shown
-    return f"{shown} ± {text.percent(found.interval_95) if percent else text.loss(found.interval_95)}"
+    shown = text.percent if found.measure == "accuracy" else text.number
+    return shown(found.mean) + ("" if found.interval_95 is None else f" ± {shown(found.interval_95)}")
 
 
-def _is_accuracy(runs: Sequence[MetaRun]) -> bool:
-    return any(one.measure == "accuracy" for run in runs for one in run.validations)
+def _over_runs(
+    name: str, records: Sequence[Record], curves: Sequence[Curve], caption: str, x: str, y: str, accuracy: bool
+) -> list[Block]:
+    """A curve for each run in one figure; logarithmic where they are losses, else from 0 to 100 %."""
+    known = [curve for curve in curves if curve.known]
+    if not known:
+        return []
+    scale = _scale(known, accuracy)
+    shown = {_label(r): (c, figure.look(n)) for n, (r, c) in enumerate(zip(records, curves, strict=True)) if c.known}
+    format = text.percent if accuracy else text.number
+    return [overview(name, text.capital(y), shown, scale, caption + ", with the last value.", x=x, y=y, format=format)]
 
 
-def _title(runs: Sequence[MetaRun]) -> str:
-    tasks = text.listing(list(dict.fromkeys(str(run.config.get("task")) for run in runs)))
-    if len(runs) == 1:
-        return f"{runs[0].config.get('learner')} learns to learn {tasks}"
-    return f"{text.counted(len(runs), 'run')} that learn to learn {tasks}"
+def _scale(curves: Sequence[Curve], accuracy: bool) -> Scale:
+    return figure.FRACTION if accuracy else figure.loss_scale(curves)
 
 
-def _facts(runs: Sequence[MetaRun]) -> list[str]:
-    steps = [run.steps[-1].step for run in runs if run.steps]
-    facts = [
-        text.counted(len(runs), "run"),
-        f"{statistics.median(steps):.0f} meta-steps" if steps else None,
-        str(runs[0].environment.get("started", ""))[:10],
+def _loss(records: Sequence[Record]) -> list[Block]:
+    curves = [record.arms[0].steps.curve("loss") for record in records]
+    caption = "Loss of meta-training, on the query after a lifetime, means over lines of the log"
+    return _over_runs("loss", records, curves, caption, "meta-step", "query loss", accuracy=False)
+
+
+def _validation(records: Sequence[Record], measure: str, accuracy: bool) -> list[Block]:
+    curves = [through((one.step, one.mean) for one in record.lifetimes) for record in records]
+    caption = f"{text.capital(measure)} after lifetimes on validation tasks, against meta-step"
+    return _over_runs("validation", records, curves, caption, "meta-step", measure, accuracy)
+
+
+def _last(record: Record) -> Lifetimes | None:
+    """The evaluation of the settings' own number of tasks if there is one, else the last on validation tasks."""
+    evaluation = _evaluation(record)
+    if evaluation is not None:
+        return evaluation.ways.get(str(record.setting("tasks"))) or next(iter(evaluation.ways.values()), None)
+    return record.lifetimes[-1] if record.lifetimes else None
+
+
+def _learned(records: Sequence[Record], measure: str, accuracy: bool) -> list[Block]:
+    """The score after a lifetime of n tasks, where several n were measured; else on the way through one."""
+    curves = []
+    for record in records:
+        evaluation, last = _evaluation(record), _last(record)
+        ways: Mapping[str, Lifetimes] = evaluation.ways if evaluation is not None else {}
+        points = sorted((int(n), found.mean) for n, found in ways.items())
+        curves.append(through(points if len(points) > 1 else enumerate(last.so_far if last else [], 1)))
+    caption = (
+        f"{text.capital(measure)} against the number of tasks learned: after lifetimes of as many tasks where several "
+        "numbers were measured, else on the tasks so far on the way through one lifetime"
+    )
+    return _over_runs("learned", records, curves, caption, "tasks", measure, accuracy)
+
+
+def _courses(records: Sequence[Record], measure: str, accuracy: bool) -> list[Block]:
+    panels = []
+    for n, record in enumerate(records):
+        last = _last(record)
+        if last is None or not last.course:
+            continue
+        tasks = [through(enumerate(column, 1)) for column in zip(*last.course, strict=True)]
+        so_far = through(enumerate(last.so_far, 1))
+        series = [Series(curve, Look(figure.look(k).colour, width=0.8)) for k, curve in enumerate(tasks)]
+        label = f"{_label(record)}: score on each task and on those so far, against parts of a lifetime."
+        scale = _scale([*tasks, so_far], accuracy)
+        panels.append(
+            Panel(_label(record), figure.lines(f"course-{n}", label, [*series, Series(so_far, PLAIN)], scale))
+        )
+    caption = (
+        f"{text.capital(measure)} on each task (thin) and on the tasks so far (thick) against equal parts of a "
+        "lifetime; in the continual order a part is a task."
+    )
+    return [Figure(caption, panels)] if panels else []
+
+
+def _retention(records: Sequence[Record], measure: str, accuracy: bool) -> list[Block]:
+    panels = []
+    for n, record in enumerate(records):
+        last = _last(record)
+        if last is None or not last.course or record.setting("order") != "continual":
+            continue
+        rows = [through(enumerate(row, 1)).y for row in last.course]
+        known = [value for row in rows for value in row if value == value]
+        scale = figure.FRACTION if accuracy else Scale(min(known, default=0.0), max(known, default=1.0))
+        shown = text.percent if accuracy else text.number
+        label = f"{_label(record)}: scores by task learned and task tested. The first task: {shown(last.course[0][0])} "
+        label += f"once learned, {shown(last.course[-1][0])} at the end."
+        size = PANEL._replace(right=44, width=190)
+        drawing = figure.heat(f"retention-{n}", label, range(1, len(rows[0]) + 1), rows, scale, size=size)
+        panels.append(Panel(_label(record), drawing))
+    caption = (
+        f"{text.capital(measure)} by task learned (row, the first on top) and task tested (column); the bar says what "
+        "the shades mean. Below the diagonal: what is left of earlier tasks."
+    )
+    return [Figure(caption, panels)] if panels else []
+
+
+def _updates(records: Sequence[Record]) -> list[Block]:
+    panels, layers = [], list[str]()
+    for n, (record, analysis) in enumerate(_analyses(records)):
+        for kind, words in UPDATES.items():
+            by_layer = analysis.update_angle.get(kind, {})
+            curves = {layer: through(zip(analysis.probes, found, strict=True)) for layer, found in by_layer.items()}
+            if not any(curve.known for curve in curves.values()):
+                continue
+            layers = max(layers, list(curves), key=len)
+            ends = "; ".join(f"layer {layer} {course(curve, 'step', text.degrees)}" for layer, curve in curves.items())
+            series = [Series(curve, figure.look(k), mark=True) for k, curve in enumerate(curves.values())]
+            title, scale = f"{_label(record)}: {words}", Scale(-3, 183, ideal=90, ticks=(0, 45, 90, 135, 180))
+            panels.append(Panel(title, figure.lines(f"update-{n}-{kind}", f"{title}: {ends}", series, scale)))
+    key = [Panel(f"layer {name}", figure.swatch(f"layer-{n}", figure.look(n))) for n, name in enumerate(layers)]
+    caption = (
+        "Angle in degrees between a step’s update and minus the gradient at the same weights, by layer against the "
+        "step of the lifetime: of the step’s own loss, of the query loss, and of the step’s loss with the "
+        "feedback weights of before meta-training. The line at 90° is where unrelated directions lie."
+    )
+    return [Figure(caption, panels, key=key)] if panels else []
+
+
+def _feedback(records: Sequence[Record]) -> list[Block]:
+    rows = [
+        Row(f"{_label(record)}, layer {layer}", [text.degrees(by_moment[moment].get(layer)) for moment in by_moment])
+        for record, analysis in _analyses(records)
+        for by_moment in [analysis.feedback_angle]
+        for layer in by_moment.get("meta_trained", {})
     ]
-    return [fact.replace(" ", text.NBSP) for fact in facts if fact]
+    caption = (
+        "Angle between the feedback weights B into a layer and the transpose of the product of the forward weights "
+        "after it; unrelated ones lie at 90°."
+    )
+    return [Table(["Path", "Initial, °", "Meta-trained, °", "End of lifetime, °"], rows, caption)] if rows else []
 
 
-def _dirty(run: MetaRun) -> bool:
-    return run.environment.get("uncommitted_changes") is True
+def _interference(records: Sequence[Record]) -> list[Block]:
+    kinds = ("own", "others", "cosine", "gradient_own", "gradient_others", "gradient_cosine")
+    rows = [
+        Row(_label(record), [text.number(analysis.interference.get(kind)) for kind in kinds])
+        for record, analysis in _analyses(records)
+    ]
+    heads = ["Learner", "Own", "Others", "Cosine", "Gradient: own", "Gradient: others", "Gradient: cosine"]
+    caption = (
+        "In the middle of lifetimes: change of the query loss on the step’s own task and on another one (below zero is "
+        "better), and the cosine between the updates of two tasks; the same for gradient steps of the same length."
+    )
+    return [Table(heads, rows, caption)] if rows else []

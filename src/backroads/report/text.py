@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
+
+from backroads.runs.quantity import Quantity
 
 DASH = "\N{EN DASH}"
 """Stands for a number that is missing."""
@@ -30,14 +33,28 @@ def degrees(angle: float | None) -> str:
     return DASH if angle is None else _fixed(angle, 1)
 
 
-def ratio(value: float | None) -> str:
-    """``1.234`` as ``1.23``."""
-    return DASH if value is None else _fixed(value, 2)
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many digits: a loss, a rate."""
+    if value is None:
+        return DASH
+    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.{digits}g}".replace("-", MINUS)
 
 
-def loss(value: float | None) -> str:
-    """A loss with three digits."""
-    return DASH if value is None else f"{value:.3g}".replace("-", MINUS)
+def probability(p: float | None) -> str:
+    """``0.0432`` as ``0.043``, and what is smaller than a thousandth as ``< 0.001``."""
+    return DASH if p is None else "< 0.001" if p < 1e-3 else f"{p:.2g}"
+
+
+def measured(value: float | None, quantity: Quantity) -> str:
+    """A reading with its unit, as text: degrees with a decimal, others with three digits."""
+    if quantity.unit == "degrees":
+        return degrees(value)
+    return number(value) + ("" if value is None or quantity.unit in ("", "%") else f" {quantity.unit}")
+
+
+def unit(quantity: Quantity) -> str:
+    """The unit as it stands behind the name of a column: ``, °``."""
+    return {"": "", "degrees": ", °"}.get(quantity.unit, f", {quantity.unit}")
 
 
 def whole(value: float) -> str:
@@ -48,6 +65,18 @@ def whole(value: float) -> str:
 def memory(mebibytes: float) -> str:
     """Memory in the unit that gives it a short number."""
     return f"{mebibytes:.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.1f} GiB"
+
+
+def short(value: float) -> str:
+    """``20000`` as ``20k`` and ``0.0001`` as ``1e−4``: a label for a narrow axis."""
+    size = abs(value)
+    if size >= 1e12 or 0 < size < 1e-3:
+        mantissa, _, power = f"{value:.1e}".partition("e")
+        text = f"{mantissa.removesuffix('.0')}e{int(power)}"
+    else:
+        unit, letter = next(((u, letter) for u, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")) if size >= u), (1.0, ""))
+        text = f"{value / (1e3 if letter == 'k' else unit):.4g}{letter}"
+    return text.replace("-", MINUS)
 
 
 def plain(value: float) -> str:
@@ -102,12 +131,45 @@ def setting(value: object) -> str:
     return str(value)
 
 
-def settings(config: Mapping[str, object], without: Collection[str] = ()) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The settings, those of the top first, then each table but those in ``without``; empty ones are left out."""
+def settings(config: Mapping[str, object]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The settings, those of the top first, then each table; empty ones are left out."""
     flat = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
-    tables = {key: value for key, value in config.items() if isinstance(value, Mapping) and key not in without}
-    groups = {"": flat, **tables}
+    groups = {"": flat, **{key: value for key, value in config.items() if isinstance(value, Mapping)}}
     return [(name, [(key, setting(value)) for key, value in group.items()]) for name, group in groups.items() if group]
+
+
+_TITLES = {
+    "resnet": "ResNet",
+    "vgg": "VGG",
+    "vit": "ViT",
+    "mlp": "MLP",
+    "lenet": "LeNet",
+    "alexnet": "AlexNet",
+    "cifar": "CIFAR",
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "imagenet": "ImageNet",
+    "omniglot": "Omniglot",
+    "digits": "handwritten digits",
+    "digits_conv": "a small convolutional network",
+    "dfa": "direct feedback alignment",
+}
+
+
+def title(name: str) -> str:
+    """A name of the settings as a person writes it, such as ``ResNet-8`` for ``resnet8``; paths stay as they are."""
+    found = re.fullmatch(r"([a-z_]+?)(\d*)", name)
+    if found is None:
+        return name
+    known = _TITLES.get(name) or _TITLES.get(found[1])
+    return (
+        name.replace("_", " ") if known is None else known if name in _TITLES or not found[2] else f"{known}-{found[2]}"
+    )
+
+
+def capital(sentence: str) -> str:
+    """With a capital letter at the beginning."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _fixed(value: float, digits: int) -> str:

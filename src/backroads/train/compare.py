@@ -20,8 +20,9 @@ from torch import Tensor
 from backroads.data import batches, load_digits
 from backroads.feedback.conversion import backward_parameters, convert, forward_parameters
 from backroads.feedback.rules import FeedbackRule, get_rule
-from backroads.metrics import weight_angles
+from backroads.metrics import quantities, weight_angles
 from backroads.models import MODELS
+from backroads.runs import schema
 from backroads.runs.folder import RunFolder
 from backroads.train.config import CompareConfig
 
@@ -48,12 +49,27 @@ def compare(config: CompareConfig, folder: RunFolder, report: Callable[[Progress
     """
     rules = rules_of(config)
     torch.set_num_threads(config.threads)
-    train, evaluate = load_digits(config.split).divided(config.split)
+    train, evaluation = load_digits(config.split).divided(config.split)
     n = len(train.y)
     steps_per_epoch = math.ceil(n / config.batch_size)
     total = len(rules) * len(config.seeds) * config.epochs * steps_per_epoch
     started = time.perf_counter()
-    folder.event("start", rules={name: repr(rule) for name, rule in rules.items()}, steps_per_epoch=steps_per_epoch)
+    arms = [schema.Arm(name, seed, {"": repr(rule)}) for seed in config.seeds for name, rule in rules.items()]
+    steps = config.epochs * steps_per_epoch
+    metrics = quantities(["weight_angle"])
+    folder.event(schema.Start("compare", tuple(arms), steps, steps_per_epoch=steps_per_epoch, metrics=metrics))
+    numbers = {(arm.name, arm.seed): number for number, arm in enumerate(arms)}
+
+    def evaluate(run: Run, epoch: int) -> None:
+        fields, number = run.end_epoch(epoch, evaluation.x, evaluation.y), numbers[run.name, run.seed]
+        angles = fields.pop("weight_angle")
+        if run.diverged:
+            if not run.reported:
+                folder.event(schema.Diverged(run.steps, "the loss is not finite", number))
+            run.reported = True
+            return
+        folder.event(schema.Readings(run.steps, {"weight_angle": angles}, number, epoch))
+        folder.event(schema.Evaluation(run.steps, epoch, number, **fields))
 
     done = 0
     runs: dict[str, list[Run]] = {name: [] for name in rules}
@@ -61,7 +77,7 @@ def compare(config: CompareConfig, folder: RunFolder, report: Callable[[Progress
         present = [Run(name, rule, seed, config, config.epochs * steps_per_epoch) for name, rule in rules.items()]
         for run in present:
             runs[run.name].append(run)
-            folder.event("epoch", **run.end_epoch(0, evaluate.x, evaluate.y))
+            evaluate(run, 0)
         for epoch in range(1, config.epochs + 1):
             for step, picks in enumerate(batches(n, config.batch_size, seed, epoch)):
                 x, y = train.x[picks], train.y[picks]
@@ -71,20 +87,41 @@ def compare(config: CompareConfig, folder: RunFolder, report: Callable[[Progress
                     done += 1
                     report(Progress(done, total))
             for run in present:
-                folder.event("epoch", **run.end_epoch(epoch, evaluate.x, evaluate.y))
+                evaluate(run, epoch)
             shown = "  ".join(f"{run.name} {100 * run.accuracy:.1f}" for run in present)
             report(Progress(done, total, f"seed {seed} epoch {epoch}/{config.epochs}: {shown} %"))
 
-    results = {
+    results: dict[str, Any] = {
         "kind": "compare",
         "split": config.split,
         "n_seeds": len(config.seeds),
         "rows": [_row(name, rule, runs[name], runs["backprop"]) for name, rule in rules.items()],
         "seconds": time.perf_counter() - started,
     }
-    folder.event("end", seconds=results["seconds"])
-    folder.results(results)
+    ended = tuple(
+        _result(run, other) for own in runs.values() for run, other in zip(own, runs["backprop"], strict=True)
+    )
+    in_order = sorted(ended, key=lambda arm: numbers[arm.name, arm.seed])
+    seconds = results["seconds"]
+    folder.results(schema.TrainingResults("compare", config.split, tuple(in_order), "backprop", seconds=seconds))
     return results
+
+
+def _result(run: Run, baseline: Run) -> schema.ArmResult:
+    """How one arm ended."""
+    ratios = [own / other for own, other in zip(run.seconds, baseline.seconds, strict=False)][WARM_UP_STEPS:]
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else None
+    seconds = run.seconds[WARM_UP_STEPS:]
+    return schema.ArmResult(
+        run.name,
+        run.seed,
+        "diverged" if run.diverged else "finished",
+        run.steps,
+        accuracy=None if run.diverged else run.accuracy,
+        readings={} if run.diverged else {"weight_angle": dict(run.angles)},
+        step_ms=1000 * statistics.median(seconds) if seconds else None,
+        step_ratio=(quartiles[0], quartiles[1], quartiles[2]) if quartiles else None,
+    )
 
 
 def rules_of(config: CompareConfig) -> dict[str, FeedbackRule]:
@@ -122,7 +159,7 @@ class Run:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1 - step / total_steps)
         self.steps = 0
         self.seconds: list[float] = []
-        self.diverged = False
+        self.diverged = self.reported = False
         self.accuracy = math.nan
         self.angles: dict[str, float] = {}
         self._losses: list[Tensor] = []
@@ -160,9 +197,6 @@ class Run:
         self.diverged = self.diverged or not math.isfinite(loss)
         self.angles = weight_angles(self.model)
         return {
-            "rule": self.name,
-            "seed": self.seed,
-            "epoch": epoch,
             "train_loss": train_loss,
             "train_accuracy": None if hits is None else float(hits.mean()),
             "eval_loss": None if self.diverged else loss,

@@ -1,0 +1,342 @@
+"""The page of a training: what it says at every moment of its life, and the numbers that it shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from folders import FEW, MANY, PER_EPOCH, Folder, diverged, training
+from pages import key, labels, page_of, section, summary, table, words
+from reader import Element
+
+from backroads.report import figure, text, write_report
+from backroads.report.page import words as breaking
+from backroads.runs.quantity import Quantity
+from backroads.runs.schema import Arm, Evaluation, Readings, Resumed, Speed, Start, Step, Stopped
+
+
+def fixed(folder: Folder) -> Folder:
+    """The same with round accuracies: 0.5 after every epoch but 0.75 after epoch 3, top-5 0.9."""
+    folder.change(Evaluation, eval_accuracy=0.5, eval_top5=0.9)
+    return folder.change(Evaluation, lambda one: one.epoch == 3, eval_accuracy=0.75)
+
+
+def label(page: Element, name: str) -> str:
+    (found,) = labels(section(page, name))
+    return found
+
+
+def test_finished(tmp_path: Path) -> None:
+    page = page_of(fixed(training(epochs=4)), tmp_path)
+
+    assert page.one("h1").text == "ResNet-110 on CIFAR-10 with symmetric alignment"
+    assert summary(page) == (
+        "Finished after 4 epochs: 50.0 % test accuracy; the best, 75.0 %, after epoch 3; top-5 90.0 %."
+    )
+    resume = words(section(page, "resume").one("pre"))
+    assert resume == f"backroads train --resume --out {tmp_path.name} --epochs MORE"
+    assert not page.all("div", class_="alert")
+    assert not page.all("ul", class_="notes")
+    headings = ["Accuracy", "Loss", "Weight angle", "|B| / |W|", "Update angle", "Rates", "Throughput", "Rules"]
+    assert [h.text for h in page.all("h2")] == [*headings, "Settings", "Environment", "Repeat it", "Go on"]
+
+
+def test_facts(tmp_path: Path) -> None:
+    folder = training(epochs=2)
+    speeds = itertools.cycle([1000.0, 2000.0, 3000.0])
+    folder.system = [
+        dataclasses.replace(event, examples_per_second=next(speeds)) if isinstance(event, Speed) else event
+        for event in folder.system
+    ]
+    assert words(page_of(folder, tmp_path).one("p", class_="facts")) == (
+        "1,730,714 parameters · 50,000 training examples · 10,000 for evaluation · 2,000 examples a second · "
+        "1.8 GiB of memory at most · 90 min · 2026-03-01"
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (0, "Unfinished at step 0 of 160 (epoch 0): still running, or killed. 50.0 % test accuracy before training."),
+        (15, "Unfinished at step 10 of 160 (epoch 0.25): still running, or killed. 50.0 % test accuracy before"),
+        (
+            130,
+            "Unfinished at step 130 of 160 (epoch 3.25): still running, or killed. 75.0 % test accuracy after epoch 3",
+        ),
+    ],
+)
+def test_running_or_killed_is_unfinished(step: int, said: str, tmp_path: Path) -> None:
+    page = page_of(fixed(training(epochs=4)).until(step), tmp_path)
+    assert summary(page).startswith(said)
+    resume = section(page, "resume")
+    assert words(resume.one("pre")) == f"backroads train --resume --out {tmp_path.name}"
+    assert "once nothing trains in this folder any more" in resume.text
+    assert "when last measured" in section(page, "rules").text
+    assert "results.json" not in page.one("footer").text
+
+
+def test_a_start_and_nothing_else(tmp_path: Path) -> None:
+    folder = training().until(-1)
+    folder.system = []
+    page = page_of(folder, tmp_path)
+    assert not page.all("svg")
+    assert [words(section(page, name).one("p")) for name in ("accuracy", "loss")] == [
+        "Nothing was evaluated yet.",
+        "No loss was measured yet.",
+    ]
+    assert "Nothing was evaluated yet" in summary(page)
+
+
+def test_a_best_that_was_equally_good_is_the_first_of_them(tmp_path: Path) -> None:
+    folder = fixed(training(epochs=4)).change(Evaluation, lambda one: one.epoch in (2, 4), eval_accuracy=0.75)
+    assert "75.0 % test accuracy; the best, also 75.0 %, after epoch 2;" in summary(page_of(folder, tmp_path))
+
+
+def test_stopped_by_a_signal_until_it_goes_on(tmp_path: Path) -> None:
+    folder = fixed(training(epochs=4)).until(125)
+    folder.system.append(Stopped(127, 15))
+    page = page_of(folder, tmp_path / "stopped")
+    assert summary(page).startswith("Stopped by signal 15 (SIGTERM) at step 127 of 160 (epoch 3.17), before its end.")
+    assert "saved when it stopped" in section(page, "resume").text
+
+    folder.system.append(Resumed(127))
+    assert summary(page_of(folder, tmp_path / "on")).startswith("Unfinished at step 120 of 160")
+
+
+def test_diverged(tmp_path: Path) -> None:
+    reason = "the loss of step 150 is not finite; first: block1.conv"
+    page = page_of(diverged(fixed(training(epochs=4)), 150, reason, "block1.conv"), tmp_path / "one")
+    assert summary(page) == (
+        f"Diverged at step 150 of 160 (epoch 3.75): {reason}. The last good checkpoint, of step 120, is kept. "
+        "75.0 % test accuracy after epoch 3, the best of all epochs; top-5 90.0 %."
+    )
+    assert page.one("strong", class_="bad").text == "Diverged"
+    folder = diverged(training(epochs=4), 150, "weights are not finite", "fc.weight")
+    folder.results, folder.system = None, []
+    page = page_of(folder, tmp_path / "other")
+    assert "(epoch 3.75): weights are not finite (in fc.weight). The last good checkpoint is kept." in summary(page)
+
+
+def test_results_of_an_earlier_end_are_left_out(tmp_path: Path) -> None:
+    longer = training(epochs=6).until(190)  # taken up again for more epochs
+    longer.results = training(epochs=4).results
+    again = training(epochs=4).until(80)  # taken up again before where it diverged
+    again.results = diverged(training(epochs=4), 110, "not finite", "conv1").results
+    for name, folder, said in (("longer", longer, "step 190 of 240"), ("again", again, "step 80 of 160")):
+        page = page_of(folder, tmp_path / name)
+        assert summary(page).startswith(f"Unfinished at {said}")
+        assert "went on after results.json was written" in section(page, "repeat").text
+
+
+def test_collapsed_dead_and_skipped_are_named(tmp_path: Path) -> None:
+    folder = training(epochs=1)
+    own = dataclasses.replace(folder.results.arms[0], collapsed=("conv1", "readout"), dead=("readout",))
+    images = {f"images/{number}.jpg": "truncated" for number in range(14)}
+    folder.results = dataclasses.replace(folder.results, arms=(own,), corrupt_examples=images)
+    folder.system.append(Resumed(40, 2, ("step 50: another checksum",)))
+    page = page_of(folder, tmp_path)
+    alert = page.one("div", class_="alert")
+
+    assert "2 layers collapsed. B stands at a right angle to W" in words(alert)
+    assert "although the rule should have brought them together: conv1 and readout." in words(alert)
+    assert "1 layer dead. W got a gradient of zeros" in words(alert)
+    assert "14 examples skipped." in words(alert)
+    assert "1 checkpoint damaged." in words(alert)
+    items = [item.text for item in alert.all("li")]
+    assert (items[0], items[12], items[13]) == (
+        "images/0.jpg: truncated",
+        "and 2 more, in results.json",
+        "step 50: another checksum",
+    )
+    assert list(table(section(page, "rules"), 1)) == ["1 conv1 collapsed", "2 block1.conv", "3 readout collapsed, dead"]
+
+
+def test_skipped_images_are_known_before_the_end(tmp_path: Path) -> None:
+    folder = training(epochs=2).until(50)
+    folder.system.append(Speed(50, corrupt_examples=3))
+    assert "3 examples skipped. They could not be read." in words(page_of(folder, tmp_path).one("div", class_="alert"))
+
+
+def test_values_that_are_not_finite_are_said(tmp_path: Path) -> None:
+    folder = training(epochs=4).change(Evaluation, lambda e: e.epoch in (2, 3), eval_accuracy=None, eval_loss=None)
+    folder.change(Step, lambda line: line.step == 30, loss=None)
+    angles = {"weight_angle": {"conv1": 91.0, "readout": 85.0, "block1.conv": 84.9}}
+    folder.change(Readings, lambda one: one.step == 160, values=angles)
+    folder.change(Readings, lambda one: one.step == 80, values={"weight_angle": {"conv1": None}})
+    page = page_of(folder, tmp_path)
+
+    assert "test accuracy: not finite at epochs 2–3." in section(page, "accuracy").text
+    notes = section(page, "loss").one("ul", class_="notes").text
+    assert "test loss: not finite at epochs 2–3." in notes
+    assert "training loss: not finite in 1 line of the log." in notes
+    angle = section(page, "metric-0")
+    assert "At 85° or more when last measured: 2 of 3 layers: conv1 and readout." in words(angle)
+    assert "conv1: not finite at some measurements." in angle.one("ul", class_="notes").text
+
+
+def test_a_training_of_which_nothing_is_finite_still_has_its_page(tmp_path: Path) -> None:
+    folder = training(epochs=2).change(Step, loss=None, learning_rate=None, backward_rate=None)
+    folder.change(Evaluation, train_loss=None, train_accuracy=None, eval_loss=None, eval_accuracy=None, eval_top5=None)
+    folder.change(Readings, values={"weight_angle": dict.fromkeys(FEW)})
+    folder.system = [Speed(40)]
+    page = page_of(folder, tmp_path)
+    assert summary(page) == "Finished after 2 epochs: no test accuracy is finite."
+    assert words(section(page, "metric-0").one("p")) == "No layer has a finite value."
+
+
+def test_figures_say_where_their_curves_begin_and_end(tmp_path: Path) -> None:
+    folder = training(epochs=3).change(Evaluation, lambda e: e.epoch == 0, eval_accuracy=0.1, eval_loss=2.3)
+    folder.change(Evaluation, lambda e: e.epoch == 3, eval_accuracy=0.875, train_accuracy=0.9, eval_loss=0.4)
+    folder.change(Step, lambda line: line.step == 3 * PER_EPOCH, loss=0.31)
+    page = page_of(folder, tmp_path)
+
+    assert "Test accuracy from 10.0 at epoch 0 to 87.5 at epoch 3." in label(page, "accuracy")
+    assert key(section(page, "accuracy")) == {"test accuracy": "87.5", "training accuracy": "90.0"}
+    assert "Test loss from 2.3 at epoch 0 to 0.4 at epoch 3." in label(page, "loss")
+    assert key(section(page, "loss")) == {"test loss": "0.4", "training loss": "0.31"}
+    last = folder.of(Readings)[-1].values["weight_angle"]
+    shown = {name: text.degrees(angle) for name, angle in last.items()}
+    assert key(section(page, "metric-0")) == shown
+    assert {name.split()[1]: cells[0] for name, cells in table(section(page, "rules"), 1).items()} == shown
+    assert list(key(section(page, "metric-2"))) == ["the whole network"]
+
+
+def test_many_layers_become_a_map_with_a_scale_and_one_row_a_rule(tmp_path: Path) -> None:
+    folder = training(MANY, epochs=5)
+    formulas = {layer: "first" if layer == "conv1" else "others" for layer in MANY}
+    folder.change(Start, arms=(Arm("symmetric_alignment", 0, formulas),))
+    ends = {"weight_angle": dict.fromkeys(MANY, 5.0) | {"fc": 88.0, "conv1": 12.0}}
+    folder.change(Readings, lambda one: one.epoch == 5, values=ends)
+    own = dataclasses.replace(folder.results.arms[0], readings=ends)
+    folder.results = dataclasses.replace(folder.results, arms=(own,))
+    page = page_of(folder, tmp_path)
+
+    angle = section(page, "metric-0")
+    assert "At the end: 5.0 to 88.0, median 5.0." in label(page, "metric-0")
+    assert "At 85° or more when last measured: 1 of 110 layers: fc." in words(angle)
+    ticks = [tick.text for tick in angle.one("svg", role="img").all("text")]
+    assert {"0", "30", "60", "90"} <= set(ticks)  # the bar beside the map
+    mean = text.degrees((107 * 5 + 5 + 88) / 109)
+    assert {rule: cells[:2] for rule, cells in table(section(page, "rules")).items()} == {
+        "first": ["1: conv1", "12.0"],
+        "others": ["109: stage1.0.conv1, stage1.0.conv2, stage1.1.conv1 and 106 more", mean],
+    }
+    assert len(table(section(page, "rules"), 1)) == len(MANY)
+
+
+def test_rates_and_coefficients_have_panels(tmp_path: Path) -> None:
+    folder = training(epochs=2, coefficients={"amp": 1 / 80}).change(Step, learning_rate=0.001, gradient_norm=2.0)
+    folder.change(Step, lambda line: line.step == 10, learning_rate=0.1)
+    panels = section(page_of(folder, tmp_path), "rates").all("div", class_="panel")
+    titles = ["learning rate of W, log", "learning rate of B", "norm of W’s gradient", "coefficient amp"]
+    assert [panel.one("p").text for panel in panels] == titles
+    found = [labels(panel)[0] for panel in panels]
+    assert found[0] == "learning rate of W against step: from 0.1 at step 10 to 0.001 at step 80."
+    assert found[3] == "coefficient amp against step: from 0.125 at step 10 to 1 at step 80."
+
+
+def test_resumes_are_marked_in_the_throughput(tmp_path: Path) -> None:
+    folder = training(epochs=2)
+    folder.system.insert(4, Resumed(20))
+    page = page_of(folder, tmp_path / "one")
+    assert key(section(page, "speed"))["taken up again"] == "1×"
+    assert label(page, "speed").endswith("Taken up again at step 20.")
+    assert "since it was taken up again" in words(page.one("p", class_="facts"))
+    unbroken = page_of(training(epochs=2), tmp_path / "none")
+    assert "taken up again" not in key(section(unbroken, "speed"))
+    curves = [len(section(one, "speed").all("path")) for one in (page, unbroken)]
+    assert curves[0] >= curves[1] + 2  # one more part of the curve, one more line
+
+
+def test_one_epoch_and_top5_of_few_classes(tmp_path: Path) -> None:
+    page = page_of(training(epochs=1, classes=5), tmp_path)
+    assert summary(page).startswith("Finished after 1 epoch: ")
+    assert "top-5" not in summary(page)
+
+
+def test_a_folder_is_named_however_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = training(epochs=1).write(tmp_path / "-my run")
+    monkeypatch.chdir(folder)
+    assert "--out './-my run'" in section(page_of(Path(".")), "resume").one("pre").text
+
+
+# --- Parts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "log", "unit", "expected"),
+    [
+        ([0.5, 2.0], True, "", (0.5 / 1.3, 2.6, True)),
+        ([0.0, 2.0], True, "", (0.0, 2.12, False)),  # no logarithm of 0
+        ([5.0, 80.0], False, "degrees", (-2.0, 92.0, False)),
+        ([5.0, 92.0], False, "degrees", (-2.0, 94.0, False)),
+        ([5.0, 130.0], False, "degrees", (-2.0, 182.0, False)),
+        ([], False, "", (0.0, 1.06, False)),
+    ],
+)
+def test_axes_hold_their_values(values: list[float], log: bool, unit: str, expected: tuple[float, float, bool]) -> None:
+    found = figure.scale_of(values, log=log, unit=unit)
+    assert (found.low, found.high, found.log) == pytest.approx(expected)
+
+
+def test_no_two_of_forty_lines_look_the_same() -> None:
+    looks = [figure.look(number) for number in range(40)]
+    assert len(set(looks)) == 40
+    for one, other in itertools.pairwise(looks):  # neighbours differ in more than their colour
+        assert one.dashes != other.dashes
+        assert one.marker != other.marker
+
+
+def test_words_break_only_inside_long_names_and_are_escaped() -> None:
+    assert breaking("a b_c") == 'a <span class="word">b_<wbr>c</span>'
+    assert breaking("<b> x_<i>") == '&lt;b&gt; <span class="word">x_<wbr>&lt;i&gt;</span>'
+
+
+@pytest.mark.parametrize(
+    ("show", "value", "expected"),
+    [
+        (text.percent, 0.981, "98.1"),
+        (text.percent, None, "–"),
+        (text.points, -0.0061, "−0.6"),
+        (text.points, 0.0061, "+0.6"),
+        (text.points, -0.0001, "0.0"),
+        (text.degrees, 12.34, "12.3"),
+        (text.number, 0.012345, "0.0123"),
+        (text.number, -1234567.0, "−1.23e+06"),
+        (text.probability, 0.0432, "0.043"),
+        (text.probability, 1e-9, "< 0.001"),
+        (text.whole, 12345.6, "12,346"),
+        (text.memory, 2048.0, "2.0 GiB"),
+        (text.short, 20000.0, "20k"),
+        (text.short, 0.0001, "1e−4"),
+        (text.short, 1.2e-10, "1.2e−10"),
+        (text.plain, 2.456, "2.46"),
+        (text.duration, 65.2, "65 s"),
+        (text.duration, 9000.0, "2.5 h"),
+        (text.ranges, [3, 6, 7, 8], "3, 6–8"),
+        (text.listing, ["a", "b", "c"], "a, b and c"),
+        (text.setting, [0, 1.5, "a", True], "0, 1.5, a, true"),
+        (text.setting, [[1], 2], "[[1], 2]"),
+        (text.setting, None, "–"),
+        (text.title, "resnet8", "ResNet-8"),
+        (text.title, "cifar10", "CIFAR-10"),
+        (text.title, "kolen_pollack", "kolen pollack"),
+        (text.title, "my.package:Model", "my.package:Model"),
+        (lambda value: text.measured(value, Quantity("a", "degrees")), 12.34, "12.3"),
+        (lambda value: text.measured(value, Quantity("a", "nats")), 1.5, "1.5 nats"),
+    ],
+)
+def test_numbers_and_lists_as_text(show: Callable[[object], str], value: object, expected: str) -> None:
+    assert show(value) == expected
+
+
+def test_what_a_training_writes_is_understood(tmp_path: Path) -> None:
+    from backroads.train.settings import resolve
+    from backroads.train.trainer import train
+
+    config = resolve({"epochs": 1, "model_options": {"width": 2}, "threads": 1, "log_every": 4, "clip_norm": 5.0})
+    train(config, tmp_path / "run", lambda progress: None)
+    write_report(tmp_path / "run")
