@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState, create_trial
-from test_cli import backroads
+from cli.test_cli import backroads
 
 from backroads.cli import main
 from backroads.search.run import study_in

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_cli import backroads
+from cli.test_cli import backroads
 
 from backroads.cli import main
 from backroads.data import load_dataset

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import SIZES, network, stream
+from plasticity.networks import SIZES, network, stream
 from torch import Tensor
 
 from backroads.errors import ShapeError, UsageError

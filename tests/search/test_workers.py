@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from postgres import PASSWORD, Postgres, binaries
-from processes import Workers
+from search.postgres import PASSWORD, Postgres, binaries
+from search.processes import Workers
 
 from backroads.errors import ConfigError
 from backroads.search.run import prepare
