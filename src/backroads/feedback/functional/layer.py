@@ -122,24 +122,15 @@ class _Layer(torch.autograd.Function):
     """The Function of plain eager mode. Saving in ``forward`` costs tens of microseconds less a layer."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        W: Tensor,
-        bias: Tensor | None,
-        feedback: Tensor | None,
-        call: _Call,
-        *tensors: Tensor,
-    ) -> Any:
-        y = _project(x, W, bias, call.op)
-        reads = _save(ctx, x, W, bias, feedback, call, tensors, None)
-        if "output" in reads:
-            ctx.kept = _KeptOutput(y.detach(), y._version)
-        return (y, _carrier(x, y, call, tensors)) if call.rule.broadcasts else y
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = _forward(*inputs)
+        if "output" in _save(ctx, None, *inputs):
+            ctx.kept = _KeptOutput(output.detach(), output._version)
+        return output
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, e: Tensor | None = None) -> tuple[Any, ...]:
-        return _backward(ctx, dy, e)
+    def backward(ctx: Any, *errors: Tensor) -> tuple[Any, ...]:
+        return _backward(ctx, *errors)
 
 
 class _LayerTraced(torch.autograd.Function):
@@ -148,49 +139,37 @@ class _LayerTraced(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        x: Tensor,
-        W: Tensor,
-        bias: Tensor | None,
-        feedback: Tensor | None,
-        call: _Call,
-        *tensors: Tensor,
-    ) -> Any:
-        y = _project(x, W, bias, call.op)
-        return (y, _carrier(x, y, call, tensors)) if call.rule.broadcasts else y
+    def forward(*inputs: Any) -> Any:
+        return _forward(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        x, W, bias, feedback, call, *tensors = inputs
-        y = output[0] if call.rule.broadcasts else output
         # Not for function transforms: they would differentiate the saved output through B.
-        kept = y if torch.compiler.is_compiling() else None
-        _save(ctx, x, W, bias, feedback, call, tuple(tensors), kept)
+        _save(ctx, output if torch.compiler.is_compiling() else None, *inputs)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, e: Tensor | None = None) -> tuple[Any, ...]:
-        return _backward(ctx, dy, e)
+    def backward(ctx: Any, *errors: Tensor) -> tuple[Any, ...]:
+        return _backward(ctx, *errors)
 
 
-def _project(x: Tensor, W: Tensor, bias: Tensor | None, op: Operator) -> Tensor:
-    return op.project(x, W.to(x.dtype), None if bias is None else bias.to(x.dtype))
-
-
-def _carrier(x: Tensor, y: Tensor, call: _Call, tensors: tuple[Tensor, ...]) -> Tensor:
-    """(N, K) zeros, for K rows of the rule's feedback weight."""
-    D = tensors[call.names.index("backward_weight")]
-    return y.new_zeros(1 if call.op.unbatched(x) else x.shape[0], D.shape[0])
+def _forward(x: Tensor, W: Tensor, bias: Tensor | None, feedback: Tensor | None, call: _Call, *tensors: Tensor) -> Any:
+    """y, or (y, carrier); the carrier is (N, K) zeros, for K rows of the rule's feedback weight."""
+    y = call.op.project(x, W.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    if not call.rule.broadcasts:
+        return y
+    outputs = tensors[call.names.index("backward_weight")].shape[0]
+    return y, y.new_zeros(1 if call.op.unbatched(x) else x.shape[0], outputs)
 
 
 def _save(
     ctx: Any,
+    y: Any,
     x: Tensor,
     W: Tensor,
     bias: Tensor | None,
     feedback: Tensor | None,
     call: _Call,
-    tensors: tuple[Tensor, ...],
-    y: Tensor | None,
+    *tensors: Tensor,
 ) -> frozenset[str]:
     """Keep what the backward pass reads; returns which of "weight" and "output" that is."""
     ctx.call, ctx.weight_dtype, ctx.kept = call, W.dtype, None
@@ -204,7 +183,7 @@ def _save(
 _FIXED = 5  # inputs of the Function before the rule's tensors
 
 
-def _backward(ctx: Any, dy: Tensor, e: Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, dy: Tensor, e: Tensor | None = None) -> tuple[Any, ...]:
     """Call the rule in the dtypes that it states, also where the caller is inside an autocast context."""
     if autocast_enabled(dy.device.type):
         with full_precision(dy.device.type):
