@@ -220,9 +220,9 @@ def test_the_momentum_of_b_fits_the_rule(rule: str, given: float | None, expecte
 
 def test_momentum_is_not_for_pulls_to_w_beside_data_or_beyond_w() -> None:
     """Nesterov's method at rate 1 asks for a decay below (2 + 2 m) / (1 + 2 m), plain descent for one below 2."""
-    assert br.rules.symmetric_alignment(1.0, 1.0).optimiser(0.9).momentum == 0.9
-    assert br.rules.symmetric_alignment(1.9, 1.9).optimiser(0.9).momentum == 0
-    assert br.Alignment(decay=0.5, self_=0.3, amp=0.2).optimiser(0.9).momentum == 0
+    assert br.rules.symmetric_alignment(1.0, 1.0).optimiser("backward_weight", 0.9).momentum == 0.9
+    assert br.rules.symmetric_alignment(1.9, 1.9).optimiser("backward_weight", 0.9).momentum == 0
+    assert br.Alignment(decay=0.5, self_=0.3, amp=0.2).optimiser("backward_weight", 0.9).momentum == 0
 
 
 @pytest.mark.parametrize(("m", "behind"), [(0.0, 1.0), (0.9, 0.1)])

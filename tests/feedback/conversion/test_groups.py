@@ -62,7 +62,7 @@ def test_under_adamw_symmetric_alignment_takes_the_steps_of_sgd() -> None:
     expected = copy.deepcopy(model)
     groups = br.param_groups(model, 1e-3, optimiser="adamw")
     (taught,) = (group for group in groups if group["name"] == "taught")
-    rate = rule.optimiser(0.9).rate
+    rate = rule.optimiser("backward_weight", 0.9).rate
     adam = torch.optim.AdamW(groups)
     for _ in range(4):
         for (_, layer), (_, other) in zip(br.aligned_layers(model), br.aligned_layers(expected), strict=True):

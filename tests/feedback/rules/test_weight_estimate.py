@@ -260,8 +260,8 @@ def test_random_estimates_are_averaged_between_processes_and_others_need_not_be(
 
 
 def test_the_trainer_gives_an_estimate_no_momentum() -> None:
-    assert br.rules.symmetric_alignment().optimiser(0.9).momentum == 0.9
-    assert rule(noise_std=0.1).optimiser(0.9).momentum == 0.0
+    assert br.rules.symmetric_alignment().optimiser("backward_weight", 0.9).momentum == 0.9
+    assert rule(noise_std=0.1).optimiser("backward_weight", 0.9).momentum == 0.0
 
 
 @pytest.mark.parametrize(

@@ -88,10 +88,10 @@ def by_optimiser(model: torch.nn.Module, momentum: float) -> dict[BackwardOptimi
     found: dict[BackwardOptimiser, list[torch.nn.Parameter]] = {}
     seen: set[int] = set()
     for _, layer in aligned_layers(model):
-        for p in layer.state.values():
+        for name, p in layer.state.items():
             if isinstance(p, torch.nn.Parameter) and p.requires_grad and id(p) not in seen:
                 seen.add(id(p))
-                found.setdefault(layer.rule.optimiser(momentum), []).append(p)
+                found.setdefault(layer.rule.optimiser(name, momentum), []).append(p)
     return found
 
 
@@ -105,9 +105,9 @@ def clip_gradients(model: torch.nn.Module, limit: float) -> float:
     factor = (limit / (norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ does
     with torch.no_grad():
         for _, layer in aligned_layers(model):
-            for p in layer.state.values():
+            for name, p in layer.state.items():
                 if p.grad is not None:
-                    layer.rule.clip(p, p.grad, factor, layer.alignment_scale)
+                    layer.rule.clip(name, p, p.grad, factor, layer.alignment_scale)
     return float(norm)
 
 

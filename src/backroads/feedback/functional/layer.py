@@ -7,7 +7,6 @@ compilation see ordinary parameters with ordinary gradients.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from typing import Any
 
@@ -69,10 +68,8 @@ def autocast_enabled(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def full_precision(device: str) -> contextlib.AbstractContextManager[None]:
+def full_precision(device: str) -> torch.autocast:
     """Inside, autocast is off."""
-    if not autocast_enabled(device):
-        return contextlib.nullcontext()
     return torch.autocast(device, enabled=False)
 
 

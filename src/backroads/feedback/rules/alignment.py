@@ -196,7 +196,7 @@ class Alignment(WeightedSum, FeedbackRule):
 
     # -- what others ask -----------------------------------------------------------------------------------------------
 
-    def optimiser(self, momentum: float) -> BackwardOptimiser:
+    def optimiser(self, name: str, momentum: float) -> BackwardOptimiser:
         if self.tie_grad:  # W - B shrinks by the same factor a step under any optimiser if both have the same settings
             return BackwardOptimiser(follows=True, decays=not self.decay)
         on_activity = isinstance(self.drive, Activity)
@@ -214,7 +214,7 @@ class Alignment(WeightedSum, FeedbackRule):
         draws = self.view is not None and self.view.draws  # each process has draws of its own
         return not (self.tie_grad or self.reads_activities or draws or self.update_forward)
 
-    def clip(self, value: Tensor, gradient: Tensor, factor: float | Tensor, scale: float) -> None:
+    def clip(self, name: str, value: Tensor, gradient: Tensor, factor: float | Tensor, scale: float) -> None:
         if self.tie_grad:  # the part that is W's own is scaled with it, the decay is not
             own = value * (self.decay * scale)
             gradient.sub_(own).mul_(factor).add_(own)

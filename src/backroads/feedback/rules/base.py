@@ -35,7 +35,7 @@ class Memory:
         self.late: Tensor | None = None
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class LayerStep:
     """One layer in its backward pass: all that a rule may read.
 
@@ -84,7 +84,7 @@ class LayerStep:
         return dx, dW, db if db is None or self.bias is None else db.to(self.bias.dtype)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Gradients:
     """What a layer's backward pass gives back; None where nothing is asked for.
 
@@ -208,8 +208,8 @@ class FeedbackRule:
 
     # -- what others ask -----------------------------------------------------------------------------------------------
 
-    def optimiser(self, momentum: float) -> BackwardOptimiser:
-        """How the optimiser of the rule's tensors has to be set. momentum: of W's optimiser."""
+    def optimiser(self, name: str, momentum: float) -> BackwardOptimiser:
+        """How the optimiser of the rule's tensor called ``name`` has to be set. momentum: of W's optimiser."""
         return BackwardOptimiser()
 
     @property
@@ -218,8 +218,8 @@ class FeedbackRule:
         ones, and need not send them."""
         return False
 
-    def clip(self, value: Tensor, gradient: Tensor, factor: float | Tensor, scale: float) -> None:
-        """Scale ``gradient``, of the tensor ``value``, in place, as the gradient of W was scaled by ``factor``.
+    def clip(self, name: str, value: Tensor, gradient: Tensor, factor: float | Tensor, scale: float) -> None:
+        """Scale ``gradient``, of the tensor called ``name``, in place, as the gradient of W was scaled by ``factor``.
 
         Only what has to move as W does is scaled. scale: as of :meth:`in_effect`.
         """

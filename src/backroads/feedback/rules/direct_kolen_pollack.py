@@ -24,10 +24,10 @@ class DirectKolenPollack(DirectRule):
     def teach(self, e: Tensor, x: Tensor, D: Tensor) -> Tensor | None:
         return e.t() @ x
 
-    def optimiser(self, momentum: float) -> BackwardOptimiser:
+    def optimiser(self, name: str, momentum: float) -> BackwardOptimiser:
         return BackwardOptimiser(follows=True, decays=True)
 
-    def clip(self, value: Tensor, gradient: Tensor, factor: float | Tensor, scale: float) -> None:
+    def clip(self, name: str, value: Tensor, gradient: Tensor, factor: float | Tensor, scale: float) -> None:
         gradient.mul_(factor)
 
     def __repr__(self) -> str:

@@ -47,10 +47,10 @@ class ProductFeedbackAlignment(FeedbackRule):
             state["learned_weight"] = (Q.mT @ dW.view(len(Q), Q.shape[1], -1)).view_as(R)
         return Gradients(dx, dW if step.needs_weight else None, db, state)
 
-    def optimiser(self, momentum: float) -> BackwardOptimiser:
+    def optimiser(self, name: str, momentum: float) -> BackwardOptimiser:
         return BackwardOptimiser(follows=True, decays=True)
 
-    def clip(self, value: Tensor, gradient: Tensor, factor: float | Tensor, scale: float) -> None:
+    def clip(self, name: str, value: Tensor, gradient: Tensor, factor: float | Tensor, scale: float) -> None:
         gradient.mul_(factor)
 
     @property
