@@ -1,7 +1,7 @@
-"""A layer with weights of its own in each lifetime, and the change of these weights.
+"""A linear layer with weights of its own in each lifetime, and the change of these weights in a step.
 
-Both have their gradients written out, for speed and memory: gradients lie in memory like the weights, and what is as
-large as a weight is kept only if the forward pass needs it.
+Their gradients are written out, for speed and memory: gradients lie in memory like the weights, and nothing as large as
+a weight is kept for the backward pass but what the forward pass makes anyway.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def plastic_update(W: Tensor, P: Tensor, a: Tensor, q: Tensor, *, oja: bool, mu:
     Hebb: D = sum_m q a^T. Oja: D = sum_m q a^T - diag(sum_m q^2) W, that is q_i (a_j - q_i W_ij) for each sample.
 
     Args:
-        W: (E, n_out, n_in).
-        P: anything that broadcasts to (n_out, n_in).
-        a: presynaptic, (E, m, n_in).
-        q: shifted postsynaptic, (E, m, n_out).
-        oja: or Hebb.
-        mu: a factor.
+        W: weights of E lifetimes, (E, n_out, n_in).
+        P: plasticity, of a shape that broadcasts to (n_out, n_in).
+        a: presynaptic activity, (E, m, n_in).
+        q: shifted postsynaptic activity, (E, m, n_out).
+        oja: whether by Oja's rule; else by Hebb's.
+        mu: factor on the change.
 
     Returns:
         (E, n_out, n_in).
