@@ -46,6 +46,7 @@ def test_two_learners_are_trained_measured_analysed_and_shown_side_by_side(
     assert ">Interference</h2>" in page
     assert "<script" not in page
     assert page.count("oml, continual, seed 0") > 5
+    assert "learn to learn sinusoid" in page
     before = (tmp_path / "flp" / "report.html").read_bytes()
     done("report-of", runs[0])
     assert (tmp_path / "flp" / "report.html").read_bytes() == before  # the same folder, the same bytes

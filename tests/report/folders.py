@@ -317,7 +317,8 @@ def meta(steps: int = 100, *, measure: str = "accuracy", tasks: int = 4) -> Fold
         "evaluation.json": MetaEvaluation("test", steps, {str(n): lifetimes(steps, n) for n in (2, 4, 8)}),
         "analysis.json": analysis,
     }
-    config = {"kind": "meta", "task": "omniglot", "learner": "flp", "order": "continual", "seed": 0, "tasks": tasks}
+    config = {"learner": "flp", "run": {"seed": 0}}
+    config["task"] = {"task": "omniglot", "order": "continual", "tasks": tasks}
     return Folder(config, events, results=MetaResults("meta", "finished", steps, validation=0.88), beside=beside)
 
 

@@ -53,7 +53,6 @@ def train(
     --resume goes on, bit for bit.
     """
     recipe = read_settings(config, "meta") if config is not None else {}
-    recipe.pop("kind", None)  # of a run's own config.toml
     folder = out if out is not None else Path("runs") / f"meta-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     if resume and (folder / "config.toml").exists():
         recipe = merged(MetaConfig, load_config(folder).model_dump(exclude_none=True), recipe)

@@ -267,6 +267,6 @@ def load_config(run: Path) -> MetaConfig:
     if not (run / "config.toml").is_file():
         raise ConfigError(f"expected the folder of a run, and {run} has no config.toml; give what --out named")
     given = read_toml(run / "config.toml")
-    if given.pop("kind", None) != "meta":
+    if "learner" not in given:
         raise ConfigError(f"expected the folder of a meta-training, and {run} is another run's")
     return resolve(given)

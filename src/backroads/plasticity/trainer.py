@@ -157,7 +157,7 @@ def meta_train(
         ConfigError: for settings, tasks or a folder that do not fit, before anything is written.
         RunError: the run cannot go on, such as for a full disk; the last checkpoint is intact.
     """
-    settings = {"kind": "meta", **config.model_dump(exclude_none=True)}
+    settings = config.model_dump(exclude_none=True)
     old = checkpoint.newest_settings(path / "checkpoints") if resume else None
     if old is not None:
         check_resume(old, settings, harmless=HARMLESS, growing=GROWING)

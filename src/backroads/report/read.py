@@ -176,10 +176,11 @@ class Record:
         return {name: declared.get(name, Quantity(name.replace("_", " "))) for name in found}
 
     def setting(self, name: str) -> Any:
-        """A setting: a plain one at the top, or ``name`` in the group of that name, or in any group; else None."""
+        """A setting: a plain one at the top or in any group, or "name" in the group called ``name``; else None."""
         groups = [self.config, *(group for group in self.config.values() if isinstance(group, Mapping))]
-        found = next((group[name] for group in groups if name in group), None)
-        return found.get("name") if isinstance(found, Mapping) else found
+        found = [group[name] for group in groups if name in group]
+        plain = [value for value in found if not isinstance(value, Mapping)]
+        return plain[0] if plain else found[0].get("name") if found else None
 
 
 def read_record(folder: Path) -> Record:
