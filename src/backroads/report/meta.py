@@ -47,6 +47,11 @@ def meta_page(records: Sequence[Record]) -> Page:
     )
 
 
+def _what(measure: str) -> str:
+    """What is measured, without its unit, at the beginning of a sentence."""
+    return text.capital(measure.removesuffix(", %"))
+
+
 def _label(record: Record) -> str:
     return f"{record.setting('learner')}, {record.setting('order')}, seed {record.setting('seed')}"
 
@@ -130,7 +135,7 @@ def _loss(records: Sequence[Record]) -> list[Block]:
 
 def _validation(records: Sequence[Record], measure: str, accuracy: bool) -> list[Block]:
     curves = [through((one.step, one.mean) for one in record.lifetimes) for record in records]
-    caption = f"{text.capital(measure)} after lifetimes on validation tasks, against meta-step"
+    caption = f"{_what(measure)} after lifetimes on validation tasks, against meta-step"
     return _over_runs("validation", records, curves, caption, "meta-step", measure, accuracy)
 
 
@@ -151,7 +156,7 @@ def _learned(records: Sequence[Record], measure: str, accuracy: bool) -> list[Bl
         points = sorted((int(n), found.mean) for n, found in ways.items())
         curves.append(through(points if len(points) > 1 else enumerate(last.so_far if last else [], 1)))
     caption = (
-        f"{text.capital(measure)} against the number of tasks learned: after lifetimes of as many tasks where several "
+        f"{_what(measure)} against the number of tasks learned: after lifetimes of as many tasks where several "
         "numbers were measured, else on the tasks so far on the way through one lifetime"
     )
     return _over_runs("learned", records, curves, caption, "tasks", measure, accuracy)
@@ -172,7 +177,7 @@ def _courses(records: Sequence[Record], measure: str, accuracy: bool) -> list[Bl
             Panel(_label(record), figure.lines(f"course-{n}", label, [*series, Series(so_far, PLAIN)], scale))
         )
     caption = (
-        f"{text.capital(measure)} on each task (thin) and on the tasks so far (thick) against equal parts of a "
+        f"{_what(measure)} on each task (thin) and on the tasks so far (thick) against equal parts of a "
         "lifetime; in the continual order a part is a task."
     )
     return [Figure(caption, panels)] if panels else []
@@ -194,7 +199,7 @@ def _retention(records: Sequence[Record], measure: str, accuracy: bool) -> list[
         drawing = figure.heat(f"retention-{n}", label, range(1, len(rows[0]) + 1), rows, scale, size=size)
         panels.append(Panel(_label(record), drawing))
     caption = (
-        f"{text.capital(measure)} by task learned (row, the first on top) and task tested (column); the bar says what "
+        f"{_what(measure)} by task learned (row, the first on top) and task tested (column); the bar says what "
         "the shades mean. Below the diagonal: what is left of earlier tasks."
     )
     return [Figure(caption, panels)] if panels else []

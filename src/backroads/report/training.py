@@ -246,8 +246,8 @@ def _rules(record: Record, arm: ArmRecord) -> list[Block]:
     bad = {name: word for word, names in _marked(results).items() for name in names}
     return [
         Table(
-            ["Rule", "Layers", *heads],
-            [Row(rule, [f"{len(names)}: {text.some(names, 3)}", *cells(names)]) for rule, names in by_rule.items()],
+            ["Rule", *heads, "Layers"],
+            [Row(rule, [*cells(names), f"{len(names)}: {text.some(names, 3)}"]) for rule, names in by_rule.items()],
             caption=f"Means over the layers of a rule, {when}. – has no finite number.",
         ),
         Table(
