@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState, create_trial
 from cli.test_cli import backroads
+from optuna.trial import TrialState, create_trial
 
 from backroads.cli import main
 from backroads.search.run import study_in

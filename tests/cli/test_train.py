@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from cli.test_cli import backroads
+from safetensors.torch import load_file
 
 from backroads.cli import main
 from backroads.data import load_dataset
