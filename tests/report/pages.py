@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from folders import Folder
-from reader import Element, read
+from report.folders import Folder
+from report.reader import Element, read
 
 from backroads.report import write_report
 

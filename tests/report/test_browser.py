@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from browser import PAPER, check, measure, needs_browser
-from folders import FOLDERS, MANY, METRICS, Folder, comparison, diverged, training
+from report.browser import PAPER, check, measure, needs_browser
+from report.folders import FOLDERS, MANY, METRICS, Folder, comparison, diverged, training
 
 from backroads.report import write_report
 from backroads.runs.schema import Arm, Resumed, Start

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import FEW, MANY, METRICS, RULES, Folder, comparison
-from pages import key, labels, page_of, section, summary, table, words
+from report.folders import FEW, MANY, METRICS, RULES, Folder, comparison
+from report.pages import key, labels, page_of, section, summary, table, words
 from scipy import stats
 
 from backroads.report import write_report

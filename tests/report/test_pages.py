@@ -11,9 +11,9 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from folders import FEW, FOLDERS, MANY, METRICS, Folder, comparison, meta, search, training
-from pages import EVIL, page_of, section, summary
-from reader import read
+from report.folders import FEW, FOLDERS, MANY, METRICS, Folder, comparison, meta, search, training
+from report.pages import EVIL, page_of, section, summary
+from report.reader import read
 
 import backroads.report
 from backroads.report import write_meta_report, write_report

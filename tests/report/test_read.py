@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import FEW, FOLDERS, comparison, meta, search, training
-from pages import page_of, section, summary, table
+from report.folders import FEW, FOLDERS, comparison, meta, search, training
+from report.pages import page_of, section, summary, table
 
 from backroads.errors import ConfigError
 from backroads.report import write_meta_report, write_report

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import Folder, meta, search, theory
-from pages import key, labels, page_of, section, summary, table, words
+from report.folders import Folder, meta, search, theory
+from report.pages import key, labels, page_of, section, summary, table, words
 
 from backroads.errors import ConfigError
 from backroads.report import write_report

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from folders import FEW, MANY, PER_EPOCH, Folder, diverged, training
-from pages import key, labels, page_of, section, summary, table, words
-from reader import Element
+from report.folders import FEW, MANY, PER_EPOCH, Folder, diverged, training
+from report.pages import key, labels, page_of, section, summary, table, words
+from report.reader import Element
 
 from backroads.report import figure, text
 from backroads.report.page import words as breaking

@@ -86,8 +86,11 @@ class Thinned:
         (2.0,)
 
     Attributes:
-        size: lines in a point. lines: so far. points: by name the sum, the lines that have the value, and those in
-            which it is missing; the places have the name None. last: the values of the last line.
+        size: lines in a point.
+        lines: so far.
+        points: by name the sum, the lines that have the value, and those in which it is missing; the places have the
+            name None.
+        last: the values of the last line.
     """
 
     most: int = POINTS

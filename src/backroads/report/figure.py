@@ -60,8 +60,12 @@ class Scale:
     """An axis.
 
     Attributes:
-        low, high: its ends; None: those of the figure. log: logarithmic. factor: labels are values times this. ideal: a
-            value at which a line is drawn. cut: whether some values lie beyond the ends. ticks: places of the labels.
+        low, high: its ends; None: those of the figure.
+        log: logarithmic.
+        factor: labels are values times this.
+        ideal: a value at which a line is drawn.
+        cut: whether some values lie beyond the ends.
+        ticks: places of the labels.
     """
 
     low: float | None = None
@@ -129,8 +133,12 @@ def lines(
     """A chart of lines with their bands.
 
     Args:
-        name, label: as for ``draw``. series: the first is at the back. scale: of the vertical axis. x, y: names of the
-            axes. places: that the horizontal axis holds as well. marks: places of upright lines.
+        name, label: as for ``draw``.
+        series: the first is at the back.
+        scale: of the vertical axis.
+        x, y: names of the axes.
+        places: that the horizontal axis holds as well.
+        marks: places of upright lines.
     """
 
     def paint(axes: Axes) -> None:

@@ -32,8 +32,10 @@ class Figure:
     """One figure: a large drawing with its key beside it, or small ones in rows with their key above.
 
     Attributes:
-        caption: defines what is drawn. panels, overview: the drawings. large: panels of half
-            the page's width. notes: what is missing, a sentence each.
+        caption: defines what is drawn.
+        panels, overview: the drawings.
+        large: panels of half the page's width.
+        notes: what is missing, a sentence each.
     """
 
     caption: str
@@ -67,8 +69,9 @@ class Table:
     """A table that scrolls where it is wider than the page.
 
     Attributes:
-        heads: names of the columns, that of the rows' names first. legend: (name of a column, what it means). fold: the
-            sentence behind which the table is hidden until it is asked for; empty: it is shown.
+        heads: names of the columns, that of the rows' names first.
+        legend: (name of a column, what it means).
+        fold: the sentence behind which the table is hidden until it is asked for; empty: it is shown.
     """
 
     heads: Sequence[str]
@@ -131,9 +134,11 @@ class Page:
     """A whole page. Sections without blocks are left out.
 
     Attributes:
-        record: whose settings and environment stand at the end. facts: a line of small facts; None is left out.
-        problems: in a box under the headline. after: sections behind those of the record. footer: what the page was
-            made from; the files of the record unless given.
+        record: whose settings and environment stand at the end.
+        facts: a line of small facts; None is left out.
+        problems: in a box under the headline.
+        after: sections behind those of the record.
+        footer: what the page was made from; the files of the record unless given.
     """
 
     record: Record

@@ -73,8 +73,10 @@ class ArmRecord:
     """What one arm of a run has written.
 
     Attributes:
-        steps: loss, accuracy, rates and coefficients (``coefficient NAME``) by step. losses: loss by epoch. readings:
-            by metric, the numbers of each layer by epoch (by step where a run has no epochs). evaluations: by epoch.
+        steps: loss, accuracy, rates and coefficients (``coefficient NAME``) by step.
+        losses: loss by epoch.
+        readings: by metric, the numbers of each layer by epoch (by step where a run has no epochs).
+        evaluations: by epoch.
         skipped: steps so far whose gradient was not finite.
     """
 
@@ -111,10 +113,16 @@ class Record:
     """A run's folder.
 
     Attributes:
-        name: of the folder. kind: of the run. files: those that are there. results: None until the run has ended.
-        beside: contents of the files of ``BESIDE`` that are there. speeds: examples a second, a log for every start.
-        all_speeds: every such number. corrupt: examples that could not be read so far. cut_off: whether the last line
-            of the events is left out. unreadable: lines of ``system.jsonl`` that are left out.
+        name: of the folder.
+        kind: of the run.
+        files: those that are there.
+        results: None until the run has ended.
+        beside: contents of the files of ``BESIDE`` that are there.
+        speeds: examples a second, a log for every start.
+        all_speeds: every such number.
+        corrupt: examples that could not be read so far.
+        cut_off: whether the last line of the events is left out.
+        unreadable: lines of ``system.jsonl`` that are left out.
     """
 
     name: str

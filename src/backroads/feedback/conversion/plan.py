@@ -45,8 +45,10 @@ class Row:
 
     Attributes:
         name: its dotted name, or "(root)". Further names of a shared module are in ``aliases``.
-        module: its class's name. action: "convert", "leave" or "cannot convert".
-        rule: the rule it gets, or None. why: the reason, in words.
+        module: its class's name.
+        action: "convert", "leave" or "cannot convert".
+        rule: the rule it gets, or None.
+        why: the reason, in words.
     """
 
     name: str

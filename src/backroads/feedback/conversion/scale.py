@@ -31,7 +31,8 @@ class alignment_scale:
         scale: finite and >= 0.
 
     Raises:
-        UsageError: for another scale. ConversionError: for a model without converted layers.
+        UsageError: for another scale.
+        ConversionError: for a model without converted layers.
     """
 
     def __init__(self, model: torch.nn.Module, scale: float) -> None:

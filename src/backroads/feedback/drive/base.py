@@ -59,9 +59,12 @@ class Drive(Part):
         """The activities of one backward pass.
 
         Args:
-            x: the layer's input, (N, ...) or one example. y: W x without the bias, where it is at hand.
-            W: the layer's weight; only its shape is read. op: the layer's map.
-            fraction: how much of the batch is used. least: examples that are needed, if the batch has them.
+            x: the layer's input, (N, ...) or one example.
+            y: W x without the bias, where it is at hand.
+            W: the layer's weight; only its shape is read.
+            op: the layer's map.
+            fraction: how much of the batch is used.
+            least: examples that are needed, if the batch has them.
         """
         raise NotImplementedError
 
@@ -71,7 +74,8 @@ class Drive(Part):
         A patch is as large as the kernel, so that there is one position, no border, and rows are independent.
 
         Args:
-            W: the layer's weight; shape, dtype and device are read. op: the layer's map.
+            W: the layer's weight; shape, dtype and device are read.
+            op: the layer's map.
             generator: on the device of W; None is torch's global one.
 
         Raises:

@@ -104,7 +104,8 @@ class Impulses(Drive):
 
         Args:
             x: the layer's input, (N, ...) or one example; shape, dtype and device are read.
-            W: its weight; shape is read. op: the layer's map.
+            W: its weight; shape is read.
+            op: the layer's map.
             generator: on the device of ``x``; None is torch's global one.
         """
         x = x.unsqueeze(0) if op.unbatched(x) else x
@@ -137,7 +138,8 @@ def impulses_met(x: Tensor, W: Tensor, op: Operator) -> Tensor:
     """The sum of the impulses that each weight meets, shaped to multiply a weight.
 
     Args:
-        x: impulses, (n, ...). W: shape is read.
+        x: impulses, (n, ...).
+        W: shape is read.
     """
     C = W.shape[1]
     groups = x.shape[1] // C if op.reach(W) else 1
@@ -163,7 +165,9 @@ def _impulses(shape: Sequence[int], reach: Sequence[int], like: Tensor, generato
     of all lattices, in random order, in the channel, whose order is random too.
 
     Args:
-        shape: (n, C, *space). reach: of a window, along each axis of space. like: has the dtype and the device.
+        shape: (n, C, *space).
+        reach: of a window, along each axis of space.
+        like: has the dtype and the device.
     """
     n, C, *space = shape
     d, device = len(space), like.device

@@ -71,7 +71,8 @@ class WhiteNoise(Drive):
         noise wanted, a step f times as long leaves B with the same noise at rest, and is as stable.
 
         Args:
-            x: the layer's input, (N, ...) or one example. W: its weight. Only shapes are read.
+            x: the layer's input, (N, ...) or one example.
+            W: its weight. Only shapes are read.
         """
         if self.rows_per_input is None:
             assert self.images is not None

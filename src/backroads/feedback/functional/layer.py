@@ -106,7 +106,8 @@ class _Call:
     """What the Function gets beside tensors.
 
     Attributes:
-        names: of the rule's tensors, in order. through: which of them carries the error back; None: none of them.
+        names: of the rule's tensors, in order.
+        through: which of them carries the error back; None: none of them.
     """
 
     op: Operator

@@ -31,7 +31,8 @@ class Projection(AlignedLayer):
     Input (N, ..., I), output (N, ..., E); weight and backward_weight (E, I).
 
     Attributes:
-        key: name of the attention's parameter that holds W. rows: which of its rows are W.
+        key: name of the attention's parameter that holds W.
+        rows: which of its rows are W.
     """
 
     _owner: torch.nn.MultiheadAttention
@@ -143,7 +144,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         al., NeurIPS 2017).
 
         Raises:
-            ShapeError: an input that does not fit. UsageError: ``is_causal`` without a mask, as in torch.
+            ShapeError: an input that does not fit.
+            UsageError: ``is_causal`` without a mask, as in torch.
         """
         if not torch.is_grad_enabled():  # nothing goes back: torch's own, with its fast path
             return super().forward(
@@ -188,7 +190,8 @@ def _merged(attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor
     """Both masks as one that is added to the scores, broadcast to (N, H, L, S); None for none.
 
     Args:
-        attn_mask: (L, S) or (N H, L, S). key_padding_mask: (N, S). Bool (True is left out) or to be added.
+        attn_mask: (L, S) or (N H, L, S).
+        key_padding_mask: (N, S). Bool (True is left out) or to be added.
     """
     N, L = q.shape[:2]
     mask = None

@@ -50,7 +50,8 @@ class AlignedLayer(torch.nn.Module):
         """Give a layer that has its torch attributes a rule, and draw the rule's tensors.
 
         Args:
-            rule: what carries the error back. generator: on the CPU; None is torch's global one.
+            rule: what carries the error back.
+            generator: on the CPU; None is torch's global one.
         """
         self._rule = rule
         self._alignment_scale = 1.0

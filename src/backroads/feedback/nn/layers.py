@@ -24,7 +24,8 @@ class Linear(AlignedLayer, torch.nn.Linear):
         rule: what carries the error back, and is taught: a rule or its name. The others are torch's.
 
     Raises:
-        RuleError: for a rule that does not fit. ShapeError: from the forward pass, for an input that does not fit.
+        RuleError: for a rule that does not fit.
+        ShapeError: from the forward pass, for an input that does not fit.
 
     Example::
 

@@ -27,7 +27,9 @@ def backward_gradient(
     M[(W x) x_B^T] = M[(W x_B) x_B^T].
 
     Args:
-        x: (N, ...) input; W, B: weights. y: ``W x`` without bias if the caller has it, else None.
+        x: (N, ...) input.
+        W, B: weights.
+        y: ``W x`` without bias if the caller has it, else None.
         rule: with ``closed_form``. W is read only if :attr:`WeightedSum.reads_weight`.
         op: the layer's map.
         tied: a tensor to be added along the way: the task's gradient of W, for Kolen-Pollack.

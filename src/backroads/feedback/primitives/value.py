@@ -80,8 +80,8 @@ def mean_factor(rule: WeightedSum, x: Tensor, W: Tensor, op: Operator) -> Scale:
     """1/N, times what the reduction makes of the sum over positions. An empty batch has no terms to divide.
 
     Args:
-        x: the layer's input, (N, ...) or one example; W: its weight. Only shapes are read. Others as in
-            :func:`alignment_value`.
+        x: the layer's input, (N, ...) or one example.
+        W: its weight. Only shapes are read. Others as in :func:`alignment_value`.
     """
     rows = 1 if op.unbatched(x) else x.shape[0]
     if rule.reduction == "per_tap_mean":
@@ -129,7 +129,8 @@ def per_tap(taps: Sequence[Sequence[int]], like: Tensor) -> float | Tensor:
     """1 / (number of places at which a tap meets the input), shaped to multiply a weight; one number if all are alike.
 
     Args:
-        taps: as :meth:`Operator.taps` has them. like: has the device and dtype.
+        taps: as :meth:`Operator.taps` has them.
+        like: has the device and dtype.
     """
     # A tap that never meets the input has nothing to divide.
     axes = [[1 / max(n, 1) for n in axis] for axis in taps]

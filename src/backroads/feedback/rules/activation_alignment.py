@@ -28,8 +28,8 @@ def activation_alignment(amp: float = 0.5, sparse: float = 0.5, **options: Any) 
     enough: docs/cost.md.
 
     Args:
-        amp, sparse: coefficients, >= 0. options: others of :class:`backroads.Alignment`, in place of the defaults
-            above.
+        amp, sparse: coefficients, >= 0.
+        options: others of :class:`backroads.Alignment`, in place of the defaults above.
 
     Source: Kunin et al. 2020; for the step, which is ours here, the sources are in the code.
     """

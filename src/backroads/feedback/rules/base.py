@@ -24,8 +24,10 @@ class Memory:
     """Whole numbers (and tensors of the last pass) that a layer's rule remembers between passes, beside its state.
 
     Attributes:
-        step: of a rule that does not act on every pass. active: whether the last pass was one on which it acts.
-        place: of the oldest copy of W, for a late view of W. late: what the last pass saw of W.
+        step: of a rule that does not act on every pass.
+        active: whether the last pass was one on which it acts.
+        place: of the oldest copy of W, for a late view of W.
+        late: what the last pass saw of W.
     """
 
     def __init__(self) -> None:
@@ -40,9 +42,13 @@ class LayerStep:
     """One layer in its backward pass: all that a rule may read.
 
     Attributes:
-        op: the layer's map. x: its input, (N, ...). dy: error of its output. bias: (O,) or None.
+        op: the layer's map.
+        x: its input, (N, ...).
+        dy: error of its output.
+        bias: (O,) or None.
         feedback: what :meth:`FeedbackRule.feedback` gave in the forward pass.
-        state: the tensors that :meth:`FeedbackRule.begin` handed over. needs_state: which of them learn.
+        state: the tensors that :meth:`FeedbackRule.begin` handed over.
+        needs_state: which of them learn.
         W: the forward weight, if the rule reads "weight"; else None.
         output: y = W x + bias, if the rule reads "output" and it is still at hand; else None.
         e: error of the network's output, (N, K), for a rule that broadcasts it; else None.
@@ -89,7 +95,8 @@ class Gradients:
     """What a layer's backward pass gives back; None where nothing is asked for.
 
     Attributes:
-        x, W, bias: of the input, the forward weight and the bias. state: of the rule's tensors that learn, by name.
+        x, W, bias: of the input, the forward weight and the bias.
+        state: of the rule's tensors that learn, by name.
     """
 
     x: Tensor | None
@@ -141,7 +148,8 @@ class FeedbackRule:
         """The tensors kept beside W, drawn to fit the present W: a Parameter may learn, a plain tensor is a buffer.
 
         Args:
-            W: (O, I) or (O, I/groups, *kernel). features: of the layer's input, I.
+            W: (O, I) or (O, I/groups, *kernel).
+            features: of the layer's input, I.
             generator: on the CPU; None is torch's global one.
         """
         return {}
@@ -172,7 +180,8 @@ class FeedbackRule:
         """What the backward pass needs to be kept: of "weight" (W) and "output" (y).
 
         Args:
-            state_learns: whether a gradient of any of the rule's tensors is asked for. weight_learns: whether one of W.
+            state_learns: whether a gradient of any of the rule's tensors is asked for.
+            weight_learns: whether one of W.
         """
         return frozenset()
 
@@ -297,7 +306,9 @@ def draw_like(W: Tensor, generator: torch.Generator | None = None, shape: tuple[
     says nothing: then B is U(-1/sqrt(fan in), 1/sqrt(fan in)), as torch would initialise it.
 
     Args:
-        W: (O, ...). generator: CPU generator; None is torch's global one. shape: of the draw; None: that of W.
+        W: (O, ...).
+        generator: CPU generator; None is torch's global one.
+        shape: of the draw; None: that of W.
     """
     shape = tuple(W.shape) if shape is None else shape
     empty = W.detach().new_empty(shape)

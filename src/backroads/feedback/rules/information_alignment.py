@@ -17,7 +17,8 @@ def information_alignment(amp: float = 0.001, null: float = 0.001, decay: float 
     power) is below 2. Wide convolutions whose channels move together exceed that: there, take smaller coefficients.
 
     Args:
-        amp, null, decay: coefficients, >= 0. options: others of :class:`backroads.Alignment`.
+        amp, null, decay: coefficients, >= 0.
+        options: others of :class:`backroads.Alignment`.
 
     Source: Kunin et al. 2020.
     """

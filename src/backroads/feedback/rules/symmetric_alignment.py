@@ -16,8 +16,8 @@ def symmetric_alignment(decay: float = 1.0, self_: float = 1.0, **options: Any) 
     :class:`backroads.alignment_scale`, and above 2 B grows without bound: there, take 1 / k.
 
     Args:
-        decay, self_: coefficients, >= 0. options: others of :class:`backroads.Alignment`, such as
-            ``view=br.WeightEstimate(noise_std=0.1)``.
+        decay, self_: coefficients, >= 0.
+        options: others of :class:`backroads.Alignment`, such as ``view=br.WeightEstimate(noise_std=0.1)``.
 
     Source: Kunin et al. 2020.
     """

@@ -61,8 +61,10 @@ class WeightEstimate(Part):
         """W of ``delay_steps`` training passes before, whose place in the ring of copies W takes.
 
         Args:
-            W: the present one, (O, ...). copies: (delay_steps, O, ...), changed in place.
-            memory: of the layer. repeated: this pass repeats the last one, and sees what that saw.
+            W: the present one, (O, ...).
+            copies: (delay_steps, O, ...), changed in place.
+            memory: of the layer.
+            repeated: this pass repeats the last one, and sees what that saw.
         """
         if memory.late is None or not repeated:
             memory.late = copies[memory.place].clone()
@@ -74,7 +76,8 @@ class WeightEstimate(Part):
         """``decay B - self V`` where an estimate V of W arrives, 0 elsewhere; in the layout and dtype of B.
 
         Args:
-            W: what the estimate is made from: W, or W of ``delay_steps`` passes before. B: backward weight.
+            W: what the estimate is made from: W, or W of ``delay_steps`` passes before.
+            B: backward weight.
             decay, self_: coefficients.
         """
         dB = B * decay - self.seen(W.to(B.dtype)) * self_

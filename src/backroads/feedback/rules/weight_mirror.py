@@ -25,8 +25,9 @@ def weight_mirror(amp: float = 0.003, decay: float = 0.003, **options: Any) -> A
     rate 1. An eighth of the batch is enough: docs/cost.md.
 
     Args:
-        amp, decay: coefficients, >= 0. options: others of :class:`backroads.Alignment`, in place of the defaults above,
-            such as ``cadence=br.Cadence(fraction=1.0)``.
+        amp, decay: coefficients, >= 0.
+        options: others of :class:`backroads.Alignment`, in place of the defaults above, such as
+            ``cadence=br.Cadence(fraction=1.0)``.
 
     Source: Akrout, Wilson, Humphreys, Lillicrap, Tweed, NeurIPS 2019; as a sum of primitives: Kunin et al. 2020.
     """
