@@ -122,50 +122,7 @@ def prepare(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: 
     """Bring a docstring into the form that napoleon and reStructuredText expect."""
     if what == "property" and lines:
         lines[0] = lines[0].replace(": ", "; ")  # napoleon takes what is before a colon for a type
-    lines[:] = escaped(split_entries(lines, known_names(thing)))
-
-
-def known_names(thing: Any) -> set[str]:
-    """Parameters and fields that a docstring may describe."""
-    try:
-        parameters = set(inspect.signature(thing).parameters)
-    except (TypeError, ValueError):
-        parameters = set()
-    return parameters | set(getattr(thing, "__annotations__", {}))
-
-
-def split_entries(lines: list[str], known: set[str]) -> list[str]:
-    """One entry a line under Args, Attributes and Raises, where we write several: ``x: input. W, B: weights.``"""
-    done: list[str] = []
-    section: int | None = None  # indent of the heading
-    for line in lines:
-        indent = len(line) - len(line.lstrip())
-        if line.strip() in ("Args:", "Attributes:", "Raises:"):
-            section = indent
-        elif section is not None and line.strip() and indent <= section:
-            section = None
-        elif section is not None and indent > section + 4 and line.strip():
-            done[-1] += " " + line.strip()  # a continued entry
-            continue
-        done.append(line)
-    return [part for line in done for part in split_entry(line, known)]
-
-
-def split_entry(line: str, known: set[str]) -> list[str]:
-    """The entries of one line, as lines of the same indent."""
-    indent = line[: len(line) - len(line.lstrip())]
-    if not indent or not re.match(r"\s+[\w, ]+: ", line):
-        return [line]
-    parts = re.split(r"(?<=[.;]) (?=[A-Za-z_]\w*(?:, [A-Za-z_]\w*)*: )", line)
-    entries = parts[:1]
-    for part in parts[1:]:
-        names = part.partition(":")[0].split(", ")
-        if all(name in known or name.endswith("Error") for name in names):
-            entries[-1] = entries[-1].rstrip(";")
-            entries.append(indent + part)
-        else:
-            entries[-1] += " " + part
-    return entries
+    lines[:] = escaped(lines)
 
 
 def escaped(lines: list[str]) -> list[str]:
