@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from backroads.models import register_model
     from backroads.phases import mirror, register_phase
     from backroads.train.noise import noisy
-    from backroads.train.schedule import CoefficientSchedule, LearningRateSchedule, RateSchedule
+    from backroads.train.schedule import CoefficientSchedule, RateSchedule
 
 __version__ = "0.1.0"
 
@@ -61,7 +61,6 @@ __all__ = [
     "CoefficientSchedule",
     "FeedbackRule",
     "Impulses",
-    "LearningRateSchedule",
     "Operations",
     "Plan",
     "RateSchedule",
@@ -134,7 +133,7 @@ _PLACES = {
     "models": ("register_model",),
     "phases": ("mirror", "register_phase"),
     "train.noise": ("noisy",),
-    "train.schedule": ("CoefficientSchedule", "LearningRateSchedule", "RateSchedule"),
+    "train.schedule": ("CoefficientSchedule", "RateSchedule"),
 }
 
 

@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-QUICK = ["--epochs", "1", "--seeds", "0", "--width", "2", "--batch-size", "256", "--rules", "symmetric_alignment"]
+QUICK = [
+    "--epochs",
+    "1",
+    "--seeds",
+    "0",
+    "--model-options.width",
+    "2",
+    "--batch-size",
+    "256",
+    "--rules",
+    "symmetric_alignment",
+]
 
 
 def backroads(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -22,12 +33,13 @@ def backroads(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_compare_prints_plain_lines_and_a_table_and_writes_a_report(tmp_path: Path) -> None:
     done = backroads("compare", *QUICK, "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "[100 %] seed 0 epoch 1/1" in done.stdout
+    assert "[100 %] epoch 1/1: backprop" in done.stdout
     assert "\x1b" not in done.stdout  # no terminal codes into a pipe
     assert "symmetric alignment" in done.stdout
     assert "report: run/report.html" in done.stdout
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.toml", "environment.json", "events.jsonl", "results.json", "report.html"}
+    written = {"config.toml", "environment.json", "events.jsonl", "system.jsonl", "checkpoints", "results.json"}
+    assert names - {"report.html"} == written
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert "compare --epochs 1 --seeds 0" in environment["command"]
     for key in ("torch", "python", "cpu", "cores", "started", "backroads"):
@@ -43,7 +55,7 @@ def test_compare_prints_plain_lines_and_a_table_and_writes_a_report(tmp_path: Pa
         (["compare", "--rules", "feedback_alignmnt"], "Did you mean 'feedback_alignment'?"),
         (["compare", "--config", "nowhere.toml"], "cannot read nowhere.toml"),
         (["compare", "--config", "broken.toml"], "is not TOML"),
-        (["compare", "--config", "misspelt.toml"], "Did you mean 'epochs'?"),
+        (["compare", "--config", "misspelt.toml"], "Did you mean 'epochs' in [run]?"),
         (["compare", "--out", "full"], "full exists and is not empty"),
     ],
 )
@@ -61,23 +73,25 @@ def test_mistakes_get_one_message_and_leave_nothing_behind(tmp_path: Path, words
 
 
 def test_flags_override_the_file(tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text('epochs = 7\nseeds = [0]\nwidth = 2\nrules = ["backprop"]\nbatch_size = 512\n')
+    (tmp_path / "run.toml").write_text(
+        "[run]\nepochs = 7\nbatch_size = 512\n[model]\noptions = { width = 2 }\n"
+        '[compare]\nseeds = [0]\nrules = ["backprop"]\n'
+    )
     done = backroads("compare", "--config", "run.toml", "--epochs", "1", "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    written = (tmp_path / "run" / "config.toml").read_text()
-    assert "epochs = 1" in written
-    assert "width = 2" in written
+    written = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert (written["run"]["epochs"], written["model"]["options"]) == (1, {"width": 2})
 
 
 def test_lists_take_several_words_and_settings_of_rules_are_numbers(tmp_path: Path) -> None:
-    words = ["--epochs", "1", "--seeds", "0", "1", "--width", "2", "--batch-size", "512"]
+    words = ["--epochs", "1", "--seeds", "0", "1", "--model-options.width", "2", "--batch-size", "512"]
     words += ["--rules", "backprop", "weight_mirror", "--rule-settings.weight_mirror.amp", "0.25", "--out", "run"]
     done = backroads("compare", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     written = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
-    assert written["seeds"] == [0, 1]
-    assert written["rules"] == ["backprop", "weight_mirror"]
-    assert written["rule_settings"]["weight_mirror"] == {"amp": 0.25}
+    assert written["compare"]["seeds"] == [0, 1]
+    assert written["compare"]["rules"] == ["backprop", "weight_mirror"]
+    assert written["compare"]["rule_settings"]["weight_mirror"] == {"amp": 0.25}
 
 
 def test_help_needs_no_torch(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text=True,
         )
         assert process.stdout is not None
-        line = process.stdout.readline()
+        line = next((line for line in process.stdout if "trial" in line), "")
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=120)
         if process.returncode != 0:
@@ -86,7 +86,7 @@ def test_the_best_trains_again_to_the_accuracy_of_its_trial(
     call("search", "best", str(study), "--group", "symmetric_alignment")
     capsys.readouterr()
     path = study / "best-symmetric_alignment.toml"
-    assert tomllib.loads(path.read_text())["split"] == "test"
+    assert tomllib.loads(path.read_text())["data"]["split"] == "test"
     results = json.loads((study / "results.json").read_text())
     (row,) = [row for row in results["groups"] if row["group"] == "symmetric_alignment"]
     call("train", "--config", str(path), "--split", "validation", "--out", str(tmp_path / "run"))
@@ -102,10 +102,10 @@ def test_promoted_trials_are_trained_with_fresh_seeds_and_tested(
     assert "[4/4]" in first
     found = json.loads((study / "promote.json").read_text())
     assert [len(row["accuracies"]) for row in found["rows"]] == [2, 2]
-    used = {training["settings"]["seed"] for training in found["trainings"].values()}
+    used = {training["settings"]["run"]["seed"] for training in found["trainings"].values()}
     assert len(used) == 2
     assert 0 not in used  # the trials' own
-    assert {training["settings"]["split"] for training in found["trainings"].values()} == {"test"}
+    assert {training["settings"]["data"]["split"] for training in found["trainings"].values()} == {"test"}
     call("search", "promote", str(study), "--top", "2", "--seeds", "2")
     assert "[1/4]" not in capsys.readouterr().out  # nothing is trained twice
 

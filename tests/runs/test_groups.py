@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import cyclopts
 import pytest
 from pydantic import Field
 
 from backroads.cli.flags import as_flags, given
-from backroads.runs.groups import Group, merged, names
+from backroads.runs.groups import Group, flags, flat, merged
 
 
 class Data(Group):
@@ -25,6 +25,7 @@ class Data(Group):
 class Run(Group):
     """The run."""
 
+    flags: ClassVar[dict[str, str]] = {"options": "run_options"}
     seed: Annotated[int, Field(ge=0)] = 0
     options: dict[str, str] = Field(default={})
 
@@ -45,7 +46,13 @@ def test_later_layers_override_settings_in_tables_or_by_name() -> None:
         "name": "b",
     }
     assert merged(Config, {"sed": 1, "data": {"dta": 2}}) == {"sed": 1, "data": {"dta": 2}}  # for the schema to refuse
-    assert names(Config) == ["name", "data", "download", "seed", "options"]
+    assert list(flags(Config)) == ["name", "data", "download", "seed", "run_options"]
+    assert merged(Config, {"run_options": {"c": "3"}}) == {"run": {"options": {"c": "3"}}}
+    assert flat(Config, {"name": "b", "data": {"download": False}, "run": {"options": {}}}) == {
+        "name": "b",
+        "download": False,
+        "run_options": {},
+    }
 
 
 def test_flags_have_no_prefix_and_say_which_were_given(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +64,7 @@ def test_flags_have_no_prefix_and_say_which_were_given(capsys: pytest.CaptureFix
         return given(settings)
 
     assert app([]) == {}
-    assert app(["--no-download", "--seed", "0", "--options.a", "1"]) == {
+    assert app(["--no-download", "--seed", "0", "--run-options.a", "1"]) == {
         "data": {"download": False},
         "run": {"seed": 0, "options": {"a": "1"}},
     }

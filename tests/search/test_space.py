@@ -13,7 +13,7 @@ from backroads.runs.settings import check_resume, read_settings, recipes
 from backroads.search.settings import GROWING, HARMLESS, SearchConfig, resolve
 from backroads.search.space import DIMENSIONS, OPERATIONS, PRIMITIVES, SHORT, SUBSETS, range_of
 from backroads.search.storage import hide_password, without_password
-from backroads.train.arm import rules_of
+from backroads.train.build import rules_of
 
 EVERYTHING = [*SHORT, *(name for name in DIMENSIONS if name not in OPERATIONS)]
 
@@ -36,10 +36,10 @@ def test_every_draw_of_every_group_is_a_rule_with_these_coefficients(rules: list
             drawn = group.suggest(study.ask())
             training = config.training(**group.settings(drawn))
             rule = rules_of(training)
-            assert training.split == "validation"
+            assert training.data.split == "validation"
             assert {name: drawn[name] for name in ("learning_rate", "weight_decay")} == {
-                "learning_rate": training.learning_rate,
-                "weight_decay": training.weight_decay,
+                "learning_rate": training.optimizer.learning_rate,
+                "weight_decay": training.optimizer.weight_decay,
             }
             if group.subset is not None:
                 assert isinstance(rule, Alignment)

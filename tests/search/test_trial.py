@@ -16,7 +16,8 @@ from backroads.runs.runtime import Runtime
 from backroads.search.settings import resolve
 from backroads.search.study import DIVERGED, INTERRUPTED, TrialFailed
 from backroads.search.trial import load_once, run_trial
-from backroads.train.settings import TrainConfig
+from backroads.train.settings import TrainSettings
+from backroads.train.settings import resolve as resolve_training
 from backroads.train.trainer import train
 
 RUNTIME = Runtime(torch.device("cpu"))
@@ -45,13 +46,13 @@ def dataset() -> Dataset:
 def test_a_trial_ends_where_a_training_of_its_settings_ends(
     dataset: Dataset, tmp_path: Path, more: dict[str, Any]
 ) -> None:
-    def accuracies(config: TrainConfig) -> list[float]:
+    def accuracies(config: TrainSettings) -> list[float]:
         found: list[float] = []
         last = run_trial(config, dataset, RUNTIME, report=lambda epoch, accuracy: bool(found.append(accuracy)))
         assert found[-1] == last
         return found
 
-    config = TrainConfig(**{**CONFIG.model_dump(), **more})
+    config = resolve_training(CONFIG.model_dump(), more)
     of_trial = accuracies(config)
     train(config, tmp_path / "run", lambda _: None)
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
@@ -61,7 +62,7 @@ def test_a_trial_ends_where_a_training_of_its_settings_ends(
 
 
 def test_no_trial_sees_the_test_split(dataset: Dataset) -> None:
-    whole = load_once(TrainConfig(split="test"), {}, RUNTIME.device)
+    whole = load_once(resolve_training({"split": "test"}), {}, RUNTIME.device)
     assert len(dataset.train) + len(dataset.evaluate) == len(whole.train)
 
 
@@ -71,7 +72,7 @@ def test_what_was_cut_off_goes_on_from_its_checkpoint_to_the_same_end(dataset: D
     def tired() -> bool:
         nonlocal steps
         steps += 1
-        return steps > 2 * (len(dataset.train) // CONFIG.batch_size) + 3  # in the third epoch
+        return steps > 2 * (len(dataset.train) // CONFIG.run.batch_size) + 3  # in the third epoch
 
     whole = run_trial(CONFIG, dataset, RUNTIME)
     with pytest.raises(TrialFailed, match=INTERRUPTED):
@@ -87,12 +88,12 @@ def test_what_was_cut_off_goes_on_from_its_checkpoint_to_the_same_end(dataset: D
     hooks: dict[str, Any] = {"report": lambda epoch, _: bool(told.append(epoch)), "stop": count}
     assert run_trial(CONFIG, dataset, RUNTIME, **hooks, folder=tmp_path / "0002", checkpoint_seconds=0) == whole
     assert told == [1, 2, 3]  # the pruner learns what came before, too
-    assert steps == len(dataset.train) // CONFIG.batch_size
+    assert steps == len(dataset.train) // CONFIG.run.batch_size
 
 
 def test_a_checkpoint_of_other_settings_is_left_alone(dataset: Dataset, tmp_path: Path) -> None:
     run_trial(CONFIG, dataset, RUNTIME, folder=tmp_path / "0001", checkpoint_seconds=0)
-    other = CONFIG.model_copy(update={"learning_rate": 0.05})
+    other = resolve_training(CONFIG.model_dump(), {"learning_rate": 0.05})
     alone = run_trial(other, dataset, RUNTIME)
     assert run_trial(other, dataset, RUNTIME, folder=tmp_path / "0002", checkpoint_seconds=0) == alone
 
@@ -110,7 +111,7 @@ def test_a_trial_can_be_ended_early_with_its_last_accuracy(dataset: Dataset) -> 
 
 
 def test_divergence_is_told_with_step_and_layer(dataset: Dataset) -> None:
-    wild = CONFIG.model_copy(update={"learning_rate": 1e30})
+    wild = resolve_training(CONFIG.model_dump(), {"learning_rate": 1e30})
     with pytest.raises(TrialFailed, match=DIVERGED) as ended:
         run_trial(wild, dataset, RUNTIME)
     assert re.search(r"step \d+ is not finite; first: .+", ended.value.reason)

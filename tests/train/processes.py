@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import sys
+import time
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,9 @@ def _train(settings: dict[str, Any], path: str, resume: bool, environment: dict[
     from backroads.errors import BackroadsError
     from backroads.runs.schema import Stopped
     from backroads.train.arm import TrainingArm
+    from backroads.train.comparison import resolve_comparison
     from backroads.train.settings import resolve
-    from backroads.train.trainer import train
+    from backroads.train.trainer import compare, train
 
     limit = settings.pop("largest_file", None)
     if limit is not None:
@@ -115,7 +117,10 @@ def _train(settings: dict[str, Any], path: str, resume: bool, environment: dict[
     torch.set_num_threads(1)
     errors = Path(path).parent / f"errors-{environment['RANK']}.txt"
     try:
-        results = train(resolve(settings), Path(path), lambda _: None, resume=resume)
+        if "compare" in settings:
+            results = compare(resolve_comparison(settings), Path(path), lambda _: None, resume=resume)
+        else:
+            results = train(resolve(settings), Path(path), lambda _: None, resume=resume)
     except BackroadsError as error:
         errors.write_text(f"{type(error).__name__}: {error}")
         sys.exit(1)
@@ -127,3 +132,15 @@ def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    """Until the log says that a step was taken."""
+    for _ in range(2000):
+        events = run / "events.jsonl"
+        if events.exists():
+            for line in events.read_text().splitlines():
+                if line.endswith("}") and json.loads(line).get("step", 0) >= step:
+                    return
+        time.sleep(0.02)
+    raise AssertionError("the run does not get there")

@@ -1,4 +1,4 @@
-"""The comparison: what is shared between rules, what is written, and what is refused."""
+"""The comparison: what is shared between rules, what is written, what is refused, and that it goes on after a kill."""
 
 from __future__ import annotations
 
@@ -9,93 +9,145 @@ from typing import Any
 
 import pytest
 import torch
+from train.processes import finish, start, wait_for_step
+from train.test_resume import assert_same, contents
 
 import backroads as br
 from backroads.errors import ConfigError, RuleError
 from backroads.runs.folder import RunFolder
-from backroads.train.compare import Run, compare, rules_of
-from backroads.train.config import CompareConfig, resolve
+from backroads.runs.runtime import Runtime
+from backroads.runs.schema import ArmResult, TrainingResults
+from backroads.runs.settings import read_toml
+from backroads.train.arm import TrainingArm
+from backroads.train.build import Batches, dataset_of, rules_of
+from backroads.train.comparison import resolve_comparison
+from backroads.train.trainer import compare, train
 
-QUICK = {"epochs": 2, "seeds": [0, 1], "width": 2, "batch_size": 128, "rules": ["backprop", "symmetric_alignment"]}
+QUICK = {
+    "epochs": 2,
+    "seeds": [0, 1],
+    "model_options": {"width": 2},
+    "batch_size": 128,
+    "rules": ["backprop", "symmetric_alignment"],
+}
 
 
-def run_quickly(folder: Path, **changes: Any) -> dict[str, Any]:
-    config = resolve({**QUICK, **changes})
-    run_folder = RunFolder(folder, config.model_dump(exclude_none=True), {})
-    try:
-        return compare(config, run_folder, lambda progress: None)
-    finally:
-        run_folder.close()
+def run_quickly(folder: Path, **changes: Any) -> dict[str, list[ArmResult]]:
+    """The ends of the arms of each name, by seed."""
+    results = compare(resolve_comparison({**QUICK, **changes}), folder, lambda progress: None)
+    assert isinstance(results, TrainingResults)
+    return {name: [arm for arm in results.arms if arm.name == name] for name in results.names}
 
 
-def read_events(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+def read_events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
 
 
 def test_a_run_writes_everything_it_says(tmp_path: Path) -> None:
-    results = run_quickly(tmp_path / "run")
-    written = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [(arm["name"], arm["seed"]) for arm in written["arms"]] == [
-        (rule, seed) for seed in (0, 1) for rule in ("backprop", "symmetric_alignment")
+    ends = run_quickly(tmp_path / "run")
+    (begin,) = read_events(tmp_path / "run", "start")
+    assert [(arm["name"], arm["seed"]) for arm in begin["arms"]] == [
+        *(("backprop", 0), ("symmetric_alignment", 0)),
+        *(("backprop", 1), ("symmetric_alignment", 1)),
     ]
-    events = read_events(tmp_path / "run")
-    assert [e["event"] for e in events] == ["start", *["readings", "evaluation"] * (2 * 2 * 3)]
-    last = [e for e in events if e["event"] == "evaluation" and e["epoch"] == 2 and e["arm"] % 2 == 1]
-    assert [e["eval_accuracy"] for e in last] == [arm["accuracy"] for arm in written["arms"][1::2]]
-    row = next(row for row in results["rows"] if row["rule"] == "symmetric_alignment")
-    assert row["accuracies"] == [e["eval_accuracy"] for e in last]
-    assert row["accuracy_mean"] == pytest.approx(sum(row["accuracies"]) / 2)
-    assert row["step_ratio"] is not None
+    evaluations = read_events(tmp_path / "run", "evaluation")
+    assert [(e["epoch"], e["arm"]) for e in evaluations] == [(epoch, arm) for epoch in range(3) for arm in range(4)]
+    assert [arm.accuracy for arm in ends["symmetric_alignment"]] == [e["eval_accuracy"] for e in evaluations[-3::2]]
+    assert all(arm.step_ratio is not None for arm in ends["symmetric_alignment"])
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["baseline"] == "backprop"
+    assert [arm["accuracy"] for arm in results["arms"]] == [e["eval_accuracy"] for e in evaluations[-4:]]
 
 
 def test_rules_start_from_the_same_weights_and_see_the_same_data() -> None:
-    config = resolve(QUICK)
-    runs = [Run(name, rule, 0, config, 10) for name, rule in rules_of(config).items()]
-    first, second = (br.forward_parameters(run.model) for run in runs)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    (_, first), (_, second), *_ = resolve_comparison(QUICK).arms()
+    runtime = Runtime(torch.device("cpu"))
+    batches = Batches(dataset_of(first, runtime.device), first, runtime)
+    models = [TrainingArm("", config, batches, runtime).model for config in (first, second)]
+    for a, b in zip(*(br.forward_parameters(model) for model in models), strict=True):
+        assert torch.equal(a, b)
+    assert batches.at(0, 1)[0] is batches.at(0, 1)[0]
+    assert batches.steps_per_epoch == math.ceil(1437 / 128)  # with the last, smaller batch
+    assert sum(len(batches.at(0, step)[1]) for step in range(batches.steps_per_epoch)) == 1437
+
+
+def test_an_arm_is_the_training_of_its_settings(tmp_path: Path) -> None:
+    together = run_quickly(tmp_path / "together", rules=["backprop", "weight_mirror"], mirror_steps=1)
+    settings = dict(resolve_comparison({**QUICK, "rules": ["weight_mirror"], "mirror_steps": 1}).arms()[1:2])
+    alone = train(settings["weight_mirror"], tmp_path / "alone", lambda progress: None)
+    assert isinstance(alone, TrainingResults)
+    assert alone.arms[0].accuracy == together["weight_mirror"][0].accuracy
+    assert alone.arms[0].readings == together["weight_mirror"][0].readings
 
 
 def test_a_rules_result_does_not_depend_on_who_else_is_compared(tmp_path: Path) -> None:
     br.register_rule("noisy_signs", lambda: br.rules.sign_symmetry("batch_random"))
     alone = run_quickly(tmp_path / "alone", rules=["backprop", "noisy_signs"])
     together = run_quickly(tmp_path / "together", rules=["backprop", "feedback_alignment", "noisy_signs"])
-    pick = {row["rule"]: row["accuracies"] for row in together["rows"]}
-    assert {row["rule"]: row["accuracies"] for row in alone["rows"]} == {
-        k: pick[k] for k in ("backprop", "noisy_signs")
-    }
+    for name, arms in alone.items():
+        assert [arm.accuracy for arm in arms] == [arm.accuracy for arm in together[name]]
 
 
 def test_backprop_is_added_first_and_is_the_baseline(tmp_path: Path) -> None:
-    results = run_quickly(tmp_path / "run", rules=["symmetric_alignment"])
-    assert [row["rule"] for row in results["rows"]] == ["backprop", "symmetric_alignment"]
-    assert results["rows"][0]["gap_mean"] == 0
-    assert results["rows"][0]["step_ratio"] == 1
-    assert results["rows"][0]["weight_angle_mean"] == 0
+    ends = run_quickly(tmp_path / "run", rules=["symmetric_alignment"])
+    assert list(ends) == ["backprop", "symmetric_alignment"]
+    assert ends["backprop"][0].step_ratio == (1, 1, 1)
+    assert set(ends["backprop"][0].readings["weight_angle"].values()) == {0}
+
+
+def test_methods_are_compared_too(tmp_path: Path) -> None:
+    ends = run_quickly(
+        tmp_path / "run", rules=None, methods=["local_errors"], rule_settings={"local_errors": {"limit": 64}}
+    )
+    assert list(ends) == ["backprop", "local_errors"]
+    assert all(arm.readings["update_angle"][""] > 0 for arm in ends["local_errors"])  # type: ignore[operator]
+    (begin,) = read_events(tmp_path / "run", "start")
+    assert set(begin["arms"][1]["formulas"].values()) == {"local pred"}
 
 
 def test_kolen_pollack_decays_as_w_does_unless_told_otherwise() -> None:
-    rules = rules_of(resolve({"rules": ["kolen_pollack"], "weight_decay": 0.02}))
-    assert rules["kolen_pollack"] == br.rules.kolen_pollack(0.02)
-    told = rules_of(resolve({"rules": ["kolen_pollack"], "rule_settings": {"kolen_pollack": {"decay": 0.3}}}))
-    assert told["kolen_pollack"] == br.rules.kolen_pollack(0.3)
+    def rule(**settings: Any) -> Any:
+        return rules_of(resolve_comparison({"rules": ["kolen_pollack"], **settings}).arms()[1][1])
+
+    assert rule(weight_decay=0.02) == br.rules.kolen_pollack(0.02)
+    assert rule(rule_settings={"kolen_pollack": {"decay": 0.3}}) == br.rules.kolen_pollack(0.3)
 
 
 def test_a_diverging_rule_is_counted_and_stops_nobody_else(tmp_path: Path) -> None:
     br.register_rule("explosive", lambda: br.Alignment(self_=1e30))
-    results = run_quickly(tmp_path / "run", rules=["backprop", "explosive"], epochs=3)
-    rows = {row["rule"]: row for row in results["rows"]}
-    assert rows["explosive"]["diverged"] == 2
-    assert rows["explosive"]["accuracies"] == [None, None]
-    assert rows["explosive"]["accuracy_mean"] is None
-    assert rows["backprop"]["diverged"] == 0
-    assert math.isfinite(rows["backprop"]["accuracy_mean"])
+    ends = run_quickly(tmp_path / "run", rules=["backprop", "explosive"], epochs=3)
+    assert [(arm.status, arm.accuracy, bool(arm.reason)) for arm in ends["explosive"]] == [("diverged", None, True)] * 2
+    assert all(arm.status == "finished" and math.isfinite(arm.accuracy or math.nan) for arm in ends["backprop"])
+    assert {e["arm"] for e in read_events(tmp_path / "run", "diverged")} == {1, 3}
     json.loads((tmp_path / "run" / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_a_comparison_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    settings = {
+        **QUICK,
+        "rules": ["backprop", "weight_mirror", "kolen_pollack"],
+        "rule_settings": {"weight_mirror": {"drive": {"kind": "white_noise", "std": 0.1}}},
+        "epochs": 4,
+        "checkpoint_every": 5,
+        "log_every": 3,
+        "compare": {},
+    }
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert finish(settings, whole, resume=False) == [0]
+    for step in (7, 26):
+        (process,) = start(settings, broken)
+        wait_for_step(broken, step)
+        process.kill()
+        process.join()
+    assert finish(settings, broken) == [0]
+    assert_same(contents(whole), contents(broken))
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"epoch": 3}, "unknown setting 'epoch'. Did you mean 'epochs'?"),
+        ({"epoch": 3}, "unknown setting 'epoch'. Did you mean 'epochs' in [run]?"),
         ({"epochs": 0}, "epochs: expected greater than or equal to 1, got 0"),
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"learning_rate": -1.0}, "learning_rate: expected greater than 0, got -1.0"),
@@ -103,33 +155,41 @@ def test_a_diverging_rule_is_counted_and_stops_nobody_else(tmp_path: Path) -> No
         ({"seeds": []}, "seeds"),
         ({"seeds": [1, 1]}, "seeds: expected different whole numbers"),
         ({"seeds": [-1]}, "seeds"),
-        ({"rules": ["backprop", "backprop"]}, "rules: expected each rule once"),
+        ({"rules": ["backprop", "backprop"]}, "rules: expected each name once"),
         ({"split": "train"}, "split"),
-        ({"data": "imagenet"}, "data"),
+        ({"seed": 1}, "run.seed: expected rules, methods, seeds"),
+        ({"rule": "backprop"}, "rule.name: expected rules, methods, seeds"),
+        ({"rules": ["weight_mirror"], "rule_settings": {"weight_miror": {}}}, "Did you mean 'weight_mirror'"),
     ],
 )
 def test_bad_settings_are_named(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve(data)
+        resolve_comparison(data).arms()
     assert message in str(caught.value)
 
 
-def test_unknown_rules_and_options_are_refused_before_training() -> None:
-    with pytest.raises(RuleError, match="Did you mean 'weight_mirror'"):
-        rules_of(resolve({"rules": ["weight_miror"]}))
-    with pytest.raises(RuleError, match="does not take these options"):
-        rules_of(resolve({"rules": ["feedback_alignment"], "rule_settings": {"feedback_alignment": {"amp": 1}}}))
-    with pytest.raises(RuleError, match="unknown rule"):
-        rules_of(resolve({"rules": ["backprop"], "rule_settings": {"weight_miror": {}}}))
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"rules": ["weight_miror"]}, "Did you mean 'weight_mirror'"),
+        (
+            {"rules": ["feedback_alignment"], "rule_settings": {"feedback_alignment": {"amp": 1}}},
+            "does not take these options",
+        ),
+        ({"data": "imagnet"}, "Did you mean 'imagenet'"),
+        ({"methods": ["local_eror"]}, "Did you mean 'local_errors'"),
+    ],
+)
+def test_unknown_names_are_refused_before_training(tmp_path: Path, data: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, RuleError), match=message):
+        run_quickly(tmp_path / "run", **data)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
-    from backroads.runs.settings import read_toml
-
-    config = resolve({**QUICK, "rule_settings": {"weight_mirror": {"amp": 0.02}}})
-    RunFolder(tmp_path / "run", config.model_dump(exclude_none=True), {}).close()
-    assert resolve(read_toml(tmp_path / "run" / "config.toml")) == config
-    assert CompareConfig(**read_toml(tmp_path / "run" / "config.toml")) == config
+    config = resolve_comparison({**QUICK, "rule_settings": {"weight_mirror": {"amp": 0.02}}})
+    RunFolder(tmp_path / "run", config.as_toml(), {}).close()
+    assert resolve_comparison(read_toml(tmp_path / "run" / "config.toml")) == config
 
 
 def test_a_folder_with_content_is_left_alone(tmp_path: Path) -> None:

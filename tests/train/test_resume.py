@@ -6,13 +6,12 @@ import json
 import os
 import random
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from train.processes import finish, start
+from train.processes import finish, start, wait_for_step
 
 from backroads.runs import checkpoint
 
@@ -29,7 +28,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 64,
     "accumulate": 2,
     "log_every": 3,
-    "angles_every": 0.3,
+    "readings_every": 0.3,
     "checkpoint_every": 2,
     "threads": 1,
 }
@@ -44,6 +43,7 @@ def contents(run: Path) -> dict[str, Any]:
     results.pop("seconds")
     for arm in results["arms"]:
         arm.pop("step_ms")
+        arm.pop("step_ratio")
     return {
         "events": (run / "events.jsonl").read_bytes(),
         "step": found.manifest.step,
@@ -122,7 +122,7 @@ def test_noise_and_what_is_late_go_on_after_a_kill(tmp_path: Path, name: str, wo
     assert finish(settings, whole, resume=False, world=world) == [0] * world
     for step in (8, 31):
         processes = start(settings, broken, world=world)
-        _wait_for_step(broken, step)
+        wait_for_step(broken, step)
         for process in processes:
             process.kill()
         for process in processes:
@@ -138,7 +138,7 @@ def test_killed_while_two_processes_train(tmp_path: Path) -> None:
     assert finish(settings, whole, resume=False, world=2) == [0, 0]
     for step in (8, 31):
         processes = start(settings, broken, world=2)
-        _wait_for_step(broken, step)
+        wait_for_step(broken, step)
         for process in processes:
             process.kill()
         for process in processes:
@@ -153,7 +153,7 @@ def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> No
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert finish(settings, whole, resume=False) == [0]
     (process,) = start(settings, broken)
-    _wait_for_step(broken, 30)
+    wait_for_step(broken, 30)
     os.kill(process.pid or 0, number)
     process.join(30)
     assert process.exitcode == 128 + number
@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_is_the_same(tmp_path: Pat
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert finish(settings, whole, resume=False) == [0]
     (process,) = start(settings, broken)
-    _wait_for_step(broken, 20)
+    wait_for_step(broken, 20)
     process.kill()
     process.join()
     newest = max((broken / "checkpoints").glob("step-*"))
@@ -190,15 +190,3 @@ def test_more_epochs_go_on_from_the_end(tmp_path: Path) -> None:
     assert finish(settings, twice) == [0]
     assert finish({**settings, "epochs": 3}, twice) == [0]
     assert_same(contents(once)["model"], contents(twice)["model"])
-
-
-def _wait_for_step(run: Path, step: int) -> None:
-    """Until the log says that a step was taken."""
-    for _ in range(2000):
-        events = run / "events.jsonl"
-        if events.exists():
-            for line in events.read_text().splitlines():
-                if line.endswith("}") and json.loads(line).get("step", 0) >= step:
-                    return
-        time.sleep(0.02)
-    raise AssertionError("the run does not get there")

@@ -9,16 +9,18 @@ import tomli_w
 
 from backroads.errors import ConfigError, RuleError
 from backroads.feedback.rules import WeightEstimate, normalised_mirror, symmetric_alignment
+from backroads.phases import NoisePhase
+from backroads.runs.groups import flags
 from backroads.runs.settings import check_resume, read_settings, recipes
-from backroads.train.arm import mirror_rule, rules_of
-from backroads.train.settings import GROWING, HARMLESS, TrainConfig, resolve
+from backroads.train.build import phase_of, rules_of
+from backroads.train.settings import GROWING, HARMLESS, TrainSettings, resolve
 
 
 def test_settings_round_trip_through_toml(tmp_path: Path) -> None:
-    config = resolve({"rule_options": {"self_": "0.1"}, "drop_epochs": [1.5, 2.0], "clip_norm": 1.0})
-    assert config.rule_options == {"self_": 0.1}
+    config = resolve({"rule_options": {"self": "0.1"}, "drop_epochs": [1.5, 2.0], "clip_norm": 1.0})
+    assert config.rule.options == {"self": 0.1}
     path = tmp_path / "run.toml"
-    path.write_text(tomli_w.dumps(config.model_dump(exclude_none=True)))
+    path.write_text(tomli_w.dumps(config.as_toml()))
     assert resolve(read_settings(str(path))) == config
 
 
@@ -34,17 +36,17 @@ def test_noise_phases_and_estimates_are_settings_too(tmp_path: Path) -> None:
             "mirror_options": {"error_correcting": "true", "images": "4"},
         }
     )
-    assert config.rule_options == {"view": {"bits": 3, "keep_probability": 0.5, "sparse_in": "steps"}}
+    assert config.rule.options == {"view": {"bits": 3, "keep_probability": 0.5, "sparse_in": "steps"}}
     assert rules_of(config) == symmetric_alignment(
         1.0, 1.0, view=WeightEstimate(keep_probability=0.5, bits=3, sparse_in="steps")
     )
-    assert mirror_rule(config) == normalised_mirror(error_correcting=True, images=4)
+    assert phase_of(config) == NoisePhase(2, normalised_mirror(error_correcting=True, images=4))
     path = tmp_path / "run.toml"
-    path.write_text(tomli_w.dumps(config.model_dump(exclude_none=True)))
+    path.write_text(tomli_w.dumps(config.as_toml()))
     assert resolve(read_settings(str(path))) == config
-    assert mirror_rule(resolve({})) is None
+    assert phase_of(resolve({})) is None
     with pytest.raises(RuleError, match="does not take these options"):
-        mirror_rule(resolve({"mirror_steps": 1, "mirror_options": {"amp": 1}}))
+        phase_of(resolve({"mirror_steps": 1, "mirror_options": {"amp": 1}}))
 
 
 @pytest.mark.parametrize(
@@ -53,13 +55,22 @@ def test_noise_phases_and_estimates_are_settings_too(tmp_path: Path) -> None:
         ({"update_noise": -1.0}, "update_noise: expected greater than or equal to 0"),
         ({"update_noise_on": "W"}, "update_noise_on: expected 'all', 'forward' or 'backward'"),
         ({"mirror_steps": -1}, "mirror_steps: expected greater than or equal to 0"),
-        ({"epoch": 3}, "unknown setting 'epoch'. Did you mean 'epochs'"),
+        ({"epoch": 3}, "unknown setting 'epoch'. Did you mean 'epochs' in [run]?"),
+        ({"run": {"epoch": 3}}, "unknown setting 'run.epoch'. Did you mean 'epochs'?"),
+        (
+            {"schedule": {"learning_rate": 1.0}},
+            "unknown setting 'schedule.learning_rate'. It belongs into [optimizer].",
+        ),
+        ({"method": "local_errors", "rule": "backprop"}, "rule: expected no feedback rule"),
         ({"epochs": 0}, "epochs: expected greater than or equal to 1, got 0"),
         ({"learning_rate": float("nan")}, "learning_rate: expected"),
-        ({"optimizer": "sdg"}, "optimizer: expected 'sgd'"),
+        ({"optimizer": "sdg"}, "optimizer.name: expected 'sgd'"),
         ({"batch_size": 10, "accumulate": 3}, "accumulate: expected a divisor of batch_size 10, got 3"),
         ({"drop_epochs": [3.0, 1.0]}, "drop_epochs: expected growing epochs"),
-        ({"coefficients": {"amp": {"stop": 0.5}}, "rules": {"fc": "backprop"}}, "coefficients: expected one rule"),
+        (
+            {"coefficients": {"amp": {"stop": 0.5}}, "layer_rules": {"fc": "backprop"}},
+            "coefficients: expected one rule",
+        ),
     ],
 )
 def test_wrong_settings_are_answered_by_name(wrong: dict[str, object], message: str) -> None:
@@ -71,15 +82,16 @@ def test_wrong_settings_are_answered_by_name(wrong: dict[str, object], message: 
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_is_valid(name: str) -> None:
     config = resolve(read_settings(name))
-    assert config.rule == "symmetric_alignment"
+    assert config.rule.name == "symmetric_alignment"
 
 
 def test_the_reference_recipes_are_the_reference_settings() -> None:
     for name, size in (("resnet18", 224), ("resnet50", 224), ("resnet50-v2", 299), ("resnet101-v2", 299)):
         config = resolve(read_settings(f"imagenet-{name}"))
-        assert config.model == name.replace("-", "_")
-        assert (config.image_size, config.epochs, config.batch_size, config.warmup_epochs) == (size, 90, 256, 5)
-        assert (config.momentum, config.weight_decay, config.drop_epochs) == (0.9, 1e-4, [30, 60, 80])
+        assert config.model.name == name.replace("-", "_")
+        assert (config.data.image_size, config.run.epochs, config.run.batch_size) == (size, 90, 256)
+        assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 1e-4)
+        assert (config.schedule.warmup_epochs, config.schedule.drop_epochs) == (5, [30, 60, 80])
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
@@ -90,7 +102,7 @@ def test_an_unknown_recipe_is_answered_with_the_nearest() -> None:
 
 
 def test_only_differences_that_change_no_weight_are_harmless() -> None:
-    assert set(TrainConfig.model_fields) >= HARMLESS | GROWING
+    assert set(flags(TrainSettings)) >= HARMLESS | GROWING
 
     def check(**changes: object) -> None:
         old, new = (resolve(dict(data)).model_dump() for data in ({}, changes))
@@ -101,4 +113,4 @@ def test_only_differences_that_change_no_weight_are_harmless() -> None:
         check(epochs=9)
     with pytest.raises(ConfigError) as caught:
         check(learning_rate=0.2, seed=1)
-    assert "learning_rate: the run has 0.1, now 0.2\n  seed: the run has 0, now 1" in str(caught.value)
+    assert "learning_rate: the run has 0.1, now 0.2\n  run.seed: the run has 0, now 1" in str(caught.value)

@@ -24,7 +24,8 @@ from backroads.runs.runtime import Runtime
 from backroads.runs.schema import ArmResult, TrainingResults
 from backroads.runs.signals import Stopper
 from backroads.train import arm
-from backroads.train.arm import collapsed, dead, rules_of
+from backroads.train.arm import collapsed, dead
+from backroads.train.build import dataset_of, make_model, method_of, rules_of
 from backroads.train.optimizers import Optimizers, factor
 from backroads.train.settings import resolve
 from backroads.train.step import Stepper, evaluate, first_bad
@@ -179,12 +180,12 @@ def test_delay_trains_b_alone_and_alternation_takes_turns() -> None:
 def test_scheduled_coefficients_reach_the_layers() -> None:
     x, y = batch()
     model = mlp("symmetric_alignment")
-    taker = stepper(model, steps_per_epoch=2, epochs=2, coefficients={"self_": {"start": 0.5}})
-    seen = [taker.forward_backward(step, x, y).coefficients["self_"] for step in range(4)]
+    taker = stepper(model, steps_per_epoch=2, epochs=2, coefficients={"self": {"start": 0.5}})
+    seen = [taker.forward_backward(step, x, y).coefficients["self"] for step in range(4)]
     value = br.rules.symmetric_alignment().self_
     assert seen == [0.0, 0.0, value, value]
-    with pytest.raises(ConfigError, match="Did you mean 'self_'"):
-        stepper(mlp("symmetric_alignment"), coefficients={"self": {}})
+    with pytest.raises(ConfigError, match="Did you mean 'self'"):
+        stepper(mlp("symmetric_alignment"), coefficients={"slef": {}})
     with pytest.raises(ConfigError, match="expected a rule with coefficients"):
         stepper(mlp("backprop"), coefficients={"amp": {}})
 
@@ -325,7 +326,7 @@ def test_what_stays_out_of_the_all_reduce_does_not_depend_on_data(rule: str) -> 
 def test_symmetric_alignment_goes_all_the_way_unless_told_otherwise() -> None:
     rule = rules_of(resolve({"rule": "symmetric_alignment"}))
     assert rule == br.rules.symmetric_alignment(1.0, 1.0)
-    given = rules_of(resolve({"rule_options": {"decay": 0.2, "self_": 0.2}}))
+    given = rules_of(resolve({"rule_options": {"decay": 0.2, "self": 0.2}}))
     assert given == br.rules.symmetric_alignment(0.2, 0.2)
 
 
@@ -390,8 +391,8 @@ def test_the_mean_loss_of_the_lines_is_that_of_the_epoch(tmp_path: Path) -> None
 
 def test_evaluation_counts_every_image_once() -> None:
     config = resolve({**QUICK, "batch_size": 50})
-    data = arm.dataset_of(config, torch.device("cpu"))
-    model = arm.make_model(config, data).eval()
+    data = dataset_of(config, torch.device("cpu"))
+    model = make_model(config, data, method_of(config)).eval()
     whole = evaluate(model, data.evaluate, config, HERE)
     xs, ys = zip(*data.evaluate.eval_batches(7), strict=True)
     with torch.no_grad():

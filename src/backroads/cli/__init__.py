@@ -19,8 +19,16 @@ app = cyclopts.App(
 )
 # Imported when they are called: a command's help waits for nobody else's settings.
 for _name, _place, _help in (
-    ("compare", "compare:compare", "Train the same network under several rules, and compare them."),
-    ("train", "train:train", "Train a model under a rule, on one machine or, started by torchrun, on many."),
+    (
+        "compare",
+        "compare:compare",
+        "Train the same network under several feedback rules and other methods, and compare them.",
+    ),
+    (
+        "train",
+        "train:train",
+        "Train a model by a feedback rule or another method, on one machine or, with torchrun, on many.",
+    ),
     ("search", "search:app", "Search coefficients, operations and rates of rules, with many short trainings."),
     ("worker", "worker:worker", "Join a search, from any machine that reaches its storage."),
     ("transfer", "transfer:transfer", "Train the best of a search, unchanged, on other architectures."),
@@ -68,11 +76,11 @@ def _message(error: Exception) -> str:
     from backroads.plasticity.settings import MetaConfig
     from backroads.runs.settings import explain
     from backroads.search.settings import SearchConfig
-    from backroads.train.config import CompareConfig
-    from backroads.train.settings import TrainConfig
+    from backroads.train.comparison import CompareSettings
+    from backroads.train.settings import TrainSettings
 
     cause = error.__cause__
     if isinstance(cause, ValidationError):
-        schemas = {schema.__name__: schema for schema in (TrainConfig, SearchConfig, MetaConfig, TheoryConfig)}
-        return explain(cause, schemas.get(cause.title, CompareConfig))
+        known = (TrainSettings, CompareSettings, SearchConfig, MetaConfig, TheoryConfig)
+        return explain(cause, {schema.__name__: schema for schema in known}.get(cause.title, TrainSettings))
     return str(error)

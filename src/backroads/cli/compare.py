@@ -1,78 +1,102 @@
-"""``backroads compare``: rules side by side, with a table and a report at the end."""
+"""``backroads compare``: rules and methods side by side, with a table and a report at the end."""
 
 from __future__ import annotations
 
 import datetime
+import statistics
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
+from backroads.cli.flags import as_flags, given
 from backroads.cli.progress import progress
-from backroads.runs.settings import read_toml
-from backroads.train.config import CompareConfig, resolve
+from backroads.cli.runs import print_report
+from backroads.cli.train import layers, leads, leave
+from backroads.runs.schema import ArmResult, Stopped, TrainingResults
+from backroads.train.comparison import CompareSettings, resolve_comparison
+
+as_flags(CompareSettings)
 
 
 def compare(
     *,
-    settings: Annotated[CompareConfig | None, Parameter(name="*")] = None,
-    config: Annotated[Path | None, Parameter(help="TOML file of settings; flags override it.")] = None,
-    out: Annotated[Path | None, Parameter(help="New folder for the run; runs/compare-TIME if not given.")] = None,
+    settings: CompareSettings | None = None,
+    config: Annotated[str | None, Parameter(help="Take settings from this TOML file; flags override it.")] = None,
+    out: Annotated[
+        Path | None,
+        Parameter(help="Folder to write the run into; by default runs/compare-TIME, with the present time."),
+    ] = None,
+    resume: Annotated[
+        bool, Parameter(help="Go on from the last checkpoint in the folder of --out, or start if there is none.")
+    ] = False,
 ) -> None:
-    """Train the same network under several rules, and compare them.
+    """Train the same network under several feedback rules and other methods, and compare them.
 
-    Writes a run folder (config.toml, environment.json, events.jsonl, results.json, report.html) and prints a table.
+    All take their steps side by side, on the same data from the same initial weights. Writes a run folder like that of
+    `backroads train`, and prints a table. It can be interrupted and resumed like a training.
     """
-    given = settings.model_dump(include=settings.model_fields_set) if settings is not None else {}
-    resolved = resolve({**(read_toml(config) if config is not None else {}), **given})
     folder = out if out is not None else Path("runs") / f"compare-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    resolved = resolve_comparison(*layers(folder, resume=resume, config=config), given(settings))
+    resolved.arms()  # says what is wrong with the names, if anything is
 
     # After the settings are known to be right: torch takes seconds to import.
-    import torch
+    with progress(silent=not leads()) as report:
+        from backroads.train.trainer import compare as run
 
-    from backroads.report import write_report
-    from backroads.runs.environment import environment
-    from backroads.runs.folder import RunFolder
-    from backroads.train.compare import compare as run
-    from backroads.train.compare import rules_of
-
-    rules_of(resolved)
-    torch.set_num_threads(resolved.threads)
-    run_folder = RunFolder(folder, resolved.model_dump(exclude_none=True), environment())
-    try:
-        with progress() as report:
-            results = run(resolved, run_folder, report)
-    finally:
-        run_folder.close()
-    print(_table(results))
-    print(f"{results['seconds']:.0f} s; report: {write_report(folder)}")
+        results = run(resolved, folder, report, resume=resume)
+    if isinstance(results, Stopped):
+        leave(results, "compare", folder)
+    if leads():
+        print(table(results))
+        print(f"{results.seconds:.0f} s")
+        print_report(folder)
 
 
-def _table(results: dict[str, Any]) -> str:
-    """The results as text: accuracy and gap in percent points, angle in degrees, time relative to backprop."""
-    lines = [("rule", f"{results['split']} accuracy, %", "gap to backprop", "weight angle", "step time")]
-    for row in results["rows"]:
-        spread = row["step_ratio_spread"]
+def table(results: TrainingResults) -> str:
+    """The results as text: accuracy and gap in percent points, angle in degrees, time relative to the baseline's."""
+    lines = [("rule", f"{results.split} accuracy, %", f"gap to {results.baseline}", "weight angle", "step time")]
+    baseline = {arm.seed: arm.accuracy for arm in results.arms if arm.name == results.baseline}
+    for name in results.names:
+        arms = [arm for arm in results.arms if arm.name == name]
+        diverged = sum(arm.status == "diverged" for arm in arms)
+        accuracies = [100 * arm.accuracy for arm in arms if arm.accuracy is not None]
+        gaps = [
+            100 * (arm.accuracy - other)
+            for arm in arms
+            if arm.accuracy is not None and (other := baseline.get(arm.seed)) is not None
+        ]
+        angles = [a for arm in arms for a in arm.readings.get("weight_angle", {}).values() if a is not None]
         lines.append(
             (
-                row["label"] + (f" ({row['diverged']} diverged)" if row["diverged"] else ""),
-                "-"
-                if row["accuracy_mean"] is None
-                else f"{100 * row['accuracy_mean']:.2f}" + _plus_minus(row["accuracy_std"]),
-                "-" if row["gap_mean"] is None else f"{100 * row['gap_mean']:+.2f}" + _plus_minus(row["gap_std"]),
-                "-" if row["weight_angle_mean"] is None else f"{row['weight_angle_mean']:.1f} deg",
-                "-" if row["step_ratio"] is None else f"{row['step_ratio']:.2f} [{spread[0]:.2f}, {spread[1]:.2f}]",
+                name.replace("_", " ") + (f" ({diverged} diverged)" if diverged else ""),
+                _mean(accuracies, ".2f"),
+                _mean(gaps, "+.2f"),
+                f"{statistics.fmean(angles):.1f} deg" if angles else "-",
+                _times(arms),
             )
         )
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    table.insert(1, "-" * max(map(len, table)))
+    rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    rows.insert(1, "-" * max(map(len, rows)))
     note = (
-        f"n = {results['n_seeds']} seeds; +- sample standard deviation; step time as a ratio to backprop's, "
-        f"measured interleaved: median [quartiles]"
+        f"n = {len({arm.seed for arm in results.arms})} seeds; +- sample standard deviation; step time as a ratio to "
+        f"{results.baseline}'s, measured interleaved: median [quartiles]"
     )
-    return "\n".join(["", *table, note])
+    return "\n".join(["", *rows, note])
 
 
-def _plus_minus(spread: float | None) -> str:
-    return "" if spread is None else f" +- {100 * spread:.2f}"
+def _mean(values: list[float], form: str) -> str:
+    if not values:
+        return "-"
+    spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):{form}}{spread}"
+
+
+def _times(arms: list[ArmResult]) -> str:
+    """The middle of the seeds' medians and quartiles."""
+    ratios = [arm.step_ratio for arm in arms if arm.step_ratio is not None]
+    if not ratios:
+        return "-"
+    low, middle, high = (statistics.median(column) for column in zip(*ratios, strict=True))
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"

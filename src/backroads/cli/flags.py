@@ -20,6 +20,9 @@ def as_flags(schema: type[BaseModel]) -> None:
     for number, group in enumerate(groups(schema).values()):
         heading = (group.__doc__ or group.__name__).partition("\n")[0].rstrip(".")
         Parameter(name="*", group=cyclopts.Group(heading, sort_key=number))(group)
+        for name, field in group.model_fields.items():
+            flag = f"--{group.flags[name].replace('_', '-')}" if name in group.flags else None
+            field.metadata = [*field.metadata, Parameter(name=flag, show=False if name in group.without_flag else None)]
     Parameter(name="*")(schema)
     for cls in (schema, *groups(schema).values()):
         for field in cls.model_fields.values():

@@ -62,7 +62,7 @@ def train(
     from backroads.plasticity.trainer import meta_train
     from backroads.runs.schema import Stopped
 
-    with progress(lines=True) as report:
+    with progress() as report:
         results = meta_train(resolved, folder, report, resume=resume)
     if isinstance(results, Stopped):
         print(

@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-Which = Annotated[Literal["best", "last"], Parameter(help="Which checkpoint.")]
+Which = Annotated[
+    Literal["best", "last"],
+    Parameter(help="Which checkpoint to take: the one with the best evaluation, or the last one."),
+]
 
 
 def evaluate(
@@ -17,23 +20,28 @@ def evaluate(
     *,
     checkpoint: Which = "best",
     split: Annotated[
-        Literal["test", "validation"] | None, Parameter(help="What on; the run's own if not given.")
+        Literal["test", "validation"] | None,
+        Parameter(help="What to evaluate on; by default what the run evaluated on."),
     ] = None,
 ) -> None:
     """Evaluate a run's model: loss, top-1 and top-5 over every image once."""
     import torch
 
     from backroads.runs.runtime import Runtime
+    from backroads.train.build import method_of
     from backroads.train.load import load_config, load_model
+    from backroads.train.settings import resolve
     from backroads.train.step import evaluate as measure
 
     config = load_config(run)
     if split is not None:
-        config = config.model_copy(update={"split": split})
+        config = resolve(config.model_dump(), {"split": split})
     model, dataset, found = load_model(run, checkpoint, config=config)
-    measured = measure(model, dataset.evaluate, config, Runtime(torch.device("cpu")))
+    method = method_of(config)
+    cpu = Runtime(torch.device("cpu"))
+    measured = measure(lambda x: method.predict(model, x), dataset.evaluate, config, cpu)
     print(
-        f"step {found.manifest.step}, {len(dataset.evaluate)} images of {config.data} ({config.split}): "
+        f"step {found.manifest.step}, {len(dataset.evaluate)} images of {config.data.name} ({config.data.split}): "
         f"loss {measured['eval_loss']:.4f}, top-1 {100 * measured['eval_accuracy']:.2f} %, "
         f"top-5 {100 * measured['eval_top5']:.2f} %"
     )
@@ -43,9 +51,9 @@ def export(
     run: Annotated[Path, Parameter(help="Folder of the run.")],
     /,
     *,
-    out: Annotated[Path | None, Parameter(help="Folder to write into; RUN/export if not given.")] = None,
+    out: Annotated[Path | None, Parameter(help="New folder to write into; by default RUN/export.")] = None,
     checkpoint: Which = "best",
-    program: Annotated[bool, Parameter(help="Write a torch.export program too.", negative="--no-program")] = True,
+    program: Annotated[bool, Parameter(help="Write a torch.export program, model.pt2, as well.")] = True,
 ) -> None:
     """Write a run's model as plain torch weights (safetensors) and as a torch.export program."""
     from backroads.train.export import export as write

@@ -54,7 +54,7 @@ def search(
     from backroads.search.run import search as run
     from backroads.search.run import study_in
 
-    with progress(lines=True) as show:
+    with progress() as show:
         status = run(resolved, folder, show)
     if status == "stopped":
         print(f"backroads: stopped; the same command goes on with {folder}", file=sys.stderr)

@@ -6,63 +6,80 @@ import datetime
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from cyclopts import Parameter
 
+from backroads.cli.flags import as_flags, given
 from backroads.cli.progress import progress
 from backroads.cli.runs import print_report
-from backroads.runs.schema import ArmResult
+from backroads.runs.schema import ArmResult, Stopped
 from backroads.runs.settings import read_settings, read_toml
-from backroads.train.settings import TrainConfig, resolve
+from backroads.train.settings import TrainSettings, resolve
 
 INTERRUPTED, FAILED = 128, 1  # exit status: 128 + signal; 1
+
+as_flags(TrainSettings)
 
 
 def train(
     *,
-    settings: Annotated[TrainConfig | None, Parameter(name="*")] = None,
-    config: Annotated[str | None, Parameter(help="TOML file, or name of a recipe; flags override it.")] = None,
-    out: Annotated[Path | None, Parameter(help="Folder of the run; runs/train-TIME if not given.")] = None,
-    resume: Annotated[bool, Parameter(help="Go on from the last checkpoint in --out; start if there is none.")] = False,
+    settings: TrainSettings | None = None,
+    config: Annotated[
+        str | None,
+        Parameter(help="Take settings from this TOML file, or from a recipe by its name; flags override it."),
+    ] = None,
+    out: Annotated[
+        Path | None, Parameter(help="Folder to write the run into; by default runs/train-TIME, with the present time.")
+    ] = None,
+    resume: Annotated[
+        bool, Parameter(help="Go on from the last checkpoint in the folder of --out, or start if there is none.")
+    ] = False,
 ) -> None:
-    """Train a model under a rule, on one machine or, started by torchrun, on many.
+    """Train a model by a feedback rule or another method, on one machine or, started by torchrun, on many.
 
     Writes a run folder: config.toml, environment.json, events.jsonl, system.jsonl, checkpoints, results.json and
     report.html. SIGTERM and Ctrl-C save a checkpoint and leave with status 128 + signal; the same command with
     --resume goes on, bit for bit.
     """
-    given = {
-        **(read_settings(config) if config is not None else {}),
-        **(settings.model_dump(include=settings.model_fields_set) if settings is not None else {}),
-    }
     folder = out if out is not None else Path("runs") / f"train-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    old = resolve(read_toml(folder / "config.toml")) if resume and (folder / "config.toml").exists() else None
-    resolved = resolve(given if old is None else {**old.model_dump(exclude_none=True), **given})
+    resolved = resolve(*layers(folder, resume=resume, config=config), given(settings))
 
     # After the settings are known to be right: torch takes seconds to import.
-    from backroads.runs.schema import Stopped
-    from backroads.train.trainer import train as run
+    with progress(silent=not leads()) as report:
+        from backroads.train.trainer import train as run
 
-    leads = os.environ.get("RANK", "0") == "0"
-    with progress(lines=True, silent=not leads) as report:
         results = run(resolved, folder, report, resume=resume)
     if isinstance(results, Stopped):
-        if leads:
-            print(
-                f"backroads: stopped by signal {results.signal} after step {results.step}; "
-                f"saved, go on with: backroads train --resume --out {folder}",
-                file=sys.stderr,
-            )
-        sys.exit(INTERRUPTED + results.signal)
+        leave(results, "train", folder)
     (arm,) = results.arms
-    if not leads:
-        sys.exit(0 if arm.status == "finished" else FAILED)
-
-    print(summary(arm, results.corrupt_examples))
-    print_report(folder)
+    if leads():
+        print(summary(arm, results.corrupt_examples))
+        print_report(folder)
     if arm.status != "finished":
         sys.exit(FAILED)
+
+
+def layers(folder: Path, *, resume: bool, config: str | None) -> list[dict[str, object]]:
+    """Settings below the flags: those of the run that is resumed, and those of a TOML file or recipe."""
+    old = [read_toml(folder / "config.toml")] if resume and (folder / "config.toml").exists() else []
+    return [*old, *([read_settings(config)] if config is not None else [])]
+
+
+def leads() -> bool:
+    """Whether this process is the one that prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def leave(stopped: Stopped, verb: str, folder: Path) -> NoReturn:
+    """Say how a run goes on that a signal has ended, and exit."""
+    if leads():
+        print(
+            f"backroads: stopped by signal {stopped.signal} after step {stopped.step}; "
+            f"saved, go on with: backroads {verb} --resume --out {folder}",
+            file=sys.stderr,
+        )
+    sys.exit(INTERRUPTED + stopped.signal)
 
 
 def summary(arm: ArmResult, corrupt: dict[str, str]) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from backroads.data.check import check_rank, check_steps
+from backroads.errors import ConfigError
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -42,9 +44,17 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def train_batches(
-        self, batch_size: int, *, seed: int, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        last_batch: bool = False,
     ) -> Batches:
-        """One epoch of augmented batches, whole ones only: ``len(self) // batch_size`` of them.
+        """One epoch of augmented batches: ``len(self) // batch_size`` of them, or one more with ``last_batch``.
 
         Order and augmentation are a pure function of (seed, epoch, position): the same for any number of workers and
         processes, and wherever an epoch is resumed.
@@ -57,9 +67,11 @@ class Source(abc.ABC):
             rank: number of this process. It gets the ``batch_size // world`` images of each batch from position
                 ``rank * batch_size // world`` on.
             world: number of processes.
+            last_batch: whether to end with a smaller batch of the images that are left; for one process only.
 
         Raises:
-            ConfigError: at the call, for a batch larger than the split or not divisible by ``world``.
+            ConfigError: at the call, for a batch larger than the split or not divisible by ``world``, and
+                for ``last_batch`` with several processes.
             DataError: while iterating, when too many images are unreadable.
         """
 
@@ -103,12 +115,30 @@ class IndexedSource(Source):
     """A source that can fetch any image by its index; this class decides which images are in which batch."""
 
     def train_batches(
-        self, batch_size: int, *, seed: int, epoch: int, start_step: int = 0, rank: int = 0, world: int = 1
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        last_batch: bool = False,
     ) -> Batches:
+        order = epoch_order(len(self), seed, epoch)
+        left = len(self) % batch_size if last_batch else 0
+        if left and world > 1:
+            raise ConfigError(
+                f"last_batch: expected one process, got {world}, which cannot share the {left} images of the last batch"
+            )
         steps = check_steps(len(self), batch_size, start_step, rank, world)
         share = torch.arange(rank * batch_size // world, (rank + 1) * batch_size // world)
         positions = torch.arange(start_step, steps)[:, None] * batch_size + share
-        return self._varied(epoch_order(len(self), seed, epoch)[positions], positions, seed, epoch)
+        whole = self._varied(order[positions], positions, seed, epoch) if len(positions) else iter(())
+        if not left:
+            return whole
+        last = torch.arange(len(self) - left, len(self))[None]
+        return itertools.chain(whole, self._varied(order[last], last, seed, epoch))
 
     def eval_batches(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Batches:
         check_rank(batch_size, rank, world)
@@ -123,3 +153,31 @@ class IndexedSource(Source):
     @abc.abstractmethod
     def _plain(self, picks: Sequence[Tensor]) -> Batches:
         """Batches of the images ``picks``, each (N,) int64, not augmented."""
+
+
+class Subset(IndexedSource):
+    """Some of the images of a source, always the same ones.
+
+    Args:
+        source: whose. n: how many, chosen at random.
+    """
+
+    def __init__(self, source: IndexedSource, n: int) -> None:
+        self.source, self.chosen = source, epoch_order(len(source), 0, 0)[:n]
+        self.corrupt = source.corrupt
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def _varied(self, picks: Tensor, positions: Tensor, seed: int, epoch: int) -> Batches:
+        return self.source._varied(self.chosen[picks], positions, seed, epoch)
+
+    def _plain(self, picks: Sequence[Tensor]) -> Batches:
+        return self.source._plain([self.chosen[batch] for batch in picks])
+
+
+def limited(dataset: Dataset, n: int) -> Dataset:
+    """At most ``n`` images of each split of a data set; raises ConfigError for sources that cannot be cut."""
+    if not isinstance(dataset.train, IndexedSource) or not isinstance(dataset.evaluate, IndexedSource):
+        raise ConfigError(f"limit: the images of {dataset.name} cannot be picked one by one; leave the limit out")
+    return dataclasses.replace(dataset, train=Subset(dataset.train, n), evaluate=Subset(dataset.evaluate, n))

@@ -1,13 +1,14 @@
 """Settings in groups: tables in TOML, flags without the table's name. Imports no torch.
 
-A schema is a :class:`Group` whose fields are settings, or groups of settings. Names are unique over all groups, so that
-a setting can be given by its name alone: ``{"seed": 1}`` means ``{"run": {"seed": 1}}`` where "run" has a "seed".
+A schema is a :class:`Group` whose fields are settings, or groups of settings. The names of flags are unique over all
+groups, so that a setting can be given by its flag alone: ``{"seed": 1}`` means ``{"run": {"seed": 1}}`` where "run" has
+a "seed".
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,41 +17,70 @@ class Group(BaseModel):
     """A table of settings: unknown names are refused, and nothing changes once it is made.
 
     A text in quotes below a field is the help of its flag.
+
+    Attributes:
+        flags: names of flags, for fields whose name alone would say too little.
+        without_flag: fields that have none here, and are set otherwise.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    flags: ClassVar[dict[str, str]] = {}
+    without_flag: ClassVar[frozenset[str]] = frozenset()
+
+    def as_toml(self) -> dict[str, Any]:
+        """The settings as plain data in tables, without those that are None or have no flag."""
+        data = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+        return {
+            name: value.as_toml() if isinstance(value, Group) else value
+            for name, value in data.items()
+            if name not in self.without_flag
+        }
 
 
-def groups(schema: type[BaseModel]) -> dict[str, type[BaseModel]]:
+def groups(schema: type[BaseModel]) -> dict[str, type[Group]]:
     """The groups within a schema, by the name of their field."""
     found = {name: field.annotation for name, field in schema.model_fields.items()}
-    return {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, BaseModel)}
+    return {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, Group)}
 
 
-def names(schema: type[BaseModel]) -> list[str]:
-    """The names of all settings, those in groups too."""
-    own = [name for name in schema.model_fields if name not in groups(schema)]
-    return [*own, *(name for group in groups(schema).values() for name in group.model_fields)]
+def flags(schema: type[BaseModel]) -> dict[str, tuple[str, str]]:
+    """The flags of a schema: name -> (group, field), with "" for settings that are in no group."""
+    found = {name: ("", name) for name in schema.model_fields if name not in groups(schema)}
+    for table, group in groups(schema).items():
+        found |= {group.flags.get(name, name): (table, name) for name in group.model_fields}
+    return found
 
 
 def merged(schema: type[BaseModel], *layers: Mapping[str, Any]) -> dict[str, Any]:
     """Put settings into their groups, later layers over earlier ones, setting by setting.
 
     Args:
-        schema: what the settings are. layers: each as plain data: settings in their tables, or by name alone.
+        schema: what the settings are. layers: each as plain data: settings in their tables, or by their flags alone.
 
     Returns:
         Plain data with tables. A name that the schema does not know stays where it is; the schema will refuse it.
     """
-    tables = groups(schema)
-    table_of = {name: table for table, group in tables.items() for name in group.model_fields}
+    tables, places = groups(schema), flags(schema)
     result: dict[str, Any] = {}
     for layer in layers:
         for name, value in layer.items():
             if name in tables and isinstance(value, Mapping):
                 result[name] = {**result.get(name, {}), **value}
-            elif name in table_of:
-                result[table_of[name]] = {**result.get(table_of[name], {}), name: value}
+            elif (place := places.get(name, ("", name)))[0]:
+                result[place[0]] = {**result.get(place[0], {}), place[1]: value}
             else:
                 result[name] = value
+    return result
+
+
+def flat(schema: type[BaseModel], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`merged`: settings by their flags, from plain data with tables."""
+    tables = merged(schema, data)
+    named = {place: flag for flag, place in flags(schema).items()}
+    result: dict[str, Any] = {}
+    for name, value in tables.items():
+        if name in groups(schema) and isinstance(value, Mapping):
+            result |= {named.get((name, field), f"{name}.{field}"): inner for field, inner in value.items()}
+        else:
+            result[name] = value
     return result

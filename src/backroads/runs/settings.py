@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import tomllib
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from backroads.errors import ConfigError, nearest
-from backroads.runs.groups import names
+from backroads.runs.groups import flags, groups
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -78,17 +79,35 @@ def checked(schema: type[Schema], data: dict[str, Any]) -> Schema:
 
 
 def explain(error: ValidationError, schema: type[BaseModel]) -> str:
-    """A pydantic error in one line a field: what was expected, what came, the nearest name."""
+    """A pydantic error in one line a field: what was expected, what came, the nearest name and its table."""
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            known = [*schema.model_fields, *names(schema)]
-            lines.append(f"unknown setting {name!r}.{nearest(str(problem['loc'][-1]), known)}")
-        else:
-            message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            lines.append(f"{name}: expected {message}, got {problem['input']!r}")
+            lines.append(f"unknown setting {name!r}.{_nearest(problem['loc'], schema)}")
+            continue
+        message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        expected = message if ": expected " in message else f"{name}: expected {message}, got {problem['input']!r}"
+        lines.append(expected)
     return "\n".join(lines)
+
+
+def _nearest(place: tuple[int | str, ...], schema: type[BaseModel]) -> str:
+    """The nearest setting to one that is unknown, in words, or nothing."""
+    table, name = ("", *map(str, place))[-2:]
+    exact = flags(schema).get(name, ("", ""))[0]
+    if exact:
+        return f" It belongs into [{exact}]."
+    known = {field: f"{field!r} in [{group}]" if group else repr(field) for group, field in flags(schema).values()}
+    known |= {
+        flag: f"{field!r} in [{group}]" if group else repr(field) for flag, (group, field) in flags(schema).items()
+    }
+    if table in groups(schema):  # most likely one of the same table
+        own = nearest(name, groups(schema)[table].model_fields)
+        if own:
+            return own
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {known[found[0]]}?" if found else ""
 
 
 def check_resume(

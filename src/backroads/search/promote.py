@@ -18,6 +18,7 @@ import torch
 from backroads.errors import BackroadsError, ConfigError, RunError
 from backroads.models import build_model
 from backroads.runs.folder import write_json
+from backroads.runs.groups import merged
 from backroads.runs.results import PromotedTrial, Promotion, Transfer, TransferCell, TransferRow
 from backroads.runs.runtime import joined
 from backroads.runs.schema import as_data
@@ -26,7 +27,7 @@ from backroads.search.results import best_of_groups, ranked, training_of
 from backroads.search.settings import SearchConfig
 from backroads.search.study import StudyClient, TrialFailed
 from backroads.search.trial import load_once, run_trial
-from backroads.train.settings import TrainConfig
+from backroads.train.settings import TrainSettings, resolve
 
 PROMOTED, TRANSFERRED = "promote.json", "transfer.json"
 FRESH = 10_000  # added to the search's seed: no trial has seen these
@@ -103,12 +104,12 @@ def transfer(
     models = list(dict.fromkeys((config.model, *models)))
     settings: dict[str, dict[str, Any]] = {group: training_of(client, record) for group, record in best.items()}
     if BACKPROP not in settings:
-        plain = config.training(split="test", rule=BACKPROP, rule_options={}).model_dump(exclude_none=True)
+        plain = config.training(split="test", rule=BACKPROP, rule_options={}).as_toml()
         settings = {BACKPROP: plain, **settings}
     _check_models(models, config)
     fresh = fresh_seeds(config, seeds)
     jobs = {
-        f"{group}/{model}": {**chosen, "model": model} | ({} if model == config.model else {"model_options": {}})
+        f"{group}/{model}": chosen if model == config.model else {**chosen, "model": {"name": model}}
         for group, chosen in settings.items()
         for model in models
     }
@@ -137,11 +138,12 @@ def fresh_seeds(config: SearchConfig, count: int) -> list[int]:
 
 def final_accuracy(settings: dict[str, Any]) -> dict[str, Any]:
     """Train once and evaluate once, at the end: ``accuracy``, None for a training that diverged, and ``reason``."""
-    config = TrainConfig(**settings)
-    with joined(config.device, threads=config.threads or 1, deterministic=config.deterministic) as process:
+    config = resolve(settings)
+    run = config.run
+    with joined(run.device, threads=run.threads or 1, deterministic=run.deterministic) as process:
         try:
             dataset = load_once(config, _DATA, process.device)
-            accuracy = run_trial(config, dataset, process, report_every=config.epochs)
+            accuracy = run_trial(config, dataset, process, report_every=run.epochs)
         except TrialFailed as failed:
             return {"accuracy": None, "reason": failed.reason}
     return {"accuracy": accuracy, "reason": None}
@@ -159,7 +161,9 @@ def _train_all(
         Accuracies of the seeds by name of the settings, None for one that diverged; and what is to be kept of each
         training, by NAME/SEED.
     """
-    jobs = {f"{name}/{seed}": {**own, "seed": seed} for name, own in settings.items() for seed in seeds}
+    jobs = {
+        f"{name}/{seed}": merged(TrainSettings, own, {"seed": seed}) for name, own in settings.items() for seed in seeds
+    }
     known = json.loads(path.read_text(encoding="utf-8"))["trainings"] if path.is_file() else {}
     done = {name: known[name] for name, job in jobs.items() if name in known and known[name]["settings"] == job}
     left = {name: job for name, job in jobs.items() if name not in done}

@@ -116,7 +116,7 @@ def training_of(client: StudyClient, record: Record, **changes: Any) -> dict[str
     """The settings of a trial, to train it again on the whole training split, as data for TOML."""
     config = client.config
     found = client.groups[record.group].settings(record.trial.params, config.train.get("rule_options"))
-    return config.training(**{"split": "test", **found, **changes}).model_dump(exclude_none=True)
+    return config.training(**{"split": "test", **found, **changes}).as_toml()
 
 
 def write_best(client: StudyClient, folder: Path, group: str | None = None) -> tuple[Path, str]:

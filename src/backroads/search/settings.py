@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from backroads.errors import ConfigError
+from backroads.runs.groups import flat
 from backroads.runs.settings import checked, parse
 from backroads.search.space import DIMENSIONS, Group, Range, expanded, groups_of, range_of
 
 if TYPE_CHECKING:
-    from backroads.train.settings import TrainConfig
+    from backroads.train.settings import TrainSettings
 
 # Settings of a training that the search itself decides.
-OURS = frozenset({"split", "seed", "threads", "rule", "rules", "tensorboard", "keep", "compile"})
+OURS = frozenset({"split", "seed", "threads", "rule", "layer_rules", "tensorboard", "keep", "compile"})
 NAME = re.compile(r"[\w.+-]+")
 
 
@@ -107,20 +108,22 @@ class SearchConfig(BaseModel):
             raise ValueError(f"grace: expected at least two heartbeats ({2 * self.heartbeat} s), got {self.grace}")
         return self
 
-    def training(self, **changes: Any) -> TrainConfig:
+    def training(self, **changes: Any) -> TrainSettings:
         """The settings of a trial, with ``changes``; raises ConfigError, naming the field in ``train``."""
+        from backroads.train.settings import TrainSettings
         from backroads.train.settings import resolve as resolve_training
 
-        taken = sorted(OURS & self.train.keys())
+        train = flat(TrainSettings, self.train)
+        taken = sorted(OURS & train.keys())
         if taken:
             raise ConfigError(f"train.{taken[0]}: a search sets this itself; leave it out")
         common = {"data": self.data, "root": self.root, "model": self.model}
-        twice = sorted({*common, "epochs", "batch_size"} & self.train.keys())
+        twice = sorted({*common, "epochs", "batch_size"} & train.keys())
         if twice:
             raise ConfigError(f"train.{twice[0]}: give it as {twice[0]}, which is a setting of the search itself")
         fixed = {"epochs": self.epochs, "batch_size": self.batch_size, "seed": self.seed, "threads": self.threads}
         try:
-            return resolve_training({**common, **fixed, "split": "validation", **self.train, **changes})
+            return resolve_training({**common, **fixed, "split": "validation", **train, **changes})
         except ConfigError as error:
             raise ConfigError(f"train: {error}") from None
 

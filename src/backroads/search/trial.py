@@ -18,13 +18,14 @@ from backroads.runs import checkpoint
 from backroads.runs.loop import Loop
 from backroads.runs.runtime import Runtime
 from backroads.search.study import DIVERGED, INTERRUPTED, TakenAwayError, TrialFailed
-from backroads.train.arm import Batches, TrainingArm, dataset_of
-from backroads.train.settings import TrainConfig
-from backroads.train.trainer import times_of
+from backroads.train.arm import TrainingArm
+from backroads.train.build import Batches, dataset_of
+from backroads.train.settings import TrainSettings
+from backroads.train.trainer import name_of, times_of
 
 
 def run_trial(
-    config: TrainConfig,
+    config: TrainSettings,
     dataset: Dataset,
     runtime: Runtime,
     *,
@@ -48,9 +49,9 @@ def run_trial(
         TakenAwayError: ``report`` raised it.
     """
     batches = Batches(dataset, config, runtime)
-    arm = TrainingArm(config.rule, config, batches, runtime)
+    arm = TrainingArm(name_of(config), config, batches, runtime)
     times = times_of(config, batches.steps_per_epoch, epochs_between=report_every)
-    settings = config.model_dump(exclude={"threads", "device", "workers", "root"})
+    settings = config.model_dump(exclude={"run": {"threads", "device"}, "data": {"workers", "root"}})
     reports: dict[int, float] = {}
     saved_at = time.monotonic()
 
@@ -106,10 +107,9 @@ def _newest(attempts: Path, settings: dict[str, object]) -> checkpoint.Checkpoin
     return max(same, key=lambda one: one.manifest.step, default=None)
 
 
-def load_once(config: TrainConfig, cache: dict[str, Dataset], device: torch.device) -> Dataset:
+def load_once(config: TrainSettings, cache: dict[str, Dataset], device: torch.device) -> Dataset:
     """The data of a trial, loaded once for all trials that have the same."""
-    fields = {"data", "split", "root", "image_size", "augment", "workers", "corrupt_limit"}
-    key = json.dumps(config.model_dump(include=fields), sort_keys=True)
+    key = json.dumps(config.data.model_dump(), sort_keys=True)
     if key not in cache:
         cache[key] = dataset_of(config, device)
     return cache[key]

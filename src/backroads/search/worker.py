@@ -64,8 +64,8 @@ def work(
         config, own = load_search(storage, name)
     if folder is None and own.is_dir():
         folder = own
-    base = config.training()
-    with joined(base.device, threads=base.threads, deterministic=base.deterministic) as runtime, Stopper() as stopper:
+    run = config.training().run
+    with joined(run.device, threads=run.threads, deterministic=run.deterministic) as runtime, Stopper() as stopper:
 
         def stop() -> bool:
             return stopper.signal is not None or (parent is not None and os.getppid() != parent)

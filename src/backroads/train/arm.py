@@ -12,114 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backroads.data import Dataset, load_dataset
-from backroads.errors import ConfigError
-from backroads.feedback.conversion import aligned_layers, convert
-from backroads.feedback.rules import FeedbackRule, get_rule
+from backroads.errors import ConversionError
+from backroads.feedback.conversion import aligned_layers
+from backroads.methods.base import Method
 from backroads.metrics import readings, weight_angles
-from backroads.models import build_model
-from backroads.phases import mirror
 from backroads.runs import schema
 from backroads.runs.arm import Arm, DivergedError
 from backroads.runs.runtime import Runtime
+from backroads.train.build import Batches, make_model, method_of, phase_of
 from backroads.train.runtime import layout, prepare
-from backroads.train.settings import TrainConfig
+from backroads.train.settings import TrainSettings
 from backroads.train.step import Step, Stepper, evaluate, first_bad, weights_finite
 
 COLLAPSED = 85.0  # degrees between W and B at the end, for a rule that should have brought them together
-PROBE_EXAMPLES = 128  # to take readings on
 WARM_UP_STEPS = 10  # of a run, left out of the times of steps
-
-
-def rules_of(config: TrainConfig) -> FeedbackRule | dict[str, FeedbackRule]:
-    """The rule, or the rules by pattern; raises RuleError."""
-    rule = get_rule(config.rule, **config.rule_options)
-    return {**{pattern: get_rule(name) for pattern, name in config.rules.items()}, "*": rule} if config.rules else rule
-
-
-def mirror_rule(config: TrainConfig) -> FeedbackRule | None:
-    """What teaches B in the phases before epochs; None without any. Raises RuleError."""
-    if not config.mirror_steps:
-        return None
-    return get_rule("normalised_mirror", **config.mirror_options)
-
-
-def make_model(config: TrainConfig, dataset: Dataset) -> torch.nn.Module:
-    """The converted model of a run, on the CPU: the same W for every rule."""
-    torch.manual_seed(config.seed)
-    model = build_model(config.model, classes=dataset.classes, shape=dataset.shape, options=config.model_options)
-    return convert(model, rules_of(config), strict=config.strict, generator=config.seed + 1)
-
-
-def dataset_of(config: TrainConfig, device: torch.device) -> Dataset:
-    """The data of a run; raises ConfigError for what is missing or wrong."""
-    return load_dataset(
-        config.data,
-        split=config.split,
-        root=config.root,
-        download=config.download,
-        image_size=config.image_size,
-        augment=config.augment,
-        device=device,
-        workers=config.workers,
-        corrupt_limit=config.corrupt_limit,
-    )
-
-
-class Batches:
-    """The batches of a run, each made once for all arms of the same seed.
-
-    Args:
-        data: its training split is used. config: batch size. runtime: this process gets its part of each batch.
-
-    Attributes:
-        steps_per_epoch: whole batches in an epoch.
-
-    Raises:
-        ConfigError: for a batch that the data or the processes cannot fill.
-    """
-
-    def __init__(self, data: Dataset, config: TrainConfig, runtime: Runtime) -> None:
-        self.data, self.batch_size, self.runtime = data, config.batch_size, runtime
-        parts = runtime.world * config.accumulate
-        if config.batch_size % parts:
-            raise ConfigError(
-                f"batch_size: expected a multiple of {parts} ({runtime.world} processes, accumulate "
-                f"{config.accumulate}), got {config.batch_size}; the next is {-(-config.batch_size // parts) * parts}"
-            )
-        self.steps_per_epoch = len(data.train) // config.batch_size
-        if self.steps_per_epoch == 0:
-            raise ConfigError(
-                f"batch_size: expected at most {len(data.train)}, the images of the training split, "
-                f"got {config.batch_size}"
-            )
-        self._iterators: dict[int, Any] = {}
-        self._present: dict[int, tuple[int, tuple[Tensor, Tensor]]] = {}
-        self._probe: tuple[Tensor, Tensor] | None = None
-
-    def probe(self) -> tuple[Tensor, Tensor]:
-        """A few training examples to take readings on, the same in every run on these data."""
-        if self._probe is None:
-            n = min(PROBE_EXAMPLES, len(self.data.train))
-            self._probe = next(self.data.train.train_batches(n, seed=0, epoch=0))
-        return self._probe
-
-    def at(self, seed: int, step: int) -> tuple[Tensor, Tensor]:
-        """Images and labels of a step, this process's part."""
-        last = self._present[seed][0] if seed in self._present else None
-        if last != step:
-            epoch, start = divmod(step, self.steps_per_epoch)
-            if last != step - 1 or start == 0:
-                self._iterators[seed] = self.data.train.train_batches(
-                    self.batch_size,
-                    seed=seed,
-                    epoch=epoch + 1,
-                    start_step=start,
-                    rank=self.runtime.rank,
-                    world=self.runtime.world,
-                )
-            self._present[seed] = (step, next(self._iterators[seed]))
-        return self._present[seed][1]
 
 
 class Sums:
@@ -159,26 +65,37 @@ class Sums:
 
 
 class TrainingArm(Arm):
-    """A training under one rule.
+    """A training by one method, for feedback rules under one rule.
 
     Args:
-        name: of the rule, for tables. config: the settings. batches: of the run. runtime: this process among its peers.
-        timed: whether to measure each step's time exactly, for comparisons.
+        name: of the rule or method, for tables.
+        config: the settings.
+        batches: of the run.
+        runtime: this process among its peers.
+        compared: whether this is one of several arms: steps are then timed exactly, and the mirror phase is left out
+            where no layer could learn in it.
 
     Raises:
         ConfigError, RuleError, ConversionError: for what is wrong, before anything is trained.
     """
 
     def __init__(
-        self, name: str, config: TrainConfig, batches: Batches, runtime: Runtime, *, timed: bool = False
+        self, name: str, config: TrainSettings, batches: Batches, runtime: Runtime, *, compared: bool = False
     ) -> None:
-        self.name, self.config, self.batches, self.runtime, self.timed = name, config, batches, runtime, timed
+        self.name, self.config, self.batches, self.runtime = name, config, batches, runtime
+        self.compared = compared
         self.data, self.steps_per_epoch = batches.data, batches.steps_per_epoch
-        self.model = prepare(make_model(config, self.data), config, runtime)
-        self._phase = mirror_rule(config)
+        self.method = method_of(config)
+        self.model = prepare(make_model(config, self.data, self.method), config, runtime)
+        self._phase, self._phase_state = phase_of(config), dict[str, Any]()
         if self._phase is not None:
-            mirror(self.model, 0, self._phase)  # no step: says what is wrong, if anything is
-        self.stepper = Stepper(self.model, config, runtime, self.steps_per_epoch)
+            try:
+                self._phase.check(self.model)
+            except ConversionError:
+                if not compared:
+                    raise
+                self._phase = None
+        self.stepper = Stepper(self.model, config, runtime, self.steps_per_epoch, self.method)
         self.seconds: list[float] = []
         self.evaluation: schema.Evaluation | None = None
         self._best, self._best_epoch, self._dead = -1.0, 0, list[str]()
@@ -187,8 +104,7 @@ class TrainingArm(Arm):
 
     def about(self) -> schema.Arm:
         """What the first event says of this arm."""
-        formulas = {name: repr(layer.rule) for name, layer in aligned_layers(self.model)}
-        return schema.Arm(self.name, self.config.seed, formulas)
+        return schema.Arm(self.name, self.config.run.seed, self.method.formulas(self.model))
 
     # -- what the loop asks for -----------------------------------------------------------------------------------
 
@@ -196,15 +112,16 @@ class TrainingArm(Arm):
         """The mirror phase before an epoch, if there is one: a function of (seed, epoch), alike in every process."""
         epoch, start = divmod(step, self.steps_per_epoch)
         if self._phase is not None and start == 0:
-            mirror(self.model, self.config.mirror_steps, self._phase, seed=self.config.seed * 1_000_003 + epoch)
+            taught = self._phase.run(self.model, self.config.run.seed * 1_000_003 + epoch, self._phase_state)
+            self._phase_state = taught.state
             layers = aligned_layers(self.model)
             self.runtime.share(B for _, layer in layers if (B := layer.backward_weight) is not None)
 
     def step(self, step: int) -> None:
         """Forward, backward and update on the batch of this step; before an epoch, the mirror phase."""
         self._mirror(step)
-        x, y = self.batches.at(self.config.seed, step)
-        if self.timed:
+        x, y = self.batches.at(self.config.run.seed, step)
+        if self.compared:
             self.runtime.synchronize()
         began = time.perf_counter()
         done = self.stepper.forward_backward(step, x, y)
@@ -212,7 +129,7 @@ class TrainingArm(Arm):
             bad = first_bad(self.model, x)
             raise DivergedError(f"the loss of step {step} is not finite; first: {bad}", bad)
         self.stepper.update(step, done)
-        if self.timed:
+        if self.compared:
             self.runtime.synchronize()
         self.seconds.append(time.perf_counter() - began)
         self._last = done
@@ -242,18 +159,22 @@ class TrainingArm(Arm):
     def _readings(self) -> dict[str, schema.ByLayer]:
         x, y = self.batches.probe()
 
-        def loss() -> Tensor:
-            output: Tensor = self.model(layout(x, self.config))
+        def task(output: Tensor, y: Tensor) -> Tensor:
             return F.cross_entropy(output.float(), y)
 
-        return {name: dict(values) for name, values in readings(self.model, loss).items()}
+        x, model, method = layout(x, self.config), self.model, self.method
+        objective = None
+        if type(method).objective is not Method.objective:
+            objective = lambda: method.objective(model, x, y, task)[0]  # noqa: E731
+        found = readings(model, lambda: task(method.predict(model, x), y), objective=objective)
+        return {name: dict(values) for name, values in {**found, **method.readings(model)}.items()}
 
     def evaluate(self, step: int) -> None:
         """Loss and accuracy on the evaluation split."""
         loss, hits, n = self.runtime.sum(*self._sums.take("epoch"))
         with self.stepper.evaluated() as model:
             self.runtime.share(model.buffers())  # of batch norms: those that are saved are those that are evaluated
-            measured = evaluate(model, self.data.evaluate, self.config, self.runtime)
+            measured = evaluate(lambda x: self.method.predict(model, x), self.data.evaluate, self.config, self.runtime)
         epoch = -(-step // self.steps_per_epoch)
         self.score = measured["eval_accuracy"]
         self._dead = dead(self.model)
@@ -289,6 +210,7 @@ class TrainingArm(Arm):
             "evaluation": None if self.evaluation is None else schema.as_data(self.evaluation),
             "best": [self._best, self._best_epoch],
             "dead": self._dead,
+            "phase": self._phase_state,
         }
 
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -301,13 +223,13 @@ class TrainingArm(Arm):
             self.evaluation = schema.Evaluation(**state["evaluation"])
             self.score = self.evaluation.eval_accuracy
         self._best, self._best_epoch = state["best"]
-        self._dead = list(state["dead"])
+        self._dead, self._phase_state = list(state["dead"]), state["phase"]
 
     def speed(self, step: int, steps: int, seconds: float) -> schema.Speed:
         """The run's speed, its memory, and what could not be read of the data."""
         return schema.Speed(
             step,
-            examples_per_second=steps * self.config.batch_size / seconds,
+            examples_per_second=steps * self.config.run.batch_size / seconds,
             step_ms=1000 * seconds / steps,
             memory_mb=self.runtime.memory_mb(),
             corrupt_examples=len(self.data.train.corrupt),
@@ -323,7 +245,7 @@ class TrainingArm(Arm):
         """
         found = schema.ArmResult(
             self.name,
-            self.config.seed,
+            self.config.run.seed,
             "finished" if failed is None else "diverged",
             step,
             step / self.steps_per_epoch,

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from backroads.errors import ConfigError, RunError
-from backroads.feedback.conversion import revert
 from backroads.runs import checkpoint
+from backroads.train.build import method_of
 from backroads.train.load import load_config, load_model
 
 
@@ -36,19 +36,21 @@ def export(run: Path, out: Path, which: str = "best", *, program: bool = True) -
         raise ConfigError(f"out: {out} has {', '.join(taken)} already; choose another folder, nothing was overwritten")
     config = load_config(run)
     model, dataset, found = load_model(run, which, config=config)
+    method = method_of(config)
     x = next(iter(dataset.evaluate.eval_batches(4)))[0]
     with torch.no_grad():
-        expected = model(x)
-        plain = revert(model).eval()
+        expected = method.predict(model, x)
+        plain = method.revert(model).eval()
         if not torch.equal(plain(x), expected):
             raise RunError("export: the plain model's outputs differ from the converted one's; please report this")
     about = {
-        "model": config.model,
-        "model_options": config.model_options,
+        "model": config.model.name,
+        "model_options": config.model.options,
         "classes": dataset.classes,
         "class_names": list(dataset.class_names),
         "input_shape": list(dataset.shape),
-        "rule": config.rule,
+        "method": config.method.name,
+        "rule": config.rule.name if config.method.name == "feedback" else None,
         "step": found.manifest.step,
         "accuracy": found.manifest.score,
     }

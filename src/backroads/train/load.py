@@ -10,19 +10,22 @@ from backroads.data import Dataset
 from backroads.errors import ConfigError
 from backroads.runs import checkpoint
 from backroads.runs.settings import read_toml
-from backroads.train.arm import dataset_of, make_model
-from backroads.train.settings import TrainConfig, resolve
+from backroads.train.build import dataset_of, make_model, method_of
+from backroads.train.settings import TrainSettings, resolve
 
 
-def load_config(run: Path) -> TrainConfig:
+def load_config(run: Path) -> TrainSettings:
     """The settings of a run; raises ConfigError for a folder that is none."""
     if not (run / "config.toml").is_file():
         raise ConfigError(f"expected the folder of a run, and {run} has no config.toml; give what --out named")
-    return resolve(read_toml(run / "config.toml"))
+    data = read_toml(run / "config.toml")
+    if "compare" in data:
+        raise ConfigError(f"expected the folder of a training, and {run} is that of a comparison")
+    return resolve(data)
 
 
 def load_model(
-    run: Path, which: str = "best", *, config: TrainConfig | None = None
+    run: Path, which: str = "best", *, config: TrainSettings | None = None
 ) -> tuple[torch.nn.Module, Dataset, checkpoint.Checkpoint]:
     """The converted model of a run in evaluation mode on the CPU, its data, and the checkpoint it came from.
 
@@ -42,6 +45,6 @@ def load_model(
     if found is None:
         found = checkpoint.load_best(folder)  # says what is wrong
     dataset = dataset_of(config, torch.device("cpu"))
-    model = make_model(config, dataset)
+    model = make_model(config, dataset, method_of(config))
     model.load_state_dict(found.state["arms"][0]["ema"] or found.model)
     return model.eval(), dataset, found

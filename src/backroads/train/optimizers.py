@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from backroads.errors import ConfigError
 from backroads.feedback.conversion import backward_parameters, forward_parameters
 from backroads.feedback.conversion.groups import by_optimiser
 from backroads.train.noise import noisy
-from backroads.train.settings import TrainConfig
+from backroads.train.settings import TrainSettings
 
 # Name -> constructor of (groups, rate, momentum, ...).
 _MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -31,42 +32,54 @@ class Optimizers:
         forward, backward: torch's optimisers. follows: whether B's settings are W's own.
     """
 
-    def __init__(self, model: torch.nn.Module, config: TrainConfig, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        config: TrainSettings,
+        steps_per_epoch: int,
+        parameters: dict[str, list[torch.nn.Parameter]] | None = None,
+    ) -> None:
         self._config, self._steps_per_epoch = config, steps_per_epoch
-        W = [p for p in forward_parameters(model) if p.requires_grad]
-        decayed = [p for p in W if p.dim() > 1 or config.decay_vectors]
-        others = [p for p in W if not (p.dim() > 1 or config.decay_vectors)]
+        of_w, of_b = config.optimizer, config.backward
+        parameters = parameters or {"forward": forward_parameters(model), "backward": backward_parameters(model)}
+        if unknown := set(parameters) - {"forward", "backward"}:
+            raise ConfigError(
+                f"method: expected parameters in the groups 'forward' and 'backward', got {min(unknown)!r} too"
+            )
+        W = [p for p in parameters["forward"] if p.requires_grad]
+        decayed = [p for p in W if p.dim() > 1 or of_w.decay_vectors]
+        others = [p for p in W if not (p.dim() > 1 or of_w.decay_vectors)]
         groups = [
             {"params": params, "weight_decay": decay}
-            for params, decay in ((decayed, config.weight_decay), (others, 0.0))
+            for params, decay in ((decayed, of_w.weight_decay), (others, 0.0))
             if params
         ]
-        self.forward = _MAKERS[config.optimizer](groups, config.learning_rate, config.momentum)
-        B = backward_parameters(model)
-        kinds = list(by_optimiser(model, config.momentum))
-        self.follows = config.backward_optimizer == "auto" and any(kind.follows for kind in kinds)
+        self.forward = _MAKERS[of_w.name](groups, of_w.learning_rate, of_w.momentum)
+        B = parameters.get("backward", [])
+        kinds = list(by_optimiser(model, of_w.momentum))
+        self.follows = of_b.optimizer == "auto" and any(kind.follows for kind in kinds)
         self.backward: torch.optim.Optimizer | None = None
         if B and self.follows:
             # The decay too, so that W - B shrinks by the same factor a step under any optimiser.
-            decay = config.weight_decay if all(kind.decays for kind in kinds) else 0.0
-            self.backward = _MAKERS[config.optimizer]([{"params": B, "weight_decay": decay}], 0.0, config.momentum)
+            decay = of_w.weight_decay if all(kind.decays for kind in kinds) else 0.0
+            self.backward = _MAKERS[of_w.name]([{"params": B, "weight_decay": decay}], 0.0, of_w.momentum)
         elif B:
-            name = "sgd" if config.backward_optimizer == "auto" else config.backward_optimizer
-            momentum = config.backward_momentum
+            name = "sgd" if of_b.optimizer == "auto" else of_b.optimizer
+            momentum = of_b.momentum
             if momentum is None:
                 momentum = min(kind.momentum for kind in kinds)
             # One pass over B, its gradient and its momentum, where torch has that.
             fused = {"fused": True} if name == "sgd" and B[0].device.type in ("cpu", "cuda") else {}
             self.backward = _MAKERS[name]([{"params": B, "weight_decay": 0.0}], 0.0, momentum, **fused)
 
-        if config.update_noise:
+        if of_w.update_noise:
             for which, optimizer, seed in (("forward", self.forward, 2), ("backward", self.backward, 3)):
-                if optimizer is not None and config.update_noise_on in ("all", which):
+                if optimizer is not None and of_w.update_noise_on in ("all", which):
                     noisy(
                         optimizer,
-                        config.update_noise,
-                        config.update_noise_distribution,
-                        seed=config.seed * 1_000_003 + seed,
+                        of_w.update_noise,
+                        of_w.update_noise_distribution,
+                        seed=config.run.seed * 1_000_003 + seed,
                     )
 
     def set_rates(self, step: int) -> tuple[float, float]:
@@ -79,15 +92,14 @@ class Optimizers:
 
     def rates(self, step: int) -> tuple[float, float]:
         """(rate of W, rate of B) at a step; the first step is 0."""
-        config = self._config
-        epoch = step / self._steps_per_epoch
-        warm = min(1.0, (step + 1) / (config.warmup_epochs * self._steps_per_epoch)) if config.warmup_epochs else 1.0
-        fall = factor(config.schedule, epoch, config)
-        rate = config.learning_rate * fall * warm
+        config, epoch = self._config, step / self._steps_per_epoch
+        schedule, of_b = config.schedule, config.backward
+        warmup = schedule.warmup_epochs * self._steps_per_epoch
+        fall = factor(schedule.name, epoch, config)
+        rate = config.optimizer.learning_rate * fall * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
         if self.follows:
             return rate, rate
-        own = fall if config.backward_schedule == "same" else factor(config.backward_schedule, epoch, config)
-        return rate, config.backward_rate * own
+        return rate, of_b.rate * (fall if of_b.schedule == "same" else factor(of_b.schedule, epoch, config))
 
     def state(self) -> dict[str, Any]:
         """Both state dicts."""
@@ -101,17 +113,17 @@ class Optimizers:
             self.backward.load_state_dict(state["backward"])
 
 
-def factor(schedule: str, epoch: float, config: TrainConfig) -> float:
+def factor(schedule: str, epoch: float, config: TrainSettings) -> float:
     """The factor on a base rate at an epoch (a fraction within epochs), warm-up apart.
 
     "cosine" and "linear" fall from 1 to 0 over the training, "steps" multiplies by ``drop_factor`` at each of
     ``drop_epochs``. Cosine: Loshchilov, Hutter, ICLR 2017.
     """
-    done = min(1.0, epoch / config.epochs)
+    done = min(1.0, epoch / config.run.epochs)
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * done))
     if schedule == "linear":
         return 1 - done
     if schedule == "steps":
-        return float(config.drop_factor ** sum(epoch >= drop for drop in config.drop_epochs))
+        return float(config.schedule.drop_factor ** sum(epoch >= drop for drop in config.schedule.drop_epochs))
     return 1.0

@@ -11,26 +11,26 @@ from torch.nn.parallel import DistributedDataParallel
 
 from backroads.feedback.conversion.groups import local_gradients
 from backroads.runs.runtime import Runtime
-from backroads.train.settings import TrainConfig
+from backroads.train.settings import TrainSettings
 from backroads.train.sync_batch_norm import convert_batch_norms
 
 
-def prepare(model: torch.nn.Module, config: TrainConfig, runtime: Runtime) -> torch.nn.Module:
+def prepare(model: torch.nn.Module, config: TrainSettings, runtime: Runtime) -> torch.nn.Module:
     """Move the model to its device and memory layout, with synchronised batch norms where asked for."""
-    if config.sync_batch_norm and runtime.world > 1:
+    if config.run.sync_batch_norm and runtime.world > 1:
         model = convert_batch_norms(model, runtime.device)
     model = model.to(runtime.device)
-    if config.channels_last:
+    if config.run.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 
 
-def layout(x: Tensor, config: TrainConfig) -> Tensor:
+def layout(x: Tensor, config: TrainSettings) -> Tensor:
     """The batch in the memory layout of the settings."""
-    return x.to(memory_format=torch.channels_last) if config.channels_last and x.dim() == 4 else x
+    return x.to(memory_format=torch.channels_last) if config.run.channels_last and x.dim() == 4 else x
 
 
-def wrap(model: torch.nn.Module, config: TrainConfig, runtime: Runtime) -> Any:
+def wrap(model: torch.nn.Module, config: TrainSettings, runtime: Runtime) -> Any:
     """The model as the loop calls it: under data parallelism and compiled, where the settings ask for that."""
     wrapped: Any = model
     if runtime.world > 1:
@@ -45,4 +45,4 @@ def wrap(model: torch.nn.Module, config: TrainConfig, runtime: Runtime) -> Any:
             gradient_as_bucket_view=True,
             **{quiet: False},  # type: ignore[arg-type]
         )
-    return torch.compile(wrapped) if config.compile else wrapped
+    return torch.compile(wrapped) if config.run.compile else wrapped

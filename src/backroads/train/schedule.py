@@ -1,8 +1,8 @@
 """Schedules: numbers that depend on the training step alone.
 
-Three frozen dataclasses, each called with a step (an integer, the first step is 0): the coefficient of a
-primitive (``CoefficientSchedule``), the weights of the task loss and the alignment loss (``RateSchedule``),
-and the learning rate (``LearningRateSchedule``). Together they are the training schedules of Kunin et al.,
+Two frozen dataclasses, each called with a step (an integer, the first step is 0): the coefficient of a
+primitive (``CoefficientSchedule``), and the weights of the task loss and the alignment loss (``RateSchedule``). They
+follow the training schedules of Kunin et al.,
 "Two Routes to Scalable Credit Assignment without Weight Symmetry", ICML 2020 (arXiv 2003.01513), with the
 settings of the public code neuroailab/Neural-Alignment, below called the reference.
 
@@ -35,9 +35,6 @@ from backroads.errors import ConfigError, UsageError, nearest
 
 DROPS: tuple[tuple[float, float], ...] = ((30.0, 0.1), (60.0, 0.01), (80.0, 0.001))
 """(epoch, factor): from this epoch on, a decaying rate is its base value times the factor."""
-
-DEFAULT_WARMUP_EPOCHS = 5.0
-"""Epochs of linear warm-up of a learning rate that decays, if none are given."""
 
 # exp(88.7) is the largest power that float32 can hold, and losses are float32.
 _LARGEST_EXPONENT = 88.0
@@ -152,7 +149,7 @@ class RateSchedule:
       the others are task steps (alignment rate 0). Step 0 is an alignment step. The delay wins: alignment at
       every step.
     - Decay, if not ``constant``: both rates fall as in ``DROPS``. These epochs count from step 0, whatever
-      the delay and the alternation; the learning rate is what moves its drops (see ``LearningRateSchedule``).
+      the delay and the alternation.
 
     Args:
         loss_rate: weight of the task loss, at least 0 (reference: ``loss_rate``).
@@ -204,95 +201,6 @@ class RateSchedule:
             self.loss_rate * factor if task and not delayed else 0.0,
             self.alignment_rate * factor if align or delayed else 0.0,
         )
-
-
-@dataclass(frozen=True)
-class LearningRateSchedule:
-    """A learning rate: constant, or a linear warm-up from 0 followed by drops by 10 at epochs 30, 60 and 80.
-
-    The base rate is ``learning_rate``, times ``batch_size / base_batch_size`` if ``rescale``. A constant
-    schedule returns the base rate at every step. Otherwise:
-
-    - During ``warmup_epochs`` the rate is the base rate times ``epoch / warmup_epochs``, so it is 0 at step
-      0. A drop wins over a warm-up that lasts longer.
-    - ``delay_epochs`` d (for the weights the delayed loss teaches): the schedule starts at epoch d; before,
-      the rate stays what it is at step 0.
-    - ``alternate_step_freq`` f: warm-up and drops come f + 1 times later, since only some of the steps count.
-    - ``delay_epochs_offset`` d (for the weights the alignment loss teaches): no warm-up, because these
-      weights are to learn during the delay, and the drops come d epochs later (d is not multiplied by f + 1),
-      to stay together with those of a schedule with ``delay_epochs`` d.
-
-    Args:
-        learning_rate: base rate, at least 0 (reference: ``learning_rate``).
-        steps_per_epoch: steps in an epoch, need not be whole (``num_batches_per_epoch``).
-        batch_size: examples in a training batch (``train_batch_size``; its default there is 128).
-        base_batch_size: examples in the batch that ``learning_rate`` was chosen for (``base_batch_size``).
-        rescale: True to scale the rate with the batch size (``rescale_lr``).
-        constant: True for no warm-up and no drops (``constant_lr``; its default there is True).
-        warmup_epochs: epochs of warm-up; 0 for none, None for the usual 5 (``warmup_epochs``).
-        alternate_step_freq: the same as in ``RateSchedule``, or None (``alternate_step_freq``).
-        delay_epochs: epochs by which to delay the whole schedule, or None (``delay_epochs``).
-        delay_epochs_offset: epochs by which to delay the drops alone, or None (``delay_epochs_offset``).
-
-    Raises:
-        ConfigError: a field is out of range, or both ``delay_epochs`` and ``delay_epochs_offset`` are given.
-    """
-
-    learning_rate: float
-    _: KW_ONLY
-    steps_per_epoch: float
-    batch_size: int = 256
-    base_batch_size: int = 256
-    rescale: bool = False
-    constant: bool = False
-    warmup_epochs: float | None = None
-    alternate_step_freq: int | None = None
-    delay_epochs: float | None = None
-    delay_epochs_offset: float | None = None
-
-    def __post_init__(self) -> None:
-        _check_number(self, "learning_rate", "a number of at least 0", low=0.0)
-        for name in ("steps_per_epoch", "batch_size", "base_batch_size"):
-            _check_positive(self, name)
-        _check_bool(self, "rescale")
-        _check_bool(self, "constant")
-        for name in ("warmup_epochs", "delay_epochs", "delay_epochs_offset"):
-            _check_optional_epochs(self, name)
-        _check_alternation(self)
-        if self.delay_epochs is not None and self.delay_epochs_offset is not None:
-            raise ConfigError(
-                "LearningRateSchedule takes delay_epochs or delay_epochs_offset, "
-                f"got both ({self.delay_epochs!r} and {self.delay_epochs_offset!r}); "
-                "use delay_epochs for the weights that the task loss teaches, "
-                "delay_epochs_offset for those that the alignment loss teaches"
-            )
-
-    def __call__(self, step: int) -> float:
-        """The learning rate at ``step``.
-
-        Raises ``UsageError`` if ``step`` is not a whole number of at least 0.
-        """
-        step = _checked_step(step)
-        base = float(self.learning_rate)
-        if self.rescale:
-            base *= self.batch_size / self.base_batch_size
-        if self.constant:
-            return base
-        epoch = _epoch(step, self.steps_per_epoch)
-        if self.delay_epochs is not None:
-            epoch = max(0.0, _float32(epoch - _float32(self.delay_epochs)))
-        stretch = 1 if self.alternate_step_freq is None else self.alternate_step_freq + 1
-        if self.delay_epochs_offset is None:
-            offset = 0.0
-            warmup = DEFAULT_WARMUP_EPOCHS if self.warmup_epochs is None else self.warmup_epochs
-        else:
-            offset = self.delay_epochs_offset
-            warmup = 0.0
-        warmup *= stretch
-        factor = _drop_factor(epoch, tuple((start * stretch + offset, factor) for start, factor in DROPS))
-        if factor == 1.0 and epoch < _float32(warmup):
-            factor = epoch / warmup
-        return base * factor
 
 
 def _float32(number: float) -> float:
@@ -352,7 +260,7 @@ def _check_optional_epochs(owner: object, name: str) -> None:
         _check_number(owner, name, "a number of epochs, at least 0, or None", low=0.0)
 
 
-def _check_alternation(owner: RateSchedule | LearningRateSchedule) -> None:
+def _check_alternation(owner: RateSchedule) -> None:
     freq = owner.alternate_step_freq
     if freq is not None and (not isinstance(freq, int) or isinstance(freq, bool) or freq < 1):
         raise ConfigError(

@@ -1,146 +1,265 @@
-"""Settings of ``backroads train``: one schema for flags, TOML and code. Imports no torch, for a quick ``--help``."""
+"""Settings of ``backroads train``: one schema for flags, TOML and code. Imports no torch."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from backroads.runs.groups import Group, merged
 from backroads.runs.settings import checked, parse
 
 OptimizerName = Literal["sgd", "adam", "adamw", "radam", "rmsprop", "adagrad"]
 ScheduleName = Literal["cosine", "linear", "steps", "constant"]
 
 
-class TrainConfig(BaseModel):
-    """Settings of ``backroads train``. Epochs may be fractions where a time is meant."""
+def parsed(options: dict[str, Any]) -> dict[str, Any]:
+    """Options whose values may be a flag's text."""
+    return {name: parse(value) for name, value in options.items() if value is not None}  # TOML has no None
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-    data: str = Field(
-        "digits",
-        description="digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, imagenet, folder:PATH or npz:PATH.",
-    )
-    root: str | None = Field(None, description="Folder of the data set, for those that torchvision knows.")
-    download: bool = Field(False, description="Fetch the data set if it is not there.")
-    split: Literal["test", "validation"] = Field(
-        "test", description="What to evaluate on; choices are made on 'validation', a part of the training split."
-    )
-    image_size: int | None = Field(None, ge=1, description="Pixels; None keeps the data set's own.")
-    augment: Literal["default", "none", "crop_flip", "random_resized"] = Field(
-        "default", description="How training images are varied; 'default' is usual for the data set."
-    )
-    workers: int = Field(0, ge=0, description="Processes that decode images of folders too large for memory.")
-    corrupt_limit: int = Field(0, ge=0, description="Unreadable images to skip before the run stops.")
+class Data(Group):
+    """Data"""
 
-    model: str = Field(
-        "digits_conv", description="A model's name, torchvision:NAME, timm:NAME or package.module:callable."
-    )
-    model_options: dict[str, Any] = Field({}, description="Options of the model by name.")
-    rule: str = Field("symmetric_alignment", description="What teaches the backward weights.")
-    rule_options: dict[str, Any] = Field({}, description="Options of the rule by name, as in rule_options.self_ = 0.1.")
-    rules: dict[str, str] = Field(
-        {}, description="Rules of some layers by pattern, as in rules = {fc = 'backprop'}; the rule teaches the rest."
-    )
-    strict: bool = Field(False, description="Refuse a model with a module that keeps transporting weights.")
+    flags: ClassVar[dict[str, str]] = {"name": "data"}
 
-    epochs: int = Field(10, ge=1, le=1_000_000, description="Passes through the training split.")
-    batch_size: int = Field(128, ge=2, description="Examples a step, over all processes together.")
-    accumulate: int = Field(1, ge=1, description="Forward and backward passes that a step is made of.")
-    optimizer: OptimizerName = Field("sgd", description="Optimiser of W.")
-    learning_rate: float = Field(0.1, gt=0, allow_inf_nan=False, description="Rate of W.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of W (Nesterov; beta1 of Adam's kind).")
-    weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False, description="Decay of W.")
-    decay_vectors: bool = Field(False, description="Let weight decay act on biases and norms too.")
-    schedule: ScheduleName = Field("cosine", description="How the rates fall.")
-    warmup_epochs: float = Field(0.0, ge=0, allow_inf_nan=False, description="Linear growth of W's rate from 0.")
-    drop_epochs: list[float] = Field([30, 60, 80], description="When the rates drop, with schedule 'steps'.")
-    drop_factor: float = Field(0.1, gt=0, le=1, description="By how much they drop.")
-    backward_optimizer: OptimizerName | Literal["auto"] = Field(
-        "auto",
-        description="Optimiser of B; 'auto' is W's own for Kolen-Pollack, which needs that, and sgd for the others.",
-    )
-    backward_rate: float = Field(1.0, ge=0, allow_inf_nan=False, description="Rate of B, unless it is W's own.")
-    backward_momentum: float | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        description="Momentum of B (Nesterov), unless it is W's own; None: 0.7 for rules with a sparse term, W's for "
-        "those of decay (at most 1) and self alone, else 0.",
-    )
-    backward_schedule: ScheduleName | Literal["same"] = Field(
-        "same", description="How B's rate falls; 'same' is as W's. B's rate does not warm up, unless it is W's own."
-    )
-    delay_epochs: float = Field(0.0, ge=0, allow_inf_nan=False, description="Epochs at the start that train B only.")
-    alternate_step_freq: int | None = Field(
-        None, ge=1, description="Steps of W for each step of B, in turns; None takes both in every step."
-    )
-    coefficients: dict[str, dict[str, Any]] = Field(
-        {},
-        description="Schedules of the rule's coefficients, as in coefficients.amp = {stop = 0.5}.",
-    )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Weight of the uniform distribution in the targets.")
-    clip_norm: float | None = Field(None, gt=0, allow_inf_nan=False, description="Largest norm of W's gradient.")
-    update_noise: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="Noise of this std, times the rate, on the weights after each step."
-    )
-    update_noise_distribution: Literal["normal", "uniform"] = Field("normal", description="Its distribution.")
-    update_noise_on: Literal["all", "forward", "backward"] = Field(
-        "all", description="Whether it is on all weights, on W, or on B."
-    )
-    mirror_steps: int = Field(
-        0, ge=0, description="Steps of a mirror phase before each epoch: noise drives each layer, and only B learns."
-    )
-    mirror_options: dict[str, Any] = Field(
-        {}, description="Options of the phase's rule, normalised_mirror, as in mirror_options.rate = 0.1."
-    )
-    ema: float | None = Field(None, gt=0, lt=1, description="Evaluate a running mean of the weights, of this decay.")
+    name: str = "digits"
+    """What to train on: digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, imagenet, folder:PATH with images in
+    train/CLASS and test/CLASS, npz:PATH, or package.module:callable."""
+    root: str | None = None
+    """Folder in which the data set lies, or into which it is downloaded; folder: and npz: paths start there, too."""
+    download: bool = False
+    """Download the data set if it is not in the folder that --root names."""
+    split: Literal["test", "validation"] = "test"
+    """What to evaluate on. Choose settings on 'validation', a part of the training split that is then left out of
+    training, and report results on 'test'."""
+    image_size: Annotated[int | None, Field(ge=1)] = None
+    """Resize images to squares of so many pixels; by default they keep their size (imagenet: 224)."""
+    augment: Literal["default", "none", "crop_flip", "random_resized"] = "default"
+    """How training images are varied: random crops and flips, randomly resized parts, or not at all. The default is
+    what is usual for the data set."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that read and decode image files; raise it if the GPU waits for images. Data sets that fit in memory
+    need none."""
+    corrupt_limit: Annotated[int, Field(ge=0)] = 0
+    """How many unreadable image files may be skipped before the run stops with an error."""
+    limit: Annotated[int | None, Field(ge=1)] = None
+    """Use at most so many training and evaluation examples, for a quick trial run."""
+    last_batch: bool = False
+    """Train on the last, smaller batch of each epoch as well, instead of leaving its examples out of that epoch."""
 
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, order, augmentation and noise.")
-    device: str = Field("auto", description="cpu, cuda, mps; 'auto' takes what is there.")
-    threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's choice.")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 computes under autocast.")
-    channels_last: bool = Field(False, description="Memory layout of convolutions.")
-    compile: bool = Field(False, description="torch.compile the model.")
-    deterministic: bool = Field(False, description="Only deterministic algorithms, slower on GPUs.")
-    sync_batch_norm: bool = Field(False, description="Batch statistics over all processes.")
 
-    log_every: int = Field(50, ge=1, description="Steps between lines of loss and accuracy.")
-    angles_every: float = Field(1.0, gt=0, description="Epochs between measurements of angles.")
-    checkpoint_every: int | None = Field(None, ge=1, description="Steps between checkpoints; None: at ends of epochs.")
-    keep: int = Field(2, ge=1, description="Checkpoints to keep, beside the best.")
-    tensorboard: bool = Field(False, description="Write TensorBoard's files too.")
+class Model(Group):
+    """Model"""
 
-    @field_validator("rule_options", "model_options", "mirror_options")
-    @classmethod
-    def _parsed(cls, options: dict[str, Any]) -> dict[str, Any]:
-        return {name: parse(value) for name, value in options.items() if value is not None}  # TOML has no None
+    flags: ClassVar[dict[str, str]] = {"name": "model", "options": "model_options"}
+
+    name: str = "digits_conv"
+    """The network: one of the package's names, such as resnet20, or torchvision:NAME, timm:NAME, or
+    package.module:callable."""
+    options: dict[str, Any] = Field(default={})
+    """Options of the network by name, as in --model-options.width 16."""
+
+    _parse = field_validator("options")(parsed)
+
+
+class Method(Group):
+    """Method"""
+
+    flags: ClassVar[dict[str, str]] = {"name": "method", "options": "method_options"}
+
+    name: str = "feedback"
+    """How credit is assigned: 'feedback' trains through backward weights that a feedback rule teaches; others, such as
+    'local_errors', are methods without backward weights. A name or package.module:callable."""
+    options: dict[str, Any] = Field(default={})
+    """Options of the method by name, as in --method-options.loss sim."""
+
+    _parse = field_validator("options")(parsed)
+
+
+class Rule(Group):
+    """Feedback rule"""
+
+    flags: ClassVar[dict[str, str]] = {"name": "rule", "options": "rule_options", "layers": "layer_rules"}
+
+    name: str = "symmetric_alignment"
+    """What teaches the backward weights B, for the method 'feedback': a rule's name or package.module:callable."""
+    options: dict[str, Any] = Field(default={})
+    """Options of the rule by name, as in --rule-options.self 0.1."""
+    layers: dict[str, str] = Field(default={})
+    """Other rules for some layers, by a pattern of the layers' names, as in --layer-rules.fc backprop."""
+    strict: bool = False
+    """Refuse a model in which some module would still send errors back through its own forward weights."""
+
+    _parse = field_validator("options")(parsed)
+
+
+class Optimizer(Group):
+    """Optimiser of the forward weights"""
+
+    flags: ClassVar[dict[str, str]] = {"name": "optimizer"}
+
+    name: OptimizerName = "sgd"
+    """Optimiser of the forward weights W."""
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    """Learning rate of W at its highest."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of W: Nesterov's for sgd, beta1 for Adam and its kin."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
+    """Weight decay of W: how strongly weights are pulled to zero."""
+    decay_vectors: bool = False
+    """Let weight decay act on biases and the parameters of normalisation as well."""
+    clip_norm: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    """Scale the gradient of W down if its norm is above this; helps if training diverges."""
+    update_noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Add noise to the weights after each step, of this standard deviation times the learning rate: a model of
+    imprecise hardware."""
+    update_noise_distribution: Literal["normal", "uniform"] = "normal"
+    """Distribution of the update noise."""
+    update_noise_on: Literal["all", "forward", "backward"] = "all"
+    """Which weights get the update noise: all, the forward weights W, or the backward weights B."""
+
+
+class Schedule(Group):
+    """Schedules"""
+
+    flags: ClassVar[dict[str, str]] = {"name": "schedule"}
+
+    name: ScheduleName = "cosine"
+    """How the learning rate falls over the training: to zero along a cosine or a line, in steps, or not at all."""
+    warmup_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Epochs at the start in which the learning rate of W grows linearly from 0; fractions are allowed."""
+    drop_epochs: list[float] = Field(default=[30, 60, 80])
+    """Epochs at which the rates drop, for the schedule 'steps'."""
+    drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """What the rates are multiplied by at each drop, for the schedule 'steps'."""
+    coefficients: dict[str, dict[str, Any]] = Field(default={})
+    """Schedules of the rule's coefficients, as in --coefficients.amp.stop 0.5 to switch amp off after half of the
+    training."""
 
     @field_validator("coefficients")
     @classmethod
-    def _parsed_schedules(cls, schedules: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return {name: {key: parse(value) for key, value in fields.items()} for name, fields in schedules.items()}
+    def _parse(cls, schedules: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {name: parsed(fields) for name, fields in schedules.items()}
+
+    @field_validator("drop_epochs")
+    @classmethod
+    def _growing(cls, epochs: list[float]) -> list[float]:
+        if sorted(epochs) != list(epochs):
+            raise ValueError("growing epochs")
+        return epochs
+
+
+class Backward(Group):
+    """Learning of the backward weights"""
+
+    flags: ClassVar[dict[str, str]] = {
+        name: f"backward_{name}" for name in ("optimizer", "rate", "momentum", "schedule")
+    }
+
+    optimizer: OptimizerName | Literal["auto"] = "auto"
+    """Optimiser of the backward weights B; 'auto' takes the one that W has for Kolen-Pollack, which needs that, and
+    sgd for the other rules."""
+    rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """Learning rate of B at its highest, unless B follows the settings of W."""
+    momentum: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """Momentum of B, unless B follows the settings of W; by default what suits the rule: 0.7 with a sparse term, W's
+    for rules of decay and self alone, else 0."""
+    schedule: ScheduleName | Literal["same"] = "same"
+    """How the rate of B falls; 'same' is as for W, but without warm-up."""
+    delay_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Epochs at the start in which only B learns."""
+    alternate_step_freq: Annotated[int | None, Field(ge=1)] = None
+    """Train W and B in turns: so many steps of W for each step of B. By default both learn in every step."""
+    mirror_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of a mirror phase before each epoch, in which noise drives each layer and only B learns."""
+    mirror_options: dict[str, Any] = Field(default={})
+    """Options of the rule of the mirror phase, normalised_mirror, as in --mirror-options.rate 0.1."""
+
+    _parse = field_validator("mirror_options")(parsed)
+
+
+class Run(Group):
+    """Run"""
+
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """Passes through the training split."""
+    max_steps: Annotated[int | None, Field(ge=1)] = None
+    """Stop after so many steps, wherever the schedules are then; for a quick trial run."""
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    """Examples in a step, over all processes together."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Split each batch into so many parts that are computed one after the other, to save memory."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Weight of the uniform distribution in the targets; 0 for plain labels."""
+    ema: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """Evaluate a running mean of the weights with this decay, such as 0.999, instead of the weights."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of the initial weights, the order of the data, augmentation and noise."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, cuda:1, mps; 'auto' takes a GPU if there is one."""
+    threads: Annotated[int | None, Field(ge=1)] = None
+    """CPU threads; by default torch's choice. One is fastest for very small networks."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the computation; bf16 is faster on recent GPUs, weights stay in fp32."""
+    channels_last: bool = False
+    """Keep images in the memory layout that is fastest for convolutions on recent GPUs."""
+    compile: bool = False
+    """Compile the model with torch.compile: slower to start, then faster."""
+    deterministic: bool = False
+    """Use deterministic algorithms only, so that a GPU repeats every bit; slower."""
+    sync_batch_norm: bool = False
+    """Compute the statistics of batch normalisation over all processes."""
+    log_every: Annotated[int, Field(ge=1)] = 50
+    """Steps between two lines of the log with loss, accuracy and rates."""
+    readings_every: Annotated[float, Field(gt=0)] = 1.0
+    """Epochs between two readings of the metrics, such as the angle between W and B."""
+    checkpoint_every: Annotated[int | None, Field(ge=1)] = None
+    """Steps between two checkpoints, beside those that are written after each epoch."""
+    keep: Annotated[int, Field(ge=1)] = 2
+    """How many of the newest checkpoints to keep; the best one is kept as well."""
+    tensorboard: bool = False
+    """Write files for TensorBoard into the run folder as well."""
+
+
+class TrainSettings(Group):
+    """Settings of a training, in groups."""
+
+    data: Data = Data()
+    model: Model = Model()
+    method: Method = Method()
+    rule: Rule = Rule()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    backward: Backward = Backward()
+    run: Run = Run()
 
     @model_validator(mode="after")
-    def _fits_together(self) -> TrainConfig:
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"accumulate: expected a divisor of batch_size {self.batch_size}, got {self.accumulate}")
-        if sorted(self.drop_epochs) != list(self.drop_epochs):
-            raise ValueError(f"drop_epochs: expected growing epochs, got {self.drop_epochs}")
-        if self.coefficients and self.rules:
-            raise ValueError("coefficients: expected one rule for all layers, got rules by pattern too")
+    def _fit_together(self) -> TrainSettings:
+        run = self.run
+        if run.batch_size % run.accumulate:
+            raise ValueError(f"accumulate: expected a divisor of batch_size {run.batch_size}, got {run.accumulate}")
+        if self.method.name != "feedback" and self.rule != Rule():
+            raise ValueError(
+                f"rule: expected no feedback rule for the method {self.method.name!r}, which has none; leave it out"
+            )
+        if self.schedule.coefficients and self.rule.layers:
+            raise ValueError("coefficients: expected one rule for all layers, got rules for some layers too")
         return self
 
 
 # What may differ when a run goes on: nothing that the weights or the log depend on.
-GROWING = frozenset({"epochs"})
+GROWING = frozenset({"epochs", "max_steps"})
 HARMLESS = frozenset({"workers", "root", "download", "keep", "tensorboard", "corrupt_limit"})
 
 
-def resolve(data: dict[str, Any]) -> TrainConfig:
+def resolve(*layers: dict[str, Any]) -> TrainSettings:
     """Check settings and fill in defaults.
+
+    Args:
+        layers: settings in tables, as in TOML, or by the names of their flags; later ones go over earlier ones.
 
     Raises:
         ConfigError: naming every wrong field, with the nearest name for unknown ones.
     """
-    return checked(TrainConfig, data)
+    return checked(TrainSettings, merged(TrainSettings, *layers))

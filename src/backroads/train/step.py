@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,11 +17,13 @@ from backroads.errors import ConfigError, nearest
 from backroads.feedback.conversion import aligned_layers, alignment_scale, set_coefficients
 from backroads.feedback.conversion.groups import clip_gradients
 from backroads.feedback.primitives import PRIMITIVES
+from backroads.methods.base import Method
+from backroads.methods.feedback import Feedback
 from backroads.runs.runtime import Runtime
 from backroads.train.optimizers import Optimizers
 from backroads.train.runtime import layout, wrap
 from backroads.train.schedule import CoefficientSchedule, RateSchedule
-from backroads.train.settings import TrainConfig
+from backroads.train.settings import TrainSettings
 
 
 @dataclasses.dataclass
@@ -43,60 +45,86 @@ class Step:
     coefficients: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
+class Objective(torch.nn.Module):
+    """The scalar that training differentiates, as a module, so that one forward pass computes all of it.
+
+    Args:
+        model: prepared by the method. label_smoothing: weight of the uniform distribution in the targets.
+    """
+
+    def __init__(self, model: torch.nn.Module, method: Method, label_smoothing: float) -> None:
+        super().__init__()
+        self.model, self.method, self.label_smoothing = model, method, label_smoothing
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The scalar, and the model's output without gradient, (N, classes)."""
+        return self.method.objective(self.model, x, y, self._loss)
+
+    def _loss(self, output: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(output.float(), y, label_smoothing=self.label_smoothing)
+
+
 class Stepper:
     """Takes steps: holds the model, its optimisers and the schedules, and nothing that a checkpoint does not."""
 
-    def __init__(self, model: torch.nn.Module, config: TrainConfig, runtime: Runtime, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        config: TrainSettings,
+        runtime: Runtime,
+        steps_per_epoch: int,
+        method: Method | None = None,
+    ) -> None:
         self.model, self.config, self.runtime = model, config, runtime
-        self.optimizers = Optimizers(model, config, steps_per_epoch)
-        self.wrapped = wrap(model, config, runtime)
+        method = method or Feedback()
+        self.optimizers = Optimizers(model, config, steps_per_epoch, method.parameter_groups(model))
+        self.wrapped = wrap(Objective(model, method, config.run.label_smoothing), config, runtime)
         self._scale: float | None = None
         self._learns = any(True for _ in aligned_layers(model))
         self._rates = RateSchedule(
-            delay_epochs=config.delay_epochs or None,
-            alternate_step_freq=config.alternate_step_freq,
+            delay_epochs=config.backward.delay_epochs or None,
+            alternate_step_freq=config.backward.alternate_step_freq,
             steps_per_epoch=steps_per_epoch,
         )
         self._coefficients = coefficient_schedules(model, config, steps_per_epoch)
         self.ema: dict[str, Tensor] | None = None
-        if config.ema is not None:
+        if config.run.ema is not None:
             self.ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def forward_backward(self, step: int, x: Tensor, y: Tensor) -> Step:
         """Gradients of one batch; the loss of every part is known before anything is updated."""
         config, runtime = self.config, self.runtime
         # Draws of noise, dropout and random rules: a function of (seed, step, process), whatever came before.
-        torch.manual_seed((config.seed * 1_000_003 + step) * 4_099 + runtime.rank)
+        torch.manual_seed(config.run.seed * 1_000_003 + step + runtime.rank * 500_000_003)
         coefficients = {name: schedule(step) for name, schedule in self._coefficients.items()}
         if coefficients:
             set_coefficients(self.model, **coefficients)
         task, align = self._rates(step)
-        if self._learns and self._scale != align / config.accumulate:
-            self._scale = align / config.accumulate
+        if self._learns and self._scale != align / config.run.accumulate:
+            self._scale = align / config.run.accumulate
             alignment_scale(self.model, self._scale)
         for optimizer in (self.optimizers.forward, self.optimizers.backward):
             if optimizer is not None:
                 optimizer.zero_grad(set_to_none=True)
         losses, hits = [], []
-        xs, ys = x.chunk(config.accumulate), y.chunk(config.accumulate)
+        xs, ys = x.chunk(config.run.accumulate), y.chunk(config.run.accumulate)
         for i, (part_x, part_y) in enumerate(zip(xs, ys, strict=True)):
             quiet = self.wrapped.no_sync() if runtime.world > 1 and i + 1 < len(xs) else contextlib.nullcontext()
             with quiet:
                 with autocast(config, runtime):
-                    logits = self.wrapped(layout(part_x, config))
-                    loss = F.cross_entropy(logits.float(), part_y, label_smoothing=config.label_smoothing)
+                    loss, output = self.wrapped(layout(part_x, config), part_y)
                 (loss * (task * len(part_x) / len(x))).backward()
             losses.append(loss.detach().double() * len(part_x))
-            hits.append((logits.detach().argmax(1) == part_y).sum())
+            hits.append((output.argmax(1) == part_y).sum())
         done = Step(torch.stack(losses).sum() / len(x), torch.stack(hits).sum(), len(x), coefficients=coefficients)
         done.learning_rate, done.backward_rate = self.optimizers.set_rates(step)
         return done
 
     def update(self, step: int, done: Step) -> None:
-        """Move the weights by the gradients that are truntime."""
+        """Move the weights by the gradients that are there."""
         task, align = self._rates(step)
-        if self.config.clip_norm is not None:
-            done.gradient_norm = clip_gradients(self.model, self.config.clip_norm)
+        if self.config.optimizer.clip_norm is not None:
+            done.gradient_norm = clip_gradients(self.model, self.config.optimizer.clip_norm)
         if task:
             self.optimizers.forward.step()
         if align and self.optimizers.backward is not None:
@@ -108,8 +136,8 @@ class Stepper:
     def _average(self, step: int) -> None:
         """Exponential running mean of weights and statistics, with the usual faster start."""
         assert self.ema is not None
-        assert self.config.ema is not None
-        decay = min(self.config.ema, (1 + step) / (10 + step))
+        assert self.config.run.ema is not None
+        decay = min(self.config.run.ema, (1 + step) / (10 + step))
         for name, value in self.model.state_dict().items():
             if value.is_floating_point():
                 self.ema[name].lerp_(value, 1 - decay)
@@ -133,43 +161,45 @@ class Stepper:
 
 
 def coefficient_schedules(
-    model: torch.nn.Module, config: TrainConfig, steps_per_epoch: int
+    model: torch.nn.Module, config: TrainSettings, steps_per_epoch: int
 ) -> dict[str, CoefficientSchedule]:
     """The schedules of the rule's coefficients; raises ConfigError for settings that make no sense."""
-    if not config.coefficients:
+    if not config.schedule.coefficients:
         return {}
     rules = [layer.rule for _, layer in aligned_layers(model)]
     if not rules or not rules[0].coefficients:
-        raise ConfigError(f"coefficients: expected a rule with coefficients, got {config.rule!r}; leave them out")
+        raise ConfigError(f"coefficients: expected a rule with coefficients, got {config.rule.name!r}; leave them out")
     made = {}
-    for name, fields in config.coefficients.items():
-        if name not in PRIMITIVES:
-            hint = nearest(name, PRIMITIVES)
-            raise ConfigError(f"coefficients: unknown {name!r}.{hint} Known: {', '.join(PRIMITIVES)}")
+    known = {name.rstrip("_"): name for name in PRIMITIVES}
+    for name, fields in config.schedule.coefficients.items():
+        if name not in known:
+            raise ConfigError(f"coefficients: unknown {name!r}.{nearest(name, known)} Known: {', '.join(known)}")
         try:
-            given = {"value": rules[0].coefficients[name], **fields}
-            made[name] = CoefficientSchedule(**given, steps_per_epoch=steps_per_epoch, epochs=config.epochs)
+            given = {"value": rules[0].coefficients[known[name]], **fields}
+            made[name] = CoefficientSchedule(**given, steps_per_epoch=steps_per_epoch, epochs=config.run.epochs)
         except TypeError as error:
             raise ConfigError(f"coefficients.{name}: {error}; see CoefficientSchedule for the fields") from None
     return made
 
 
-def autocast(config: TrainConfig, runtime: Runtime) -> Any:
+def autocast(config: TrainSettings, runtime: Runtime) -> Any:
     """The context of a forward pass: bfloat16 where the settings say so."""
-    return torch.autocast(runtime.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    return torch.autocast(runtime.device.type, torch.bfloat16, enabled=config.run.precision == "bf16")
 
 
 @torch.no_grad()
-def evaluate(model: torch.nn.Module, source: Source, config: TrainConfig, runtime: Runtime) -> dict[str, float]:
+def evaluate(
+    predict: Callable[[Tensor], Tensor], source: Source, config: TrainSettings, runtime: Runtime
+) -> dict[str, float]:
     """Loss and accuracy over every image of ``source`` exactly once, whatever the number of processes.
 
     Returns:
         ``eval_loss``, ``eval_accuracy`` and ``eval_top5`` (1 with five classes or fewer).
     """
     loss = hits = hits5 = n = 0.0
-    for x, y in source.eval_batches(config.batch_size, rank=runtime.rank, world=runtime.world):
+    for x, y in source.eval_batches(config.run.batch_size, rank=runtime.rank, world=runtime.world):
         with autocast(config, runtime):
-            logits = model(layout(x, config)).float()
+            logits = predict(layout(x, config)).float()
         loss += float(F.cross_entropy(logits, y, reduction="sum").double())
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
         hits += float(best[:, 0].sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +17,14 @@ from backroads.runs.runtime import joined
 from backroads.runs.schema import Start, Stopped, TrainingResults
 from backroads.runs.settings import check_resume
 from backroads.runs.signals import Stopper
-from backroads.train.arm import Batches, TrainingArm, dataset_of
+from backroads.train.arm import TrainingArm
 from backroads.train.board import Board
-from backroads.train.settings import GROWING, HARMLESS, TrainConfig
+from backroads.train.build import Batches, dataset_of
+from backroads.train.comparison import BASELINE, CompareSettings
+from backroads.train.settings import GROWING, HARMLESS, TrainSettings
 
 
-def train(config: TrainConfig, path: Path, report: Report, *, resume: bool = False) -> TrainingResults | Stopped:
+def train(config: TrainSettings, path: Path, report: Report, *, resume: bool = False) -> TrainingResults | Stopped:
     """Train a model in a run folder, from the start or from its last checkpoint.
 
     Args:
@@ -36,12 +39,22 @@ def train(config: TrainConfig, path: Path, report: Report, *, resume: bool = Fal
         RunError: the run cannot go on (disk full, another process lost, too many corrupt images); the last checkpoint
             is intact.
     """
-    return run_arms("train", [(config.rule, config)], config.model_dump(exclude_none=True), path, report, resume=resume)
+    return run_arms("train", [(name_of(config), config)], config.as_toml(), path, report, resume=resume)
+
+
+def compare(config: CompareSettings, path: Path, report: Report, *, resume: bool = False) -> TrainingResults | Stopped:
+    """Train every rule and method with every seed, side by side in a run folder; arguments as for :func:`train`."""
+    return run_arms("compare", config.arms(), config.as_toml(), path, report, baseline=BASELINE, resume=resume)
+
+
+def name_of(config: TrainSettings) -> str:
+    """The name of a training's rule, or of its method if that has none."""
+    return config.rule.name if config.method.name == "feedback" else config.method.name
 
 
 def run_arms(
     kind: Literal["train", "compare"],
-    named: list[tuple[str, TrainConfig]],
+    named: list[tuple[str, TrainSettings]],
     settings: dict[str, Any],
     path: Path,
     report: Report,
@@ -61,19 +74,19 @@ def run_arms(
     if old is not None:
         check_resume(old, settings, harmless=HARMLESS, growing=GROWING)
     with (
-        joined(config.device, threads=config.threads, deterministic=config.deterministic) as runtime,
+        joined(config.run.device, threads=config.run.threads, deterministic=config.run.deterministic) as runtime,
         Stopper() as stopper,
         failures_explained(path, runtime),
     ):
         began = time.perf_counter()
-        report(Progress(0, 1, f"loading {config.data}"))
+        report(Progress(0, 1, f"loading {config.data.name}"))
         data = dataset_of(config, runtime.device)
         batches = Batches(data, config, runtime)
-        arms = [TrainingArm(name, own, batches, runtime, timed=len(named) > 1) for name, own in named]
+        arms = [TrainingArm(name, own, batches, runtime, compared=len(named) > 1) for name, own in named]
         times = times_of(config, batches.steps_per_epoch)
         loop = Loop(arms, times, runtime, stop=stopper, report=report, line=lambda step: _line(arms, step))
-        if config.tensorboard and runtime.leads:
-            loop.listen = Board(path / "tensorboard", [f"{arm.name}-{arm.config.seed}" for arm in arms])
+        if config.run.tensorboard and runtime.leads:
+            loop.listen = Board(path / "tensorboard", [f"{arm.name}-{arm.config.run.seed}" for arm in arms])
         start = Start(
             kind,
             tuple(arm.about() for arm in arms),
@@ -85,14 +98,16 @@ def run_arms(
             metrics=quantities(),
         )
         try:
-            signal = loop.run_in(path, start, settings, keep=config.keep, resume=resume)
+            signal = loop.run_in(path, start, settings, keep=config.run.keep, resume=resume)
             if signal:
                 return Stopped(loop.step, signal)
-            units = {arm.config.seed: arm for arm in arms if arm.name == baseline}
-            ends = (arm.result(loop.step, loop.failed.get(i), units.get(arm.config.seed)) for i, arm in enumerate(arms))
+            units = {arm.config.run.seed: arm for arm in arms if arm.name == baseline}
+            ends = (
+                arm.result(loop.step, loop.failed.get(i), units.get(arm.config.run.seed)) for i, arm in enumerate(arms)
+            )
             results = TrainingResults(
                 kind,
-                config.split,
+                config.data.split,
                 tuple(ends),
                 baseline=baseline,
                 corrupt_examples=dict(data.train.corrupt),
@@ -105,14 +120,14 @@ def run_arms(
             loop.close()
 
 
-def times_of(config: TrainConfig, steps_per_epoch: int, *, epochs_between: int = 1) -> Times:
+def times_of(config: TrainSettings, steps_per_epoch: int, *, epochs_between: int = 1) -> Times:
     """When a training evaluates, logs, reads and saves; ``epochs_between`` two evaluations."""
     return Times(
-        config.epochs * steps_per_epoch,
+        min(config.run.epochs * steps_per_epoch, config.run.max_steps or sys.maxsize),
         evaluate=epochs_between * steps_per_epoch,
-        log=config.log_every,
-        readings=config.angles_every * steps_per_epoch,
-        save=config.checkpoint_every,
+        log=config.run.log_every,
+        readings=config.run.readings_every * steps_per_epoch,
+        save=config.run.checkpoint_every,
     )
 
 
@@ -121,10 +136,10 @@ def _line(arms: list[TrainingArm], step: int) -> str | None:
     if not step:
         return None
     config, last = arms[0].config, arms[0].evaluation
-    epoch = f"epoch {-(-step // arms[0].steps_per_epoch)}/{config.epochs}"
+    epoch = f"epoch {-(-step // arms[0].steps_per_epoch)}/{config.run.epochs}"
     if len(arms) == 1:
         assert last is not None
-        losses = f"loss {last.train_loss:.4f}, {config.split} loss {last.eval_loss:.4f}"
+        losses = f"loss {last.train_loss:.4f}, {config.data.split} loss {last.eval_loss:.4f}"
         return f"{epoch}: {losses}, accuracy {100 * (last.eval_accuracy or 0):.2f} %"
     means: dict[str, list[float]] = {}
     for arm in arms:

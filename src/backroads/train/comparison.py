@@ -1,0 +1,176 @@
+"""Settings of ``backroads compare``: those of a training, other defaults, and what is compared. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from backroads.errors import ConfigError, nearest
+from backroads.runs.groups import Group, groups, merged
+from backroads.runs.settings import checked
+from backroads.train.settings import (
+    Backward,
+    Data,
+    Method,
+    Optimizer,
+    OptimizerName,
+    Rule,
+    Run,
+    Schedule,
+    ScheduleName,
+    TrainSettings,
+    parsed,
+    resolve,
+)
+
+COMPARED_RULES = [
+    "backprop",
+    "feedback_alignment",
+    "sign_symmetry",
+    "kolen_pollack",
+    "weight_mirror",
+    "information_alignment",
+    "symmetric_alignment",
+    "activation_alignment",
+]
+BASELINE = "backprop"
+
+# A small network allows faster alignment than the rules' own defaults, which must do for wide layers too. Chosen by
+# benchmarks/choose_defaults.py on a validation part of the training split; see docs/defaults.md.
+CHOSEN_ON_VALIDATION: dict[str, dict[str, Any]] = {
+    "information_alignment": {"amp": 0.003, "null": 0.01, "decay": 0.01},
+    "symmetric_alignment": {"decay": 0.3, "self": 0.3},
+}
+
+
+def _default(group: type[Group], field: str, value: Any) -> Any:
+    """A field of a group with another default."""
+    return FieldInfo.merge_field_infos(group.model_fields[field], default=value)
+
+
+class Compared(Group):
+    """Comparison"""
+
+    rules: list[str] | None = None
+    """Feedback rules to compare, by name or package.module:callable; backprop, the baseline, is added. By default eight
+    rules, or none if methods are given."""
+    methods: list[str] = Field(default=[])
+    """Methods without backward weights to compare with the rules, by name or package.module:callable."""
+    seeds: Annotated[list[int], Field(min_length=1)] = Field(default=[0, 1, 2])
+    """Each rule is trained once for each seed, of the initial weights and the order of the data."""
+    rule_settings: dict[str, dict[str, Any]] = Field(default={})
+    """Options of rules and methods by name, as in --rule-settings.weight_mirror.amp 0.02."""
+
+    @field_validator("rules", "methods")
+    @classmethod
+    def _once(cls, names: list[str] | None) -> list[str] | None:
+        if names is not None and len(set(names)) != len(names):
+            raise ValueError("each name once")
+        return names
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+            raise ValueError("different whole numbers >= 0")
+        return seeds
+
+    @field_validator("rule_settings")
+    @classmethod
+    def _parse(cls, settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {name: parsed(options) for name, options in settings.items()}
+
+
+class _Data(Data):
+    __doc__ = Data.__doc__
+    last_batch: bool = _default(Data, "last_batch", True)
+
+
+class _Optimizer(Optimizer):
+    __doc__ = Optimizer.__doc__
+    weight_decay: float = _default(Optimizer, "weight_decay", 5e-3)
+    decay_vectors: bool = _default(Optimizer, "decay_vectors", True)
+
+
+class _Schedule(Schedule):
+    __doc__ = Schedule.__doc__
+    name: ScheduleName = _default(Schedule, "name", "linear")
+
+
+class _Backward(Backward):
+    __doc__ = Backward.__doc__
+    optimizer: OptimizerName | Literal["auto"] = _default(Backward, "optimizer", "sgd")
+    momentum: float | None = _default(Backward, "momentum", 0.0)
+
+
+class _Method(Method):
+    __doc__ = Method.__doc__
+    without_flag: ClassVar[frozenset[str]] = frozenset({"name", "options"})  # see Compared.methods
+
+
+class _Rule(Rule):
+    __doc__ = Rule.__doc__
+    without_flag: ClassVar[frozenset[str]] = frozenset({"name", "options"})  # see Compared.rules
+
+
+class _Run(Run):
+    __doc__ = Run.__doc__
+    without_flag: ClassVar[frozenset[str]] = frozenset({"seed"})  # see Compared.seeds
+    batch_size: int = _default(Run, "batch_size", 32)
+    threads: int | None = _default(Run, "threads", 1)
+
+
+class CompareSettings(TrainSettings):
+    """Settings of a comparison: those of a training, and what is compared."""
+
+    compare: Compared = Compared()
+    data: _Data = _Data()
+    method: _Method = _Method()
+    rule: _Rule = _Rule()
+    optimizer: _Optimizer = _Optimizer()
+    schedule: _Schedule = _Schedule()
+    backward: _Backward = _Backward()
+    run: _Run = _Run()
+
+    @model_validator(mode="after")
+    def _of_each_arm(self) -> CompareSettings:
+        for name, group in groups(type(self)).items():
+            if given := getattr(self, name).model_fields_set & group.without_flag:
+                raise ValueError(
+                    f"{name}.{min(given)}: expected rules, methods, seeds and rule_settings of a comparison instead; "
+                    "leave it out"
+                )
+        return self
+
+    def arms(self) -> list[tuple[str, TrainSettings]]:
+        """Name and settings of each arm: every rule and method, with every seed."""
+        rules = self.compare.rules
+        if rules is None:
+            rules = [] if self.compare.methods else COMPARED_RULES
+        rules = rules if BASELINE in rules else [BASELINE, *rules]
+        options = {
+            "kolen_pollack": {"decay": self.optimizer.weight_decay},  # B must decay as W does
+            **CHOSEN_ON_VALIDATION,
+        }
+        common = {name: getattr(self, name).model_dump() for name in groups(TrainSettings)}
+        named = [("rule", name) for name in rules] + [("method", name) for name in self.compare.methods]
+        if unknown := set(self.compare.rule_settings) - {name for _, name in named}:
+            raise ConfigError(
+                f"rule_settings: expected names of what is compared, got {min(unknown)!r}."
+                f"{nearest(min(unknown), [name for _, name in named])}"
+            )
+        found = []
+        for seed in self.compare.seeds:
+            for kind, name in named:
+                own = {**options.get(name, {}), **self.compare.rule_settings.get(name, {})}
+                rest = common if kind == "rule" else {**common, "rule": {}}
+                arm = {"seed": seed, kind: {**rest[kind], "name": name, "options": own}}
+                found.append((name, resolve(rest, arm)))
+        return found
+
+
+def resolve_comparison(*layers: dict[str, Any]) -> CompareSettings:
+    """Check settings of a comparison and fill in defaults; see :func:`resolve`."""
+    return checked(CompareSettings, merged(CompareSettings, *layers))
