@@ -31,6 +31,8 @@ napoleon_use_ivar = True
 napoleon_use_param = False  # "decay, amp: ..." is one entry
 napoleon_attr_annotations = False  # "numpy.bytes_" would be a link
 
+smartquotes_action = "qe"  # leaves the dashes of flags alone
+
 html_theme = "furo"
 html_title = "backroads"
 html_math_renderer = "mathml"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pictures
 import tables
@@ -78,9 +78,9 @@ def rule(name: str) -> str:
 
 
 def settings(path: str) -> str:
-    """The fields of a class of settings, groups of fields by their path: ``group.field``."""
+    """The fields of a class of settings (``package.module:Class``), those in groups as ``group.field``."""
     module, _, name = path.partition(":")
-    lines = ["| key | type | default | what |", "|---|---|---|---|"]
+    lines = ["| setting | default | what |", "|---|---|---|"]
     return "\n".join([*lines, *fields(getattr(importlib.import_module(module), name))])
 
 
@@ -92,27 +92,12 @@ def fields(schema: type[BaseModel], prefix: str = "") -> list[str]:
             lines += fields(field.annotation, f"{prefix}{key}.")
             continue
         default = field.get_default(call_default_factory=True)
-        shown = "not set" if default is None else ", ".join(map(str, default)) if isinstance(default, list) else default
-        lines.append(f"| `{prefix}{key}` | {type_name(field.annotation)} | `{shown}` | {field.description} |")
+        shown = "not set" if default is None else f"`{default}`"
+        what = " ".join((field.description or "").split()).replace("|", "\\|").replace("*", "\\*")
+        if choices := ", ".join(f"`{choice}`" for choice in get_args(field.annotation) if isinstance(choice, str)):
+            what += f" One of {choices}."
+        lines.append(f"| `{prefix}{key}` | {shown} | {what} |")
     return lines
-
-
-def type_name(annotation: Any) -> str:
-    """A type as a reader of TOML knows it."""
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    choices = re.fullmatch(r"typing\.Literal\[(.+)\]", text)
-    if choices:
-        return " or ".join(f"`{choice}`" for choice in choices[1].replace("'", "").split(", "))
-    text = re.sub(r"typing\.| \| None|<class '|'>", "", text)
-    plain = {
-        "int": "whole number",
-        "float": "number",
-        "str": "text",
-        "list[str]": "list of texts",
-        "list[int]": "list of whole numbers",
-        "dict[str, dict[str, Any]]": "table of tables",
-    }
-    return plain.get(text, f"`{text}`")
 
 
 # --- docstrings ---
