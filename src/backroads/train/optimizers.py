@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from backroads.errors import ConfigError
-from backroads.feedback.conversion import backward_parameters, forward_parameters
-from backroads.feedback.conversion.groups import by_optimiser
+from backroads.feedback.conversion import param_groups
 from backroads.train.noise import noisy
 from backroads.train.settings import TrainSettings
 
-# Name -> constructor of (groups, rate, momentum, ...).
-_MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": lambda p, lr, m, **options: torch.optim.SGD(p, lr=lr, momentum=m, nesterov=m > 0, **options),
-    "adam": lambda p, lr, m: torch.optim.Adam(p, lr=lr, betas=(m, 0.999)),
-    "adamw": lambda p, lr, m: torch.optim.AdamW(p, lr=lr, betas=(m, 0.999)),
-    "radam": lambda p, lr, m: torch.optim.RAdam(p, lr=lr, betas=(m, 0.999)),
-    "rmsprop": lambda p, lr, m: torch.optim.RMSprop(p, lr=lr, momentum=m),
-    "adagrad": lambda p, lr, m: torch.optim.Adagrad(p, lr=lr),
+_CLASSES: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "radam": torch.optim.RAdam,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
 }
 
 
 class Optimizers:
-    """The optimiser of W, that of B (None if nothing learns backward), and their rates.
+    """The optimiser of W, that of what a feedback rule teaches, and their rates.
+
+    The groups are those of :func:`backroads.param_groups`: weights that must move as W does are in W's own optimiser.
 
     Attributes:
-        forward, backward: torch's optimisers. follows: whether B's settings are W's own.
+        forward: optimiser of W. backward: of weights that are taught apart from W; None if there are none.
     """
 
     def __init__(
@@ -41,44 +41,37 @@ class Optimizers:
     ) -> None:
         self._config, self._steps_per_epoch = config, steps_per_epoch
         of_w, of_b = config.optimizer, config.backward
-        parameters = parameters or {"forward": forward_parameters(model), "backward": backward_parameters(model)}
-        if unknown := set(parameters) - {"forward", "backward"}:
+        if unknown := set(parameters or {}) - {"forward", "backward"}:
             raise ConfigError(
                 f"method: expected parameters in the groups 'forward' and 'backward', got {min(unknown)!r} too"
             )
-        W = [p for p in parameters["forward"] if p.requires_grad]
-        decayed = [p for p in W if p.dim() > 1 or of_w.decay_vectors]
-        others = [p for p in W if not (p.dim() > 1 or of_w.decay_vectors)]
-        groups = [
-            {"params": params, "weight_decay": decay}
-            for params, decay in ((decayed, of_w.weight_decay), (others, 0.0))
-            if params
-        ]
-        self.forward = _MAKERS[of_w.name](groups, of_w.learning_rate, of_w.momentum)
-        B = parameters.get("backward", [])
-        kinds = list(by_optimiser(model, of_w.momentum))
-        self.follows = of_b.optimizer == "auto" and any(kind.follows for kind in kinds)
+        groups = param_groups(
+            model, of_w.learning_rate, of_w.momentum, of_w.weight_decay, decay_vectors=of_w.decay_vectors
+        )
+        if parameters is not None:
+            chosen = {id(p) for part in parameters.values() for p in part}
+            groups = [{**g, "params": [p for p in g["params"] if id(p) in chosen]} for g in groups]
+        auto = of_b.optimizer == "auto"
+        apart = ("taught",) if auto else ("tied", "taught")
+        taught = [g for g in groups if g["name"] in apart and g["params"]]
+        self.forward = _made(of_w.name, [g for g in groups if g["name"] not in apart and g["params"]])
         self.backward: torch.optim.Optimizer | None = None
-        if B and self.follows:
-            # The decay too, so that W - B shrinks by the same factor a step under any optimiser.
-            decay = of_w.weight_decay if all(kind.decays for kind in kinds) else 0.0
-            self.backward = _MAKERS[of_w.name]([{"params": B, "weight_decay": decay}], 0.0, of_w.momentum)
-        elif B:
-            name = "sgd" if of_b.optimizer == "auto" else of_b.optimizer
-            momentum = of_b.momentum
-            if momentum is None:
-                momentum = min(kind.momentum for kind in kinds)
+        if taught:
+            for group in taught:
+                momentum = group["momentum"] if of_b.momentum is None else of_b.momentum
+                group |= {"lr": 1.0, "momentum": momentum, "nesterov": momentum > 0, "weight_decay": 0.0}
             # One pass over B, its gradient and its momentum, where torch has that.
-            fused = {"fused": True} if name == "sgd" and B[0].device.type in ("cpu", "cuda") else {}
-            self.backward = _MAKERS[name]([{"params": B, "weight_decay": 0.0}], 0.0, momentum, **fused)
-
+            fused = auto and taught[0]["params"][0].device.type in ("cpu", "cuda")
+            self.backward = _made("sgd" if auto else of_b.optimizer, taught, **({"fused": True} if fused else {}))
         if of_w.update_noise:
-            for which, optimizer, seed in (("forward", self.forward, 2), ("backward", self.backward, 3)):
-                if optimizer is not None and of_w.update_noise_on in ("all", which):
+            for optimizer, seed in ((self.forward, 2), (self.backward, 3)):
+                if optimizer is not None:
                     noisy(
                         optimizer,
                         of_w.update_noise,
                         of_w.update_noise_distribution,
+                        of_w.update_noise_on,
+                        model=model,
                         seed=config.run.seed * 1_000_003 + seed,
                     )
 
@@ -97,7 +90,7 @@ class Optimizers:
         warmup = schedule.warmup_epochs * self._steps_per_epoch
         fall = factor(schedule.name, epoch, config)
         rate = config.optimizer.learning_rate * fall * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
-        if self.follows:
+        if self.backward is None:
             return rate, rate
         return rate, of_b.rate * (fall if of_b.schedule == "same" else factor(of_b.schedule, epoch, config))
 
@@ -127,3 +120,13 @@ def factor(schedule: str, epoch: float, config: TrainSettings) -> float:
     if schedule == "steps":
         return float(config.schedule.drop_factor ** sum(epoch >= drop for drop in config.schedule.drop_epochs))
     return 1.0
+
+
+def _made(name: str, groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
+    """An optimiser by name, of groups for SGD: their momentum is beta1 of Adam and its kin."""
+    cls = _CLASSES[name]
+    known = inspect.signature(cls).parameters
+    if "betas" in known:
+        groups = [{**group, "betas": (group["momentum"], 0.999)} for group in groups]
+    kept = {"params", "name", *known}
+    return cls([{key: value for key, value in group.items() if key in kept} for group in groups], **options)
