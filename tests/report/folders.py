@@ -192,7 +192,8 @@ def comparison(
     lost = lost or {}
     arms = [Arm(name, seed, dict.fromkeys(layers, rules[name][4])) for name in rules for seed in range(seeds)]
     total = epochs * PER_EPOCH
-    start = Start("compare", tuple(arms), total, 1, PER_EPOCH, 7626, 1437, 360, METRICS)
+    baseline = "backprop" if "backprop" in rules else None
+    start = Start("compare", tuple(arms), total, 1, PER_EPOCH, 7626, 1437, 360, METRICS, baseline)
     events: list[Event] = [start]
     results = []
     for number, arm in enumerate(arms):
@@ -223,7 +224,6 @@ def comparison(
             )
         )
     config = {"data": {"name": "digits", "split": "test"}, "model": {"name": "digits_conv"}, "run": {"epochs": epochs}}
-    baseline = "backprop" if "backprop" in rules else None
     return Folder(config, events, results=TrainingResults("compare", "test", tuple(results), baseline, seconds=65.2))
 
 

@@ -50,8 +50,8 @@ def test_the_table_shows_the_results_with_paired_intervals_n_and_p(tmp_path: Pat
     assert accuracy == f"96.0 ± {100 * statistics.stdev(own):.1f}"
     assert gap == f"−1.5 ± {100 * half:.1f}"
     assert (n, p, time) == ("3", f"{told.pvalue:.2g}", "1.12 1.09–1.15")
-    legend = section(page, "results").one("dl", class_="legend")
-    assert [dt.text for dt in legend.all("dt")] == ["Accuracy", "Gap", "n", "p", "Step time", "–"]
+    legend = section(page, "results").one("table", class_="pairs")
+    assert [th.text for th in legend.all("th")] == ["Accuracy", "Gap", "n, p", "Step time"]
     assert "measured interleaved, step by step, in the same run" in legend.text
 
 
@@ -107,16 +107,16 @@ def test_metrics_at_the_end_are_means_over_layers_and_seeds(tmp_path: Path) -> N
                 "kolen_pollack": 0.9694,
                 "direct_feedback_alignment": 0.9,
             },
-            "Within one point of backprop’s 98.0 ± 0.0 % test accuracy or above it: symmetric alignment; the lowest: "
+            "Within one point of backprop at 98.0 ± 0.0 % test accuracy or above it: symmetric alignment; the lowest: "
             "direct feedback alignment at 90.0 ± 0.0 % (gap −8.0 points); n = 2 seeds.",
         ),
         (
             ["backprop", "symmetric_alignment", "kolen_pollack"],
             {"backprop": 0.9, "symmetric_alignment": 0.95, "kolen_pollack": 0.9},
-            "Within one point of backprop’s 90.0 ± 0.0 % test accuracy or above it: all 2 other rules; the lowest: "
+            "Within one point of backprop at 90.0 ± 0.0 % test accuracy or above it: all 2 other rules; the lowest: "
             "kolen pollack at 90.0 ± 0.0 % (gap 0.0 points); n = 2 seeds.",
         ),
-        (["backprop"], {"backprop": 0.9}, "Backprop’s 90.0 ± 0.0 % test accuracy, alone; n = 2 seeds."),
+        (["backprop"], {"backprop": 0.9}, "Backprop at 90.0 ± 0.0 % test accuracy, alone; n = 2 seeds."),
         (
             ["symmetric_alignment", "kolen_pollack"],
             {"symmetric_alignment": 0.95, "kolen_pollack": 0.9},
@@ -197,7 +197,7 @@ def test_all_panels_share_their_axes_however_long_their_rule_was_measured(tmp_pa
 def test_many_layers_become_their_median_and_range(tmp_path: Path) -> None:
     page = page_of(comparison(["backprop", "kolen_pollack"], layers=MANY, epochs=2), tmp_path)
     angle = section(page, "metric-0")
-    assert "median over 110 layers, with a band from the lowest to the highest" in words(angle)
+    assert "median over 110 layers; the band is from lowest to highest" in words(angle)
     assert METRICS["weight_angle"].about in words(angle)
     assert not angle.all("ul", class_="key")
     assert "median from 90.0 at epoch 0" in labels(angle)[1]

@@ -13,7 +13,7 @@ from report.pages import page_of, section, summary, table
 
 from backroads.errors import ConfigError
 from backroads.report import write_meta_report, write_report
-from backroads.report.curve import Thinned, over_layers, over_seeds, thinned, through
+from backroads.report.curve import Thinned, over_layers, over_seeds, through
 from backroads.report.read import read_record
 from backroads.runs.schema import Readings, Start, Step, as_data
 
@@ -191,16 +191,6 @@ def test_a_log_of_any_length_becomes_few_points_that_are_its_means(tmp_path: Pat
     assert write_report(tmp_path).stat().st_size < 120_000
 
 
-def test_thinning_keeps_single_points_and_skips_what_is_missing() -> None:
-    few = through([(1, 2.0), (2, None), (3, 4.0)])
-    assert thinned(few, 3).x == few.x
-    found = thinned(through([(1, 2.0), (2, None), (3, 4.0), (4, 8.0), (5, None)]), 2)
-    assert found.x == (1.5, 3.5, 5)
-    assert [y for _, y in found.known] == [2.0, 6.0]
-    assert through([]).last is None
-    assert through([(1, float("inf"))]).known == []
-
-
 def test_bands_are_sample_deviations_over_seeds_and_ranges_over_layers() -> None:
     found = over_seeds([{0: 0.1, 1: 0.4, 2: None}, {0: 0.2, 1: None, 2: 0.3}, {0: 0.6, 1: 0.5}])
     assert found.x == (0, 1, 2)
@@ -208,6 +198,8 @@ def test_bands_are_sample_deviations_over_seeds_and_ranges_over_layers() -> None
     spread = statistics.stdev([0.1, 0.2, 0.6])
     assert (found.low[0], found.high[0]) == (pytest.approx(0.3 - spread), pytest.approx(0.3 + spread))
     assert found.low[2] != found.low[2]  # one seed has no spread
+    assert through([]).last is None
+    assert through([(1, float("inf"))]).known == []
     layers = over_layers([through(enumerate(values)) for values in ((1.0, None), (5.0, 2.0), (3.0, 4.0))])
     assert layers.y == (3.0, 3.0)
     assert layers.low == (1.0, 2.0)

@@ -62,7 +62,7 @@ def test_a_search_that_has_just_begun_has_its_page(tmp_path: Path) -> None:
     folder.results = dataclasses.replace(folder.results, groups=(empty,), trials=(), settled=0, importances={})
     folder.beside = {}
     page = page_of(folder, tmp_path)
-    assert summary(page).startswith("Unfinished No trial is complete yet. 48 trials are left.")
+    assert summary(page).startswith("Unfinished No trial is complete yet. 48 trials still to come.")
     assert "No trial is complete yet." in section(page, "best").text
 
 
@@ -132,7 +132,7 @@ def test_without_a_network_there_is_no_such_section(tmp_path: Path) -> None:
 
 def test_a_meta_training_that_finished(tmp_path: Path) -> None:
     page = page_of(meta(), tmp_path)
-    assert page.one("h1").text == "flp learns to learn Omniglot"
+    assert page.one("h1").text == "Flp learns to learn Omniglot"
     assert summary(page).startswith("Finished after 100 steps: 87.9 ± 2.0 % accuracy on validation tasks.")
     rows = section(page, "results").one("tbody").all("tr")
     assert [words(row.all("td")[0]) for row in rows] == ["2", "4", "8"]

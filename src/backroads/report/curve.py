@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NAN = math.nan
-POINTS = 240
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Values at increasing places x; NaN where there is none.
+    """Values at places x; NaN where there is none.
 
     Attributes:
         low, high: edges of a band around the values, of the same length; empty for no band.
@@ -53,24 +52,20 @@ def over_seeds(seeds: Iterable[Mapping[float, float | None]]) -> Curve:
         for x, value in seed.items():
             found.setdefault(x, [])
             found[x] += [value] if value is not None and math.isfinite(value) else []
-    places = sorted(found)
-    # Exact sums, not floating ones: the losses of a diverging seed may be too large to square.
-    means = [statistics.mean(found[x]) if found[x] else NAN for x in places]
-    spreads = [statistics.stdev(found[x]) if len(found[x]) > 1 else NAN for x in places]
-    low = tuple(mean - spread for mean, spread in zip(means, spreads, strict=True))
-    high = tuple(mean + spread for mean, spread in zip(means, spreads, strict=True))
-    return Curve(tuple(places), tuple(means), low, high)
+    rows = []
+    for x, values in sorted(found.items()):
+        # Exact sums, not floating ones: the losses of a diverging seed may be too large to square.
+        mean = statistics.mean(values) if values else NAN
+        spread = statistics.stdev(values) if len(values) > 1 else NAN
+        rows.append((x, mean, mean - spread, mean + spread))
+    return Curve(*zip(*rows, strict=True)) if rows else Curve((), ())
 
 
 def over_layers(curves: Sequence[Curve]) -> Curve:
     """Median over curves at the same places, with a band from the lowest to the highest."""
     columns = [[y for y in column if not math.isnan(y)] for column in zip(*(c.y for c in curves), strict=True)]
-    return Curve(
-        curves[0].x,
-        tuple(statistics.median(column) if column else NAN for column in columns),
-        tuple(min(column, default=NAN) for column in columns),
-        tuple(max(column, default=NAN) for column in columns),
-    )
+    rows = [(statistics.median(c), min(c), max(c)) if c else (NAN, NAN, NAN) for c in columns]
+    return Curve(curves[0].x, *zip(*rows, strict=True)) if rows else Curve((), ())
 
 
 @dataclass
@@ -87,13 +82,12 @@ class Thinned:
 
     Attributes:
         size: lines in a point.
-        lines: so far.
         points: by name the sum, the lines that have the value, and those in which it is missing; the places have the
             name None.
         last: the values of the last line.
     """
 
-    most: int = POINTS
+    most: int = 240
     size: int = 1
     lines: int = 0
     points: list[dict[str | None, tuple[float, int, int]]] = field(default_factory=list)
@@ -105,13 +99,10 @@ class Thinned:
             if len(self.points) == 2 * self.most:
                 pairs = zip(self.points[::2], self.points[1::2], strict=True)
                 self.points, self.size = [_joined(one, other) for one, other in pairs], 2 * self.size
-            self.points.append({None: (0.0, 0, 0)})
-        self.lines, self.last, point = self.lines + 1, values, self.points[-1]
-        total, count, _ = point[None]
-        point[None] = (total + x, count + 1, 0)
-        for name, value in values.items():
-            total, count, lost = point.get(name, (0.0, 0, 0))
-            point[name] = (total, count, lost + 1) if value is None else (total + value, count + 1, lost)
+            self.points.append({})
+        self.lines, self.last = self.lines + 1, values
+        line: dict[str | None, Any] = {name: (0.0, 0, 1) if v is None else (v, 1, 0) for name, v in values.items()}
+        self.points[-1] = _joined(self.points[-1], {None: (x, 1, 0), **line})
 
     @property
     def names(self) -> list[str]:
@@ -129,14 +120,8 @@ class Thinned:
 
 
 def _joined(one: dict[Any, tuple[float, int, int]], other: dict[Any, tuple[float, int, int]]) -> dict[Any, Any]:
-    zero = (0.0, 0, 0)
-    names = dict.fromkeys([*one, *other])
-    return {n: tuple(a + b for a, b in zip(one.get(n, zero), other.get(n, zero), strict=True)) for n in names}
-
-
-def thinned(curve: Curve, most: int) -> Curve:
-    """The curve with fewer than ``2 * most`` points."""
-    log = Thinned(most)
-    for x, y in zip(curve.x, curve.y, strict=True):
-        log.add(x, {"": None if math.isnan(y) else y})
-    return log.curve("")
+    sums = dict(one)
+    for name, (total, count, lost) in other.items():
+        a, b, c = one.get(name, (0.0, 0, 0))
+        sums[name] = (a + total, b + count, c + lost)
+    return sums

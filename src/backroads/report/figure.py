@@ -1,6 +1,6 @@
-"""The figures of all reports: lines, heat maps, intervals and points, drawn small so that a page can set them in rows.
+"""The drawings of all reports: lines, maps, points, and bars in rows of tables, small so that a page sets them in rows.
 
-A figure holds numbers and fixed words; names that users chose stand in the page, except those of categories.
+A drawing holds numbers and fixed words; names that users chose stand in the page, except those of categories.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -21,14 +22,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from backroads.report.curve import Curve
 from backroads.report.svg import AXIS, HEAT, REFERENCE, SERIES, TEXT, Size, draw
 from backroads.report.text import short
-from backroads.runs.statistics import Estimate
 
 OVERVIEW = Size(370, 270, left=48, right=10, top=10, bottom=36)
+HALF = Size(300, 250, left=48, right=12, top=10, bottom=36)
 PANEL = Size(172, 136, left=36, right=8, top=8, bottom=20)
 MAP = Size(370, 270, left=40, right=52, top=10, bottom=36)
 SHADES = HEAT[:7]
-_SWATCH = Size(30, 12, right=0.5, left=0.5)
 _DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 1.6), (7, 2, 1.6, 2))
+_BOX = [Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY]
 _MARKERS = ("o", "s", "^", "D", "v", "P", "<", "X", ">", "p")
 
 
@@ -60,16 +61,14 @@ class Scale:
     """An axis.
 
     Attributes:
-        low, high: its ends; None: those of the figure.
-        log: logarithmic.
         factor: labels are values times this.
         ideal: a value at which a line is drawn.
         cut: whether some values lie beyond the ends.
         ticks: places of the labels.
     """
 
-    low: float | None = None
-    high: float | None = None
+    low: float = 0.0
+    high: float = 1.0
     log: bool = False
     factor: float = 1.0
     ideal: float | None = None
@@ -77,7 +76,7 @@ class Scale:
     ticks: tuple[float, ...] = ()
 
 
-FRACTION = Scale(0.0, 1.0, factor=100)
+FRACTION = Scale(factor=100)
 
 
 def accuracy_scale(curves: Sequence[Curve]) -> Scale:
@@ -119,7 +118,6 @@ class Series:
 
 
 def lines(
-    name: str,
     label: str,
     series: Sequence[Series],
     scale: Scale,
@@ -128,244 +126,191 @@ def lines(
     y: str = "",
     size: Size = PANEL,
     places: Sequence[float] = (),
-    marks: Sequence[float] = (),
 ) -> Markup:
     """A chart of lines with their bands.
 
     Args:
-        name, label: as for ``draw``.
         series: the first is at the back.
-        scale: of the vertical axis.
+        scale: of the upright axis.
         x, y: names of the axes.
         places: that the horizontal axis holds as well.
-        marks: places of upright lines.
     """
 
     def paint(axes: Axes) -> None:
         apply(axes.yaxis, scale)
-        across(axes, [*places, *marks, *(place for one in series for place in one.curve.x)])
+        held = [*places, *(place for one in series for place in one.curve.x)] or [0.0]
+        first, last = min(held), max(held)
+        margin = 0.03 * (last - first) or 0.5
+        apply(axes.xaxis, Scale(first - margin, last + margin, ticks=(first,) if first == last else ()))
         axes.set(xlabel=x, ylabel=y)
-        for place in marks:
-            axes.axvline(place, color=REFERENCE, dashes=(2, 1.6), linewidth=1.6)
-        for number, one in enumerate(series):
-            _band(axes, one, scale)
-            curve, alone = one.curve, len(one.curve.known) == 1
+        for number, (curve, own, mark) in enumerate((one.curve, one.look, one.mark) for one in series):
+            if curve.low and not np.isnan(curve.low).all():
+                low = np.maximum(curve.low, scale.low) if scale.log else curve.low
+                axes.fill_between(curve.x, low, curve.high, color=own.colour, alpha=0.22, linewidth=0)
+            alone = len(curve.known) == 1
             axes.plot(
                 curve.x,
                 curve.y,
-                color=one.look.colour,
-                linewidth=one.look.width,
-                dashes=one.look.dashes or (None, None),
-                marker=(one.look.marker or "o") if alone or one.mark else "",
+                color=own.colour,
+                linewidth=own.width,
+                dashes=own.dashes or (None, None),
+                marker=(own.marker or "o") if alone or mark else "",
                 markersize=4,
-                markeredgewidth=0,
                 markevery=None if alone else slice(number % 4, None, max(4, len(curve.x) // 6)),
             )
 
-    return draw(name, label, size, paint)
-
-
-def _band(axes: Axes, one: Series, scale: Scale) -> None:
-    low, high = np.asarray(one.curve.low), np.asarray(one.curve.high)
-    if np.isfinite(low).any():
-        if scale.log and scale.low is not None:
-            low = np.maximum(low, scale.low)
-        axes.fill_between(one.curve.x, low, high, color=one.look.colour, alpha=0.22, linewidth=0)
+    return draw(label, size, paint)
 
 
 def heat(
-    name: str,
-    label: str,
-    places: Sequence[float],
-    rows: Sequence[Sequence[float]],
-    scale: Scale,
-    *,
-    x: str = "",
-    y: str = "",
-    size: Size = MAP,
+    label: str, places: Sequence[float], rows: Sequence[Sequence[float]], scale: Scale, x: str, y: str, size: Size = MAP
 ) -> Markup:
     """Shades in a row for each of ``rows``, the first on top, at ``places``; with a bar that says what they mean.
 
     NaN stays blank. Darker (on a dark page: lighter) is higher.
     """
     low, high = _ends(scale)
+    bounds = np.geomspace(low, high, 8) if scale.log else np.linspace(low, high, 8)
 
-    def position(value: float) -> float:
-        if scale.log:
-            return (math.log(max(value, 1e-300)) - math.log(low)) / (math.log(high) - math.log(low))
-        return (value - low) / (high - low)
-
-    def level(value: float) -> int:
-        return min(6, max(0, int(7 * position(value))))
+    def shade(value: float) -> str | None:
+        return None if math.isnan(value) else SHADES[int(np.searchsorted(bounds[1:-1], value, side="right"))]
 
     def paint(axes: Axes) -> None:
         edges = _between(places)
-        cells: list[list[Path]] = [[] for _ in SHADES]
-        for row, values in enumerate(rows, 1):
-            column = 0
-            for value, run in itertools.groupby(None if math.isnan(v) else level(v) for v in values):
-                width = len(list(run))
-                if value is not None:
-                    cells[value].append(_cell(edges[column], edges[column + width], row - 0.5, row + 0.5))
-                column += width
-        for colour, found in zip(SHADES, cells, strict=True):
-            if found:  # without smoothing: no seams between cells that touch
-                path = Path.make_compound_path(*found)
-                axes.add_patch(PathPatch(path, facecolor=colour, linewidth=0, antialiased=False))
+        cells(axes, edges, [n + 0.5 for n in range(len(rows) + 1)], [[shade(value) for value in row] for row in rows])
         axes.grid(visible=False)
         axes.set(xlim=(edges[0], edges[-1]), ylim=(len(rows) + 0.5, 0.5), xlabel=x, ylabel=y)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-        _bar(axes, scale, low, high)
+        bar = axes.inset_axes((1.0 + 10 / (size.width - size.left - size.right), 0.0, 0.045, 1.0))
+        bar.grid(visible=False)
+        cells(bar, [0, 1], [float(bound) for bound in bounds], [[colour] for colour in SHADES])
+        apply(bar.yaxis, Scale(low, high, log=scale.log, factor=scale.factor, ticks=scale.ticks))
+        bar.set(xlim=(0, 1))
+        bar.xaxis.set_visible(False)
+        bar.yaxis.tick_right()
+        bar.spines[["left", "bottom"]].set_visible(False)
 
-    return draw(name, label, size, paint)
-
-
-def _bar(axes: Axes, scale: Scale, low: float, high: float) -> None:
-    """The bar of shades beside a map."""
-    bar = axes.inset_axes((1.03, 0.0, 0.045, 1.0))
-    edges = np.geomspace(low, high, 8) if scale.log else np.linspace(low, high, 8)
-    bar.grid(visible=False)
-    for bottom, top, colour in zip(edges, edges[1:], SHADES, strict=False):
-        patch = PathPatch(_cell(0, 1, bottom, top), facecolor=colour, linewidth=0, antialiased=False)
-        bar.add_patch(patch)
-    apply(bar.yaxis, Scale(low, high, log=scale.log, factor=scale.factor, ticks=scale.ticks))
-    bar.set(xlim=(0, 1))
-    bar.xaxis.set_visible(False)
-    bar.yaxis.tick_right()
-    bar.spines[["left", "bottom"]].set_visible(False)
+    return draw(label, size, paint)
 
 
-def interval(name: str, label: str, one: Estimate, colour: str, most: float) -> Markup:
-    """A dot with its interval over a line at 0, on an axis from ``-most`` to ``most``, to stand in a row of a table."""
-
-    def paint(axes: Axes) -> None:
-        axes.set_axis_off()
-        axes.set(xlim=(-most, most), ylim=(-1, 1))
-        axes.axvline(0, color=AXIS, linewidth=0.8)
-        if one.mean is not None and one.half is not None:
-            ends = (max(-most, one.mean - one.half), min(most, one.mean + one.half))
-            axes.plot(ends, (0, 0), color=colour, linewidth=2.2, solid_capstyle="butt")
-        if one.mean is not None:
-            axes.plot([one.mean], [0], color=colour, marker="o", markersize=6, markeredgewidth=0)
-
-    return draw(name, label, Size(180, 22, left=3, right=3), paint)
+def cells(axes: Axes, xs: Sequence[float], ys: Sequence[float], rows: Sequence[Sequence[Any]]) -> None:
+    """Fill the cells between the edges ``xs`` and ``ys`` with the colours in ``rows``; None leaves a cell blank."""
+    found: dict[Any, list[Path]] = {}
+    for bottom, top, row in zip(ys, ys[1:], rows, strict=False):
+        column = 0
+        for colour, run in itertools.groupby(row):
+            left, column = column, column + len(list(run))
+            corners = [(xs[k], y) for k, y in ((left, bottom), (column, bottom), (column, top), (left, top))]
+            found.setdefault(colour, []).append(Path([*corners, corners[0]], _BOX))
+    for colour, paths in found.items():
+        if colour is not None:  # without smoothing: no seams between cells that touch
+            path = Path.make_compound_path(*paths)
+            axes.add_patch(PathPatch(path, facecolor=colour, linewidth=0, antialiased=False))
 
 
 def points(
-    name: str,
     label: str,
     xs: Sequence[float],
     ys: Sequence[float],
-    scale: Scale,
+    x: Scale,
+    y: Scale,
+    *,
     shades: Sequence[float] = (),
-    **axis: bool,
+    names: Sequence[str] = (),
 ) -> Markup:
-    """Points; of the shades of a map if ``shades`` (0 to 1) are given. ``log_x``, ``log_y``: logarithmic axes."""
+    """Points. shades: of each, from 0 to 1, as in a map. names: of rows at 0, 1, ... instead of an upright axis."""
+    names = [name if len(name) <= 14 else f"{name[:13]}…" for name in names]
+    size = Size(172, max(60, 26 * len(names) + 24), 10 + 5.6 * max(map(len, names)), 10, 6, 20) if names else PANEL
 
     def paint(axes: Axes) -> None:
-        apply(axes.yaxis, scale)
-        apply(axes.xaxis, scale_of(xs, log=axis.get("log_x", False)), few=True)
+        apply(axes.xaxis, x)
+        if names:
+            axes.set_ylim(len(names) - 0.5, -0.5)
+            axes.grid(visible=False, axis="y")
+            axes.grid(visible=True, axis="x")
+            axes.set_yticks(range(len(names)), names, parse_math=False)
+        else:
+            apply(axes.yaxis, y)
         if not shades:
-            axes.plot(xs, ys, linestyle="none", marker="o", markersize=4, markeredgewidth=0, color=SERIES[0], alpha=0.6)
+            axes.plot(xs, ys, linestyle="none", marker="o", markersize=4, color=SERIES[0], alpha=0.6)
         for level, colour in enumerate(SHADES):
             own = [n for n, shade in enumerate(shades) if min(6, int(7 * shade)) == level]
-            at = [xs[n] for n in own], [ys[n] for n in own]
-            axes.plot(*at, linestyle="none", marker="o", markersize=5, markeredgewidth=0.4, mec=AXIS, color=colour)
+            places = [xs[n] for n in own], [ys[n] for n in own]
+            axes.plot(*places, linestyle="none", marker="o", markersize=5, color=colour, mec=AXIS, mew=0.4)
 
-    return draw(name, label, PANEL, paint)
-
-
-def categories(name: str, label: str, values: Sequence[tuple[str, Sequence[float]]], scale: Scale) -> Markup:
-    """Values of each category as points in a row with its name."""
-    names = [name if len(name) <= 14 else f"{name[:13]}…" for name, _ in values]
-    left = 10 + 5.6 * max(map(len, names))
-
-    def paint(axes: Axes) -> None:
-        apply(axes.xaxis, scale, few=True)
-        axes.set_ylim(len(values) - 0.5, -0.5)
-        axes.grid(visible=False, axis="y")
-        axes.grid(visible=True, axis="x")
-        axes.set_yticks(range(len(values)), names, parse_math=False)
-        for row, (_, found) in enumerate(values):
-            spread = [row + 0.5 * ((k * 0.618) % 1 - 0.5) for k in range(len(found))]
-            axes.plot(
-                found, spread, linestyle="none", marker="o", markersize=4, markeredgewidth=0, color=SERIES[0], alpha=0.6
-            )
-
-    return draw(name, label, Size(172, max(60, 26 * len(values) + 24), left=left, right=10, top=6, bottom=20), paint)
+    return draw(label, size, paint)
 
 
-def bar(name: str, label: str, share: float) -> Markup:
-    """A bar from 0 to ``share`` of the width, to stand in a row of a table."""
+def inline(
+    label: str,
+    low: float,
+    high: float,
+    bar: tuple[float, float] | None,
+    marks: Sequence[float] = (),
+    colour: str = SERIES[0],
+    marker: str = "|",
+) -> Markup:
+    """A bar and marks on a line from ``low`` to ``high``, to stand in a row of a table.
+
+    With the marker "o" the bar is thin, and an upright line stands at 0.
+    """
 
     def paint(axes: Axes) -> None:
         axes.set_axis_off()
-        axes.set(xlim=(0, 1), ylim=(-1, 1))
-        axes.add_patch(PathPatch(_cell(0, share, -0.6, 0.6), facecolor=SERIES[0], linewidth=0))
+        axes.set(xlim=(low, high), ylim=(-1, 1))
+        dot = marker == "o"
+        if dot:
+            axes.axvline(0, color=AXIS, linewidth=0.8)
+        if bar is not None:
+            ends, width, alpha = (max(low, bar[0]), min(high, bar[1])), 2.2 if dot else 12, 1.0 if dot else 0.45
+            axes.plot(ends, (0, 0), color=colour, linewidth=width, solid_capstyle="butt", alpha=alpha)
+        axes.plot(
+            marks, [0] * len(marks), linestyle="none", marker=marker, color=colour if dot else TEXT, ms=6, mew=0.7
+        )
 
-    return draw(name, label, Size(180, 18), paint)
-
-
-def shade(name: str, level: int) -> Markup:
-    """A piece of a shade, for a key."""
-
-    def paint(axes: Axes) -> None:
-        axes.set_axis_off()
-        axes.add_patch(PathPatch(_cell(0, 1, 0, 1), facecolor=SHADES[level], linewidth=0))
-
-    return draw(name, "", _SWATCH, paint)
+    return draw(label, Size(180, 20, left=3, right=3), paint)
 
 
-def swatch(name: str, look: Look) -> Markup:
+def swatch(own: Look) -> Markup:
     """A short piece of a line, for a key."""
 
     def paint(axes: Axes) -> None:
         axes.set_axis_off()
         axes.set(xlim=(0, 2), ylim=(-1, 1))
-        dashes = look.dashes or (None, None)
-        axes.plot([0, 2], [0, 0], color=look.colour, dashes=dashes, linewidth=look.width)
-        axes.plot([1], [0], color=look.colour, marker=look.marker, markersize=4, markeredgewidth=0)
+        dashes = own.dashes or (None, None)
+        axes.plot([0, 2], [0, 0], color=own.colour, dashes=dashes, linewidth=own.width)
+        axes.plot([1], [0], color=own.colour, marker=own.marker, markersize=4)
 
-    return draw(name, "", _SWATCH, paint)
+    return draw("", Size(30, 12, left=0.5, right=0.5), paint)
 
 
-def apply(axis: Axis, scale: Scale, *, few: bool = False) -> None:
-    """Give an axis its ends, ticks and labels."""
-    axes, vertical = axis.axes, axis is axis.axes.yaxis
+def apply(axis: Axis, scale: Scale) -> None:
+    """Give an axis its ends, ticks and labels; a horizontal one has fewer labels."""
+    axes, upright = axis.axes, axis is axis.axes.yaxis
     if scale.log:
-        (axes.set_yscale if vertical else axes.set_xscale)("log")
+        (axes.set_yscale if upright else axes.set_xscale)("log")
     low, high = _ends(scale)
-    (axes.set_ylim if vertical else axes.set_xlim)(low, high)
+    (axes.set_ylim if upright else axes.set_xlim)(low, high)
     if scale.ticks:
         axis.set_major_locator(FixedLocator([tick for tick in scale.ticks if low <= tick <= high]))
     elif scale.log and high / low > 8:
-        subs = (1.0,) if high / low > 100 else (1.0, 3.0) if few else (1.0, 2.0, 5.0)
-        axis.set_major_locator(LogLocator(subs=subs, numticks=4 if few else 6))
+        subs = (1.0,) if high / low > 100 else (1.0, 2.0, 5.0) if upright else (1.0, 3.0)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=6 if upright else 4))
     else:
-        axis.set_major_locator(MaxNLocator(3 if few else 5, steps=[1, 2, 5, 10]))
+        whole = not upright and high - low > 2
+        axis.set_major_locator(MaxNLocator(5 if upright else 4, integer=whole, steps=[1, 2, 5, 10]))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(scale.factor * value)))
     if scale.ideal is not None:
-        (axes.axhline if vertical else axes.axvline)(scale.ideal, color=AXIS, linewidth=0.8)
-
-
-def across(axes: Axes, places: Sequence[float]) -> None:
-    """A horizontal axis that holds these places."""
-    first, last = min(places, default=0.0), max(places, default=0.0)
-    margin = 0.03 * (last - first) or 0.5
-    axes.set_xlim(first - margin, last + margin)
-    if first == last:
-        axes.set_xticks([first])
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=last - first > 2, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        (axes.axhline if upright else axes.axvline)(scale.ideal, color=AXIS, linewidth=0.8)
 
 
 def _ends(scale: Scale) -> tuple[float, float]:
-    low, high = 0.0 if scale.low is None else scale.low, 1.0 if scale.high is None else scale.high
-    return (low, high) if high > low else (low, low * 2 if scale.log else low + 1.0)
+    if scale.high > scale.low:
+        return scale.low, scale.high
+    return scale.low, scale.low * 2 if scale.log else scale.low + 1.0
 
 
 def _between(places: Sequence[float]) -> list[float]:
@@ -374,8 +319,3 @@ def _between(places: Sequence[float]) -> list[float]:
         return [places[0] - 0.5, places[0] + 0.5]
     middles = [(one + other) / 2 for one, other in itertools.pairwise(places)]
     return [2 * places[0] - middles[0], *middles, 2 * places[-1] - middles[-1]]
-
-
-def _cell(left: float, right: float, bottom: float, top: float) -> Path:
-    corners = [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]
-    return Path(corners, [Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY])

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from backroads.report import figure, text
 from backroads.report.curve import Curve, through
 from backroads.report.figure import PANEL, PLAIN, Look, Scale, Series
-from backroads.report.page import Block, Figure, Headline, Page, Panel, Problem, Row, Section, Table
-from backroads.report.parts import course, damaged, headline, overview
+from backroads.report.page import Block, Figure, Headline, Page, Panel, Problem, Section, Table
+from backroads.report.parts import course, damaged, headline, key, overview, panels
 from backroads.report.read import Record
 from backroads.runs.results import MetaAnalysis, MetaEvaluation
 from backroads.runs.schema import Lifetimes, MetaResults
 
 UPDATES = {"step": "step’s own loss", "query": "query loss", "random_feedback": "random feedback"}
+INTERFERENCE = {
+    "own": "Own",
+    "others": "Others",
+    "cosine": "Cosine",
+    "gradient_own": "Gradient: own",
+    "gradient_others": "Gradient: others",
+    "gradient_cosine": "Gradient: cosine",
+}
 
 
 def meta_page(records: Sequence[Record]) -> Page:
@@ -24,45 +32,27 @@ def meta_page(records: Sequence[Record]) -> Page:
     states = [headline(record, _told(record)) for record in records]
     others = [f"{_label(r)}: {told.state.lower()} {told.text}" for r, told in zip(records, states, strict=True)]
     tasks = text.listing(list(dict.fromkeys(text.title(str(record.setting("task"))) for record in records)))
+    learner = text.capital(str(one.setting("learner")))
+    lives = {_label(record): last for record in records if (last := _last(record)) is not None and last.course}
     return Page(
         one,
-        title=f"{one.setting('learner')} learns to learn {tasks}"
-        if single
-        else f"{len(records)} runs that learn to learn {tasks}",
+        title=f"{learner} learns to learn {tasks}" if single else f"{len(records)} runs that learn to learn {tasks}",
         facts=[text.counted(len(records), "run"), f"{max(record.step for record in records)} meta-steps"],
         headline=states[0] if single else Headline("", False, " ".join(map(text.capital, others))),
         problems=[problem for record in records for problem in _problems(record)],
         sections=[
             Section("results", "Results", [_results(records, measure)]),
-            Section("loss", "Meta-loss", _loss(records)),
-            Section("validation", "Validation", _validation(records, measure, accuracy)),
-            Section("learned", "Tasks learned", _learned(records, measure, accuracy)),
-            Section("course", "Within a lifetime", _courses(records, measure, accuracy)),
+            *_curves(records, measure, accuracy),
+            Section("course", "Within a lifetime", _courses(lives, measure, accuracy)),
             Section("retention", "Retention", _retention(records, measure, accuracy)),
-            Section("updates", "Updates and gradients", _updates(records)),
-            Section("feedback", "Feedback and forward weights", _feedback(records)),
-            Section("interference", "Interference", _interference(records)),
+            *_analysed({_label(r): r.beside["analysis.json"] for r in records if "analysis.json" in r.beside}),
         ],
         footer="" if single else "Made from the files in the folders of the runs.",
     )
 
 
-def _what(measure: str) -> str:
-    """What is measured, without its unit, at the beginning of a sentence."""
-    return text.capital(measure.removesuffix(", %"))
-
-
 def _label(record: Record) -> str:
     return f"{record.setting('learner')}, {record.setting('order')}, seed {record.setting('seed')}"
-
-
-def _evaluation(record: Record) -> MetaEvaluation | None:
-    found: MetaEvaluation | None = record.beside.get("evaluation.json")
-    return found
-
-
-def _analyses(records: Sequence[Record]) -> list[tuple[Record, MetaAnalysis]]:
-    return [(record, record.beside["analysis.json"]) for record in records if "analysis.json" in record.beside]
 
 
 def _told(record: Record) -> str:
@@ -70,39 +60,8 @@ def _told(record: Record) -> str:
     if not record.lifetimes:
         return "nothing was evaluated yet"
     last = record.lifetimes[-1]
-    score = f"{_score(last)}{text.NBSP}%" if last.measure == "accuracy" else _score(last)
-    return f"{score} {'accuracy' if last.measure == 'accuracy' else 'mean squared error'} on validation tasks"
-
-
-def _problems(record: Record) -> list[Problem]:
-    results: MetaResults | None = record.ended
-    found = damaged(record)
-    skipped = record.arms[0].skipped if results is None else results.skipped
-    if skipped:
-        by_parameter = results.skipped_by_parameter if results is not None else {}
-        worst = max(by_parameter, key=lambda name: by_parameter[name], default="")
-        where = f", mostly of {worst} ({by_parameter[worst]} times)" if worst else ""
-        found.append(
-            Problem(f"{text.counted(skipped, 'meta-step')} skipped", f"{_label(record)}: gradients not finite{where}.")
-        )
-    return found
-
-
-def _results(records: Sequence[Record], measure: str) -> Table:
-    rows = []
-    for record in records:
-        evaluation = _evaluation(record)
-        for ways, found in (evaluation.ways if evaluation is not None else {}).items():
-            assert evaluation is not None
-            lost = f"; {found.skipped} were not finite" if found.skipped else ""
-            about = f"{found.lifetimes} lifetimes of {evaluation.split}, weights of meta-step {evaluation.step}{lost}"
-            rows.append(Row(_label(record), [ways, _score(found), about]))
-        if evaluation is None and record.lifetimes:
-            last = record.lifetimes[-1]
-            about = f"{last.lifetimes} lifetimes of validation, weights of meta-step {last.step}"
-            rows.append(Row(_label(record), [str(record.setting("tasks")), _score(last), about]))
-    caption = "After one lifetime, on examples that it has not seen; mean over lifetimes ± 95 % interval."
-    return Table(["Learner", "Tasks", text.capital(measure), "Measured on"], rows, caption)
+    unit = f"{text.NBSP}% accuracy" if last.measure == "accuracy" else " mean squared error"
+    return f"{_score(last)}{unit} on validation tasks"
 
 
 def _score(found: Lifetimes) -> str:
@@ -110,146 +69,161 @@ def _score(found: Lifetimes) -> str:
     return shown(found.mean) + ("" if found.interval_95 is None else f" ± {shown(found.interval_95)}")
 
 
-def _over_runs(
-    name: str, records: Sequence[Record], curves: Sequence[Curve], caption: str, x: str, y: str, accuracy: bool
-) -> list[Block]:
-    """A curve for each run in one figure; logarithmic where they are losses, else from 0 to 100 %."""
-    known = [curve for curve in curves if curve.known]
-    if not known:
-        return []
-    scale = _scale(known, accuracy)
-    shown = {_label(r): (c, figure.look(n)) for n, (r, c) in enumerate(zip(records, curves, strict=True)) if c.known}
-    format = text.percent if accuracy else text.number
-    return [overview(name, text.capital(y), shown, scale, caption + ", with the last value.", x=x, y=y, format=format)]
+def _problems(record: Record) -> list[Problem]:
+    results: MetaResults | None = record.ended
+    skipped = record.arms[0].skipped if results is None else results.skipped
+    by_parameter = results.skipped_by_parameter if results is not None else {}
+    worst = max(by_parameter, key=lambda name: by_parameter[name], default="")
+    where = f", mostly of {worst} ({by_parameter[worst]} times)" if worst else ""
+    told = Problem(f"{text.counted(skipped, 'meta-step')} skipped", f"{_label(record)}: gradients not finite{where}.")
+    return [*damaged(record), *([told] if skipped else [])]
+
+
+def _ways(record: Record) -> dict[str, Lifetimes]:
+    """What ``meta eval`` measured, by number of tasks in a lifetime."""
+    evaluation: MetaEvaluation | None = record.beside.get("evaluation.json")
+    return evaluation.ways if evaluation is not None else {}
+
+
+def _last(record: Record) -> Lifetimes | None:
+    """The evaluation of the settings' own number of tasks if there is one, else the last on validation tasks."""
+    ways = _ways(record)
+    found = ways.get(str(record.setting("tasks"))) or next(iter(ways.values()), None)
+    return found or (record.lifetimes[-1] if record.lifetimes else None)
+
+
+def _results(records: Sequence[Record], measure: str) -> Table:
+    rows = []
+    for record in records:
+        evaluation: MetaEvaluation | None = record.beside.get("evaluation.json")
+        last = record.lifetimes[-1:]
+        found = [(str(record.setting("tasks")), one, "validation", one.step) for one in last]
+        if evaluation is not None:
+            found = [(ways, one, evaluation.split, evaluation.step) for ways, one in evaluation.ways.items()]
+        for ways, one, split, step in found:
+            lost = f"; {one.skipped} were not finite" if one.skipped else ""
+            about = f"{one.lifetimes} lifetimes of {split}, weights of meta-step {step}{lost}"
+            rows.append([_label(record), ways, _score(one), about])
+    caption = "After one lifetime, on examples that it has not seen; mean over lifetimes ± 95 % interval."
+    return Table(["Learner", "Tasks", text.capital(measure), "Measured on"], rows, caption)
+
+
+def _curves(records: Sequence[Record], measure: str, accuracy: bool) -> list[Section]:
+    """A figure with a curve for each run, of each: meta-loss, validation, and tasks learned."""
+    what = text.capital(measure.removesuffix(", %"))
+    losses = [record.arms[0].steps.curve("loss") for record in records]
+    scores = [through((one.step, one.mean) for one in record.lifetimes) for record in records]
+    learned = []
+    for record in records:
+        points = sorted((float(n), found.mean) for n, found in _ways(record).items())
+        last = _last(record)
+        learned.append(through(points if len(points) > 1 else enumerate(last.so_far if last else [], 1)))
+
+    def section(id: str, title: str, curves: Sequence[Curve], caption: str, x: str, y: str, fraction: bool) -> Section:
+        shown = {
+            _label(r): (c, figure.look(n)) for n, (r, c) in enumerate(zip(records, curves, strict=True)) if c.known
+        }
+        scale, format = _scale(curves, fraction), text.percent if fraction else text.number
+        caption += f", with the last value.{'' if fraction else ' Logarithmic axis.' * scale.log}"
+        found = [overview(text.capital(y), shown, scale, caption, x=x, y=y, format=format)] if shown else []
+        return Section(id, title, found)
+
+    told = "Loss of meta-training, on the query after a lifetime, means over lines of the log"
+    validation = f"{what} after lifetimes on validation tasks, against meta-step"
+    several = (
+        f"{what} against the number of tasks learned: after lifetimes of as many tasks where several numbers were "
+    )
+    several += "measured, else on the tasks so far on the way through one lifetime"
+    return [
+        section("loss", "Meta-loss", losses, told, "meta-step", "query loss", fraction=False),
+        section("validation", "Validation", scores, validation, "meta-step", measure, accuracy),
+        section("learned", "Tasks learned", learned, several, "tasks", measure, accuracy),
+    ]
 
 
 def _scale(curves: Sequence[Curve], accuracy: bool) -> Scale:
     return figure.FRACTION if accuracy else figure.loss_scale(curves)
 
 
-def _loss(records: Sequence[Record]) -> list[Block]:
-    curves = [record.arms[0].steps.curve("loss") for record in records]
-    caption = "Loss of meta-training, on the query after a lifetime, means over lines of the log"
-    return _over_runs("loss", records, curves, caption, "meta-step", "query loss", accuracy=False)
-
-
-def _validation(records: Sequence[Record], measure: str, accuracy: bool) -> list[Block]:
-    curves = [through((one.step, one.mean) for one in record.lifetimes) for record in records]
-    caption = f"{_what(measure)} after lifetimes on validation tasks, against meta-step"
-    return _over_runs("validation", records, curves, caption, "meta-step", measure, accuracy)
-
-
-def _last(record: Record) -> Lifetimes | None:
-    """The evaluation of the settings' own number of tasks if there is one, else the last on validation tasks."""
-    evaluation = _evaluation(record)
-    if evaluation is not None:
-        return evaluation.ways.get(str(record.setting("tasks"))) or next(iter(evaluation.ways.values()), None)
-    return record.lifetimes[-1] if record.lifetimes else None
-
-
-def _learned(records: Sequence[Record], measure: str, accuracy: bool) -> list[Block]:
-    """The score after a lifetime of n tasks, where several n were measured; else on the way through one."""
-    curves = []
-    for record in records:
-        evaluation, last = _evaluation(record), _last(record)
-        ways: Mapping[str, Lifetimes] = evaluation.ways if evaluation is not None else {}
-        points = sorted((int(n), found.mean) for n, found in ways.items())
-        curves.append(through(points if len(points) > 1 else enumerate(last.so_far if last else [], 1)))
-    caption = (
-        f"{_what(measure)} against the number of tasks learned: after lifetimes of as many tasks where several "
-        "numbers were measured, else on the tasks so far on the way through one lifetime"
-    )
-    return _over_runs("learned", records, curves, caption, "tasks", measure, accuracy)
-
-
-def _courses(records: Sequence[Record], measure: str, accuracy: bool) -> list[Block]:
-    panels = []
-    for n, record in enumerate(records):
-        last = _last(record)
-        if last is None or not last.course:
-            continue
+def _courses(lives: dict[str, Lifetimes], measure: str, accuracy: bool) -> list[Block]:
+    shown, drawn = {}, list[Curve]()
+    for label, last in lives.items():
         tasks = [through(enumerate(column, 1)) for column in zip(*last.course, strict=True)]
         so_far = through(enumerate(last.so_far, 1))
         series = [Series(curve, Look(figure.look(k).colour, width=0.8)) for k, curve in enumerate(tasks)]
-        label = f"{_label(record)}: score on each task and on those so far, against parts of a lifetime."
-        scale = _scale([*tasks, so_far], accuracy)
-        panels.append(
-            Panel(_label(record), figure.lines(f"course-{n}", label, [*series, Series(so_far, PLAIN)], scale))
-        )
-    caption = (
-        f"{_what(measure)} on each task (thin) and on the tasks so far (thick) against equal parts of a "
-        "lifetime; in the continual order a part is a task."
-    )
-    return [Figure(caption, panels)] if panels else []
+        shown[label] = [*series, Series(so_far, PLAIN)], "score on each task and on those so far, by part of a lifetime"
+        drawn += [*tasks, so_far]
+    caption = f"{text.capital(measure)}, on each task (thin) and on the tasks so far (thick) against equal parts of a "
+    caption += "lifetime; in the continual order a part is a task."
+    return [Figure(caption, panels(shown, _scale(drawn, accuracy)))] if shown else []
 
 
 def _retention(records: Sequence[Record], measure: str, accuracy: bool) -> list[Block]:
-    panels = []
-    for n, record in enumerate(records):
+    shown = []
+    for record in records:
         last = _last(record)
         if last is None or not last.course or record.setting("order") != "continual":
             continue
         rows = [through(enumerate(row, 1)).y for row in last.course]
         known = [value for row in rows for value in row if value == value]
         scale = figure.FRACTION if accuracy else Scale(min(known, default=0.0), max(known, default=1.0))
-        shown = text.percent if accuracy else text.number
-        label = f"{_label(record)}: scores by task learned and task tested. The first task: {shown(last.course[0][0])} "
-        label += f"once learned, {shown(last.course[-1][0])} at the end."
+        format = text.percent if accuracy else text.number
+        label = (
+            f"{_label(record)}: scores by task learned and task tested. The first task: {format(last.course[0][0])} "
+        )
+        label += f"once learned, {format(last.course[-1][0])} at the end."
         size = PANEL._replace(right=44, width=190)
-        drawing = figure.heat(f"retention-{n}", label, range(1, len(rows[0]) + 1), rows, scale, size=size)
-        panels.append(Panel(_label(record), drawing))
+        shown.append(Panel(_label(record), figure.heat(label, range(1, len(rows[0]) + 1), rows, scale, "", "", size)))
     caption = (
-        f"{_what(measure)} by task learned (row, the first on top) and task tested (column); the bar says what "
+        f"{text.capital(measure)}, by task learned (row, the first on top) and task tested (column); the bar says what "
         "the shades mean. Below the diagonal: what is left of earlier tasks."
     )
-    return [Figure(caption, panels)] if panels else []
+    return [Figure(caption, shown)] if shown else []
 
 
-def _updates(records: Sequence[Record]) -> list[Block]:
-    panels, layers = [], list[str]()
-    for n, (record, analysis) in enumerate(_analyses(records)):
+def _analysed(analyses: dict[str, MetaAnalysis]) -> list[Section]:
+    """What ``meta analyse`` measured: updates, feedback weights, and what a task does to the others."""
+    shown, layers = {}, list[str]()
+    for label, analysis in analyses.items():
         for kind, words in UPDATES.items():
             by_layer = analysis.update_angle.get(kind, {})
             curves = {layer: through(zip(analysis.probes, found, strict=True)) for layer, found in by_layer.items()}
-            if not any(curve.known for curve in curves.values()):
-                continue
-            layers = max(layers, list(curves), key=len)
-            ends = "; ".join(f"layer {layer} {course(curve, 'step', text.degrees)}" for layer, curve in curves.items())
-            series = [Series(curve, figure.look(k), mark=True) for k, curve in enumerate(curves.values())]
-            title, scale = f"{_label(record)}: {words}", Scale(-3, 183, ideal=90, ticks=(0, 45, 90, 135, 180))
-            panels.append(Panel(title, figure.lines(f"update-{n}-{kind}", f"{title}: {ends}", series, scale)))
-    key = [Panel(f"layer {name}", figure.swatch(f"layer-{n}", figure.look(n))) for n, name in enumerate(layers)]
+            if any(curve.known for curve in curves.values()):
+                layers = max(layers, list(curves), key=len)
+                ends = "; ".join(
+                    f"layer {layer} {course(curve, 'step', text.degrees)}" for layer, curve in curves.items()
+                )
+                series = [Series(curve, figure.look(k), mark=True) for k, curve in enumerate(curves.values())]
+                shown[f"{label}: {words}"] = series, ends
     caption = (
         "Angle in degrees between a step’s update and minus the gradient at the same weights, by layer against the "
-        "step of the lifetime: of the step’s own loss, of the query loss, and of the step’s loss with the "
-        "feedback weights of before meta-training. The line at 90° is where unrelated directions lie."
+        "step of the lifetime: of the step’s own loss, of the query loss, and of the step’s loss with the feedback "
+        "weights of before meta-training. The line at 90° is where unrelated directions lie."
     )
-    return [Figure(caption, panels, key=key)] if panels else []
-
-
-def _feedback(records: Sequence[Record]) -> list[Block]:
-    rows = [
-        Row(f"{_label(record)}, layer {layer}", [text.degrees(by_moment[moment].get(layer)) for moment in by_moment])
-        for record, analysis in _analyses(records)
-        for by_moment in [analysis.feedback_angle]
-        for layer in by_moment.get("meta_trained", {})
+    looks = {f"layer {name}": figure.look(n) for n, name in enumerate(layers)}
+    scale = Scale(-3, 183, ideal=90, ticks=(0, 45, 90, 135, 180))
+    updates = Figure(caption, panels(shown, scale), key=key(looks))
+    feedback = [
+        [f"{label}, layer {layer}", *(text.degrees(moment.get(layer)) for moment in analysis.feedback_angle.values())]
+        for label, analysis in analyses.items()
+        for layer in analysis.feedback_angle.get("meta_trained", {})
     ]
-    caption = (
+    about_feedback = (
         "Angle between the feedback weights B into a layer and the transpose of the product of the forward weights "
         "after it; unrelated ones lie at 90°."
     )
-    return [Table(["Path", "Initial, °", "Meta-trained, °", "End of lifetime, °"], rows, caption)] if rows else []
-
-
-def _interference(records: Sequence[Record]) -> list[Block]:
-    kinds = ("own", "others", "cosine", "gradient_own", "gradient_others", "gradient_cosine")
-    rows = [
-        Row(_label(record), [text.number(analysis.interference.get(kind)) for kind in kinds])
-        for record, analysis in _analyses(records)
+    interference = [
+        [label, *(text.number(analysis.interference.get(kind)) for kind in INTERFERENCE)]
+        for label, analysis in analyses.items()
     ]
-    heads = ["Learner", "Own", "Others", "Cosine", "Gradient: own", "Gradient: others", "Gradient: cosine"]
-    caption = (
+    about_interference = (
         "In the middle of lifetimes: change of the query loss on the step’s own task and on another one (below zero is "
         "better), and the cosine between the updates of two tasks; the same for gradient steps of the same length."
     )
-    return [Table(heads, rows, caption)] if rows else []
+    angles = Table(["Path", "Initial, °", "Meta-trained, °", "End of lifetime, °"], feedback, about_feedback)
+    table = Table(["Learner", *INTERFERENCE.values()], interference, about_interference)
+    return [
+        Section("updates", "Updates and gradients", [updates] if shown else []),
+        Section("feedback", "Feedback and forward weights", [angles] if feedback else []),
+        Section("interference", "Interference", [table] if interference else []),
+    ]

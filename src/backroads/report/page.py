@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from backroads.report import text
 from backroads.report.read import Record
+from backroads.report.svg import numbered
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """A small drawing with its name, or an entry of a key: a swatch, a name and perhaps a number."""
 
     title: str
@@ -33,35 +33,35 @@ class Figure:
 
     Attributes:
         caption: defines what is drawn.
-        panels, overview: the drawings.
-        large: panels of half the page's width.
         notes: what is missing, a sentence each.
+        large: panels of half the page's width.
     """
 
+    kind: ClassVar[str] = "figure"
     caption: str
     panels: Sequence[Panel] = ()
     overview: Markup | None = None
     key: Sequence[Panel] = ()
     notes: Sequence[str] = ()
     large: bool = False
-    kind: str = "figure"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of a table, and its spread beside it; or a drawing."""
+    """A cell of a table: a number and its spread, or a drawing, or a name and what is wrong with it.
+
+    Attributes:
+        tint: from -1 to 1, how orange or blue the cell is.
+    """
 
     value: str | Markup
     spread: str = ""
+    warning: str = ""
+    tint: float = 0.0
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of a table: its name, its cells, and what is wrong with it."""
-
-    name: str
-    cells: Sequence[Cell | str]
-    note: str = ""
+Rows = Sequence[Sequence[Cell | str]]
+"""Of a table; the first cell of each row is its name."""
 
 
 @dataclass(frozen=True)
@@ -69,42 +69,39 @@ class Table:
     """A table that scrolls where it is wider than the page.
 
     Attributes:
-        heads: names of the columns, that of the rows' names first.
-        legend: (name of a column, what it means).
+        heads: names of the columns.
         fold: the sentence behind which the table is hidden until it is asked for; empty: it is shown.
     """
 
+    kind: ClassVar[str] = "table"
     heads: Sequence[str]
-    rows: Sequence[Row]
+    rows: Rows
     caption: str = ""
-    legend: Sequence[tuple[str, str]] = ()
     fold: str = ""
-    kind: str = "table"
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Names and values."""
+    """Names and values, or what the columns of a table mean."""
 
+    kind: ClassVar[str] = "pairs"
     items: Sequence[tuple[str, str]]
     caption: str = ""
-    kind: str = "pairs"
 
 
 @dataclass(frozen=True)
 class Text:
     """A paragraph; ``code``: as typed."""
 
+    kind: ClassVar[str] = "text"
     text: str
     code: bool = False
-    kind: str = "text"
 
 
 Block = Figure | Table | Pairs | Text
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A part of a page under a heading. id: for links, one word."""
 
     id: str
@@ -112,8 +109,7 @@ class Section:
     blocks: Sequence[Block]
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """What is wrong with a run, what that means, and a list of details."""
 
     title: str
@@ -155,34 +151,36 @@ class Page:
         facts = [*self.facts, str(self.record.environment.get("started", ""))[:10]]
         facts = [fact.replace(" ", text.NBSP) for fact in facts if fact]
         sections = [section for section in (*self.sections, *_about(self.record), *self.after) if section.blocks]
-        template = _environment().get_template("page.html.j2")
         footer = self.footer or f"Made from {text.listing(self.record.files)} in the folder of this page."
-        return template.render(page=self, facts=facts, sections=sections, footer=footer).strip() + "\n"
+        template = _environment().get_template("page.html.j2")
+        return numbered(template.render(page=self, facts=facts, sections=sections, footer=footer).strip() + "\n")
 
 
 def _about(record: Record) -> list[Section]:
     """The last sections of every page: settings, environment, and how to repeat the run."""
     command, commit = (record.environment.get(name) for name in ("command", "commit"))
-    repeat: list[Block] = [
-        Text(str(command), code=True)
-        if command
-        else Text("The command of this run was not recorded: environment.json holds no command.")
-    ]
-    if command and commit:
-        changed = ", with changes that were not committed" if record.environment.get("uncommitted_changes") else ""
-        repeat.append(Text(f"At commit {commit}{changed}."))
-    if record.cut_off:
-        repeat.append(Text("The last line of events.jsonl was cut off, as a killed run leaves it, and is left out."))
-    if record.unreadable:
-        lines = text.counted(record.unreadable, "line")
-        repeat.append(Text(f"{lines} of system.jsonl could not be read, as interruptions leave them; left out here."))
-    if record.results is not None and record.ended is None:
-        repeat.append(Text("The run went on after results.json was written, so that file is left out."))
     config = record.config or getattr(record.results, "settings", {})
+    flat = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
+    groups = {"": flat, **{key: value for key, value in config.items() if isinstance(value, Mapping)}}
+    changed = ", with changes that were not committed" if record.environment.get("uncommitted_changes") else ""
+    lines = f"{text.counted(record.unreadable, 'line')} of system.jsonl could not be read, as interruptions leave them"
+    said = {
+        "The command of this run was not recorded: environment.json holds no command.": not command,
+        f"At commit {commit}{changed}.": command and commit,
+        "The last line of events.jsonl was cut off, as a killed run leaves it, and is left out.": record.cut_off,
+        f"{lines}; left out here.": record.unreadable,
+        "The run went on after results.json was written, so that file is left out.": record.results
+        and not record.ended,
+    }
+    repeat = [Text(str(command), code=True)] if command else []
+
+    def pairs(name: str, group: Mapping[str, object]) -> Pairs:
+        return Pairs([(key, text.setting(value)) for key, value in group.items()], name)
+
     return [
-        Section("settings", "Settings", [Pairs(items, name) for name, items in text.settings(config)]),
-        Section("environment", "Environment", [Pairs([(k, text.setting(v)) for k, v in record.environment.items()])]),
-        Section("repeat", "Repeat it", repeat),
+        Section("settings", "Settings", [pairs(name, group) for name, group in groups.items() if group]),
+        Section("environment", "Environment", [pairs("", record.environment)]),
+        Section("repeat", "Repeat it", [*repeat, *(Text(sentence) for sentence, holds in said.items() if holds)]),
     ]
 
 
@@ -201,12 +199,7 @@ def _word(word: str) -> Markup:
 
 @functools.cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("backroads.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["words"] = words
-    return environment
+    loader = PackageLoader("backroads.report")
+    found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    found.filters["words"] = words
+    return found

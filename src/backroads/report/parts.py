@@ -1,4 +1,4 @@
-"""What several pages say in the same way: title, headline, overviews of curves, and any metric of a training."""
+"""What several pages say in the same way: title, headline, figures of named curves, and any metric of a training."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from markupsafe import Markup
 
 from backroads.report import figure, text
-from backroads.report.curve import Curve
-from backroads.report.figure import OVERVIEW, Look, Series
+from backroads.report.curve import Curve, over_layers, over_seeds
+from backroads.report.figure import OVERVIEW, PLAIN, Look, Scale, Series, look
 from backroads.report.page import Block, Figure, Headline, Panel, Problem, Section, Text
 from backroads.report.read import ArmRecord, Record
 from backroads.runs.quantity import Quantity
-from backroads.runs.schema import ByLayer
 
-LINES = 4  # layers that get a line each; more become a map
+LINES = 4  # layers that get a line each; more become a map, or their median
 NAMED = 12  # of layers, files and so on, in a sentence or a list
-RIGHT_ANGLE = 85.0  # degrees from which directions count as unrelated
+
+Format = Callable[[float | None], str]
 
 
 def title(record: Record) -> str:
@@ -30,13 +30,14 @@ def title(record: Record) -> str:
 
 def headline(record: Record, told: str) -> Headline:
     """How a run stands. told: how good it is, without its full stop."""
-    if record.status == "finished":
-        length = record.step if record.start is None else _length(record)
-        return Headline("Finished", False, f"after {length}: {told}.")
     total = record.start.steps if record.start is not None else 0
     per_epoch = record.start.steps_per_epoch if record.start is not None else None
+    epochs = text.plain(record.step / per_epoch) if per_epoch else ""
+    if record.status == "finished":
+        length = f"{epochs} epoch{'s' * (epochs != '1')}" if epochs else text.counted(record.step, "step")
+        return Headline("Finished", False, f"after {length}: {told}.")
     place = f"at step {record.step}" + (f" of {total}" if total >= record.step and total else "")
-    place += f" (epoch {text.plain(record.step / per_epoch)})" if per_epoch else ""
+    place += f" (epoch {epochs})" if epochs else ""
     if record.status == "diverged":
         found = next((arm.diverged for arm in record.arms if arm.diverged), None)
         reason = found.reason if found else str(getattr(record.results, "reason", "") or "numbers were not finite")
@@ -51,14 +52,6 @@ def headline(record: Record, told: str) -> Headline:
     return Headline("Unfinished", False, f"{place}: still running, or killed. {text.capital(told)}.")
 
 
-def _length(record: Record) -> str:
-    per_epoch = record.start.steps_per_epoch if record.start is not None else None
-    if per_epoch is None:
-        return text.counted(record.step, "step")
-    epochs = record.step / per_epoch
-    return f"{text.plain(epochs)} epoch{'' if epochs == 1 else 's'}"
-
-
 def damaged(record: Record) -> list[Problem]:
     """Checkpoints that could not be used when the run was taken up again."""
     aside = [problem for resume in record.resumes for problem in resume.problems]
@@ -66,7 +59,7 @@ def damaged(record: Record) -> list[Problem]:
     return [Problem(what, "Set aside when the run was taken up again.", aside)] if aside else []
 
 
-def loss_axis(scale: figure.Scale) -> str:
+def loss_axis(scale: Scale) -> str:
     """What has to be said of an axis of losses."""
     words = " Logarithmic axis." if scale.log else ""
     return words + (" Losses above ten times the highest one before training are cut off." if scale.cut else "")
@@ -77,37 +70,45 @@ def axis_name(record: Record) -> str:
     return "epoch" if record.start is not None and record.start.steps_per_epoch is not None else "step"
 
 
+def key(looks: Mapping[str, Look], values: Sequence[str] = ()) -> list[Panel]:
+    """The key of a figure: what each look stands for, and perhaps a number for each."""
+    shown = values or [""] * len(looks)
+    return [Panel(name, figure.swatch(own), value) for (name, own), value in zip(looks.items(), shown, strict=True)]
+
+
 def overview(
-    name: str,
     label: str,
     shown: Mapping[str, tuple[Curve, Look]],
-    scale: figure.Scale,
+    scale: Scale,
     caption: str,
     *,
     x: str,
     y: str,
-    format: Callable[[float | None], str] = text.number,
+    format: Format = text.number,
     notes: Sequence[str] = (),
-    marks: Sequence[float] = (),
 ) -> Figure:
     """A large figure of a few named curves, with the last value of each in its key."""
     shown = {title: found for title, found in shown.items() if found[0].x}
     told = ". ".join(f"{text.capital(title)} {course(curve, x, format)}" for title, (curve, _) in shown.items())
-    series = [Series(curve, look, mark=bool(look.marker)) for curve, look in shown.values()]
+    series = [Series(curve, own, mark=bool(own.marker)) for curve, own in shown.values()]
+    drawing = figure.lines(f"{label} against {x}. {told}.", series, scale, x=x, y=y, size=OVERVIEW)
+    values = [format(curve.last) for curve, _ in shown.values()]
     return Figure(
-        caption,
-        overview=figure.lines(
-            name, f"{label} against {x}. {told}.", series, scale, x=x, y=y, size=OVERVIEW, marks=marks
-        ),
-        key=[
-            Panel(title, figure.swatch(f"{name}-{n}", look), format(curve.last))
-            for n, (title, (curve, look)) in enumerate(shown.items())
-        ],
-        notes=notes,
+        caption, overview=drawing, key=key({title: own for title, (_, own) in shown.items()}, values), notes=notes
     )
 
 
-def course(curve: Curve, x: str, format: Callable[[float | None], str] = text.number) -> str:
+def panels(
+    shown: Mapping[str, tuple[Sequence[Series], str]], scale: Scale, places: Sequence[float] = ()
+) -> list[Panel]:
+    """Small figures with the same axes: by name the curves of each, and in words what is to be seen."""
+    return [
+        Panel(name, figure.lines(f"{name}: {told}.", series, scale, places=places))
+        for name, (series, told) in shown.items()
+    ]
+
+
+def course(curve: Curve, x: str, format: Format = text.number) -> str:
     """Where a curve begins and ends, in words."""
     if not curve.known:
         return "has no finite value"
@@ -115,73 +116,91 @@ def course(curve: Curve, x: str, format: Callable[[float | None], str] = text.nu
     return f"from {format(start)} at {x} {text.plain(first)} to {format(end)} at {x} {text.plain(last)}"
 
 
-def epochs(numbers: Sequence[int]) -> str:
-    """``epoch 3`` or ``epochs 3, 6–15``."""
-    return f"epoch{'s' if len(numbers) > 1 else ''} {text.ranges(numbers)}"
+def metric_sections(record: Record, arms: Mapping[str, Sequence[ArmRecord]]) -> list[Section]:
+    """A section for each metric of the run, whatever it is.
 
-
-def metric_sections(record: Record, draw: Callable[[str, Quantity], Block]) -> list[Section]:
-    """A section for each metric of the run, whatever it is."""
+    Args:
+        arms: the seeds of each rule, by the rule's name. One rule has a large figure, several have a panel each.
+    """
     metrics = enumerate(record.metrics.items())
-    return [Section(f"metric-{n}", text.capital(q.title), [draw(name, q)]) for n, (name, q) in metrics]
+    return [Section(f"metric-{n}", text.capital(q.title), [_metric(record, arms, m, q)]) for n, (m, q) in metrics]
 
 
-def metric_figure(record: Record, arm: ArmRecord, name: str, quantity: Quantity) -> Block:
-    """One metric of one arm: a line for each layer, or a map of many."""
-    log, x = arm.readings.get(name), axis_name(record)
-    curves = {layer: log.curve(layer) for layer in log.names} if log is not None else {}
-    curves = {layer: curve for layer, curve in curves.items() if curve.known}
-    if not curves or log is None:
-        return Text("No layer has a finite value." if log is not None and log.names else "No layer has this number.")
-    lost = [layer for layer in curves if log.missing(layer)]
-    notes = [f"{text.some([_layer(layer) for layer in lost], 6)}: not finite at some measurements."] if lost else []
-    values = [y for curve in curves.values() for _, y in curve.known]
+def _metric(record: Record, arms: Mapping[str, Sequence[ArmRecord]], metric: str, quantity: Quantity) -> Block:
+    x = axis_name(record)
+    by_rule: dict[str, dict[str, Curve]] = {}
+    for rule, own in arms.items():
+        logs = [arm.readings[metric] for arm in own if metric in arm.readings]
+        found = {_layer(layer): [log.curve(layer) for log in logs] for log in logs for layer in log.names}
+        means = {name: over_seeds(dict(zip(c.x, c.y, strict=True)) for c in curves) for name, curves in found.items()}
+        by_rule[rule] = {name: Curve(mean.x, mean.y) for name, mean in means.items() if mean.known}
+    shown = {rule: curves for rule, curves in by_rule.items() if curves}
+    if not shown:
+        return Text("No finite number was measured here.")
+    values = [y for curves in shown.values() for curve in curves.values() for _, y in curve.known]
     scale = figure.scale_of(values, log=quantity.log, ideal=quantity.ideal, unit=quantity.unit)
-    caption = f"{quantity.about} " + meaning(quantity, scale) + _unrelated(quantity, log.last)
-    y = quantity.title + text.unit(quantity)
+    layers = list(dict.fromkeys(layer for curves in shown.values() for layer in curves))
+    looks = {layer: look(n) for n, layer in enumerate(layers)} if len(layers) <= LINES else {}
+    caption = " ".join(filter(None, [quantity.about, _meaning(quantity, scale)]))
+
+    def format(value: float | None) -> str:
+        return text.measured(value, quantity)
+
+    if len(arms) == 1:
+        (curves,) = shown.values()
+        log = next(iter(arms.values()))[0].readings[metric]
+        lost = [_layer(layer) for layer in log.names if _layer(layer) in curves and log.missing(layer)]
+        notes = [f"{text.some(lost, 6)}: not finite at some measurements."] if lost else []
+        y = quantity.title + text.unit(quantity)
+        if not looks:
+            return _map(curves, quantity, scale, caption, x, y, notes)
+        each = {layer: (curve, looks[layer]) for layer, curve in curves.items()}
+        caption += f" One line per layer against {x}, with the last value."
+        return overview(quantity.title, each, scale, caption, x=x, y=y, format=format, notes=notes)
+    drawn: dict[str, tuple[list[Series], str]] = {}
+    for rule, curves in shown.items():
+        series = [Series(curve, looks[layer], mark=True) for layer, curve in curves.items() if looks]
+        told = "; ".join(f"{layer} {course(curve, x, format)}" for layer, curve in curves.items() if looks)
+        middle = over_layers(list(curves.values()))
+        series, told = (series, told) if looks else ([Series(middle, PLAIN)], f"median {course(middle, x, format)}")
+        drawn[rule] = series, f"{quantity.title} by layer against {x}. {told}"
+    over = "one line per layer." if looks else f"median over {len(layers)} layers; the band is from lowest to highest."
+    caption += f" Against {x}, mean over the seeds: {over}"
+    without = [rule for rule, curves in by_rule.items() if not curves]
+    caption += f" Without such a number: {text.listing(without)}." if without else ""
+    places = [place for curves in shown.values() for curve in curves.values() for place in curve.x]
+    return Figure(caption, panels(drawn, scale, places), key=key(looks) if len(looks) > 1 else [])
+
+
+def _map(
+    curves: Mapping[str, Curve], quantity: Quantity, scale: Scale, caption: str, x: str, y: str, notes: Sequence[str]
+) -> Figure:
+    """A row of shades for each of many layers."""
 
     def told(value: float | None) -> str:
         return text.measured(value, quantity)
 
-    if len(curves) <= LINES:
-        shown = {_layer(layer): (curve, figure.look(n)) for n, (layer, curve) in enumerate(curves.items())}
-        caption += f" One line per layer against {x}, with the last value."
-        return overview(f"metric-{name}", quantity.title, shown, scale, caption, x=x, y=y, format=told, notes=notes)
-    ends = [value for curve in curves.values() if (value := curve.last) is not None]
-    first, last = next(iter(curves)), list(curves)[-1]
-    label = f"{quantity.title} of {len(curves)} layers against {x}. First layer: {course(curves[first], x, told)}. "
-    label += f"Last layer: {course(curves[last], x, told)}. "
-    if ends:
-        label += f"At the end: {told(min(ends))} to {told(max(ends))}, median {told(statistics.median(ends))}."
-    rows = [curve.y for curve in curves.values()]
-    named = [Panel(f"{n} {_layer(layer)}", Markup(""), told(c.last)) for n, (layer, c) in enumerate(curves.items(), 1)]
+    (first, *_, last), ends = curves.values(), [curve.last for curve in curves.values() if curve.last is not None]
+    label = f"{quantity.title} of {len(curves)} layers against {x}. First layer: {course(first, x, told)}. "
+    label += f"Last layer: {course(last, x, told)}. "
+    label += f"At the end: {told(min(ends))} to {told(max(ends))}, median {told(statistics.median(ends))}." * bool(ends)
+    named = [Panel(f"{n} {layer}", Markup(""), told(c.last)) for n, (layer, c) in enumerate(curves.items(), 1)]
     caption += f" A row per layer against {x}, the first on top; a blank has no finite value."
     return Figure(
-        caption + (" Numbers by layer stand below, under Rules." if len(curves) > NAMED else ""),
-        overview=figure.heat(f"metric-{name}", label, curves[first].x, rows, scale, x=x, y="layer"),
+        caption + " Numbers by layer stand below, under Rules." * (len(curves) > NAMED),
+        overview=figure.heat(label, first.x, [curve.y for curve in curves.values()], scale, x, y="layer"),
         key=named if len(named) <= NAMED else [],
         notes=notes,
     )
 
 
-def meaning(quantity: Quantity, scale: figure.Scale) -> str:
+def _meaning(quantity: Quantity, scale: Scale) -> str:
     """How to read the numbers of a metric."""
-    words = []
-    if quantity.unit == "degrees":
-        words.append("90° is where unrelated directions lie.")
+    words = ["90° is where unrelated directions lie."] if quantity.unit == "degrees" else []
     if quantity.ideal is not None:
         ideal = text.plain(quantity.ideal) + ("°" if quantity.unit == "degrees" else "")
         words.append(f"With W’s own transpose on the way back it would be {ideal}.")
     return " ".join([*words, *(["Logarithmic scale."] if scale.log else [])])
-
-
-def _unrelated(quantity: Quantity, last: ByLayer) -> str:
-    """The layers that stood at a right angle when a metric in degrees was last measured."""
-    if quantity.unit != "degrees":
-        return ""
-    found = [_layer(layer) for layer, angle in last.items() if angle is not None and angle >= RIGHT_ANGLE]
-    many = f"{len(found)} of {text.counted(len(last), 'layer')}"
-    return f" At {RIGHT_ANGLE:.0f}° or more when last measured: {many}: {text.some(found, NAMED)}." if found else ""
 
 
 def _layer(name: str) -> str:

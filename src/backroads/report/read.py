@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import tomllib
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -58,22 +57,12 @@ _HEAD = b'{"event": "'  # of a line, as it is written; others are parsed to find
 _RATES = ("learning_rate", "backward_rate", "gradient_norm")
 
 
-class Place(NamedTuple):
-    """A line of a file, for messages."""
-
-    path: Path
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.path}, line {self.number}"
-
-
 @dataclass
 class ArmRecord:
     """What one arm of a run has written.
 
     Attributes:
-        steps: loss, accuracy, rates and coefficients (``coefficient NAME``) by step.
+        steps: loss, rates and coefficients (``coefficient NAME``) by step.
         losses: loss by epoch.
         readings: by metric, the numbers of each layer by epoch (by step where a run has no epochs).
         evaluations: by epoch.
@@ -95,7 +84,7 @@ class ArmRecord:
         if isinstance(event, Step):
             named = {name: getattr(event, name) for name in _RATES if getattr(event, name) is not None}
             coefficients = {f"coefficient {name}": value for name, value in event.coefficients.items()}
-            self.steps.add(event.step, {"loss": event.loss, "accuracy": event.accuracy, **named, **coefficients})
+            self.steps.add(event.step, {"loss": event.loss, **named, **coefficients})
             self.losses.add(event.step if event.epoch is None else event.epoch, {"loss": event.loss})
             self.skipped = event.skipped
         elif isinstance(event, Readings):
@@ -114,12 +103,10 @@ class Record:
 
     Attributes:
         name: of the folder.
-        kind: of the run.
         files: those that are there.
         results: None until the run has ended.
         beside: contents of the files of ``BESIDE`` that are there.
-        speeds: examples a second, a log for every start.
-        all_speeds: every such number.
+        speeds: examples a second, by step.
         corrupt: examples that could not be read so far.
         cut_off: whether the last line of the events is left out.
         unreadable: lines of ``system.jsonl`` that are left out.
@@ -135,8 +122,7 @@ class Record:
     start: Start | None = None
     arms: list[ArmRecord] = field(default_factory=list)
     lifetimes: list[Lifetimes] = field(default_factory=list)
-    speeds: list[Thinned] = field(default_factory=lambda: [Thinned()])
-    all_speeds: array[float] = field(default_factory=lambda: array("d"))
+    speeds: Thinned = field(default_factory=Thinned)
     memory_mb: float = 0.0
     corrupt: int = 0
     resumes: list[Resumed] = field(default_factory=list)
@@ -200,107 +186,91 @@ def read_record(folder: Path) -> Record:
     """
     if not folder.is_dir():
         raise ConfigError(f"expected a run folder, but {folder} is not a folder; give the folder of a run")
-    paths = [*(folder / name for name in ("config.toml", "environment.json", "events.jsonl", "system.jsonl"))]
-    paths += [folder / "results.json", *(folder / name for name in BESIDE)]
-    files = [path.name for path in paths if path.exists()]
+    names = ["config.toml", "environment.json", "events.jsonl", "system.jsonl", "results.json", *BESIDE]
+    files = [name for name in names if (folder / name).exists()]
     if not files:
         raise ConfigError(f"expected a run folder, but {folder} holds none of a run's files; give the folder of a run")
+    results = _read_results(folder / "results.json") if "results.json" in files else None
+    config = folder / "config.toml"
+    plain = results is not None and results.kind in ("search", "theory")  # these have results alone
     record = Record(
         name=folder.resolve().name,
-        kind="",
+        kind=results.kind if results is not None else "",
         files=files,
-        config=_read_toml(folder / "config.toml") if "config.toml" in files else {},
+        config={} if plain and "config.toml" not in files else _read_toml(config),
         environment=_parsed(_read(folder / "environment.json"), folder / "environment.json"),
+        results=results,
     )
-    if "results.json" in files:
-        record.kind, record.results = _read_results(folder / "results.json")
-    if record.kind not in ("search", "theory"):
-        _read(folder / "config.toml")  # such a run has them from the beginning
-        record.cut_off = _read_lines(folder / "events.jsonl", lambda event, where: _take(record, event, where))
+    if not plain:
+        _read_events(record, folder / "events.jsonl")
         if record.start is None:
-            if record.results is not None:
+            if results is not None:
                 raise _damaged(folder / "events.jsonl", "a first line that is the start of a run", "none")
             raise ConfigError(f"{folder}: the run has not begun, so there is nothing to report; try again later")
-        arms = getattr(record.results, "arms", record.arms)
+        arms = getattr(results, "arms", record.arms)
         if len(arms) != len(record.arms):
             raise _damaged(folder / "results.json", f"as many arms as began, {len(record.arms)}", str(len(arms)))
     if "system.jsonl" in files:
-        record.unreadable = _read_system(record, folder / "system.jsonl")
+        _read_system(record, folder / "system.jsonl")
     for name, kind in BESIDE.items():
         if name in files:
             record.beside[name] = _validated(TypeAdapter(kind), _read(folder / name), folder / name)
     return record
 
 
-def _take(record: Record, event: Any, where: Place) -> None:
-    """Put an event of ``events.jsonl`` where it belongs."""
-    if isinstance(event, Start):
-        record.start = event
-        if event.run not in RESULTS:
-            raise _damaged(f"{where}, field run", f"one of {', '.join(RESULTS)}", repr(event.run))
-        record.kind = event.run
-        record.arms = [ArmRecord(arm) for arm in event.arms]
-    elif record.start is None:
-        raise _damaged(where, "the start of a run as the first event", repr(event.kind))
-    elif isinstance(event, Lifetimes):
-        record.lifetimes.append(event)
-    elif isinstance(event, Step | Readings | Evaluation | Diverged):
-        if not 0 <= event.arm < len(record.arms):
-            raise _damaged(f"{where}, field arm", f"one of the {len(record.arms)} arms", str(event.arm))
-        record.arms[event.arm].add(event)
-
-
-def _read_system(record: Record, path: Path) -> int:
-    """Take in what can be read of ``system.jsonl``; every interruption may leave a line that was cut off."""
-    unreadable = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                event = _event(line, Place(path, number)) if line.strip() else None
-            except ConfigError:
-                unreadable += 1
-                continue
-            record.last_system = event or record.last_system
-            if isinstance(event, Speed):
-                record.speeds[-1].add(event.step, {"speed": event.examples_per_second})
-                if event.examples_per_second is not None:
-                    record.all_speeds.append(event.examples_per_second)
-                record.memory_mb = max(record.memory_mb, event.memory_mb or 0.0)
-                record.corrupt = max(record.corrupt, event.corrupt_examples)
-            elif isinstance(event, Resumed):
-                record.resumes.append(event)
-                record.speeds.append(Thinned())
-            elif isinstance(event, Saved):
-                record.last_saved = event.step
-    return unreadable
-
-
-def _read_lines(path: Path, take: Callable[[Any, Place], None]) -> bool:
-    """Give every event to ``take``, a line at a time; whether the last line was cut off."""
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        where = Place(path, number)
+def _read_events(record: Record, path: Path) -> None:
+    """Take in ``events.jsonl``; only its last line may be cut off."""
+    for where, line in _lines(path):
         try:
             event = _event(line, where)
         except ConfigError:
             if line.endswith(b"\n"):
                 raise
-            return True  # only the last line has no end
-        if event is not None:
-            take(event, where)
-    return False
+            record.cut_off = True
+            return
+        if isinstance(event, Start):
+            if event.run not in RESULTS:
+                raise _damaged(f"{where}, field run", f"one of {', '.join(RESULTS)}", repr(event.run))
+            record.start, record.kind, record.arms = event, event.run, [ArmRecord(arm) for arm in event.arms]
+        elif record.start is None and event is not None:
+            raise _damaged(where, "the start of a run as the first event", repr(event.kind))
+        elif isinstance(event, Lifetimes):
+            record.lifetimes.append(event)
+        elif isinstance(event, Step | Readings | Evaluation | Diverged):
+            if not 0 <= event.arm < len(record.arms):
+                raise _damaged(f"{where}, field arm", f"one of the {len(record.arms)} arms", str(event.arm))
+            record.arms[event.arm].add(event)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _read_system(record: Record, path: Path) -> None:
+    """Take in what can be read of ``system.jsonl``; every interruption may leave a line that was cut off."""
+    for where, line in _lines(path):
+        try:
+            event = _event(line, where)
+        except ConfigError:
+            record.unreadable += 1
+            continue
+        record.last_system = event or record.last_system
+        if isinstance(event, Speed):
+            record.speeds.add(event.step, {"speed": event.examples_per_second})
+            record.memory_mb = max(record.memory_mb, event.memory_mb or 0.0)
+            record.corrupt = max(record.corrupt, event.corrupt_examples)
+        elif isinstance(event, Resumed):
+            record.resumes.append(event)
+        elif isinstance(event, Saved):
+            record.last_saved = event.step
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Where each line is, for messages, and the line; without empty ones."""
     try:
         with path.open("rb") as file:
-            yield from file
+            yield from ((f"{path}, line {number}", line) for number, line in enumerate(file, 1) if line.strip())
     except OSError as error:
         raise _missing(path, error) from error
 
 
-def _event(line: bytes, where: Place) -> Any:
+def _event(line: bytes, where: str) -> Any:
     """The event in a line; None for a kind that is not known here."""
     kind = line[len(_HEAD) : line.find(b'"', len(_HEAD))].decode(errors="replace") if line.startswith(_HEAD) else None
     kind = _parsed(line, where).get("event") if kind is None else kind
@@ -314,19 +284,19 @@ def _event(line: bytes, where: Place) -> Any:
     return _validated(EVENTS[kind], line, where)
 
 
-def _read_results(path: Path) -> tuple[str, Any]:
+def _read_results(path: Path) -> Any:
     content = _read(path)
     data = _parsed(content, path)
     _check_version(data, path)
-    kind = data.get("kind")
+    kind = str(data.get("kind"))
     if kind not in RESULTS:
         raise _damaged(f"{path}, field kind", f"one of {', '.join(RESULTS)}", repr(kind))
-    results = _validated(TypeAdapter(RESULTS[str(kind)]), content, path)
+    results = _validated(TypeAdapter(RESULTS[kind]), content, path)
     if isinstance(results, SearchResults):
         names = [group.group for group in results.groups]
         if not names or len(set(names)) < len(names):
             raise _damaged(path, "at least one group and each once", f"the groups {names}")
-    return str(kind), results
+    return results
 
 
 def _check_version(data: Mapping[str, Any], where: object) -> None:

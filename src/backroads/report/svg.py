@@ -1,8 +1,4 @@
-"""Matplotlib figures as inline SVG that takes its colours from the page.
-
-No text of a user goes through matplotlib (labels may hold ``$`` or glyphs that its font lacks): figures hold
-numbers and fixed words, the page holds the names.
-"""
+"""Matplotlib figures as inline SVG that takes its colours from the page."""
 
 from __future__ import annotations
 
@@ -25,11 +21,12 @@ _PAGE_COLOURS = {
     AXIS: "var(--axis)",
     GRID: "var(--grid)",
     REFERENCE: "var(--reference)",
-} | {colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, 1)}
-_PAGE_COLOURS |= {colour: f"var(--heat-{number})" for number, colour in enumerate(HEAT, 1)}
-
+    **{colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, 1)},
+    **{colour: f"var(--heat-{number})" for number, colour in enumerate(HEAT, 1)},
+}
 _STYLE: Any = {
     "svg.fonttype": "none",
+    "svg.hashsalt": "backroads",
     "font.size": 10,
     "axes.edgecolor": AXIS,
     "axes.linewidth": 0.8,
@@ -39,10 +36,9 @@ _STYLE: Any = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
-    "axes.unicode_minus": True,
     "grid.color": GRID,
     "grid.linewidth": 0.8,
-    "lines.linewidth": 1.6,
+    "lines.markeredgewidth": 0,
     "lines.scale_dashes": False,
     "path.simplify": False,
     "xtick.color": AXIS,
@@ -66,45 +62,31 @@ class Size(NamedTuple):
     bottom: float = 0
 
 
-def draw(name: str, label: str, size: Size, paint: Callable[[Axes], None]) -> Markup:
-    """Lets ``paint`` draw on empty axes and returns the inline SVG.
+def draw(label: str, size: Size, paint: Callable[[Axes], None]) -> Markup:
+    """Lets ``paint`` draw on empty axes and returns the inline SVG; the page may scale it.
 
     Args:
-        name: different for every figure of a page: it keeps their ids apart.
         label: what is to be seen, for readers who do not see it; empty for a mere ornament.
-        size: the size; the page may scale it.
-        paint: draws.
     """
+    width, height, left, right, top, bottom = size
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # A reader's own matplotlibrc must not change the report.
-        matplotlib.rcParams.update(_STYLE | {"svg.hashsalt": name})
-        figure = Figure(figsize=(size.width / 72, size.height / 72))
+        matplotlib.rcParams.update(_STYLE)
+        figure = Figure(figsize=(width / 72, height / 72))
         figure.patch.set_visible(False)
-        inner = (size.width - size.left - size.right, size.height - size.top - size.bottom)
-        axes = figure.add_axes(
-            (
-                size.left / size.width,
-                size.bottom / size.height,
-                inner[0] / size.width,
-                inner[1] / size.height,
-            )
-        )
+        box = left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height
+        axes = figure.add_axes(box)
         axes.patch.set_visible(False)
         paint(axes)
         target = io.StringIO()
         figure.savefig(target, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return _inline(target.getvalue(), label, size)
-
-
-def _inline(document: str, label: str, size: Size) -> Markup:
-    """The SVG document as an element of a page."""
+    document = target.getvalue()
     body = document[document.index("<svg") : document.index("</svg>")].partition(">")[2]
     body = re.sub(r"<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r"<[^>]+>", _plain_tag, body)
-    body = re.sub(r">\s+<", "><", body)
-    body = re.sub(r"<defs></defs>", "", body)
-    opening = Markup('<svg viewBox="0 0 {} {}" width="{}" height="{}" {}>').format(
-        *(round(size.width), round(size.height)) * 2,
+    body = re.sub(r">\s+<", "><", re.sub(r"<[^>]+>", _plain_tag, body)).replace("<defs></defs>", "")
+    opening = Markup('<svg viewBox="0 0 {0} {1}" width="{0}" height="{1}" {2}>').format(
+        round(width),
+        round(height),
         Markup('role="img" aria-label="{}"').format(label) if label else Markup('aria-hidden="true"'),
     )
     return opening + Markup(body.strip()) + Markup("</svg>")
@@ -113,9 +95,15 @@ def _inline(document: str, label: str, size: Size) -> Markup:
 def _plain_tag(match: re.Match[str]) -> str:
     """One tag without what a page does not need, in the page's colours."""
     tag = match[0].replace("\n", "").replace("xlink:href", "href")
-    # Ids of groups repeat in every figure, and nothing refers to them.
-    tag = re.sub(r'(<g\b[^>]*?) id="[^"]*"', r"\1", tag)
+    tag = re.sub(r'(<g\b[^>]*?) id="[^"]*"', r"\1", tag)  # nothing refers to the ids of groups
     tag = re.sub(r"font-family:[^;\"]*;? ?", "", tag)
     tag = re.sub(r' transform="rotate\(-?0 [^"]*"', "", tag)
     tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
     return re.sub(r"#0[123]00[0-9a-f]{2}", lambda colour: _PAGE_COLOURS[colour[0]], tag)
+
+
+def numbered(document: str) -> str:
+    """The document with the ids of each drawing apart from those of the others."""
+    first, *drawings = document.split("<svg ")
+    apart = [re.sub(r'( id="|url\(#|href="#)([mp][0-9a-f]{10})', rf"\1d{n}-\2", d) for n, d in enumerate(drawings)]
+    return "<svg ".join([first, *apart])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from backroads.runs.quantity import Quantity
 
@@ -55,11 +55,6 @@ def measured(value: float | None, quantity: Quantity) -> str:
 def unit(quantity: Quantity) -> str:
     """The unit as it stands behind the name of a column: ``, °``."""
     return {"": "", "degrees": ", °"}.get(quantity.unit, f", {quantity.unit}")
-
-
-def whole(value: float) -> str:
-    """``12345.6`` as ``12,346``."""
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def memory(mebibytes: float) -> str:
@@ -129,13 +124,6 @@ def setting(value: object) -> str:
     if isinstance(value, bool | list | dict):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
-
-
-def settings(config: Mapping[str, object]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The settings, those of the top first, then each table; empty ones are left out."""
-    flat = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
-    groups = {"": flat, **{key: value for key, value in config.items() if isinstance(value, Mapping)}}
-    return [(name, [(key, setting(value)) for key, value in group.items()]) for name, group in groups.items() if group]
 
 
 _TITLES = {

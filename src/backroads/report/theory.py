@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 
 from backroads.report import figure, text
 from backroads.report.curve import Curve
-from backroads.report.figure import Scale, Series, lines, scale_of
-from backroads.report.page import Block, Figure, Headline, Page, Pairs, Panel, Row, Section, Table, Text
+from backroads.report.figure import BEHIND, HALF, Look, Scale, Series, lines, look, scale_of
+from backroads.report.page import Block, Figure, Headline, Page, Pairs, Panel, Section, Table, Text
+from backroads.report.parts import key
 from backroads.report.read import Record
-from backroads.report.svg import AXIS, HEAT, REFERENCE, SERIES, TEXT, Size, draw
-from backroads.runs.results import FixedPoint, NetworkDiagram, NoiseMirror, PhaseDiagram, TheoryResults, Trajectory
+from backroads.report.svg import AXIS, HEAT, TEXT, Size, draw
+from backroads.runs.results import NetworkDiagram, PhaseDiagram, TheoryResults
 
 WIDE = Size(370, 300, left=48, right=12, top=10, bottom=36)
-HALF = Size(300, 250, left=48, right=12, top=10, bottom=36)
 # Never the colour alone: each fate has a mark of its own.
 MARKS = {"collapses": "v", "settles": "o", "explodes": "^", "undecided": "s"}
 FILL = {"collapses": (HEAT[1], 0.6), "settles": (HEAT[3], 0.7), "explodes": (HEAT[7], 0.5), "undecided": (AXIS, 0.6)}
@@ -44,8 +44,8 @@ def theory_page(record: Record) -> Page:
             Section("diagram", "Phase diagram", [_diagram(results.diagram)]),
             Section("points", "Fixed points", _points(results)),
             Section("paths", "Trajectories", [_paths(results)]),
-            Section("mirror", "Noise of known power", [_mirror(results.mirror)]),
-            Section("network", "On a network", _network(results)),
+            Section("mirror", "Noise of known power", [_mirror(results)]),
+            Section("network", "On a network", [] if results.network is None else _network(results, results.network)),
         ],
     )
 
@@ -53,62 +53,83 @@ def theory_page(record: Record) -> Page:
 def summary(results: TheoryResults) -> str:
     """The outcome in words, and how it compares with what was measured."""
     held, network = results.held, results.network
-    words = [f"With both weights moving, in closed form, {MOVING[results.moving.matrix_fate]}."]
-    if not held.finite:
-        words.append("With W held, B grows for ever.")
-    else:
-        length = number(held.gain or 0)
-        words.append(f"With W held, B goes to {length} times the length of W, at {text.degrees(held.angle)}° to it.")
+    words = f"With both weights moving, in closed form, {MOVING[results.moving.matrix_fate]}. With W held, B "
+    angle = text.degrees(held.angle)
+    words += f"goes to {number(held.gain or 0)} times the length of W, at {angle}° to it." if held.finite else ""
+    words += "" if held.finite else "grows for ever."
     if network is not None:
         agreed, of = agreement(network)
-        words.append(
-            "A network trained for a short time does what the closed form says of its strongest axis at "
-            f"{agreed} of {of} points of the diagram."
-        )
-    return " ".join(words)
+        words += " A network trained for a short time does what the closed form says of its strongest axis at "
+        words += f"{agreed} of {of} points of the diagram."
+    return words
 
 
 def agreement(network: NetworkDiagram) -> tuple[int, int]:
     """At how many marks, of how many, the network shrank where the theory expects it and did not where it does not."""
+
+    def nearest(grid: Sequence[float], value: float) -> int:
+        return min(range(len(grid)), key=lambda n: abs(grid[n] - value))
+
     same = [
-        (outcome.fate != "collapses") == (_nearest(network, x, y) > 0)
+        (outcome.fate != "collapses") == (network.growth[nearest(network.fine_y, y)][nearest(network.fine_x, x)] > 0)
         for y, row in zip(network.ys, network.outcomes, strict=True)
         for x, outcome in zip(network.xs, row, strict=True)
     ]
     return sum(same), len(same)
 
 
-def _nearest(network: NetworkDiagram, x: float, y: float) -> float:
-    """The growth that the theory expects at the point of the fine grid nearest to (x, y)."""
-    row = min(range(len(network.fine_y)), key=lambda n: abs(network.fine_y[n] - y))
-    column = min(range(len(network.fine_x)), key=lambda n: abs(network.fine_x[n] - x))
-    return network.growth[row][column]
-
-
 def number(value: float) -> str:
-    """Four digits, with a minus sign that is one."""
-    return f"{value:.4g}".replace("-", text.MINUS)
+    """With four digits."""
+    return text.number(value, 4)
 
 
 def _counted(fates: Iterable[str]) -> str:
     return text.listing([f"{number} {fate}" for fate, number in Counter(fates).most_common()])
 
 
-def fates_key(place: str, fates: Iterable[str]) -> list[Panel]:
+def fates_key(fates: Iterable[str]) -> list[Panel]:
     """What stands for each fate that is drawn."""
+
+    def swatch(fate: str) -> Markup:
+        def paint(axes: Axes) -> None:
+            axes.set_axis_off()
+            axes.set(xlim=(0, 2), ylim=(0, 1))
+            figure.cells(axes, [0, 2], [0, 1], [[FILL[fate]]])
+            axes.plot([1], [0.5], marker=MARKS[fate], color=TEXT, markersize=5)
+
+        return draw("", Size(30, 12), paint)
+
     shown = set(fates)
-    return [Panel(fate, _swatch(f"key-{place}-{fate}", fate)) for fate in MARKS if fate in shown]
+    return [Panel(fate, swatch(fate)) for fate in MARKS if fate in shown]
 
 
-def _swatch(name: str, fate: str) -> Markup:
+def diagram(
+    label: str, found: PhaseDiagram, xs: Sequence[float], ys: Sequence[float], fates: Sequence[Sequence[str]],
+    network: NetworkDiagram | None = None,
+) -> Markup:  # fmt: skip
+    """Marks over two coefficients: over areas by the closed form, or beside the border that a network should have."""
+
     def paint(axes: Axes) -> None:
-        axes.set_axis_off()
-        axes.set(xlim=(0, 2), ylim=(0, 1))
-        colour, alpha = FILL[fate]
-        axes.add_patch(Rectangle((0, 0), 2, 1, facecolor=colour, alpha=alpha, linewidth=0))
-        axes.plot([1], [0.5], marker=MARKS[fate], color=TEXT, markersize=5, linestyle="none", markeredgewidth=0)
+        if network is None:
+            edges = [[2 * v[0] - v[1], *v] for v in (found.xs, found.ys)]
+            dx, dy = ((e[1] - e[0]) / 2 for e in edges)
+            fills = [[FILL[fate] for fate in row] for row in found.closed]
+            figure.cells(axes, [x + dx for x in edges[0]], [y + dy for y in edges[1]], fills)
+        elif min(min(row) for row in network.growth) < 0 < max(max(row) for row in network.growth):
+            axes.contour(network.fine_x, network.fine_y, network.growth, levels=[0.0], colors=[TEXT], linewidths=1.6)
+        colours = {} if network is None else {"explodes": HEAT[7], "settles": HEAT[5]}
+        for fate, mark in MARKS.items():
+            places = [
+                (x, y) for y, row in zip(ys, fates, strict=True) for x, own in zip(xs, row, strict=True) if own == fate
+            ]
+            size = 4 if network is None else 6
+            axes.plot(*zip(*places, strict=True) if places else ((), ()), mark, color=colours.get(fate, TEXT), ms=size)
+        figure.apply(axes.xaxis, Scale(found.xs[0], found.xs[-1]))
+        figure.apply(axes.yaxis, Scale(found.ys[0], found.ys[-1]))
+        axes.grid(visible=False)
+        axes.set(xlabel=found.across, ylabel=found.up)
 
-    return draw(name, "", Size(30, 12), paint)
+    return draw(label, WIDE, paint)
 
 
 def _diagram(found: PhaseDiagram) -> Figure:
@@ -119,64 +140,48 @@ def _diagram(found: PhaseDiagram) -> Figure:
         f"{found.up}. Areas: closed form. Marks: the matrix system, followed numerically from one start; they agree at "
         f"{found.agreed} of {found.of} points."
     )
-    drawn = [*fates, *(fate for row in found.followed for fate in row)]
-    return Figure(caption, overview=diagram("diagram", label, found), key=fates_key("diagram", drawn))
+    drawing = diagram(label, found, found.some_x, found.some_y, found.followed)
+    return Figure(caption, overview=drawing, key=fates_key([*fates, *itertools.chain(*found.followed)]))
 
 
-def diagram(name: str, label: str, found: PhaseDiagram) -> Markup:
-    """Areas by the closed form, marks where the system was followed."""
-
-    def paint(axes: Axes) -> None:
-        dx, dy = (values[1] - values[0] for values in (found.xs, found.ys))
-        for y, row in zip(found.ys, found.closed, strict=True):
-            first = 0
-            for n in range(1, len(row) + 1):
-                if n == len(row) or row[n] != row[first]:
-                    colour, alpha = FILL[row[first]]
-                    corner = (found.xs[first] - dx / 2, y - dy / 2)
-                    box = Rectangle(corner, (n - first) * dx, dy, facecolor=colour, alpha=alpha, linewidth=0)
-                    axes.add_patch(box)
-                    first = n
-        _marks(axes, found.some_x, found.some_y, found.followed)
-        _coefficients(axes, found.xs, found.ys, found.across, found.up)
-
-    return draw(name, label, WIDE, paint)
-
-
-def _marks(
-    axes: Axes, xs: Sequence[float], ys: Sequence[float], fates: Sequence[Sequence[str]], *, tinted: bool = False
-) -> None:
-    for fate, mark in MARKS.items():
-        places = [
-            (x, y) for y, row in zip(ys, fates, strict=True) for x, own in zip(xs, row, strict=True) if own == fate
-        ]
-        if places:
-            colour = {"explodes": HEAT[7], "settles": HEAT[5]}.get(fate, TEXT) if tinted else TEXT
-            size = 6 if tinted else 4
-            columns = zip(*places, strict=True)
-            axes.plot(*columns, marker=mark, color=colour, markersize=size, linestyle="none", markeredgewidth=0)
-
-
-def _coefficients(axes: Axes, xs: Sequence[float], ys: Sequence[float], across: str, up: str) -> None:
-    figure.apply(axes.xaxis, Scale(xs[0], xs[-1]))
-    figure.apply(axes.yaxis, Scale(ys[0], ys[-1]))
-    axes.grid(visible=False)
-    axes.set(xlabel=across, ylabel=up)
+def _network(results: TheoryResults, found: NetworkDiagram) -> list[Block]:
+    marks = [[outcome.fate for outcome in row] for row in found.outcomes]
+    fates = list(itertools.chain(*marks))
+    agreed, of = agreement(found)
+    steps = results.settings.get("network_steps")
+    long = "the training" if steps is None else f"a training of {steps} steps"
+    why = (
+        " Where they do not: the closed form treats one layer with a fixed input and no task. In the network the "
+        "task’s gradient moves W too, inputs change with the weights, weaker axes shrink as the strongest grows, and "
+        f"near the line {long} is too short."
+    )
+    caption = (
+        "A small convolutional network on handwritten digits, trained for a short time at each mark with the rule "
+        "moving both weights (amp, null and sparse are divided by the strength of the strongest axis of any layer’s "
+        "input). On one side of the line the theory expects that axis to shrink, on the other to grow. They agree at "
+        f"{agreed} of {of} marks.{why if agreed < of else ''}"
+    )
+    label = f"What became of the network: {_counted(fates)}."
+    drawing = diagram(label, results.diagram, found.xs, found.ys, marks, found)
+    strengths = [(name, number(value)) for name, value in found.strengths.items()]
+    return [
+        Figure(caption, overview=drawing, key=fates_key(fates)),
+        Pairs(strengths, "Strongest axis of each layer’s input, over its power"),
+    ]
 
 
 def _points(results: TheoryResults) -> list[Block]:
     moving, held = results.moving, results.held
     fate = "stands on a border" if moving.fate == "undecided" else moving.fate
-    step = "any" if held.largest_step is None else number(held.largest_step)
     rows = [
-        Row(number(point.w), [number(point.b), ", ".join(map(number, point.eigenvalues)), point.stability])
+        [number(point.w), number(point.b), ", ".join(map(number, point.eigenvalues)), point.stability]
         for point in moving.points
     ]
     items = [
         ("Angle to W, °", text.degrees(held.angle)),
         ("Length over that of W", text.DASH if held.gain is None else number(held.gain)),
         ("Slowest rate, fastest rate", f"{number(held.slowest)}, {number(held.fastest)}"),
-        ("Gradient steps diverge beyond a rate of", step),
+        ("Gradient steps diverge beyond a rate of", "any" if held.largest_step is None else number(held.largest_step)),
         ("Eigenvalues, closed form less linearisation, at most", text.short(held.eigenvalue_error)),
     ]
     return [
@@ -190,120 +195,60 @@ def _points(results: TheoryResults) -> list[Block]:
 
 
 def _paths(results: TheoryResults) -> Figure:
-    course, point = results.matrix.course, results.matrix.fixed_point
+    moved, point = results.matrix.course, results.matrix.fixed_point
     end = f"It {results.matrix.fate}."
     if point is not None:
         largest = text.short(max(value[0] for value in point.eigenvalues))
         end = f"It settles at |W| = {number(point.W)}, |B| = {number(point.B)}, {text.degrees(point.angle)}° apart; "
         end += f"the largest eigenvalue of the linearisation there is {largest}."
+    plane = [Series(Curve((-EDGE, EDGE), (-EDGE, EDGE)), BEHIND)]
+    for n, path in enumerate(results.plane):
+        inside = list(itertools.takewhile(lambda p: max(map(abs, p)) <= EDGE, path.points))
+        plane.append(Series(Curve(*zip(*inside, strict=True)), Look(look(n).colour, width=1.2)))
+        plane.append(Series(Curve(*zip(inside[0], strict=True)), Look(look(n).colour)))
+    for fixed in results.moving.points:
+        mark = Look(TEXT, marker="D" if fixed.stability == "stable" else "X")
+        plane.append(Series(Curve((fixed.w,), (fixed.b,)), mark))
     label = f"Trajectories of w and b: {_counted(path.fate for path in results.plane)}."
-    key = [Panel("|W|", figure.swatch("norm-W", figure.look(0))), Panel("|B|", figure.swatch("norm-B", figure.look(1)))]
+    told = "; ".join(f"|{n}| from {number(v[0])} to {number(v[-1])}" for n, v in (("W", moved.W), ("B", moved.B)))
+    norms = {"|W|": moved.W, "|B|": moved.B}
+    curves = [Curve(moved.times, tuple(max(v, 1e-6) for v in values)) for values in norms.values()]
+    scale = scale_of([y for curve in curves for y in curve.y], log=True)
+    series = [Series(curve, look(n), mark=True) for n, curve in enumerate(curves)]
     return Figure(
-        "Two numbers: w and b from several starts (dots); circles are fixed points, filled if stable; the grey line is "
-        f"w = b. Two matrices: |W| and |B| over time from a random start. {end}",
+        "Two numbers: w and b from several starts (dots); a diamond is a stable fixed point, a cross any other; the "
+        f"grey line is w = b. Two matrices: |W| and |B| over time from a random start. {end}",
         [
-            Panel("w and b", plane("plane", label, results.plane, results.moving.points)),
-            Panel("|W| and |B|", norms("norms", "", course.times, course.W, course.B)),
+            Panel("w and b", lines(label, plane, Scale(-EDGE, EDGE), x="w", y="b", size=HALF)),
+            Panel("|W| and |B|", lines(f"{told}.", series, scale, x="time", y="length", size=HALF)),
         ],
-        key=key,
+        key=key({name: look(n) for n, name in enumerate(norms)}),
         large=True,
     )
 
 
-def plane(name: str, label: str, paths: Sequence[Trajectory], points: Sequence[FixedPoint]) -> Markup:
-    """Trajectories of (w, b): a dot where each begins; fixed points are filled if stable."""
-
-    def paint(axes: Axes) -> None:
-        for axis in (axes.xaxis, axes.yaxis):
-            figure.apply(axis, Scale(-EDGE, EDGE))
-        axes.grid(visible=True, axis="both")
-        axes.set(xlabel="w", ylabel="b")
-        axes.plot([-EDGE, EDGE], [-EDGE, EDGE], color=REFERENCE, linewidth=0.8)
-        for n, path in enumerate(paths):
-            colour = SERIES[n % len(SERIES)]
-            axes.plot(*zip(*path.points, strict=True), color=colour, linewidth=1.2)
-            axes.plot(*path.points[0], marker=".", color=colour, markersize=5)
-        for point in points:
-            face = TEXT if point.stability == "stable" else "none"
-            axes.plot(point.w, point.b, marker="o", markersize=7, color=TEXT, markerfacecolor=face, linestyle="none")
-
-    return draw(name, label, HALF, paint)
-
-
-def norms(name: str, label: str, times: Sequence[float], W: Sequence[float], B: Sequence[float]) -> Markup:
-    """|W| and |B| over time, on a logarithmic axis."""
-    told = f"|W| from {number(W[0])} to {number(W[-1])}, |B| from {number(B[0])} to {number(B[-1])}."
-    curves = [Curve(tuple(times), tuple(max(v, 1e-6) for v in values)) for values in (W, B)]
-    series = [Series(curve, figure.look(n), mark=True) for n, curve in enumerate(curves)]
-    scale = scale_of([y for curve in curves for y in curve.y], log=True)
-    return lines(name, label or told, series, scale, x="time", y="length", size=HALF)
-
-
-def mirror(name: str, label: str, found: NoiseMirror, what: str) -> Markup:
-    """Gain or angle against steps, one line a curve."""
-    values = [curve.gain if what == "gain" else curve.angle for curve in found.curves]
-    flat = [y for curve in values for y in curve]
-    scale = scale_of(flat, log=True, ideal=1.0) if what == "gain" else scale_of(flat, unit="degrees")
-    curves = [Curve(tuple(range(0, len(curve), 4)), curve[::4]) for curve in values]
-    series = [Series(curve, figure.look(n), mark=True) for n, curve in enumerate(curves)]
-    return lines(name, label, series, scale, x="steps", y="|B| / |W|" if what == "gain" else "angle, °", size=HALF)
-
-
-def _mirror(found: NoiseMirror) -> Figure:
+def _mirror(results: TheoryResults) -> Figure:
+    found = results.mirror
     ends = text.listing([f"{c.name} {number(c.gain[-1])} at {text.degrees(c.angle[-1])}°" for c in found.curves])
+
+    def panel(title: str, y: str, values: Sequence[Sequence[float]], unit: str) -> Panel:
+        flat = [value for curve in values for value in curve]
+        scale = scale_of(flat, unit=unit) if unit else scale_of(flat, log=True, ideal=1.0)
+        curves = [Curve(tuple(range(0, len(curve), 4)), tuple(curve[::4])) for curve in values]
+        series = [Series(curve, look(n), mark=True) for n, curve in enumerate(curves)]
+        return Panel(title, lines(f"{title}: {ends}.", series, scale, x="steps", y=y, size=HALF))
+
     return Figure(
         "A mirror with decay equal to amp, W held: |B| over |W| and their angle. On activity, B goes to W C: "
         "its length is the activity’s power, which differs from layer to layer. On white noise of known power it goes "
         f"to W, in every layer; the noise of the estimate leaves about {text.degrees(found.floor_angle)}°.",
         [
-            Panel(title, mirror(f"mirror-{what}", f"{title}: {ends}.", found, what))
-            for title, what in (("Gain", "gain"), ("Angle", "angle"))
+            panel("Gain", "|B| / |W|", [curve.gain for curve in found.curves], ""),
+            panel("Angle", "angle, °", [curve.angle for curve in found.curves], "degrees"),
         ],
-        key=[
-            Panel(curve.name, figure.swatch(f"mirror-{n}", figure.look(n)), number(curve.gain[-1]))
-            for n, curve in enumerate(found.curves)
-        ],
+        key=key(
+            {curve.name: look(n) for n, curve in enumerate(found.curves)},
+            [number(curve.gain[-1]) for curve in found.curves],
+        ),
         large=True,
     )
-
-
-def _network(results: TheoryResults) -> list[Block]:
-    found = results.network
-    if found is None:
-        return []
-    across, up = results.diagram.across, results.diagram.up
-    fates = [outcome.fate for row in found.outcomes for outcome in row]
-    agreed, of = agreement(found)
-    steps = results.settings.get("network_steps")
-    said = f"They agree at {agreed} of {of} marks."
-    if agreed < of:
-        long = "the training" if steps is None else f"a training of {steps} steps"
-        said += (
-            " Where they do not: the closed form treats one layer with a fixed input and no task. In the network the "
-            "task’s gradient moves W too, inputs change with the weights, weaker axes shrink as the strongest grows, "
-            f"and near the line {long} is too short."
-        )
-    caption = (
-        "A small convolutional network on handwritten digits, trained for a short time at each mark with the rule "
-        "moving both weights (amp, null and sparse are divided by the strength of the strongest axis of any layer’s "
-        f"input). On one side of the line the theory expects that axis to shrink, on the other to grow. {said}"
-    )
-    drawing = network("network", f"What became of the network: {_counted(fates)}.", found, across, up)
-    strengths = [(name, number(value)) for name, value in found.strengths.items()]
-    return [
-        Figure(caption, overview=drawing, key=fates_key("network", fates)),
-        Pairs(strengths, "Strongest axis of each layer’s input, over its power"),
-    ]
-
-
-def network(name: str, label: str, found: NetworkDiagram, across: str, up: str) -> Markup:
-    """Marks where the network was trained, and the border at which theory expects its strongest axis to grow."""
-
-    def paint(axes: Axes) -> None:
-        _coefficients(axes, found.fine_x, found.fine_y, across, up)
-        values = [value for row in found.growth for value in row]
-        if min(values) < 0 < max(values):
-            axes.contour(found.fine_x, found.fine_y, found.growth, levels=[0.0], colors=[TEXT], linewidths=1.6)
-        _marks(axes, found.xs, found.ys, [[outcome.fate for outcome in row] for row in found.outcomes], tinted=True)
-
-    return draw(name, label, WIDE, paint)

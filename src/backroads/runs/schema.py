@@ -61,6 +61,7 @@ class Start(Event):
     Attributes:
         run: the kind of run: "train", "compare", "trial", "meta". steps: in all, of each arm. steps_per_epoch: None
             where there are no epochs. parameters: that the task teaches. metrics: what the readings are, by name.
+        baseline: of a comparison, name of the arms to which the others are compared.
     """
 
     kind: ClassVar[str] = "start"
@@ -73,6 +74,7 @@ class Start(Event):
     train_examples: int | None = None
     eval_examples: int | None = None
     metrics: dict[str, Quantity] = field(default_factory=dict)
+    baseline: str | None = None
 
 
 @dataclass(frozen=True)

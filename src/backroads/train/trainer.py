@@ -96,6 +96,7 @@ def run_arms(
             train_examples=len(data.train),
             eval_examples=len(data.evaluate),
             metrics=quantities(),
+            baseline=baseline,
         )
         try:
             signal = loop.run_in(path, start, settings, keep=config.run.keep, resume=resume)
