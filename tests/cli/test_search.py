@@ -18,7 +18,7 @@ from backroads.cli import main
 from backroads.search.run import study_in
 from backroads.search.study import settled
 
-QUICK = ["--epochs", "6", "--batch-size", "128", "--train.model_options.width", "2", "--out", "study"]
+QUICK = ["--epochs", "6", "--batch-size", "128", "--model-options.width", "2", "--out", "study"]
 QUICK += ["--ranges.learning_rate", "[0.01, 0.05]"]  # nothing diverges, also on another network
 TRIALS = 6
 
@@ -51,12 +51,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text=True,
         )
         assert process.stdout is not None
-        line = next((line for line in process.stdout if "trial" in line), "")
+        line = next((line for line in process.stdout if " complete " in line), "")
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=120)
         if process.returncode != 0:
             break  # else this process was held up, and the search was over before the signal came: another one
-    assert " 1/6: trial " in line, line + rest + errors
+    assert line.startswith("[ 17 %] trial 0 ["), line + rest + errors
     assert "the same command goes on with study" in errors
     assert process.returncode == 130
     with study_in(cwd / "study") as client:
@@ -138,17 +138,17 @@ def test_a_journal_is_searched_by_workers_and_reaped(tmp_path: Path, capsys: pyt
     from backroads.search.study import ATTEMPT
     from backroads.search.worker import work
 
-    settings = {"epochs": 1, "trials": 3, "storage": "journal:study.log", "train": {"model_options": {"width": 2}}}
+    settings = {"epochs": 1, "trials": 3, "storage": "journal:study.log", "model_options": {"width": 2}}
     config, url = prepare(resolve(settings), tmp_path / "study")
     with study_in(tmp_path / "study") as client:
         dead = {ATTEMPT: {"trial": 0, "number": 0, "process": "elsewhere:999999999:0"}}
         client.studies["symmetric_alignment"].add_trial(create_trial(state=TrialState.RUNNING, user_attrs=dead))
-    assert work(url, config.name, most=2, say=lambda _: None) == "enough"
+    assert work(url, config.study.name, most=2, say=lambda _: None) == "enough"
     call("search", "reap", str(tmp_path / "study"))
     assert "freed 0" in capsys.readouterr().out  # another machine's: nothing is known of it
     call("search", "reap", str(tmp_path / "study"), "--host", "elsewhere")
     assert "freed 1" in capsys.readouterr().out
-    assert work(url, config.name, say=lambda _: None) == "settled"
+    assert work(url, config.study.name, say=lambda _: None) == "settled"
     assert ends(tmp_path / "study") == {"complete": 3}
 
 
@@ -159,7 +159,7 @@ def test_a_journal_is_searched_by_workers_and_reaped(tmp_path: Path, capsys: pyt
         (["search", "--trials", "0"], "trials: expected greater than or equal to 1"),
         (["search", "--rules", "feedback_alignmnt"], "Did you mean 'feedback_alignment'?"),
         (["search", "--vary", "coeficients"], "Did you mean 'coefficients'?"),
-        (["search", "--config", "misspelt.toml"], "Did you mean 'trials'?"),
+        (["search", "--config", "misspelt.toml"], "Did you mean 'trials' in [search]?"),
         (["search", "--storage", "mysql://me:open-sesame@host/db"], "storage: expected"),
         (["search", "--out", "full"], "full exists, is not empty and holds no study"),
         (["search", "status", "nowhere"], "nowhere has no config.toml"),

@@ -262,27 +262,27 @@ def search(groups: int = 4, trials: int = 48) -> Folder:
     noise = np.random.default_rng(0)
     names = [("none", ()), ("decay", ("decay",)), ("amp", ("amp",)), ("decay+amp", ("decay", "amp"))][:groups]
     ended, rows = [], []
-    for slot in range(trials):
-        name, subset = names[slot % len(names)]
+    for number in range(trials):
+        name, subset = names[number % len(names)]
         rate = float(10 ** noise.uniform(-2, -0.3))
         params: dict[str, Any] = {"learning_rate": rate, "center_input": bool(noise.random() < 0.5)}
         params |= {primitive: float(10 ** noise.uniform(-4, 0)) for primitive in subset}
         value = 0.97 - 0.03 * abs(math.log10(rate) + 1) - 0.01 * float(noise.random())
-        end = "pruned" if slot % 5 == 4 else "diverged" if slot % 11 == 10 else "complete"
+        end = "pruned" if number % 5 == 4 else "diverged" if number % 11 == 10 else "complete"
         reason = "the loss of step 12 is not finite" if end == "diverged" else ""
-        ended.append(SearchTrial(slot, name, end, value if end == "complete" else None, 3.0, params, reason))
+        ended.append(SearchTrial(number, name, end, value if end == "complete" else None, 3.0, params, reason))
     for name, subset in names:
         own = [trial for trial in ended if trial.group == name]
         values = sorted(trial.value for trial in own if trial.value is not None)
         best = max((t for t in own if t.value is not None), key=lambda t: t.value or 0.0)
         counts = {end: sum(t.end == end for t in own) for end in ("complete", "pruned", "diverged", "error", "lost")}
         quartiles = tuple(float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
-        rows.append(SearchGroup(name, len(own), counts, subset, best.value, quartiles, best.slot, best.params))  # type: ignore[arg-type]
+        rows.append(SearchGroup(name, len(own), counts, subset, best.value, quartiles, best.number, best.params))  # type: ignore[arg-type]
     settings = {"data": "digits", "model": "digits_conv", "epochs": 5, "space": "primitives", "trials": trials}
     shares = {name: {"learning_rate": 0.7, "center_input": 0.3} for name, _ in names}
     results = SearchResults("search", settings, trials, trials, 0, tuple(rows), tuple(ended), shares, seconds=391.0)
     promoted = [
-        PromotedTrial(row.best_slot or 0, row.group, row.best, (0.97, 0.96, None), 0.965, 0.0635) for row in rows
+        PromotedTrial(row.best_number or 0, row.group, row.best, (0.97, 0.96, None), 0.965, 0.0635) for row in rows
     ]
     cells = {model: TransferCell((0.97,), 0.97, None, 0.0) for model in ("digits_conv", "resnet8")}
     beside = {

@@ -130,7 +130,7 @@ def test_a_damaged_file_is_explained(
 @pytest.mark.parametrize("name", ["promote.json", "transfer.json", "evaluation.json", "analysis.json"])
 def test_damaged_files_beside_the_results_are_explained(name: str, tmp_path: Path) -> None:
     folder = (search() if name in ("promote.json", "transfer.json") else meta()).write(tmp_path)
-    (folder / name).write_text('{"rows": [{"slot": "one"}], "step": "one"}')
+    (folder / name).write_text('{"rows": [{"number": "one"}], "step": "one"}')
     refused(folder, name.replace(".", r"\."))
 
 

@@ -36,9 +36,9 @@ def test_groups_stand_by_rank_with_their_numbers(tmp_path: Path) -> None:
         assert (complete, pruned) == (str(group.ended["complete"]), str(group.ended["pruned"]))
         assert failed == str(group.ended["diverged"])
     assert page.one("h1").text == "Subsets of the primitives searched on handwritten digits"
-    assert f"trial {ranked[0].best_slot} of {ranked[0].group}" in summary(page)
+    assert f"trial {ranked[0].best_number} of {ranked[0].group}" in summary(page)
     assert "Trained again on the whole training split with 3 fresh seeds" in summary(page)
-    top = f"{folder.beside['promote.json'].rows[0].slot} none"
+    top = f"{folder.beside['promote.json'].rows[0].number} none"
     assert table(section(page, "promoted"))[top][1:] == ["96.5 ± 6.3", "3, 1 diverged"]
     assert table(section(page, "transfer")) == {"backprop": ["97.0", "97.0"]}
     assert "4 × " not in page.text
@@ -58,7 +58,7 @@ def test_every_value_has_a_slice_with_its_choices_by_name_and_the_numbers_have_p
 
 def test_a_search_that_has_just_begun_has_its_page(tmp_path: Path) -> None:
     folder = search()
-    empty = dataclasses.replace(folder.results.groups[0], best=None, quartiles=None, best_slot=None, ended={})
+    empty = dataclasses.replace(folder.results.groups[0], best=None, quartiles=None, best_number=None, ended={})
     folder.results = dataclasses.replace(folder.results, groups=(empty,), trials=(), settled=0, importances={})
     folder.beside = {}
     page = page_of(folder, tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 
 from backroads.cli.flags import as_flags, given
-from backroads.runs.groups import Group, flags, flat, merged
+from backroads.runs.groups import Group, flags, merged
 
 
 class Data(Group):
@@ -48,11 +48,6 @@ def test_later_layers_override_settings_in_tables_or_by_name() -> None:
     assert merged(Config, {"sed": 1, "data": {"dta": 2}}) == {"sed": 1, "data": {"dta": 2}}  # for the schema to refuse
     assert list(flags(Config)) == ["name", "data", "download", "seed", "run_options"]
     assert merged(Config, {"run_options": {"c": "3"}}) == {"run": {"options": {"c": "3"}}}
-    assert flat(Config, {"name": "b", "data": {"download": False}, "run": {"options": {}}}) == {
-        "name": "b",
-        "download": False,
-        "run_options": {},
-    }
 
 
 def test_flags_have_no_prefix_and_say_which_were_given(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from backroads.search.run import client_at
-from backroads.search.settings import SearchConfig
+from backroads.search.settings import SearchSettings
 from backroads.search.study import Record
 
 PATIENCE = 240.0  # seconds until a test gives up; far more than it takes
@@ -32,7 +32,7 @@ _CONTEXT.set_forkserver_preload(
 class Workers(contextlib.ExitStack):
     """Workers of a search, and a client to watch them by; a context, which ends them."""
 
-    def __init__(self, config: SearchConfig, url: str, folder: Path, workers: int) -> None:
+    def __init__(self, config: SearchSettings, url: str, folder: Path, workers: int) -> None:
         super().__init__()
         self.folder = folder
         self.client = self.enter_context(client_at(url, config))
@@ -41,7 +41,7 @@ class Workers(contextlib.ExitStack):
         self.callback(self._end)
         for number in range(workers):
             log = folder / f"worker-{number}.log"
-            process = _CONTEXT.Process(target=_work, args=(url, config.name, folder, log, password))
+            process = _CONTEXT.Process(target=_work, args=(url, config.study.name, folder, log, password))
             process.start()
             self.processes.append(process)
 

@@ -10,7 +10,7 @@ import pytest
 from backroads.errors import ConfigError
 from backroads.feedback.rules import Alignment, list_rules
 from backroads.runs.settings import check_resume, read_settings, recipes
-from backroads.search.settings import GROWING, HARMLESS, SearchConfig, resolve
+from backroads.search.settings import GROWING, HARMLESS, SearchSettings, resolve
 from backroads.search.space import DIMENSIONS, OPERATIONS, PRIMITIVES, SHORT, SUBSETS, range_of
 from backroads.search.storage import hide_password, without_password
 from backroads.train.build import rules_of
@@ -63,9 +63,9 @@ def test_what_makes_no_difference_does_not_vary() -> None:
     ("given", "message"),
     [
         ({"trails": 3}, "Did you mean 'trials'"),
-        ({"train": {"momentun": 0.5}}, "Did you mean 'momentum'"),
-        ({"train": {"split": "test"}}, r"train\.split: a search sets this itself"),
-        ({"train": {"epochs": 3}}, "give it as epochs"),
+        ({"momentun": 0.5}, "Did you mean 'momentum'"),
+        ({"split": "test"}, r"data\.split: .* a search sets this itself"),
+        ({"rule": "backprop"}, r"rule\.name: .* a search sets this itself"),
         ({"vary": ["coeficients"]}, "Did you mean 'coefficients'"),
         ({"ranges": {"learning_rat": [0.1, 1.0]}}, "Did you mean 'learning_rate'"),
         ({"ranges": {"learning_rate": [1.0, 0.1]}}, "0 < low <= high"),
@@ -82,18 +82,18 @@ def test_mistakes_are_named_with_what_was_meant(given: dict[str, object], messag
 
 def test_ranges_can_be_narrowed() -> None:
     config = resolve({"ranges": {"decay": [0.1, 0.2], "reduction": ["power"]}})
-    assert config.dimensions["decay"] == range_of("decay", [0.1, 0.2])
-    assert config.dimensions["reduction"].choices == ("power",)
+    assert config.space.varying()["decay"] == range_of("decay", [0.1, 0.2])
+    assert config.space.varying()["reduction"].choices == ("power",)
 
 
 def test_a_study_may_grow_and_change_its_workers_and_nothing_else() -> None:
-    def check(old: SearchConfig, new: SearchConfig) -> None:
+    def check(old: SearchSettings, new: SearchSettings) -> None:
         check_resume(old.model_dump(), new.model_dump(), harmless=HARMLESS, growing=GROWING)
 
-    old = SearchConfig(trials=10)
-    check(old, SearchConfig(trials=20, workers=3, storage="postgresql://me@here/db"))
-    with pytest.raises(ConfigError, match=r"(?s)epochs: .*trials: .*seed: "):
-        check(old, SearchConfig(trials=5, epochs=2, seed=1))
+    old = resolve({"trials": 10})
+    check(old, resolve({"trials": 20, "workers": 3, "storage": "postgresql://me@here/db"}))
+    with pytest.raises(ConfigError, match=r"(?s)run.epochs: .*run.seed: .*search.trials: "):
+        check(old, resolve({"trials": 5, "epochs": 2, "seed": 1}))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from optuna.trial import TrialState, create_trial
 from backroads.search import study as module
 from backroads.search.process import is_gone, process_id
 from backroads.search.run import client_at
-from backroads.search.settings import SearchConfig
+from backroads.search.settings import resolve
 from backroads.search.study import (
     ATTEMPT,
     DIVERGED,
@@ -33,8 +33,15 @@ from backroads.search.study import (
 )
 
 A, B = "backprop", "feedback_alignment"  # both vary the learning rate and nothing else
-CONFIG = SearchConfig(
-    rules=[A, B], vary=["learning_rate"], ranges={"learning_rate": [1e-4, 1.0]}, trials=6, retries=1, epochs=10
+CONFIG = resolve(
+    {
+        "rules": [A, B],
+        "vary": ["learning_rate"],
+        "ranges": {"learning_rate": [1e-4, 1.0]},
+        "trials": 6,
+        "retries": 1,
+        "epochs": 10,
+    }
 )
 GONE = "elsewhere:1:0"  # a process of another machine
 
@@ -121,7 +128,7 @@ def test_of_two_workers_that_begin_the_last_trial_at_once_one_withdraws(
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # threads share the filters
 def test_many_workers_at_once_settle_each_trial_once(url: str) -> None:
-    config = CONFIG.model_copy(update={"trials": 24})
+    config = resolve(CONFIG.as_toml(), {"trials": 24})
 
     def work() -> None:
         with client_at(url, config) as own:
@@ -220,7 +227,7 @@ def test_a_trial_that_began_as_the_storage_went_away_is_found_and_settled_once(
     for _ in range(5):
         client.run_trial(A, ends(0.5))
     assert client.release(A) == []
-    clock[0] = CONFIG.grace + 1.0
+    clock[0] = CONFIG.study.grace + 1.0
     assert [record.trial.number for record in client.release(A)] == [0]
     while (group := client.next_group()) is not None:
         client.run_trial(group, ends(0.5))
@@ -276,7 +283,7 @@ def proposals(client: StudyClient, group: str, count: int) -> list[float]:
 @pytest.fixture
 def grown(tmp_path: Path) -> Iterator[StudyClient]:
     """A search with 40 complete trials a group; A is best at a rate of 0.1, B at 0.001."""
-    config = CONFIG.model_copy(update={"trials": 1000, "pruner": "median"})
+    config = resolve(CONFIG.as_toml(), {"trials": 1000, "pruner": "median"})
     with client_at(f"journal:{tmp_path}/grown.log", config) as found:
         for group, best in ((A, 1), (B, 3)):
             for n in range(40):
@@ -303,7 +310,7 @@ def test_proposals_gather_where_the_group_itself_did_well(grown: StudyClient, gr
 def test_a_seed_gives_the_same_proposals_however_often_the_search_is_interrupted(tmp_path: Path) -> None:
     def run(name: str, interrupted: int, seed: int = 0) -> list[Any]:
         """Values of the group's trials, of which every second one is interrupted so often; TPE from the third on."""
-        config = CONFIG.model_copy(update={"seed": seed, "startup": 2, "trials": 20})
+        config = resolve(CONFIG.as_toml(), {"seed": seed, "startup": 2, "trials": 20})
         for n in range(10):
             with client_at(f"journal:{tmp_path}/{name}.log", config) as own:
                 for _ in range(n % 2 * interrupted):

@@ -21,7 +21,7 @@ from backroads.train.settings import resolve as resolve_training
 from backroads.train.trainer import train
 
 RUNTIME = Runtime(torch.device("cpu"))
-SEARCH = resolve({"epochs": 3, "batch_size": 128, "train": {"model_options": {"width": 2}}})
+SEARCH = resolve({"epochs": 3, "batch_size": 128, "model_options": {"width": 2}})
 CONFIG = SEARCH.training(
     rule="alignment",
     rule_options={

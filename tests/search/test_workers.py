@@ -22,7 +22,7 @@ SETTINGS = {
     "trials": TRIALS,
     "epochs": 8,
     "batch_size": 128,
-    "train": {"model_options": {"width": 2}},
+    "model_options": {"width": 2},
     "pruner": "none",
     "startup": 4,
     "heartbeat": 1,

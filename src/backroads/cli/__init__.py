@@ -75,12 +75,12 @@ def _message(error: Exception) -> str:
     from backroads.contrib.theory.settings import TheoryConfig
     from backroads.plasticity.settings import MetaConfig
     from backroads.runs.settings import explain
-    from backroads.search.settings import SearchConfig
+    from backroads.search.settings import SearchSettings
     from backroads.train.comparison import CompareSettings
     from backroads.train.settings import TrainSettings
 
     cause = error.__cause__
     if isinstance(cause, ValidationError):
-        known = (TrainSettings, CompareSettings, SearchConfig, MetaConfig, TheoryConfig)
+        known = (TrainSettings, CompareSettings, SearchSettings, MetaConfig, TheoryConfig)
         return explain(cause, {schema.__name__: schema for schema in known}.get(cause.title, TrainSettings))
     return str(error)

@@ -13,17 +13,17 @@ EVERY = 5.0  # seconds between two lines in a log that have no news
 
 
 @contextmanager
-def progress(*, silent: bool = False) -> Iterator[Callable[[Progress], None]]:
+def progress(*, silent: bool = False, unit: str = "step") -> Iterator[Callable[[Progress], None]]:
     """What to call with the progress of some work: a bar with the time left on a terminal, plain lines otherwise.
 
     Args:
-        silent: show nothing (processes beside the first).
+        silent: show nothing (processes beside the first). unit: what is counted.
     """
     if silent:
         yield lambda _: None
         return
     if not sys.stdout.isatty():
-        yield _Lines()
+        yield _Lines(unit)
         return
     import rich.progress as rich
 
@@ -48,7 +48,8 @@ def progress(*, silent: bool = False) -> Iterator[Callable[[Progress], None]]:
 class _Lines:
     """Prints a line where there is news, and every few seconds how far the work is and how long it will take."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
         self._began = self._printed = time.monotonic()
         self._first, self._total = 0, -1
 
@@ -62,7 +63,7 @@ class _Lines:
         line = progress.line
         if line is None:
             done, left = progress.done - self._first, progress.total - progress.done
-            line = f"step {progress.done} of {progress.total}"
+            line = f"{self._unit} {progress.done} of {progress.total}"
             if done:
                 minutes, seconds = divmod(round((now - self._began) * left / done), 60)
                 line += f", about {minutes}:{seconds:02d} min left"

@@ -11,7 +11,9 @@ import cyclopts
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from backroads.search.settings import SearchConfig, resolve
+from backroads.cli.flags import as_flags, given
+from backroads.runs.settings import read_settings
+from backroads.search.settings import SearchSettings, resolve
 
 if TYPE_CHECKING:
     from backroads.search.study import StudyClient
@@ -20,6 +22,7 @@ Study = Annotated[Path, Parameter(help="Folder of the study.")]
 POSITIVE = Number(gte=1)
 INTERRUPTED = 130
 
+as_flags(SearchSettings)
 app = cyclopts.App(
     name="search",
     help="Search coefficients, operations and rates of rules, or of all 32 subsets of the primitives.",
@@ -31,30 +34,29 @@ app = cyclopts.App(
 @app.default
 def search(
     *,
-    settings: Annotated[SearchConfig | None, Parameter(name="*")] = None,
-    config: Annotated[str | None, Parameter(help="TOML file, or name of a recipe; flags override it.")] = None,
-    out: Annotated[Path | None, Parameter(help="Folder of the study; runs/NAME if not given.")] = None,
+    settings: SearchSettings | None = None,
+    config: Annotated[
+        str | None,
+        Parameter(help="Take settings from this TOML file, or from a recipe by its name; flags override it."),
+    ] = None,
+    out: Annotated[
+        Path | None, Parameter(help="Folder of the study; by default runs/NAME, with the name of the study.")
+    ] = None,
 ) -> None:
     """Search coefficients, operations and rates of rules, or of all 32 subsets of the primitives.
 
     Each trial is a short training, judged by its accuracy on a part of the training split; the test split is not read.
     Ctrl-C leaves a study that the same command goes on with. `backroads worker` joins from other machines.
     """
-    from backroads.runs.settings import read_settings
-
-    given = {
-        **(read_settings(config, "search") if config is not None else {}),
-        **(settings.model_dump(include=settings.model_fields_set) if settings is not None else {}),
-    }
-    resolved = resolve(given)
-    folder = out if out is not None else Path("runs") / resolved.name
+    resolved = resolve(read_settings(config, "search") if config is not None else {}, given(settings))
+    folder = out if out is not None else Path("runs") / resolved.study.name
 
     from backroads.cli.progress import progress
     from backroads.search.results import write_best
     from backroads.search.run import search as run
     from backroads.search.run import study_in
 
-    with progress() as show:
+    with progress(unit="trial") as show:
         status = run(resolved, folder, show)
     if status == "stopped":
         print(f"backroads: stopped; the same command goes on with {folder}", file=sys.stderr)
@@ -129,7 +131,7 @@ def promote(
             half = "" if row.interval is None else f" ± {100 * row.interval:.2f}"
             test = "-" if row.mean is None else f"{100 * row.mean:.2f}{half}"
             number = str(len(row.accuracies))
-            lines.append((str(row.slot), row.group, f"{100 * (row.validation or 0.0):.2f}", test, number))
+            lines.append((str(row.number), row.group, f"{100 * (row.validation or 0.0):.2f}", test, number))
         print(aligned(lines))
         print(f"report: {write_results(client, study)}")
 

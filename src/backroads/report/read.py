@@ -171,7 +171,8 @@ class Record:
 
     def setting(self, name: str) -> Any:
         """A setting: a plain one at the top or in any group, or "name" in the group called ``name``; else None."""
-        groups = [self.config, *(group for group in self.config.values() if isinstance(group, Mapping))]
+        config = getattr(self.results, "settings", self.config)
+        groups = [config, *(group for group in config.values() if isinstance(group, Mapping))]
         found = [group[name] for group in groups if name in group]
         plain = [value for value in found if not isinstance(value, Mapping)]
         return plain[0] if plain else found[0].get("name") if found else None

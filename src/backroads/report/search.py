@@ -38,17 +38,17 @@ def search_page(record: Record) -> Page:
     subsets = all(group.subset is not None for group in ranked)
     what = "Subsets of the primitives" if subsets else "Rules"
     best = [(_plain(name), text.setting(value)) for name, value in (ranked[0].best_params or {}).items()]
-    settings, unfinished = results.settings, results.running or results.settled < results.planned
+    unfinished = results.running or results.settled < results.planned
     facts = [
-        str(settings.get("model", "")),
+        str(record.setting("model") or ""),
         f"{text.counted(results.settled, 'trial')} of {results.planned}",
         text.counted(len(ranked), "subset" if subsets else "rule"),
-        text.counted(int(settings.get("epochs", 0)), "epoch"),
+        text.counted(int(record.setting("epochs") or 0), "epoch"),
         None if results.seconds is None else text.duration(results.seconds),
     ]
     return Page(
         record,
-        title=f"{what} searched on {text.title(str(settings.get('data', 'data')))}",
+        title=f"{what} searched on {text.title(str(record.setting('data') or 'data'))}",
         facts=facts,
         headline=Headline("Unfinished" * bool(unfinished), False, _summary(results, ranked, promotion)),
         sections=[
@@ -76,8 +76,8 @@ def _summary(results: SearchResults, ranked: Sequence[SearchGroup], promotion: P
     if complete:
         first, last = ranked[0], next(group for group in reversed(ranked) if group.best is not None)
         sentences = [
-            f"The best of {text.counted(complete, 'complete trial')} is trial {first.best_slot} of {first.group}, with "
-            f"a validation accuracy of {text.percent(first.best)} %."
+            f"The best of {text.counted(complete, 'complete trial')} is trial {first.best_number} of {first.group}, "
+            f"with a validation accuracy of {text.percent(first.best)} %."
         ]
         if last is not first:
             sentences.append(f"The best trial of {last.group}, the last in rank, has {text.percent(last.best)} %.")
@@ -86,8 +86,9 @@ def _summary(results: SearchResults, ranked: Sequence[SearchGroup], promotion: P
     if promotion.rows:
         top = promotion.rows[0]
         sentences.append(
-            f"Trained again on the whole training split with {text.counted(len(top.accuracies), 'fresh seed')}, trial "
-            f"{top.slot} of {top.group} leads with a test accuracy of {text.percent(top.mean)}{_half(top.interval)} %."
+            f"Trained again on the whole training split with {text.counted(len(top.accuracies), 'fresh seed')}, "
+            f"trial {top.number} of {top.group} leads with a test accuracy of {text.percent(top.mean)}"
+            f"{_half(top.interval)} %."
         )
     left = results.planned - results.settled
     sentences += [f"{text.counted(left, 'trial')} still to come."] if left > 0 else []
@@ -195,7 +196,7 @@ def _promoted(promotion: Promotion) -> list[Block]:
         gone = sum(accuracy is None for accuracy in row.accuracies)
         seeds = f"{len(row.accuracies)}" + (f", {gone} diverged" if gone else "")
         test = Cell(text.percent(row.mean), _half(row.interval).strip())
-        rows.append([f"{row.slot} {row.group}", text.percent(row.validation), test, seeds])
+        rows.append([f"{row.number} {row.group}", text.percent(row.validation), test, seeds])
     caption = (
         "On the whole training split, with seeds that no trial had; each training is tested once, at its end. Mean ± "
         "half a 95 % interval (Student’s t) over the seeds that did not diverge."

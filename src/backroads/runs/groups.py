@@ -71,16 +71,3 @@ def merged(schema: type[BaseModel], *layers: Mapping[str, Any]) -> dict[str, Any
             else:
                 result[name] = value
     return result
-
-
-def flat(schema: type[BaseModel], data: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of :func:`merged`: settings by their flags, from plain data with tables."""
-    tables = merged(schema, data)
-    named = {place: flag for flag, place in flags(schema).items()}
-    result: dict[str, Any] = {}
-    for name, value in tables.items():
-        if name in groups(schema) and isinstance(value, Mapping):
-            result |= {named.get((name, field), f"{name}.{field}"): inner for field, inner in value.items()}
-        else:
-            result[name] = value
-    return result

@@ -23,7 +23,7 @@ class SearchGroup:
     Attributes:
         group: its name. planned: trials in all. ended: number of trials by how they ended. subset: names of its
             primitives, None for a rule. best: accuracy. quartiles: of the complete trials; lower, median, upper.
-        best_slot, best_params: number and sampled values of the best trial.
+        best_number, best_params: number and sampled values of the best trial.
     """
 
     group: str
@@ -32,7 +32,7 @@ class SearchGroup:
     subset: tuple[str, ...] | None = None
     best: Number = None
     quartiles: tuple[float, float, float] | None = None
-    best_slot: int | None = None
+    best_number: int | None = None
     best_params: dict[str, Any] | None = None
 
     @property
@@ -45,7 +45,7 @@ class SearchGroup:
 class SearchTrial:
     """A trial that has ended. value: validation accuracy. params: the values that were sampled for it."""
 
-    slot: int
+    number: int
     group: str
     end: TrialEnd
     value: Number = None
@@ -82,7 +82,7 @@ class PromotedTrial:
     """A trial that was trained again on the whole training split. accuracies: of each seed on the test split, None if
     it diverged. mean, interval: over the others; half the width of the 95 % interval of Student's t."""
 
-    slot: int
+    number: int
     group: str
     validation: Number
     accuracies: tuple[Number, ...]

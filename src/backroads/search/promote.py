@@ -24,7 +24,7 @@ from backroads.runs.runtime import joined
 from backroads.runs.schema import as_data
 from backroads.runs.statistics import estimate
 from backroads.search.results import best_of_groups, ranked, training_of
-from backroads.search.settings import SearchConfig
+from backroads.search.settings import SearchSettings
 from backroads.search.study import StudyClient, TrialFailed
 from backroads.search.trial import load_once, run_trial
 from backroads.train.settings import TrainSettings, resolve
@@ -101,7 +101,7 @@ def transfer(
     best = dict(list(best_of_groups(client.all_records()).items())[:top])
     if not best:
         raise RunError("transfer: no trial is complete yet; go on with the search")
-    models = list(dict.fromkeys((config.model, *models)))
+    models = list(dict.fromkeys((config.model.name, *models)))
     settings: dict[str, dict[str, Any]] = {group: training_of(client, record) for group, record in best.items()}
     if BACKPROP not in settings:
         plain = config.training(split="test", rule=BACKPROP, rule_options={}).as_toml()
@@ -109,7 +109,7 @@ def transfer(
     _check_models(models, config)
     fresh = fresh_seeds(config, seeds)
     jobs = {
-        f"{group}/{model}": chosen if model == config.model else {**chosen, "model": {"name": model}}
+        f"{group}/{model}": chosen if model == config.model.name else {**chosen, "model": {"name": model}}
         for group, chosen in settings.items()
         for model in models
     }
@@ -131,9 +131,9 @@ def transfer(
     return table
 
 
-def fresh_seeds(config: SearchConfig, count: int) -> list[int]:
+def fresh_seeds(config: SearchSettings, count: int) -> list[int]:
     """Seeds that no trial of the search had."""
-    return [config.seed + FRESH + n for n in range(count)]
+    return [config.run.seed + FRESH + n for n in range(count)]
 
 
 def final_accuracy(settings: dict[str, Any]) -> dict[str, Any]:
@@ -185,10 +185,10 @@ def _train_all(
     return {name: tuple(done[f"{name}/{seed}"]["accuracy"] for seed in seeds) for name in settings}, done
 
 
-def _check_models(models: Iterable[str], config: SearchConfig) -> None:
+def _check_models(models: Iterable[str], config: SearchSettings) -> None:
     dataset = load_once(config.training(), _DATA, torch.device("cpu"))
     for model in models:
-        options = config.train.get("model_options", {}) if model == config.model else {}
+        options = config.model.options if model == config.model.name else {}
         try:
             build_model(model, classes=dataset.classes, shape=dataset.shape, options=options)
         except BackroadsError as error:

@@ -15,7 +15,7 @@ import tomli_w
 from backroads.errors import RunError
 from backroads.runs.folder import write_atomically
 from backroads.runs.results import SearchGroup, SearchResults, SearchTrial
-from backroads.search.space import Group
+from backroads.search.space import RuleSpace
 from backroads.search.study import DIVERGED, ERROR, LOST, RETRIED, Record, StudyClient, settled
 
 LEAST = 10  # complete trials of a group before importances are computed
@@ -41,11 +41,10 @@ def gather(client: StudyClient) -> SearchResults:
     done = settled(records)
     began = [record.trial.datetime_start for record in done if record.trial.datetime_start is not None]
     ended = [record.trial.datetime_complete for record in done if record.trial.datetime_complete is not None]
-    settings = config.model_dump(exclude_none=True)
     return SearchResults(
         kind="search",
-        settings=settings,
-        planned=config.trials,
+        settings=config.as_toml(),
+        planned=config.search.trials,
         settled=len(done),
         running=sum(record.outcome == "running" for record in records),
         groups=tuple(_group(group, client) for group in client.groups.values()),
@@ -56,7 +55,7 @@ def gather(client: StudyClient) -> SearchResults:
     )
 
 
-def _group(group: Group, client: StudyClient) -> SearchGroup:
+def _group(group: RuleSpace, client: StudyClient) -> SearchGroup:
     records = client.records(group.name)
     best = ranked(records)
     values = [record.value for record in best if record.value is not None]
@@ -69,7 +68,7 @@ def _group(group: Group, client: StudyClient) -> SearchGroup:
         subset=group.subset,
         best=values[0] if values else None,
         quartiles=None if quartiles is None else (quartiles[0], quartiles[1], quartiles[2]),
-        best_slot=best[0].number if best else None,
+        best_number=best[0].number if best else None,
         best_params=dict(best[0].trial.params) if best else None,
     )
 
@@ -78,7 +77,7 @@ def _trial(record: Record) -> SearchTrial:
     """A trial in few digits: a search has thousands."""
     value = record.trial.value
     return SearchTrial(
-        slot=record.number,
+        number=record.number,
         group=record.group,
         end=record.outcome,  # type: ignore[arg-type]
         value=None if value is None else round(value, 6),
@@ -112,11 +111,11 @@ def _importances(client: StudyClient, group: str) -> dict[str, float]:
     return {name: round(share, 4) for name, share in shares.items() if math.isfinite(share)}
 
 
-def training_of(client: StudyClient, record: Record, **changes: Any) -> dict[str, Any]:
+def training_of(client: StudyClient, record: Record) -> dict[str, Any]:
     """The settings of a trial, to train it again on the whole training split, as data for TOML."""
     config = client.config
-    found = client.groups[record.group].settings(record.trial.params, config.train.get("rule_options"))
-    return config.training(**{"split": "test", **found, **changes}).as_toml()
+    found = client.groups[record.group].settings(record.trial.params, config.rule.options)
+    return config.training(split="test", **found).as_toml()
 
 
 def write_best(client: StudyClient, folder: Path, group: str | None = None) -> tuple[Path, str]:

@@ -21,7 +21,7 @@ from backroads.runs.folder import write_atomically, write_json
 from backroads.runs.progress import Progress, Report
 from backroads.runs.settings import check_resume, read_toml
 from backroads.runs.signals import Stopper
-from backroads.search.settings import GROWING, HARMLESS, SearchConfig, resolve
+from backroads.search.settings import GROWING, HARMLESS, SearchSettings, resolve
 from backroads.search.storage import (
     hide_password,
     path_of,
@@ -36,7 +36,7 @@ LOOK = 0.5  # seconds between looks at the trials of up to eight groups
 FAREWELL = 30.0  # seconds that workers have to leave
 
 
-def prepare(config: SearchConfig, folder: Path) -> tuple[SearchConfig, str]:
+def prepare(config: SearchSettings, folder: Path) -> tuple[SearchSettings, str]:
     """Make a search in a folder, or find the one that is there.
 
     Returns:
@@ -48,9 +48,9 @@ def prepare(config: SearchConfig, folder: Path) -> tuple[SearchConfig, str]:
     """
     _ = config.groups  # unknown rules are said before anything is written
     config = _without_password(config)
-    url = url_of(config.storage, folder)
+    url = url_of(config.study.storage, folder)
 
-    def check(old: SearchConfig) -> None:
+    def check(old: SearchSettings) -> None:
         check_resume(old.model_dump(), config.model_dump(), harmless=HARMLESS, growing=GROWING)
 
     if (folder / "config.toml").is_file():
@@ -60,21 +60,22 @@ def prepare(config: SearchConfig, folder: Path) -> tuple[SearchConfig, str]:
     path = path_of(url)
     if path is None or path.is_file():
         with storage_at(url) as storage:
-            if config.name in optuna.get_all_study_names(storage):
+            if config.study.name in optuna.get_all_study_names(storage):
                 try:
-                    check(load_search(storage, config.name)[0])
+                    check(load_search(storage, config.study.name)[0])
                 except ConfigError as error:
-                    raise ConfigError(f"name: {url} has a study {config.name!r}; {error}, and another --name") from None
+                    where = f"name: {url} has a study {config.study.name!r}"
+                    raise ConfigError(f"{where}; {error}, and another --name") from None
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "environment.json").is_file():
         write_json(folder / "environment.json", environment(_command()))
-    write_atomically(folder / "config.toml", tomli_w.dumps(config.model_dump(exclude_none=True)))
+    write_atomically(folder / "config.toml", tomli_w.dumps(config.as_toml()))
     with storage_at(url) as storage:
         save_search(storage, config, folder)
     return config, url
 
 
-def load_settings(folder: Path) -> SearchConfig:
+def load_settings(folder: Path) -> SearchSettings:
     """The settings of the study in ``folder``; raises ConfigError if it holds none."""
     if not (folder / "config.toml").is_file():
         raise ConfigError(
@@ -83,13 +84,14 @@ def load_settings(folder: Path) -> SearchConfig:
     return _without_password(resolve(read_toml(folder / "config.toml")))
 
 
-def _without_password(config: SearchConfig) -> SearchConfig:
+def _without_password(config: SearchSettings) -> SearchSettings:
     """The settings with the storage's password moved to the environment."""
-    return config if config.storage is None else config.model_copy(update={"storage": hide_password(config.storage)})
+    url = config.study.storage
+    return config if url is None else resolve(config.as_toml(), {"storage": hide_password(url)})
 
 
-def search(config: SearchConfig, folder: Path, report: Report) -> str:
-    """Run a search to its end with ``config.workers`` processes on this machine.
+def search(config: SearchSettings, folder: Path, report: Report) -> str:
+    """Run a search to its end with ``config.study.workers`` processes on this machine.
 
     Args:
         config: the settings. folder: of the search, new or of the same settings. report: called with the progress, and
@@ -108,14 +110,14 @@ def search(config: SearchConfig, folder: Path, report: Report) -> str:
         seen = len(settled(client.all_records()))
         with Stopper() as stopper, _workers(config, url, folder) as workers:
             while True:
-                done = settled(retrying(client.all_records, config.patience))
+                done = settled(retrying(client.all_records, config.study.patience))
                 complete = [record.value or 0.0 for record in done if record.outcome == "complete"]
                 best = f"; best {100 * max(complete):.2f} %" if complete else ""
                 for n, record in enumerate(done[seen:], seen + 1):
-                    report(Progress(n, config.trials, f"{n}/{config.trials}: {record}{best}"))
+                    report(Progress(n, config.search.trials, f"{record}{best}"))
                 seen = len(done)
-                report(Progress(seen, config.trials))
-                if seen >= config.trials:
+                report(Progress(seen, config.search.trials))
+                if seen >= config.search.trials:
                     return "settled"
                 if stopper():
                     return "stopped"
@@ -144,17 +146,17 @@ def _check(workers: dict[int, subprocess.Popen[bytes]], client: StudyClient, fol
 
 
 @contextlib.contextmanager
-def _workers(config: SearchConfig, url: str, folder: Path) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
+def _workers(config: SearchSettings, url: str, folder: Path) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
     """Workers of a study by number, as processes of their own; told to leave at the end, and waited for."""
-    threads = str(config.threads)
+    threads = str(config.run.threads)
     environment = {
         **os.environ,
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads),
     }
     started: dict[int, subprocess.Popen[bytes]] = {}
     try:
-        for number in range(config.workers):
-            words = ["worker", url, config.name, "--folder", str(folder)]
+        for number in range(config.study.workers):
+            words = ["worker", url, config.study.name, "--folder", str(folder)]
             with (folder / f"worker-{number}.log").open("ab") as log:
                 started[number] = subprocess.Popen(
                     [sys.executable, "-m", "backroads", *words, "--parent", str(os.getpid())],
@@ -192,22 +194,22 @@ def _command() -> list[str]:
 
 
 @contextlib.contextmanager
-def client_at(url: str, config: SearchConfig) -> Iterator[StudyClient]:
+def client_at(url: str, config: SearchSettings) -> Iterator[StudyClient]:
     """A client of the search at a URL, closed at the end; raises ConfigError, RunError."""
-    options = {"heartbeat": config.heartbeat, "grace": config.grace, "retries": config.retries}
-    with storage_at(url, **options, patience=config.patience) as storage:
-        yield retrying(lambda: StudyClient(storage, config), config.patience)
+    options = {"heartbeat": config.study.heartbeat, "grace": config.study.grace, "retries": config.study.retries}
+    with storage_at(url, **options, patience=config.study.patience) as storage:
+        yield retrying(lambda: StudyClient(storage, config), config.study.patience)
 
 
 @contextlib.contextmanager
 def study_in(folder: Path) -> Iterator[StudyClient]:
     """A client of the search in ``folder``; raises ConfigError, RunError."""
     config = load_settings(folder)
-    url = url_of(config.storage, folder)
+    url = url_of(config.study.storage, folder)
     path = path_of(url)
     if path is not None and not path.is_file():
         raise ConfigError(f"study: {folder} has no {path.name}; has the search begun?")
     with storage_at(url) as storage:
-        load_search(storage, config.name)
+        load_search(storage, config.study.name)
     with client_at(url, config) as client:
         yield client

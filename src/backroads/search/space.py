@@ -112,7 +112,7 @@ SUBSETS: dict[str, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
+class RuleSpace:
     """One rule, or one subset of the primitives: what is compared in a search.
 
     Attributes:
@@ -157,7 +157,7 @@ class Group:
         return {"rule": self.rule, "rule_options": options, **settings}
 
 
-def groups_of(rules: Iterable[str], varies: Mapping[str, Range]) -> list[Group]:
+def groups_of(rules: Iterable[str], varies: Mapping[str, Range]) -> list[RuleSpace]:
     """The groups of a search, in the order in which they take turns.
 
     Args:
@@ -169,14 +169,14 @@ def groups_of(rules: Iterable[str], varies: Mapping[str, Range]) -> list[Group]:
     """
     from backroads.feedback.rules import get_rule
 
-    groups: list[Group] = []
+    groups: list[RuleSpace] = []
     for name in rules:
         if name == ALL_SUBSETS:
             for key, subset in SUBSETS.items():
                 rule = get_rule("alignment", **dict.fromkeys(subset, 1.0))
-                groups.append(Group(key, "alignment", subset, _varying(varies, rule)))
+                groups.append(RuleSpace(key, "alignment", subset, _varying(varies, rule)))
         else:
-            groups.append(Group(name, name, None, _varying(varies, get_rule(name))))
+            groups.append(RuleSpace(name, name, None, _varying(varies, get_rule(name))))
     return groups
 
 

@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from backroads.errors import ConfigError, nearest
 from backroads.search.process import is_gone, process_id
-from backroads.search.settings import SearchConfig, resolve
+from backroads.search.settings import SearchSettings, resolve
 from backroads.search.storage import experimental, retrying
 
 SETTINGS, FOLDER = "settings", "folder"  # attributes of the Optuna study that bears the search's name
@@ -101,14 +101,14 @@ class Record:
         return self.trial.value
 
 
-def save_search(storage: BaseStorage, config: SearchConfig, folder: Path) -> None:
+def save_search(storage: BaseStorage, config: SearchSettings, folder: Path) -> None:
     """Write settings and folder of a search into its storage."""
-    study = optuna.create_study(storage=storage, study_name=config.name, load_if_exists=True)
-    study.set_user_attr(SETTINGS, config.model_dump_json(exclude_none=True))
+    study = optuna.create_study(storage=storage, study_name=config.study.name, load_if_exists=True)
+    study.set_user_attr(SETTINGS, json.dumps(config.as_toml()))
     study.set_user_attr(FOLDER, str(folder.resolve()))
 
 
-def load_search(storage: BaseStorage, name: str) -> tuple[SearchConfig, Path]:
+def load_search(storage: BaseStorage, name: str) -> tuple[SearchSettings, Path]:
     """The settings of a search, and its folder where it began; raises ConfigError with the nearest name."""
     found = {study.study_name: study.user_attrs for study in storage.get_all_studies() if SETTINGS in study.user_attrs}
     if name not in found:
@@ -150,13 +150,13 @@ class StudyClient:
         config: settings of the search.
     """
 
-    def __init__(self, storage: BaseStorage, config: SearchConfig) -> None:
+    def __init__(self, storage: BaseStorage, config: SearchSettings) -> None:
         self.storage, self.config, self.groups = storage, config, config.groups
         self.planned = {name: config.planned(name) for name in self.groups}
         self.studies = {
             name: optuna.create_study(
                 storage=storage,
-                study_name=f"{config.name}/{name}",
+                study_name=f"{config.study.name}/{name}",
                 direction="maximize",
                 load_if_exists=True,
                 sampler=optuna.samplers.RandomSampler(),  # each trial has a sampler of its own, see run_trial
@@ -165,7 +165,7 @@ class StudyClient:
             for name in self.groups
         }
         with experimental():
-            self._retry = RetryHeartbeatStaleTrialCallback(max_retry=config.retries)
+            self._retry = RetryHeartbeatStaleTrialCallback(max_retry=config.study.retries)
         self._all_settled: dict[str, list[Record]] = {}  # of groups that have come to their end
         self._turn: int | None = None  # of the groups, whose is next
         self._first_seen: dict[tuple[str, int], float] = {}  # running trials that no process has put its name to
@@ -181,7 +181,7 @@ class StudyClient:
 
     def _read(self, group: str) -> list[Record]:
         trials = self.studies[group].get_trials(deepcopy=False)
-        return [Record(group, trial, outcome_of(trial, self.config.retries)) for trial in trials]
+        return [Record(group, trial, outcome_of(trial, self.config.study.retries)) for trial in trials]
 
     def all_records(self) -> list[Record]:
         """The trials of all groups."""
@@ -266,10 +266,10 @@ class StudyClient:
             TakenAwayError: the trial was given to another worker in the meantime.
         """
         try:
-            retrying(lambda: trial.report(accuracy, epoch), self.config.patience)
+            retrying(lambda: trial.report(accuracy, epoch), self.config.study.patience)
         except UpdateFinishedTrialError:
             raise TakenAwayError from None
-        return epoch < self.config.epochs and retrying(trial.should_prune, self.config.patience)
+        return epoch < self.config.run.epochs and retrying(trial.should_prune, self.config.study.patience)
 
     # -- trials whose worker has died --------------------------------------------------------------------------------
 
@@ -290,7 +290,7 @@ class StudyClient:
                 continue
             if record.process is None:
                 first = self._first_seen.setdefault((group, record.trial.number), now)
-                gone = now - first > self.config.grace
+                gone = now - first > self.config.study.grace
             else:
                 gone = is_gone(record.process) is True
             if gone or dead(record):
@@ -315,17 +315,17 @@ class StudyClient:
         )
 
 
-def make_sampler(config: SearchConfig, group: str, draw: int) -> optuna.samplers.BaseSampler:
+def make_sampler(config: SearchSettings, group: str, draw: int) -> optuna.samplers.BaseSampler:
     """What proposes the values of one trial. All of Optuna's switches are given: their defaults change by version.
 
     The seed follows from that of the search, the group and the number of the draw: no two trials draw alike, whichever
     workers train them, and a search that was interrupted goes on with the draws that it would have made.
     """
-    seed = zlib.crc32(f"{config.seed}/{group}/{draw}".encode())
-    if config.sampler == "random":
+    seed = zlib.crc32(f"{config.run.seed}/{group}/{draw}".encode())
+    if config.search.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(
-        n_startup_trials=config.startup,
+        n_startup_trials=config.search.startup,
         n_ei_candidates=24,
         seed=seed,
         multivariate=True,
@@ -334,14 +334,14 @@ def make_sampler(config: SearchConfig, group: str, draw: int) -> optuna.samplers
     )
 
 
-def make_pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
+def make_pruner(config: SearchSettings) -> optuna.pruners.BasePruner:
     """What ends poor trials early."""
-    if config.pruner == "median":
+    if config.search.pruner == "median":
         return optuna.pruners.MedianPruner(
-            n_startup_trials=max(4, config.startup // 2), n_warmup_steps=max(1, config.epochs // 5)
+            n_startup_trials=max(4, config.search.startup // 2), n_warmup_steps=max(1, config.run.epochs // 5)
         )
-    if config.pruner == "hyperband":
+    if config.search.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(
-            min_resource=config.report_every, max_resource=config.epochs, reduction_factor=3
+            min_resource=config.search.report_every, max_resource=config.run.epochs, reduction_factor=3
         )
     return optuna.pruners.NopPruner()

@@ -19,7 +19,7 @@ from backroads.errors import BackroadsError, RunError
 from backroads.runs.runtime import Runtime, joined
 from backroads.runs.signals import Stopper
 from backroads.search.run import client_at
-from backroads.search.settings import SearchConfig
+from backroads.search.settings import SearchSettings
 from backroads.search.storage import retrying, storage_at
 from backroads.search.study import (
     ERROR,
@@ -80,7 +80,7 @@ def work(
 
 
 class _Worker:
-    def __init__(self, config: SearchConfig, runtime: Runtime, stop: Callable[[], bool], folder: Path | None) -> None:
+    def __init__(self, config: SearchSettings, runtime: Runtime, stop: Callable[[], bool], folder: Path | None) -> None:
         self.config, self.runtime, self.stop, self.folder = config, runtime, stop, folder
         self.groups = config.groups
         self.datasets: dict[str, Dataset] = {}
@@ -92,7 +92,7 @@ class _Worker:
         while not self.stop():
             if most is not None and trained >= most:
                 return "enough"
-            group = retrying(client.next_group, self.config.patience)
+            group = retrying(client.next_group, self.config.study.patience)
             if group is None and client.settled():
                 return "settled"
             try:
@@ -142,7 +142,7 @@ class _Worker:
     ) -> float:
         """The accuracy of a trial. Any error but the storage's ends the trial and not the worker: TrialFailed."""
         try:
-            fixed = self.config.train.get("rule_options")
+            fixed = self.config.rule.options
             config = self.config.training(**self.groups[group].settings(params, fixed))
             return run_trial(
                 config,
@@ -150,9 +150,9 @@ class _Worker:
                 self.runtime,
                 report=report,
                 stop=self.stop,
-                report_every=self.config.report_every,
+                report_every=self.config.search.report_every,
                 folder=None if self.folder is None else self.folder / "trials" / group / str(number) / str(attempt),
-                checkpoint_seconds=self.config.checkpoint_seconds,
+                checkpoint_seconds=self.config.study.checkpoint_seconds,
             )
         except (TrialFailed, TakenAwayError, optuna.TrialPruned, RunError, StorageInternalError, SQLAlchemyError):
             raise
