@@ -19,7 +19,7 @@ from backroads.runs.runtime import Runtime
 from backroads.runs.schema import ArmResult, TrainingResults
 from backroads.runs.settings import read_toml
 from backroads.train.arm import TrainingArm
-from backroads.train.build import Batches, dataset_of, rules_of
+from backroads.train.build import Batches, dataset_of
 from backroads.train.comparison import resolve_comparison
 from backroads.train.trainer import compare, train
 
@@ -104,14 +104,6 @@ def test_methods_are_compared_too(tmp_path: Path) -> None:
     assert all(arm.readings["update_angle"][""] > 0 for arm in ends["local_errors"])  # type: ignore[operator]
     (begin,) = read_events(tmp_path / "run", "start")
     assert set(begin["arms"][1]["formulas"].values()) == {"local pred"}
-
-
-def test_kolen_pollack_decays_as_w_does_unless_told_otherwise() -> None:
-    def rule(**settings: Any) -> Any:
-        return rules_of(resolve_comparison({"rules": ["kolen_pollack"], **settings}).arms()[1][1])
-
-    assert rule(weight_decay=0.02) == br.rules.kolen_pollack(0.02)
-    assert rule(rule_settings={"kolen_pollack": {"decay": 0.3}}) == br.rules.kolen_pollack(0.3)
 
 
 def test_a_diverging_rule_is_counted_and_stops_nobody_else(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -11,11 +11,9 @@ from backroads.errors import ConfigError, nearest
 from backroads.runs.groups import Group, groups, merged
 from backroads.runs.settings import checked
 from backroads.train.settings import (
-    Backward,
     Data,
     Method,
     Optimizer,
-    OptimizerName,
     Rule,
     Run,
     Schedule,
@@ -41,7 +39,6 @@ BASELINE = "backprop"
 # benchmarks/choose_defaults.py on a validation part of the training split; see docs/defaults.md.
 CHOSEN_ON_VALIDATION: dict[str, dict[str, Any]] = {
     "information_alignment": {"amp": 0.003, "null": 0.01, "decay": 0.01},
-    "symmetric_alignment": {"decay": 0.3, "self": 0.3},
 }
 
 
@@ -99,12 +96,6 @@ class _Schedule(Schedule):
     name: ScheduleName = _default(Schedule, "name", "linear")
 
 
-class _Backward(Backward):
-    __doc__ = Backward.__doc__
-    optimizer: OptimizerName | Literal["auto"] = _default(Backward, "optimizer", "sgd")
-    momentum: float | None = _default(Backward, "momentum", 0.0)
-
-
 class _Method(Method):
     __doc__ = Method.__doc__
     without_flag: ClassVar[frozenset[str]] = frozenset({"name", "options"})  # see Compared.methods
@@ -131,7 +122,6 @@ class CompareSettings(TrainSettings):
     rule: _Rule = _Rule()
     optimizer: _Optimizer = _Optimizer()
     schedule: _Schedule = _Schedule()
-    backward: _Backward = _Backward()
     run: _Run = _Run()
 
     @model_validator(mode="after")
@@ -150,10 +140,6 @@ class CompareSettings(TrainSettings):
         if rules is None:
             rules = [] if self.compare.methods else COMPARED_RULES
         rules = rules if BASELINE in rules else [BASELINE, *rules]
-        options = {
-            "kolen_pollack": {"decay": self.optimizer.weight_decay},  # B must decay as W does
-            **CHOSEN_ON_VALIDATION,
-        }
         common = {name: getattr(self, name).model_dump() for name in groups(TrainSettings)}
         named = [("rule", name) for name in rules] + [("method", name) for name in self.compare.methods]
         if unknown := set(self.compare.rule_settings) - {name for _, name in named}:
@@ -164,7 +150,7 @@ class CompareSettings(TrainSettings):
         found = []
         for seed in self.compare.seeds:
             for kind, name in named:
-                own = {**options.get(name, {}), **self.compare.rule_settings.get(name, {})}
+                own = {**CHOSEN_ON_VALIDATION.get(name, {}), **self.compare.rule_settings.get(name, {})}
                 rest = common if kind == "rule" else {**common, "rule": {}}
                 arm = {"seed": seed, kind: {**rest[kind], "name": name, "options": own}}
                 found.append((name, resolve(rest, arm)))
