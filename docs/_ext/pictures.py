@@ -8,7 +8,7 @@ import math
 import re
 import runpy
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from backroads.report import figure, theory
 from backroads.report.curve import Curve, through
 from backroads.report.figure import OVERVIEW, Scale, Series, look, swatch
 from backroads.report.read import read_record
-from backroads.runs.results import NetworkDiagram, TheoryResults
+from backroads.runs.results import TheoryResults
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 RECORDED = RESULTS / "theory"
@@ -37,20 +37,12 @@ def theory_picture(what: str) -> str:
     if kind == "network":
         return _network()
     if kind == "noise":
-        mirror = _results("bounded").mirror
-        drawn = [theory.mirror(f"noise-{q}", f"{q} against steps", mirror, q) for q in ("gain", "angle")]
-        keys = " ".join(f"{swatch(f'noise-{n}', look(n))} {curve.name}" for n, curve in enumerate(mirror.curves))
-        return _raw(*drawn, key=keys)
+        return _of_report(theory.mirror(_results("bounded")))
     results = _results(name)
     if kind == "diagram":
-        return _raw(
-            theory.diagram(f"d-{name}", f"phase diagram: {name}", results.diagram),
-            key=_fates(name, results.diagram.closed),
-        )
-    if kind == "plane":
-        return _raw(theory.plane(f"p-{name}", f"trajectories: {name}", results.plane, results.moving.points))
-    course = results.matrix.course
-    return _raw(theory.norms(f"n-{name}", f"lengths over time: {name}", course.times, course.W, course.B))
+        return _of_report(theory.phase_diagram(results.diagram))
+    plane, norms = theory.paths(results).panels
+    return _raw((plane if kind == "plane" else norms).drawing)
 
 
 def meta_picture(what: str) -> str:
@@ -66,9 +58,7 @@ def meta_picture(what: str) -> str:
     is_error = rows[0]["measure"] != "accuracy"
     ylabel = "mean squared error" if is_error else "accuracy, %"
     xlabel = "classes of a lifetime" if kind == "ways" else "tasks presented so far"
-    return _curves(
-        f"{kind}-{experiment}", experiment, dict(zip(learners, curves, strict=True)), xlabel, ylabel, is_error
-    )
+    return _curves(experiment, dict(zip(learners, curves, strict=True)), xlabel, ylabel, is_error)
 
 
 def angles_picture(network: str) -> str:
@@ -81,7 +71,7 @@ def angles_picture(network: str) -> str:
         angles = [[a for a in layer if a is not None] for layer in zip(*runs, strict=True)]
         if rule != "backprop" and all(angles):
             curves[rule] = through((n, statistics.fmean(layer)) for n, layer in enumerate(angles, 1))
-    return _in_their_range(f"angles-{network}", network, curves, "layer", "angle, degrees")
+    return _in_their_range(network, curves, "layer", "angle, degrees")
 
 
 def noise_picture() -> str:
@@ -94,7 +84,7 @@ def noise_picture() -> str:
         spreads = [math.nan if p["accuracy_std"] is None else 100 * p["accuracy_std"] for p in noisy]
         low, high = (tuple(m + k * s for m, s in zip(means, spreads, strict=True)) for k in (-1, 1))
         curves[rule] = Curve(tuple(math.log10(p["variance"]) for p in noisy), tuple(means), low, high)
-    return _in_their_range("noise", "CIFAR-10", curves, "log10 of the variance", "accuracy, %")
+    return _in_their_range("CIFAR-10", curves, "log10 of the variance", "accuracy, %")
 
 
 def _rows(name: str, script: str = "grid", function: str = "rows_of") -> list[dict[str, Any]]:
@@ -120,31 +110,29 @@ def spiking_picture() -> str:
             curves[f"{layer}, {kind}"] = through(
                 (math.log10(seconds), statistics.fmean(a) / 100) for seconds, a in found.items()
             )
-    return _curves("spiking", "angle", curves, "log10 of the simulated seconds", "angle, degrees")
+    return _curves("angle", curves, "log10 of the simulated seconds", "angle, degrees")
 
 
-def _curves(name: str, title: str, curves: dict[str, Any], xlabel: str, ylabel: str, log: bool = False) -> str:
+def _curves(title: str, curves: dict[str, Any], xlabel: str, ylabel: str, log: bool = False) -> str:
     """One figure with a key. Without ``log`` the axis goes from 0 to 100, which are values from 0 to 1."""
-    return _figure(
-        name, title, curves, xlabel, ylabel, figure.loss_scale([*curves.values()]) if log else figure.FRACTION
-    )
+    return _figure(title, curves, xlabel, ylabel, figure.loss_scale([*curves.values()]) if log else figure.FRACTION)
 
 
-def _in_their_range(name: str, title: str, curves: dict[str, Curve], xlabel: str, ylabel: str) -> str:
+def _in_their_range(title: str, curves: dict[str, Curve], xlabel: str, ylabel: str) -> str:
     """One figure with a key, whose axis holds what there is; with bands."""
     values = [y for curve in curves.values() for y in (*curve.y, *curve.low, *curve.high)]
-    return _figure(name, title, curves, xlabel, ylabel, figure.scale_of(values))
+    return _figure(title, curves, xlabel, ylabel, figure.scale_of(values))
 
 
-def _figure(name: str, title: str, curves: dict[str, Curve], xlabel: str, ylabel: str, scale: Scale) -> str:
+def _figure(title: str, curves: dict[str, Curve], xlabel: str, ylabel: str, scale: Scale) -> str:
     series = [Series(curve, look(n), mark=True) for n, curve in enumerate(curves.values())]
     label = f"{title}: {ylabel} against {xlabel}"
-    drawn = figure.lines(name, label, series, scale, x=xlabel, y=ylabel, size=OVERVIEW)
-    return _raw(drawn, key=f"{title}: {_keys(name, curves)}")
+    drawn = figure.lines(label, series, scale, x=xlabel, y=ylabel, size=OVERVIEW)
+    return _raw(drawn, key=f"{title}: {_keys(curves)}")
 
 
-def _keys(name: str, curves: dict[str, Any]) -> str:
-    return " ".join(f"{swatch(f'{name}-{n}', look(n))} {key}" for n, key in enumerate(curves))
+def _keys(curves: dict[str, Any]) -> str:
+    return " ".join(f"{swatch(look(n))} {key}" for n, key in enumerate(curves))
 
 
 @functools.cache
@@ -156,18 +144,18 @@ def _network() -> str:
     if not RECORDED.exists():
         return "*(`backroads theory` draws this picture.)*"
     record = read_record(RECORDED)
-    found: NetworkDiagram = record.results.network
     where = record.environment
-    drawn = theory.network("network", "fates of the network", found, "amp", "decay")
-    fates = [[outcome.fate for outcome in row] for row in found.outcomes]
-    return _raw(drawn, key=_fates("network", fates)) + (
+    drawn = theory.network_diagram(record.results, record.results.network)[0]
+    return _of_report(drawn) + (
         f"\n\n`{where['command']}`, n = 1 training a mark: torch {where['torch']}, {where['cpu']}, "
         f"commit {str(where['commit'])[:7]}."
     )
 
 
-def _fates(place: str, rows: Sequence[Sequence[str]]) -> str:
-    return " ".join(f"{k.drawing} {k.title}" for k in theory.fates_key(place, [fate for row in rows for fate in row]))
+def _of_report(drawn: Any) -> str:
+    """A figure of a report, without its caption."""
+    drawings = [drawn.overview] if drawn.overview else [panel.drawing for panel in drawn.panels]
+    return _raw(*drawings, key=" ".join(f"{entry.drawing} {entry.title}" for entry in drawn.key))
 
 
 def _raw(*drawings: str, key: str = "") -> str:

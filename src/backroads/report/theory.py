@@ -41,11 +41,13 @@ def theory_page(record: Record) -> Page:
         facts=[f"R = {rule}"],
         headline=Headline("", False, summary(results)),
         sections=[
-            Section("diagram", "Phase diagram", [_diagram(results.diagram)]),
+            Section("diagram", "Phase diagram", [phase_diagram(results.diagram)]),
             Section("points", "Fixed points", _points(results)),
-            Section("paths", "Trajectories", [_paths(results)]),
-            Section("mirror", "Noise of known power", [_mirror(results)]),
-            Section("network", "On a network", [] if results.network is None else _network(results, results.network)),
+            Section("paths", "Trajectories", [paths(results)]),
+            Section("mirror", "Noise of known power", [mirror(results)]),
+            Section(
+                "network", "On a network", [] if results.network is None else network_diagram(results, results.network)
+            ),
         ],
     )
 
@@ -132,7 +134,8 @@ def diagram(
     return draw(label, WIDE, paint)
 
 
-def _diagram(found: PhaseDiagram) -> Figure:
+def phase_diagram(found: PhaseDiagram) -> Figure:
+    """Areas of the closed form, and marks of a layer that is followed over time."""
     fates = [fate for row in found.closed for fate in row]
     label = f"Phase diagram over {found.across} and {found.up}, points of the closed form: {_counted(fates)}."
     caption = (
@@ -144,7 +147,8 @@ def _diagram(found: PhaseDiagram) -> Figure:
     return Figure(caption, overview=drawing, key=fates_key([*fates, *itertools.chain(*found.followed)]))
 
 
-def _network(results: TheoryResults, found: NetworkDiagram) -> list[Block]:
+def network_diagram(results: TheoryResults, found: NetworkDiagram) -> list[Block]:
+    """What became of a small network at each mark, and the strongest axis of each of its layers."""
     marks = [[outcome.fate for outcome in row] for row in found.outcomes]
     fates = list(itertools.chain(*marks))
     agreed, of = agreement(found)
@@ -194,7 +198,8 @@ def _points(results: TheoryResults) -> list[Block]:
     ]
 
 
-def _paths(results: TheoryResults) -> Figure:
+def paths(results: TheoryResults) -> Figure:
+    """Trajectories of two numbers, and the lengths of two matrices over time."""
     moved, point = results.matrix.course, results.matrix.fixed_point
     end = f"It {results.matrix.fate}."
     if point is not None:
@@ -227,7 +232,8 @@ def _paths(results: TheoryResults) -> Figure:
     )
 
 
-def _mirror(results: TheoryResults) -> Figure:
+def mirror(results: TheoryResults) -> Figure:
+    """Length and angle of B under a mirror on activity and on noise."""
     found = results.mirror
     ends = text.listing([f"{c.name} {number(c.gain[-1])} at {text.degrees(c.angle[-1])}°" for c in found.curves])
 
