@@ -32,7 +32,7 @@ GRAPH: dict[str, set[str]] = {
     "cli": CORE | {"methods", "metrics", "train", "contrib", "search", "plasticity", "report"},
 }
 # To be mended; nothing may be added here.
-CIRCLES, LONG = 0, 2
+CIRCLES, LONG = 0, 0
 FACE = {"__init__", "__main__"}  # of the package: may import anything, lazily
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0].removesuffix(".py") not in FACE)
 

@@ -17,7 +17,7 @@ from backroads.cli import main
 
 # Rules that are no sums of primitives: their files read nothing of the package but what is public.
 FILES = ("product_feedback_alignment", "direct_kolen_pollack", "direct_random_target_projection", "error_broadcast")
-LONGEST = 90  # lines, docstrings included
+LONGEST = 80  # lines, docstrings included
 RULES = Path(br.rules.__file__).parent
 
 

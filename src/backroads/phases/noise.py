@@ -74,6 +74,7 @@ def mirror(
     """
     _check_numbers(steps, rate)
     rule = normalised_mirror() if rule is None else rule
+    # The phase runs the loss R of a sum of primitives; a rule of another kind has none to run on noise.
     if not isinstance(rule, Alignment) or not rule.drive.of_own_size:
         raise RuleError(
             "mirror: expected an Alignment on a drive of its own size, such as br.rules.normalised_mirror() or one "

@@ -64,14 +64,13 @@ class ProductFeedbackAlignment(FeedbackRule):
 def product_feedback_alignment(expansion: float = 1.0) -> ProductFeedbackAlignment:
     """Product feedback alignment: ``dx = R^T (Q^T dy)``: the error passes a population of units between two layers.
 
-    Q, (O, M), is fixed and random; R, (M, I) in the layout of W, learns ``dR = Q^T dy x^T = Q^T dW`` with W's own
-    optimiser and decay, as in Kolen and Pollack's rule. R comes to Q^T W, and the way back Q R to Q Q^T W, which is W
-    up to what the random products of Q's columns add (E[Q Q^T] = 1): no synapse of the way back is the copy of one of
-    the way forward. In a convolution the units of the middle are channels, and each group has its own.
+    Q, (O, M), is fixed and random; R, (M, I) in the layout of W, learns ``dR = Q^T dW`` with W's own optimiser and
+    decay, as in Kolen and Pollack's rule. R comes to Q^T W, and the way back Q R to Q Q^T W, which is W up to what the
+    random products of Q's columns add (E[Q Q^T] = 1): no synapse of the way back is the copy of one of the way forward.
+    In a convolution the units of the middle are channels, and each group has its own.
 
     Args:
-        expansion: M / O, > 0. A wider middle is closer to W: the angle of Q Q^T W to W is about
-            arctan(1 / sqrt(expansion)) for many outputs.
+        expansion: M / O, > 0. The angle of Q Q^T W to W is about arctan(1 / sqrt(expansion)) for many outputs.
 
     Raises:
         RuleError: ``expansion`` is no finite number > 0.
