@@ -107,7 +107,7 @@ def readings(
             None: the loss itself.
 
     Returns:
-        {metric: {layer: number}}, with "" for the whole network. A metric that applies to no layer is empty.
+        {metric: {layer: number}}, with "" for the whole network. Metrics that apply to no layer are left out.
 
     Raises:
         ConfigError: for an unknown metric.
@@ -116,7 +116,8 @@ def readings(
     if loss is None and objective is not None:
         raise UsageError("readings: expected a loss to compare the objective with, got None; pass the task's loss")
     probe = Probe(model, loss, objective)
-    return {m.name: m.compute(probe) for m in _chosen(metrics) if loss is not None or not m.needs_batch}
+    found = {m.name: m.compute(probe) for m in _chosen(metrics) if loss is not None or not m.needs_batch}
+    return {name: by_layer for name, by_layer in found.items() if by_layer}
 
 
 def _chosen(metrics: Iterable[str] | None) -> list[Metric]:
