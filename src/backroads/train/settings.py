@@ -158,13 +158,13 @@ class Backward(Group):
     }
 
     optimizer: OptimizerName | Literal["auto"] = "auto"
-    """Optimiser of the backward weights B; 'auto' takes the one that W has for Kolen-Pollack, which needs that, and
-    sgd for the other rules."""
+    """Optimiser of the backward weights B; 'auto' takes that of W for rules such as Kolen-Pollack, which need it, and
+    sgd for the others."""
     rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Learning rate of B at its highest, unless B follows the settings of W."""
     momentum: Annotated[float | None, Field(ge=0, lt=1)] = None
-    """Momentum of B, unless B follows the settings of W; by default what suits the rule: 0.7 with a sparse term, W's
-    for rules of decay and self alone, else 0."""
+    """Momentum of B, unless B follows the settings of W; by default what suits the rule: 0.7 for activation
+    alignment, W's for symmetric alignment, 0.5 for the normalised mirror on impulses, else 0."""
     schedule: ScheduleName | Literal["same"] = "same"
     """How the rate of B falls; 'same' is as for W, but without warm-up."""
     delay_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
