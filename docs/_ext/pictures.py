@@ -17,7 +17,7 @@ from backroads.contrib.theory.run import theory as work_out
 from backroads.contrib.theory.settings import TheoryConfig
 from backroads.report import figure, theory
 from backroads.report.curve import Curve, through
-from backroads.report.figure import OVERVIEW, Scale, Series, look, swatch
+from backroads.report.figure import OVERVIEW, Scale, look, swatch
 from backroads.report.read import read_record
 from backroads.runs.results import TheoryResults
 
@@ -125,7 +125,7 @@ def _in_their_range(title: str, curves: dict[str, Curve], xlabel: str, ylabel: s
 
 
 def _figure(title: str, curves: dict[str, Curve], xlabel: str, ylabel: str, scale: Scale) -> str:
-    series = [Series(curve, look(n), mark=True) for n, curve in enumerate(curves.values())]
+    series = [(curve, look(n)) for n, curve in enumerate(curves.values())]
     label = f"{title}: {ylabel} against {xlabel}"
     drawn = figure.lines(label, series, scale, x=xlabel, y=ylabel, size=OVERVIEW)
     return _raw(drawn, key=f"{title}: {_keys(curves)}")

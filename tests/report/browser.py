@@ -51,7 +51,7 @@ function measure() {
   const paper = getComputedStyle(document.body).backgroundColor;
   const found = {
     paper, fetched, wide: [], outside: [], overlapping: [], small: [], faint: [], drawings: 0,
-    width: innerWidth, scrollWidth: document.documentElement.scrollWidth,
+    width: innerWidth, scrollWidth: document.documentElement.scrollWidth
   };
   for (const element of document.querySelectorAll('body *:not(svg *)')) {
     const box = element.getBoundingClientRect();

@@ -132,7 +132,7 @@ def test_without_a_network_there_is_no_such_section(tmp_path: Path) -> None:
 
 def test_a_meta_training_that_finished(tmp_path: Path) -> None:
     page = page_of(meta(), tmp_path)
-    assert page.one("h1").text == "Flp learns to learn Omniglot"
+    assert page.one("h1").text == "FLP learns to learn Omniglot"
     assert summary(page).startswith("Finished after 100 steps: 87.9 ± 2.0 % accuracy on validation tasks.")
     rows = section(page, "results").one("tbody").all("tr")
     assert [words(row.all("td")[0]) for row in rows] == ["2", "4", "8"]

@@ -28,13 +28,10 @@ PAGES: dict[str, Callable[[Record], Page]] = {
 
 
 def write_report(folder: Path) -> Path:
-    """Write ``folder/report.html`` from the files of the run in ``folder``, of whatever kind.
+    """Write ``folder/report.html`` from the files of the run in ``folder``, of whatever kind, and return its path.
 
     The run may still be going on, or have ended in any way: the page shows what is there. The page needs nothing but
     itself, and the same folder always gives the same bytes. An older report stays as it is until the new one is whole.
-
-    Returns:
-        The path of the report.
 
     Raises:
         ConfigError: the folder or one of its files is missing, damaged, or of another version.
@@ -44,10 +41,7 @@ def write_report(folder: Path) -> Path:
 
 
 def write_meta_report(folders: Sequence[Path], target: Path) -> Path:
-    """Write one page about several meta-trainings, side by side.
-
-    Returns:
-        ``target``.
+    """Write one page about several meta-trainings, side by side, into the file ``target``, and return it.
 
     Raises:
         ConfigError: a folder is none of a meta-training, or one of its files is missing or damaged.

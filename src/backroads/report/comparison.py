@@ -8,22 +8,13 @@ from typing import Literal
 
 from backroads.report import figure, text
 from backroads.report.curve import Curve, over_seeds, through
-from backroads.report.figure import BEHIND, DASHED, PLAIN, Look, Series
-from backroads.report.page import Block, Cell, Figure, Headline, Page, Pairs, Section, Table
+from backroads.report.figure import BEHIND, DASHED, PLAIN, Look
+from backroads.report.page import Block, Cell, Figure, Headline, Page, Pairs, Rows, Section, Table
 from backroads.report.parts import course, headline, key, loss_axis, metric_sections, panels, title
 from backroads.report.read import ArmRecord, Record
 from backroads.runs.schema import ArmResult, Evaluation, TrainingResults
 from backroads.runs.statistics import Estimate, RuleSummary, summarise
 
-MEANINGS = {
-    "Accuracy": "On the {split} split after the last epoch: mean over the seeds ± sample standard deviation.",
-    "Gap": "Accuracy minus the baseline’s with the same seed, in percentage points: mean over the seeds ± half the "
-    "95 % interval (paired, Student’s t). Drawn from −{most} to +{most} points; the line is no gap.",
-    "n, p": "Pairs of seeds in which neither training diverged, and p of the paired two-sided t test over them that "
-    "the gap is 0; not corrected for many rules.",
-    "Step time": "As a multiple of the baseline’s, median with lower and upper quartile: measured interleaved, step by "
-    "step, in the same run.",
-}
 Arms = Mapping[str, Sequence[ArmRecord]]
 
 
@@ -53,7 +44,7 @@ def comparison_page(record: Record) -> Page:
         record,
         title=f"Learning rules compared: {title(record)}",
         facts=facts,
-        headline=Headline("", False, f"{text.capital(told)}.") if finished else headline(record, told),
+        headline=Headline("", f"{text.capital(told)}.") if finished else headline(record, told),
         sections=[
             Section("results", "Results", _results(results, rows, colours)),
             Section("accuracy", "Accuracy", [_accuracy(arms, colours, baseline, split, epochs)]),
@@ -126,15 +117,11 @@ def _results(results: TrainingResults, rows: Sequence[RuleSummary], colours: Map
     # An interval of two seeds may be wider than anything else: what lies beyond twice the largest gap is cut.
     largest = max((gap for gap, _ in gaps), default=0.0)
     most = max(0.005, min(2 * largest, max((gap + half for gap, half in gaps), default=0.0)))
-    return [
-        Table(
-            ["Rule", "Accuracy, %", "Gap, points", "95 % interval", "n", "p", "Step time, ×"],
-            [_line(row, results.baseline, colours[_name(row.name)], most) for row in rows],
-        ),
-        Pairs(
-            [(name, meaning.format(split=results.split, most=text.percent(most))) for name, meaning in MEANINGS.items()]
-        ),
-    ]
+    heads = ["Rule", "Accuracy, %", "Gap, points", "95 % interval", "n", "p", "Step time, ×"]
+    about = {"Accuracy": "about_accuracy", "Gap": "about_gap", "n, p": "about_n", "Step time": "about_time"}
+    words = {name: text.caption(key, split=results.split, most=text.percent(most)) for name, key in about.items()}
+    lines = [_line(row, results.baseline, colours[_name(row.name)], most) for row in rows]
+    return [Table(heads, lines), Pairs(list(words.items()))]
 
 
 def _line(row: RuleSummary, baseline: str | None, colour: str, most: float) -> list[Cell | str]:
@@ -161,33 +148,29 @@ def _evaluated(arms: Arms, pick: Callable[[Evaluation], float | None]) -> dict[s
     }
 
 
-def _missing(arms: Arms, epochs: Sequence[float], pick: Callable[[Evaluation], float | None], what: str) -> list[str]:
-    """A sentence for each rule that diverged, or of which values are missing."""
+def _missing(arms: Arms, epochs: Sequence[float], pick: Callable[[Evaluation], float | None]) -> list[str]:
+    """A sentence for each rule of which some seeds have no finite value at some epochs."""
     notes = []
     for name, own in arms.items():
-        gone = sum(arm.diverged is not None for arm in own)
-        parts = [f"{gone} of {text.counted(len(own), 'seed')} diverged"] if gone else []
-        for arm in own:
-            known = {epoch for epoch, one in arm.evaluations.items() if pick(one) is not None}
-            lost = sorted({int(epoch) for epoch in epochs} - known)
-            places = f"epoch{'s' * (len(lost) > 1)} {text.ranges(lost)}"
-            parts += [f"no finite {what} for seed {arm.arm.seed} at {places}"] if lost else []
-        notes += [f"{name}: {'; '.join(parts)}."] if parts else []
-    return [*notes, "Where a seed is missing, mean and band are over the others."] if notes else []
+        known = [{epoch for epoch, one in arm.evaluations.items() if pick(one) is not None} for arm in own]
+        lost = [sorted({int(epoch) for epoch in epochs} - found) for found in known]
+        said = [f"seed {arm.arm.seed}, epoch {text.ranges(gone)}" for arm, gone in zip(own, lost, strict=True) if gone]
+        notes += [f"{name}: not finite: {'; '.join(said)}. Mean and band are over the others."] if said else []
+    return notes
 
 
 def _accuracy(
     arms: Arms, colours: Mapping[str, str], baseline: str | None, split: str, epochs: Sequence[float]
 ) -> Figure:
     curves = _evaluated(arms, lambda one: one.eval_accuracy)
-    grey = [Series(through(curves[baseline].known), BEHIND)] if baseline in curves and len(curves) > 1 else []
+    base = [(through(curves[baseline].known), BEHIND)] if baseline in curves and len(curves) > 1 else []
     shown = {}
     for name, curve in curves.items():
         told = f"mean {split} accuracy {course(curve, 'epoch', lambda v: text.percent(v) + ' %')}"
-        shown[name] = [*(grey if name != baseline else []), Series(curve, Look(colours[name]))], told
-    caption = f"{text.capital(split)} accuracy in % against epoch: mean over the seeds, with a band of ± one sample "
-    caption += f"standard deviation.{' The baseline’s mean is grey.' if grey else ''} Epoch 0 is before training."
-    notes = _missing(arms, epochs, lambda one: one.eval_accuracy, f"{split} accuracy")
+        shown[name] = [*(base if name != baseline else []), (curve, Look(colours[name]))], told
+    grey = " The baseline’s mean is grey." if base else ""
+    caption = text.caption("compared_accuracy", Split=text.capital(split), grey=grey)
+    notes = _missing(arms, epochs, lambda one: one.eval_accuracy)
     return Figure(caption, panels(shown, figure.accuracy_scale(list(curves.values())), epochs), notes=notes)
 
 
@@ -197,27 +180,16 @@ def _loss(arms: Arms, colours: Mapping[str, str], split: str, epochs: Sequence[f
     shown = {}
     for name, colour in colours.items():
         told = f"mean {split} loss {course(evaluated[name], 'epoch')}; training loss {course(train[name], 'epoch')}"
-        series = [Series(train[name], Look(colour, DASHED.dashes)), Series(evaluated[name], Look(colour))]
-        shown[name] = series, told
-    caption = "Losses against epoch: mean over the seeds, with bands of ± one sample standard deviation."
+        shown[name] = [(train[name], Look(colour, DASHED.dashes)), (evaluated[name], Look(colour))], told
     looks = {f"{split} loss": PLAIN, "training loss": DASHED}
-    notes = _missing(
-        arms,
-        epochs,
-        lambda one: one.eval_loss if one.epoch == 0 or one.train_loss is not None else None,
-        f"training or {split} loss",
-    )
-    return Figure(caption + loss_axis(scale), panels(shown, scale, epochs), key=key(looks), notes=notes)
+    notes = _missing(arms, epochs, lambda one: one.eval_loss if one.epoch == 0 or one.train_loss is not None else None)
+    caption = text.caption("compared_loss") + loss_axis(scale)
+    return Figure(caption, panels(shown, scale, epochs), key=key(looks), notes=notes)
 
 
 def _metrics(record: Record, rows: Sequence[RuleSummary]) -> list[Block]:
     metrics = record.metrics
-
-    def cells(row: RuleSummary) -> list[Cell]:
-        show = {name: functools.partial(text.measured, quantity=quantity) for name, quantity in metrics.items()}
-        return [Cell(*_spread(row.readings.get(name), show[name])) for name in metrics]
-
-    heads = ["Rule", *(text.capital(quantity.title) + text.unit(quantity) for quantity in metrics.values())]
-    caption = "After the last epoch: mean over the layers, then over the seeds ± sample standard deviation."
-    table = Table(heads, [[_name(row.name), *cells(row)] for row in rows], caption)
-    return [table] if metrics else []
+    show = {name: functools.partial(text.measured, quantity=quantity) for name, quantity in metrics.items()}
+    cells = [[Cell(*_spread(row.readings.get(name), show[name])) for name in metrics] for row in rows]
+    lines: Rows = [[_name(row.name), *own] for row, own in zip(rows, cells, strict=True) if metrics]
+    return [Table(["Rule", *map(text.head, metrics.values())], lines, text.caption("compared_metrics"))]

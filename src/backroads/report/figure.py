@@ -37,7 +37,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "<", "X", ">", "p")
 class Look:
     """What tells one line from the others: never the colour alone."""
 
-    colour: str
+    colour: Any
     dashes: tuple[float, ...] = ()
     marker: str = ""
     width: float = 1.6
@@ -108,18 +108,13 @@ def scale_of(values: Sequence[float], *, log: bool = False, ideal: float | None 
     return Scale(0.0 if 0 <= low < 0.5 * high else low - margin, high + margin, ideal=ideal)
 
 
-@dataclass(frozen=True)
-class Series:
-    """A curve and its look. mark: whether its points get marks, so that lines that run together can be told apart."""
-
-    curve: Curve
-    look: Look
-    mark: bool = False
+Series = Sequence[tuple[Curve, Look]]
+"""Curves of a chart, the first at the back; where the look has a marker, lines that run together can be told apart."""
 
 
 def lines(
     label: str,
-    series: Sequence[Series],
+    series: Series,
     scale: Scale,
     *,
     x: str = "",
@@ -130,7 +125,6 @@ def lines(
     """A chart of lines with their bands.
 
     Args:
-        series: the first is at the back.
         scale: of the upright axis.
         x, y: names of the axes.
         places: that the horizontal axis holds as well.
@@ -138,12 +132,12 @@ def lines(
 
     def paint(axes: Axes) -> None:
         apply(axes.yaxis, scale)
-        held = [*places, *(place for one in series for place in one.curve.x)] or [0.0]
+        held = [*places, *(place for curve, _ in series for place in curve.x)] or [0.0]
         first, last = min(held), max(held)
         margin = 0.03 * (last - first) or 0.5
         apply(axes.xaxis, Scale(first - margin, last + margin, ticks=(first,) if first == last else ()))
         axes.set(xlabel=x, ylabel=y)
-        for number, (curve, own, mark) in enumerate((one.curve, one.look, one.mark) for one in series):
+        for number, (curve, own) in enumerate(series):
             if curve.low and not np.isnan(curve.low).all():
                 low = np.maximum(curve.low, scale.low) if scale.log else curve.low
                 axes.fill_between(curve.x, low, curve.high, color=own.colour, alpha=0.22, linewidth=0)
@@ -154,8 +148,8 @@ def lines(
                 color=own.colour,
                 linewidth=own.width,
                 dashes=own.dashes or (None, None),
-                marker=(own.marker or "o") if alone or mark else "",
-                markersize=4,
+                marker=own.marker or ("o" if alone else ""),
+                markersize=5 if alone else 4,
                 markevery=None if alone else slice(number % 4, None, max(4, len(curve.x) // 6)),
             )
 
@@ -281,7 +275,7 @@ def swatch(own: Look) -> Markup:
         axes.set(xlim=(0, 2), ylim=(-1, 1))
         dashes = own.dashes or (None, None)
         axes.plot([0, 2], [0, 0], color=own.colour, dashes=dashes, linewidth=own.width)
-        axes.plot([1], [0], color=own.colour, marker=own.marker, markersize=4)
+        axes.plot([1], [0], color=own.colour if own.width < 4 else TEXT, marker=own.marker, markersize=4)
 
     return draw("", Size(30, 12, left=0.5, right=0.5), paint)
 
@@ -299,7 +293,7 @@ def apply(axis: Axis, scale: Scale) -> None:
         subs = (1.0,) if high / low > 100 else (1.0, 2.0, 5.0) if upright else (1.0, 3.0)
         axis.set_major_locator(LogLocator(subs=subs, numticks=6 if upright else 4))
     else:
-        whole = not upright and high - low > 2
+        whole = not upright and high - low >= 1
         axis.set_major_locator(MaxNLocator(5 if upright else 4, integer=whole, steps=[1, 2, 5, 10]))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(scale.factor * value)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from backroads.report import figure, text
 from backroads.report.curve import Curve, through
-from backroads.report.figure import PANEL, PLAIN, Look, Scale, Series
+from backroads.report.figure import PANEL, Scale
 from backroads.report.page import Block, Figure, Headline, Page, Panel, Problem, Section, Table
 from backroads.report.parts import course, damaged, headline, key, overview, panels
 from backroads.report.read import Record
@@ -32,22 +32,19 @@ def meta_page(records: Sequence[Record]) -> Page:
     states = [headline(record, _told(record)) for record in records]
     others = [f"{_label(r)}: {told.state.lower()} {told.text}" for r, told in zip(records, states, strict=True)]
     tasks = text.listing(list(dict.fromkeys(text.title(str(record.setting("task"))) for record in records)))
-    learner = text.capital(str(one.setting("learner")))
-    lives = {_label(record): last for record in records if (last := _last(record)) is not None and last.course}
+    learner = text.capital(text.title(str(one.setting("learner"))))
     return Page(
         one,
         title=f"{learner} learns to learn {tasks}" if single else f"{len(records)} runs that learn to learn {tasks}",
         facts=[text.counted(len(records), "run"), f"{max(record.step for record in records)} meta-steps"],
-        headline=states[0] if single else Headline("", False, " ".join(map(text.capital, others))),
+        headline=states[0] if single else Headline("", " ".join(map(text.capital, others))),
         problems=[problem for record in records for problem in _problems(record)],
         sections=[
             Section("results", "Results", [_results(records, measure)]),
             *_curves(records, measure, accuracy),
-            Section("course", "Within a lifetime", _courses(lives, measure, accuracy)),
             Section("retention", "Retention", _retention(records, measure, accuracy)),
             *_analysed({_label(r): r.beside["analysis.json"] for r in records if "analysis.json" in r.beside}),
         ],
-        footer="" if single else "Made from the files in the folders of the runs.",
     )
 
 
@@ -104,13 +101,13 @@ def _results(records: Sequence[Record], measure: str) -> Table:
             lost = f"; {one.skipped} were not finite" if one.skipped else ""
             about = f"{one.lifetimes} lifetimes of {split}, weights of meta-step {step}{lost}"
             rows.append([_label(record), ways, _score(one), about])
-    caption = "After one lifetime, on examples that it has not seen; mean over lifetimes ± 95 % interval."
-    return Table(["Learner", "Tasks", text.capital(measure), "Measured on"], rows, caption)
+    return Table(["Learner", "Tasks", text.capital(measure), "Measured on"], rows, text.caption("lifetimes"))
 
 
 def _curves(records: Sequence[Record], measure: str, accuracy: bool) -> list[Section]:
     """A figure with a curve for each run, of each: meta-loss, validation, and tasks learned."""
     what = text.capital(measure.removesuffix(", %"))
+    about = {name: text.caption(name, Measure=what) for name in ("meta_loss", "validation", "learned")}
     losses = [record.arms[0].steps.curve("loss") for record in records]
     scores = [through((one.step, one.mean) for one in record.lifetimes) for record in records]
     learned = []
@@ -124,38 +121,19 @@ def _curves(records: Sequence[Record], measure: str, accuracy: bool) -> list[Sec
             _label(r): (c, figure.look(n)) for n, (r, c) in enumerate(zip(records, curves, strict=True)) if c.known
         }
         scale, format = _scale(curves, fraction), text.percent if fraction else text.number
-        caption += f", with the last value.{'' if fraction else ' Logarithmic axis.' * scale.log}"
+        caption += "" if fraction else " Logarithmic axis." * scale.log
         found = [overview(text.capital(y), shown, scale, caption, x=x, y=y, format=format)] if shown else []
         return Section(id, title, found)
 
-    told = "Loss of meta-training, on the query after a lifetime, means over lines of the log"
-    validation = f"{what} after lifetimes on validation tasks, against meta-step"
-    several = (
-        f"{what} against the number of tasks learned: after lifetimes of as many tasks where several numbers were "
-    )
-    several += "measured, else on the tasks so far on the way through one lifetime"
     return [
-        section("loss", "Meta-loss", losses, told, "meta-step", "query loss", fraction=False),
-        section("validation", "Validation", scores, validation, "meta-step", measure, accuracy),
-        section("learned", "Tasks learned", learned, several, "tasks", measure, accuracy),
+        section("loss", "Meta-loss", losses, about["meta_loss"], "meta-step", "query loss", fraction=False),
+        section("validation", "Validation", scores, about["validation"], "meta-step", measure, accuracy),
+        section("learned", "Tasks learned", learned, about["learned"], "tasks", measure, accuracy),
     ]
 
 
 def _scale(curves: Sequence[Curve], accuracy: bool) -> Scale:
     return figure.FRACTION if accuracy else figure.loss_scale(curves)
-
-
-def _courses(lives: dict[str, Lifetimes], measure: str, accuracy: bool) -> list[Block]:
-    shown, drawn = {}, list[Curve]()
-    for label, last in lives.items():
-        tasks = [through(enumerate(column, 1)) for column in zip(*last.course, strict=True)]
-        so_far = through(enumerate(last.so_far, 1))
-        series = [Series(curve, Look(figure.look(k).colour, width=0.8)) for k, curve in enumerate(tasks)]
-        shown[label] = [*series, Series(so_far, PLAIN)], "score on each task and on those so far, by part of a lifetime"
-        drawn += [*tasks, so_far]
-    caption = f"{text.capital(measure)}, on each task (thin) and on the tasks so far (thick) against equal parts of a "
-    caption += "lifetime; in the continual order a part is a task."
-    return [Figure(caption, panels(shown, _scale(drawn, accuracy)))] if shown else []
 
 
 def _retention(records: Sequence[Record], measure: str, accuracy: bool) -> list[Block]:
@@ -174,11 +152,7 @@ def _retention(records: Sequence[Record], measure: str, accuracy: bool) -> list[
         label += f"once learned, {format(last.course[-1][0])} at the end."
         size = PANEL._replace(right=44, width=190)
         shown.append(Panel(_label(record), figure.heat(label, range(1, len(rows[0]) + 1), rows, scale, "", "", size)))
-    caption = (
-        f"{text.capital(measure)}, by task learned (row, the first on top) and task tested (column); the bar says what "
-        "the shades mean. Below the diagonal: what is left of earlier tasks."
-    )
-    return [Figure(caption, shown)] if shown else []
+    return [Figure(text.caption("retention", Measure=text.capital(measure)), shown)]
 
 
 def _analysed(analyses: dict[str, MetaAnalysis]) -> list[Section]:
@@ -193,37 +167,24 @@ def _analysed(analyses: dict[str, MetaAnalysis]) -> list[Section]:
                 ends = "; ".join(
                     f"layer {layer} {course(curve, 'step', text.degrees)}" for layer, curve in curves.items()
                 )
-                series = [Series(curve, figure.look(k), mark=True) for k, curve in enumerate(curves.values())]
+                series = [(curve, figure.look(k)) for k, curve in enumerate(curves.values())]
                 shown[f"{label}: {words}"] = series, ends
-    caption = (
-        "Angle in degrees between a step’s update and minus the gradient at the same weights, by layer against the "
-        "step of the lifetime: of the step’s own loss, of the query loss, and of the step’s loss with the feedback "
-        "weights of before meta-training. The line at 90° is where unrelated directions lie."
-    )
     looks = {f"layer {name}": figure.look(n) for n, name in enumerate(layers)}
     scale = Scale(-3, 183, ideal=90, ticks=(0, 45, 90, 135, 180))
-    updates = Figure(caption, panels(shown, scale), key=key(looks))
+    updates = Figure(text.caption("updates"), panels(shown, scale), key=key(looks))
     feedback = [
         [f"{label}, layer {layer}", *(text.degrees(moment.get(layer)) for moment in analysis.feedback_angle.values())]
         for label, analysis in analyses.items()
         for layer in analysis.feedback_angle.get("meta_trained", {})
     ]
-    about_feedback = (
-        "Angle between the feedback weights B into a layer and the transpose of the product of the forward weights "
-        "after it; unrelated ones lie at 90°."
-    )
     interference = [
         [label, *(text.number(analysis.interference.get(kind)) for kind in INTERFERENCE)]
         for label, analysis in analyses.items()
     ]
-    about_interference = (
-        "In the middle of lifetimes: change of the query loss on the step’s own task and on another one (below zero is "
-        "better), and the cosine between the updates of two tasks; the same for gradient steps of the same length."
-    )
-    angles = Table(["Path", "Initial, °", "Meta-trained, °", "End of lifetime, °"], feedback, about_feedback)
-    table = Table(["Learner", *INTERFERENCE.values()], interference, about_interference)
+    angles = Table(["Path", "Initial, °", "Meta-trained, °", "End of lifetime, °"], feedback, text.caption("feedback"))
+    table = Table(["Learner", *INTERFERENCE.values()], interference, text.caption("interference"))
     return [
-        Section("updates", "Updates and gradients", [updates] if shown else []),
-        Section("feedback", "Feedback and forward weights", [angles] if feedback else []),
-        Section("interference", "Interference", [table] if interference else []),
+        Section("updates", "Updates and gradients", [updates]),
+        Section("feedback", "Feedback and forward weights", [angles]),
+        Section("interference", "Interference", [table]),
     ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from backroads.report import text
 from backroads.report.read import Record
@@ -31,10 +31,7 @@ class Panel(NamedTuple):
 class Figure:
     """One figure: a large drawing with its key beside it, or small ones in rows with their key above.
 
-    Attributes:
-        caption: defines what is drawn.
-        notes: what is missing, a sentence each.
-        large: panels of half the page's width.
+    The caption defines what is drawn; ``notes`` say what is missing; ``large`` panels have half the page's width.
     """
 
     kind: ClassVar[str] = "figure"
@@ -50,8 +47,7 @@ class Figure:
 class Cell:
     """A cell of a table: a number and its spread, or a drawing, or a name and what is wrong with it.
 
-    Attributes:
-        tint: from -1 to 1, how orange or blue the cell is.
+    ``tint``, from -1 to 1, says how orange or blue it is.
     """
 
     value: str | Markup
@@ -68,9 +64,7 @@ Rows = Sequence[Sequence[Cell | str]]
 class Table:
     """A table that scrolls where it is wider than the page.
 
-    Attributes:
-        heads: names of the columns.
-        fold: the sentence behind which the table is hidden until it is asked for; empty: it is shown.
+    ``fold`` is the sentence behind which it is hidden until it is asked for; empty: it is shown.
     """
 
     kind: ClassVar[str] = "table"
@@ -108,6 +102,12 @@ class Section(NamedTuple):
     title: str
     blocks: Sequence[Block]
 
+    @property
+    def filled(self) -> list[Block]:
+        """The blocks that have something to show."""
+        parts = ("overview", "panels", "rows", "items", "text")
+        return [block for block in self.blocks if any(getattr(block, part, None) for part in parts)]
+
 
 class Problem(NamedTuple):
     """What is wrong with a run, what that means, and a list of details."""
@@ -118,23 +118,17 @@ class Problem(NamedTuple):
 
 
 class Headline(NamedTuple):
-    """How a run stands in one word (empty: not said), whether that is bad news, and the rest of the sentence."""
+    """How a run stands in one word (empty: not said), and the rest of the sentence."""
 
     state: str
-    bad: bool
     text: str
 
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page. Sections without blocks are left out.
+    """A whole page; settings and environment of ``record`` stand at its end.
 
-    Attributes:
-        record: whose settings and environment stand at the end.
-        facts: a line of small facts; None is left out.
-        problems: in a box under the headline.
-        after: sections behind those of the record.
-        footer: what the page was made from; the files of the record unless given.
+    Facts that are None, tables without rows, figures without drawings and sections that hold no others are left out.
     """
 
     record: Record
@@ -143,17 +137,14 @@ class Page:
     headline: Headline
     sections: Sequence[Section]
     problems: Sequence[Problem] = ()
-    after: Sequence[Section] = ()
-    footer: str = ""
 
     def html(self) -> str:
         """The document."""
         facts = [*self.facts, str(self.record.environment.get("started", ""))[:10]]
         facts = [fact.replace(" ", text.NBSP) for fact in facts if fact]
-        sections = [section for section in (*self.sections, *_about(self.record), *self.after) if section.blocks]
-        footer = self.footer or f"Made from {text.listing(self.record.files)} in the folder of this page."
+        sections = [section for section in (*self.sections, *_about(self.record)) if section.filled]
         template = _environment().get_template("page.html.j2")
-        return numbered(template.render(page=self, facts=facts, sections=sections, footer=footer).strip() + "\n")
+        return numbered(template.render(page=self, facts=facts, sections=sections).strip() + "\n")
 
 
 def _about(record: Record) -> list[Section]:
@@ -188,13 +179,11 @@ def words(value: object) -> Markup:
     """``value``, escaped, whose words break only when they are longer than a line, and then after ``_`` or ``/``."""
     if isinstance(value, Markup):
         return value
-    parts = re.split(r"(\s+)", str(value))
-    return Markup("").join(_word(part) if re.search(r"[_/+–-]", part) else escape(part) for part in parts)
-
-
-def _word(word: str) -> Markup:
-    pieces = re.split(r"(?<=[_/+])", word)
-    return Markup('<span class="word">{}</span>').format(Markup("<wbr>").join(pieces))
+    found = Markup("")
+    for part in re.split("([ \t\n]+)", str(value)):
+        pieces = Markup("<wbr>").join(re.split(r"(?<=\w[_/+])", part))
+        found += Markup('<span class="word">{}</span>').format(pieces) if re.search(r"[_/+–-]", part) else pieces
+    return found
 
 
 @functools.cache

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-
-from markupsafe import Markup
 
 from backroads.report import figure, text
 from backroads.report.curve import Curve, over_layers, over_seeds
@@ -35,7 +34,7 @@ def headline(record: Record, told: str) -> Headline:
     epochs = text.plain(record.step / per_epoch) if per_epoch else ""
     if record.status == "finished":
         length = f"{epochs} epoch{'s' * (epochs != '1')}" if epochs else text.counted(record.step, "step")
-        return Headline("Finished", False, f"after {length}: {told}.")
+        return Headline("Finished", f"after {length}: {told}.")
     place = f"at step {record.step}" + (f" of {total}" if total >= record.step and total else "")
     place += f" (epoch {epochs})" if epochs else ""
     if record.status == "diverged":
@@ -44,12 +43,12 @@ def headline(record: Record, told: str) -> Headline:
         where = f" (in {found.layer})" if found and found.layer and found.layer not in reason else ""
         kept = "" if record.last_saved is None else f", of step {record.last_saved},"
         told = f"{reason}{where}. The last good checkpoint{kept} is kept. {text.capital(told)}"
-        return Headline("Diverged", True, f"{place}: {told}.")
-    if record.stopped is not None:
-        number = record.stopped.signal
+        return Headline("Diverged", f"{place}: {told}.")
+    if record.status == "stopped" and record.stop is not None:
+        number = record.stop.signal
         name = f" ({signal.Signals(number).name})" if number in list(signal.Signals) else ""
-        return Headline("Stopped", False, f"by signal {number}{name} {place}, before its end. {text.capital(told)}.")
-    return Headline("Unfinished", False, f"{place}: still running, or killed. {text.capital(told)}.")
+        return Headline("Stopped", f"by signal {number}{name} {place}, before its end. {text.capital(told)}.")
+    return Headline("Unfinished", f"{place}: still running, or killed. {text.capital(told)}.")
 
 
 def damaged(record: Record) -> list[Problem]:
@@ -90,7 +89,7 @@ def overview(
     """A large figure of a few named curves, with the last value of each in its key."""
     shown = {title: found for title, found in shown.items() if found[0].x}
     told = ". ".join(f"{text.capital(title)} {course(curve, x, format)}" for title, (curve, _) in shown.items())
-    series = [Series(curve, own, mark=bool(own.marker)) for curve, own in shown.values()]
+    series = [(curve, own) for curve, own in shown.values()]
     drawing = figure.lines(f"{label} against {x}. {told}.", series, scale, x=x, y=y, size=OVERVIEW)
     values = [format(curve.last) for curve, _ in shown.values()]
     return Figure(
@@ -98,9 +97,7 @@ def overview(
     )
 
 
-def panels(
-    shown: Mapping[str, tuple[Sequence[Series], str]], scale: Scale, places: Sequence[float] = ()
-) -> list[Panel]:
+def panels(shown: Mapping[str, tuple[Series, str]], scale: Scale, places: Sequence[float] = ()) -> list[Panel]:
     """Small figures with the same axes: by name the curves of each, and in words what is to be seen."""
     return [
         Panel(name, figure.lines(f"{name}: {told}.", series, scale, places=places))
@@ -127,13 +124,13 @@ def metric_sections(record: Record, arms: Mapping[str, Sequence[ArmRecord]]) -> 
 
 
 def _metric(record: Record, arms: Mapping[str, Sequence[ArmRecord]], metric: str, quantity: Quantity) -> Block:
-    x = axis_name(record)
+    x, format = axis_name(record), functools.partial(text.measured, quantity=quantity)
     by_rule: dict[str, dict[str, Curve]] = {}
     for rule, own in arms.items():
         logs = [arm.readings[metric] for arm in own if metric in arm.readings]
-        found = {_layer(layer): [log.curve(layer) for log in logs] for log in logs for layer in log.names}
-        means = {name: over_seeds(dict(zip(c.x, c.y, strict=True)) for c in curves) for name, curves in found.items()}
-        by_rule[rule] = {name: Curve(mean.x, mean.y) for name, mean in means.items() if mean.known}
+        found = {layer: [log.curve(layer) for log in logs] for log in logs for layer in log.names}
+        means = {layer: over_seeds(dict(zip(c.x, c.y, strict=True)) for c in curves) for layer, curves in found.items()}
+        by_rule[rule] = {_layer(layer): Curve(mean.x, mean.y) for layer, mean in means.items() if mean.known}
     shown = {rule: curves for rule, curves in by_rule.items() if curves}
     if not shown:
         return Text("No finite number was measured here.")
@@ -141,57 +138,47 @@ def _metric(record: Record, arms: Mapping[str, Sequence[ArmRecord]], metric: str
     scale = figure.scale_of(values, log=quantity.log, ideal=quantity.ideal, unit=quantity.unit)
     layers = list(dict.fromkeys(layer for curves in shown.values() for layer in curves))
     looks = {layer: look(n) for n, layer in enumerate(layers)} if len(layers) <= LINES else {}
-    caption = " ".join(filter(None, [quantity.about, _meaning(quantity, scale)]))
-
-    def format(value: float | None) -> str:
-        return text.measured(value, quantity)
-
+    caption = f"{quantity.about} {_meaning(quantity, scale)}".strip()
     if len(arms) == 1:
-        (curves,) = shown.values()
-        log = next(iter(arms.values()))[0].readings[metric]
-        lost = [_layer(layer) for layer in log.names if _layer(layer) in curves and log.missing(layer)]
+        (curves,), (own,) = shown.values(), arms.values()
+        lost = [_layer(layer) for layer in own[0].readings[metric].names if own[0].readings[metric].missing(layer)]
         notes = [f"{text.some(lost, 6)}: not finite at some measurements."] if lost else []
-        y = quantity.title + text.unit(quantity)
+        high = [layer for layer, curve in curves.items() if quantity.unit == "degrees" and (curve.last or 0.0) >= 85]
+        if high:
+            many = f"{len(high)} of {text.counted(len(curves), 'layer')}"
+            caption += f" At 85° or more when last measured: {many}: {text.some(high, NAMED)}."
         if not looks:
-            return _map(curves, quantity, scale, caption, x, y, notes)
+            first, rows = next(iter(curves.values())), [curve.y for curve in curves.values()]
+            label = _range(quantity, curves, x, format)
+            drawing = figure.heat(label, first.x, rows, scale, x, y="layer")
+            return Figure(caption + text.caption("map", x=x), overview=drawing, notes=notes)
         each = {layer: (curve, looks[layer]) for layer, curve in curves.items()}
         caption += f" One line per layer against {x}, with the last value."
+        y = text.head(quantity)
         return overview(quantity.title, each, scale, caption, x=x, y=y, format=format, notes=notes)
-    drawn: dict[str, tuple[list[Series], str]] = {}
+    drawn: dict[str, tuple[Series, str]] = {}
     for rule, curves in shown.items():
-        series = [Series(curve, looks[layer], mark=True) for layer, curve in curves.items() if looks]
-        told = "; ".join(f"{layer} {course(curve, x, format)}" for layer, curve in curves.items() if looks)
-        middle = over_layers(list(curves.values()))
-        series, told = (series, told) if looks else ([Series(middle, PLAIN)], f"median {course(middle, x, format)}")
+        middle = {"median": over_layers(list(curves.values()))}
+        told = "; ".join(f"{name} {course(curve, x, format)}" for name, curve in (curves if looks else middle).items())
+        series = [(curve, looks.get(name, PLAIN)) for name, curve in (curves if looks else middle).items()]
         drawn[rule] = series, f"{quantity.title} by layer against {x}. {told}"
     over = "one line per layer." if looks else f"median over {len(layers)} layers; the band is from lowest to highest."
-    caption += f" Against {x}, mean over the seeds: {over}"
     without = [rule for rule, curves in by_rule.items() if not curves]
+    caption += f" Against {x}, mean over the seeds: {over}"
     caption += f" Without such a number: {text.listing(without)}." if without else ""
     places = [place for curves in shown.values() for curve in curves.values() for place in curve.x]
     return Figure(caption, panels(drawn, scale, places), key=key(looks) if len(looks) > 1 else [])
 
 
-def _map(
-    curves: Mapping[str, Curve], quantity: Quantity, scale: Scale, caption: str, x: str, y: str, notes: Sequence[str]
-) -> Figure:
-    """A row of shades for each of many layers."""
-
-    def told(value: float | None) -> str:
-        return text.measured(value, quantity)
-
+def _range(quantity: Quantity, curves: Mapping[str, Curve], x: str, format: Format) -> str:
+    """What is to be seen of many layers, in words."""
     (first, *_, last), ends = curves.values(), [curve.last for curve in curves.values() if curve.last is not None]
-    label = f"{quantity.title} of {len(curves)} layers against {x}. First layer: {course(first, x, told)}. "
-    label += f"Last layer: {course(last, x, told)}. "
-    label += f"At the end: {told(min(ends))} to {told(max(ends))}, median {told(statistics.median(ends))}." * bool(ends)
-    named = [Panel(f"{n} {layer}", Markup(""), told(c.last)) for n, (layer, c) in enumerate(curves.items(), 1)]
-    caption += f" A row per layer against {x}, the first on top; a blank has no finite value."
-    return Figure(
-        caption + " Numbers by layer stand below, under Rules." * (len(curves) > NAMED),
-        overview=figure.heat(label, first.x, [curve.y for curve in curves.values()], scale, x, y="layer"),
-        key=named if len(named) <= NAMED else [],
-        notes=notes,
+    told = (
+        f"{quantity.title} of {len(curves)} layers against {x}. First layer: {course(first, x, format)}. Last layer: "
     )
+    told += f"{course(last, x, format)}."
+    median = statistics.median(ends) if ends else None
+    return told + (f" At the end: {format(min(ends))} to {format(max(ends))}, median {format(median)}." if ends else "")
 
 
 def _meaning(quantity: Quantity, scale: Scale) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,43 +17,23 @@ from pydantic import TypeAdapter, ValidationError
 
 from backroads.errors import ConfigError
 from backroads.report.curve import Thinned
+from backroads.runs import results, schema
 from backroads.runs.quantity import Quantity
-from backroads.runs.results import MetaAnalysis, MetaEvaluation, Promotion, SearchResults, TheoryResults, Transfer
-from backroads.runs.schema import (
-    EVENTS,
-    VERSION,
-    Arm,
-    Diverged,
-    Evaluation,
-    Lifetimes,
-    MetaResults,
-    Readings,
-    Resumed,
-    Saved,
-    Speed,
-    Start,
-    Step,
-    Stopped,
-    TrainingResults,
-)
 
 T = TypeVar("T")
 RESULTS: Mapping[str, Any] = {
-    "train": TrainingResults,
-    "trial": TrainingResults,
-    "compare": TrainingResults,
-    "meta": MetaResults,
-    "search": SearchResults,
-    "theory": TheoryResults,
+    **dict.fromkeys(("train", "trial", "compare"), schema.TrainingResults),
+    "meta": schema.MetaResults,
+    "search": results.SearchResults,
+    "theory": results.TheoryResults,
 }
 # Files that some runs have beside their results.
 BESIDE: Mapping[str, Any] = {
-    "promote.json": Promotion,
-    "transfer.json": Transfer,
-    "evaluation.json": MetaEvaluation,
-    "analysis.json": MetaAnalysis,
+    "promote.json": results.Promotion,
+    "transfer.json": results.Transfer,
+    "evaluation.json": results.MetaEvaluation,
+    "analysis.json": results.MetaAnalysis,
 }
-_HEAD = b'{"event": "'  # of a line, as it is written; others are parsed to find their kind
 _RATES = ("learning_rate", "backward_rate", "gradient_norm")
 
 
@@ -65,35 +45,34 @@ class ArmRecord:
         steps: loss, rates and coefficients (``coefficient NAME``) by step.
         losses: loss by epoch.
         readings: by metric, the numbers of each layer by epoch (by step where a run has no epochs).
-        evaluations: by epoch.
         skipped: steps so far whose gradient was not finite.
     """
 
-    arm: Arm
+    arm: schema.Arm
     steps: Thinned = field(default_factory=Thinned)
     losses: Thinned = field(default_factory=lambda: Thinned(60))  # a dashed line with more points looks solid
     readings: dict[str, Thinned] = field(default_factory=dict)
-    evaluations: dict[int, Evaluation] = field(default_factory=dict)
-    diverged: Diverged | None = None
+    evaluations: dict[int, schema.Evaluation] = field(default_factory=dict)
+    diverged: schema.Diverged | None = None
     step: int = 0
     skipped: int = 0
 
     def add(self, event: Any) -> None:
         """Take in one event."""
         self.step = max(self.step, event.step)
-        if isinstance(event, Step):
+        if isinstance(event, schema.Step):
             named = {name: getattr(event, name) for name in _RATES if getattr(event, name) is not None}
             coefficients = {f"coefficient {name}": value for name, value in event.coefficients.items()}
             self.steps.add(event.step, {"loss": event.loss, **named, **coefficients})
             self.losses.add(event.step if event.epoch is None else event.epoch, {"loss": event.loss})
             self.skipped = event.skipped
-        elif isinstance(event, Readings):
+        elif isinstance(event, schema.Readings):
             for metric, by_layer in event.values.items():
                 log = self.readings.setdefault(metric, Thinned(60))
                 log.add(event.step if event.epoch is None else event.epoch, by_layer)
-        elif isinstance(event, Evaluation):
+        elif isinstance(event, schema.Evaluation):
             self.evaluations[event.epoch] = event
-        elif isinstance(event, Diverged):
+        elif isinstance(event, schema.Diverged):
             self.diverged = event
 
 
@@ -103,7 +82,6 @@ class Record:
 
     Attributes:
         name: of the folder.
-        files: those that are there.
         results: None until the run has ended.
         beside: contents of the files of ``BESIDE`` that are there.
         speeds: examples a second, by step.
@@ -114,18 +92,17 @@ class Record:
 
     name: str
     kind: str
-    files: Sequence[str]
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
     results: Any = None
     beside: dict[str, Any] = field(default_factory=dict)
-    start: Start | None = None
+    start: schema.Start | None = None
     arms: list[ArmRecord] = field(default_factory=list)
-    lifetimes: list[Lifetimes] = field(default_factory=list)
+    lifetimes: list[schema.Lifetimes] = field(default_factory=list)
     speeds: Thinned = field(default_factory=Thinned)
     memory_mb: float = 0.0
     corrupt: int = 0
-    resumes: list[Resumed] = field(default_factory=list)
+    resumes: list[schema.Resumed] = field(default_factory=list)
     last_saved: int | None = None
     last_system: Any = None
     cut_off: bool = False
@@ -134,38 +111,40 @@ class Record:
     @property
     def step(self) -> int:
         """The last step that any arm, or the stop, is known of."""
-        steps = [arm.step for arm in self.arms] + [found.step for found in self.lifetimes]
-        return max([*steps, self.last_system.step if isinstance(self.last_system, Stopped) else 0])
+        ends = [*self.arms, *self.lifetimes, *([self.last_system] if self.stop is not None else [])]
+        return max((end.step for end in ends), default=0)
+
+    @property
+    def stop(self) -> schema.Stopped | None:
+        """The stop by a signal, if nothing was written after it."""
+        return self.last_system if isinstance(self.last_system, schema.Stopped) else None
 
     @property
     def ended(self) -> Any:
         """The results, unless the run went on since they were written."""
+        arms = getattr(self.results, "arms", [self.results])
         if not self.arms or self.results is None:
             return self.results
-        steps = [arm.step for arm in self.results.arms] if hasattr(self.results, "arms") else [self.results.step]
-        own = [arm.diverged is not None for arm in self.arms]
-        said = [arm.status == "diverged" for arm in self.results.arms] if hasattr(self.results, "arms") else own
-        return self.results if max(steps, default=0) == self.step and said == own else None
-
-    @property
-    def stopped(self) -> Stopped | None:
-        """The stop by a signal, if nothing has happened since."""
-        last = self.last_system
-        return last if isinstance(last, Stopped) and last.step >= self.step else None
+        same = all(
+            (arm.status == "diverged") == (own.diverged is not None) or self.kind == "meta"
+            for arm, own in zip(arms, self.arms, strict=True)
+        )
+        return self.results if same and max(arm.step for arm in arms) == self.step else None
 
     @property
     def status(self) -> str:
         """ "finished", "diverged", "stopped" or "unfinished". One that was killed looks like one that is running."""
         ended = self.ended
-        alone = any(arm.diverged for arm in self.arms) or getattr(ended, "status", "") == "diverged"
-        if self.kind != "compare" and alone:
+        diverged = any(arm.diverged for arm in self.arms) or getattr(ended, "status", "") == "diverged"
+        if diverged and self.kind != "compare":
             return "diverged"
-        return "finished" if ended is not None else "stopped" if self.stopped is not None else "unfinished"
+        stopped = self.stop is not None and self.stop.step >= self.step
+        return "finished" if ended is not None else "stopped" if stopped else "unfinished"
 
     @property
     def metrics(self) -> dict[str, Quantity]:
         """What every metric of the readings is, by name; one that was not declared is named as it is."""
-        declared = dict(self.start.metrics) if self.start is not None else {}
+        declared = self.start.metrics if self.start is not None else {}
         found = dict.fromkeys(metric for arm in self.arms for metric in arm.readings)
         return {name: declared.get(name, Quantity(name.replace("_", " "))) for name in found}
 
@@ -191,31 +170,29 @@ def read_record(folder: Path) -> Record:
     files = [name for name in names if (folder / name).exists()]
     if not files:
         raise ConfigError(f"expected a run folder, but {folder} holds none of a run's files; give the folder of a run")
-    results = _read_results(folder / "results.json") if "results.json" in files else None
-    config = folder / "config.toml"
-    plain = results is not None and results.kind in ("search", "theory")  # these have results alone
+    ended = _read_results(folder / "results.json") if "results.json" in files else None
+    alone = ended is not None and ended.kind in ("search", "theory")  # these have results and no events
     record = Record(
         name=folder.resolve().name,
-        kind=results.kind if results is not None else "",
-        files=files,
-        config={} if plain and "config.toml" not in files else _read_toml(config),
+        kind=ended.kind if ended is not None else "",
+        config={} if alone and "config.toml" not in files else _read_toml(folder / "config.toml"),
         environment=_parsed(_read(folder / "environment.json"), folder / "environment.json"),
-        results=results,
+        results=ended,
     )
-    if not plain:
+    if not alone:
         _read_events(record, folder / "events.jsonl")
+        if record.start is None and ended is not None:
+            raise _damaged(folder / "events.jsonl", "a first line that is the start of a run", "none")
         if record.start is None:
-            if results is not None:
-                raise _damaged(folder / "events.jsonl", "a first line that is the start of a run", "none")
             raise ConfigError(f"{folder}: the run has not begun, so there is nothing to report; try again later")
-        arms = getattr(results, "arms", record.arms)
-        if len(arms) != len(record.arms):
-            raise _damaged(folder / "results.json", f"as many arms as began, {len(record.arms)}", str(len(arms)))
+        arms = len(getattr(ended, "arms", record.arms))
+        if arms != len(record.arms):
+            raise _damaged(folder / "results.json", f"as many arms as began, {len(record.arms)}", str(arms))
     if "system.jsonl" in files:
         _read_system(record, folder / "system.jsonl")
-    for name, kind in BESIDE.items():
-        if name in files:
-            record.beside[name] = _validated(TypeAdapter(kind), _read(folder / name), folder / name)
+    for name in files:
+        if name in BESIDE:
+            record.beside[name] = _validated(TypeAdapter(BESIDE[name]), _read(folder / name), folder / name)
     return record
 
 
@@ -229,15 +206,15 @@ def _read_events(record: Record, path: Path) -> None:
                 raise
             record.cut_off = True
             return
-        if isinstance(event, Start):
+        if isinstance(event, schema.Start):
             if event.run not in RESULTS:
                 raise _damaged(f"{where}, field run", f"one of {', '.join(RESULTS)}", repr(event.run))
             record.start, record.kind, record.arms = event, event.run, [ArmRecord(arm) for arm in event.arms]
         elif record.start is None and event is not None:
             raise _damaged(where, "the start of a run as the first event", repr(event.kind))
-        elif isinstance(event, Lifetimes):
+        elif isinstance(event, schema.Lifetimes):
             record.lifetimes.append(event)
-        elif isinstance(event, Step | Readings | Evaluation | Diverged):
+        elif hasattr(event, "arm"):
             if not 0 <= event.arm < len(record.arms):
                 raise _damaged(f"{where}, field arm", f"one of the {len(record.arms)} arms", str(event.arm))
             record.arms[event.arm].add(event)
@@ -252,13 +229,13 @@ def _read_system(record: Record, path: Path) -> None:
             record.unreadable += 1
             continue
         record.last_system = event or record.last_system
-        if isinstance(event, Speed):
+        if isinstance(event, schema.Speed):
             record.speeds.add(event.step, {"speed": event.examples_per_second})
             record.memory_mb = max(record.memory_mb, event.memory_mb or 0.0)
             record.corrupt = max(record.corrupt, event.corrupt_examples)
-        elif isinstance(event, Resumed):
+        elif isinstance(event, schema.Resumed):
             record.resumes.append(event)
-        elif isinstance(event, Saved):
+        elif isinstance(event, schema.Saved):
             record.last_saved = event.step
 
 
@@ -273,16 +250,13 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _event(line: bytes, where: str) -> Any:
     """The event in a line; None for a kind that is not known here."""
-    kind = line[len(_HEAD) : line.find(b'"', len(_HEAD))].decode(errors="replace") if line.startswith(_HEAD) else None
-    kind = _parsed(line, where).get("event") if kind is None else kind
+    data = _parsed(line, where)
+    kind = data.get("event")
     if not isinstance(kind, str):
         raise _damaged(where, 'an object with a text "event"', line.decode(errors="replace").strip())
-    if kind not in EVENTS:
-        _parsed(line, where)
-        return None
-    if kind == Start.kind:
-        _check_version(_parsed(line, where), where)
-    return _validated(EVENTS[kind], line, where)
+    if kind == schema.Start.kind:
+        _check_version(data, where)
+    return _validated(schema.EVENTS[kind], line, where) if kind in schema.EVENTS else None
 
 
 def _read_results(path: Path) -> Any:
@@ -292,20 +266,18 @@ def _read_results(path: Path) -> Any:
     kind = str(data.get("kind"))
     if kind not in RESULTS:
         raise _damaged(f"{path}, field kind", f"one of {', '.join(RESULTS)}", repr(kind))
-    results = _validated(TypeAdapter(RESULTS[kind]), content, path)
-    if isinstance(results, SearchResults):
-        names = [group.group for group in results.groups]
-        if not names or len(set(names)) < len(names):
-            raise _damaged(path, "at least one group and each once", f"the groups {names}")
-    return results
+    found = _validated(TypeAdapter(RESULTS[kind]), content, path)
+    if isinstance(found, results.SearchResults) and not found.groups:
+        raise _damaged(path, "at least one group", "none")
+    return found
 
 
 def _check_version(data: Mapping[str, Any], where: object) -> None:
-    if data.get("version") != VERSION:
+    if data.get("version") != schema.VERSION:
         came = f"of version {data['version']}" if "version" in data else "without a version, from backroads 0.1"
         raise ConfigError(
-            f"{where}: expected a file of version {VERSION}, but it is {came}: make its report with the version of "
-            f"backroads that wrote it, or run its command again"
+            f"{where}: expected a file of version {schema.VERSION}, but it is {came}: make its report with the version "
+            "of backroads that wrote it, or run its command again"
         )
 
 
@@ -336,8 +308,8 @@ def _validated(adapter: TypeAdapter[T], content: bytes, where: object) -> T:
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing":
             raise _damaged(where, f"the field {name}", "none") from error
-        at = f"{where}, field {name}" if name else str(where)
-        raise _damaged(at, first["msg"].removeprefix("Input should be "), repr(first["input"])) from error
+        place = f"{where}, field {name}" if name else str(where)
+        raise _damaged(place, first["msg"].removeprefix("Input should be "), repr(first["input"])) from error
 
 
 def _read(path: Path) -> bytes:
@@ -350,7 +322,7 @@ def _read(path: Path) -> bytes:
 def _missing(path: Path, error: OSError) -> ConfigError:
     return ConfigError(
         f"expected the file {path}, but it cannot be read ({error.strerror}); the run may have stopped before its end: "
-        f"run its command again"
+        "run its command again"
     )
 
 

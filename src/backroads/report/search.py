@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backroads.report import figure, text
-from backroads.report.curve import NAN, Curve
+from backroads.report.curve import through
 from backroads.report.figure import SHADES, Look, Scale
 from backroads.report.page import Block, Cell, Figure, Headline, Page, Pairs, Panel, Rows, Section, Table, Text
 from backroads.report.parts import key, overview
@@ -37,7 +37,7 @@ def search_page(record: Record) -> Page:
     low = max(0.0, min(0.95, int(20 * values[len(values) // 10]) / 20 - 0.05)) if values else 0.0
     subsets = all(group.subset is not None for group in ranked)
     what = "Subsets of the primitives" if subsets else "Rules"
-    best = [(_plain(name), text.setting(value)) for name, value in (ranked[0].best_params or {}).items()]
+    best = [(name, text.setting(value)) for name, value in (ranked[0].best_params or {}).items()]
     unfinished = results.running or results.settled < results.planned
     facts = [
         str(record.setting("model") or ""),
@@ -50,7 +50,7 @@ def search_page(record: Record) -> Page:
         record,
         title=f"{what} searched on {text.title(str(record.setting('data') or 'data'))}",
         facts=facts,
-        headline=Headline("Unfinished" * bool(unfinished), False, _summary(results, ranked, promotion)),
+        headline=Headline("Unfinished" * bool(unfinished), _summary(results, ranked, promotion)),
         sections=[
             Section("ranking", f"{what} by rank", _ranking(ranked, complete, promotion, low)),
             Section("together", "What helps together", _together(results, promotion) if subsets else []),
@@ -66,33 +66,23 @@ def search_page(record: Record) -> Page:
     )
 
 
-def _plain(name: str) -> str:
-    return name.rstrip("_")
-
-
 def _summary(results: SearchResults, ranked: Sequence[SearchGroup], promotion: Promotion) -> str:
-    complete = sum(group.ended.get("complete", 0) for group in ranked)
-    sentences = ["No trial is complete yet."]
-    if complete:
-        first, last = ranked[0], next(group for group in reversed(ranked) if group.best is not None)
-        sentences = [
-            f"The best of {text.counted(complete, 'complete trial')} is trial {first.best_number} of {first.group}, "
-            f"with a validation accuracy of {text.percent(first.best)} %."
-        ]
+    ended = {end: sum(group.ended.get(end, 0) for group in ranked) for end in ("complete", "pruned")}
+    failed, left = sum(group.failed for group in ranked), results.planned - results.settled
+    said = [] if ended["complete"] else ["No trial is complete yet."]
+    if ended["complete"]:
+        complete, first = text.counted(ended["complete"], "complete trial"), ranked[0]
+        number, best = first.best_number, text.percent(first.best)
+        said.append(text.caption("search_best", complete=complete, number=number, group=first.group, best=best))
+        last = next(group for group in reversed(ranked) if group.best is not None)
         if last is not first:
-            sentences.append(f"The best trial of {last.group}, the last in rank, has {text.percent(last.best)} %.")
-    pruned, failed = sum(group.ended.get("pruned", 0) for group in ranked), sum(group.failed for group in ranked)
-    sentences += [f"{pruned} were ended early, {failed} failed."] if pruned or failed else []
-    if promotion.rows:
-        top = promotion.rows[0]
-        sentences.append(
-            f"Trained again on the whole training split with {text.counted(len(top.accuracies), 'fresh seed')}, "
-            f"trial {top.number} of {top.group} leads with a test accuracy of {text.percent(top.mean)}"
-            f"{_half(top.interval)} %."
-        )
-    left = results.planned - results.settled
-    sentences += [f"{text.counted(left, 'trial')} still to come."] if left > 0 else []
-    return " ".join([*sentences, "The best of many trials is partly luck: compare test accuracies."])
+            said.append(text.caption("search_last", group=last.group, best=text.percent(last.best)))
+    said += [f"{ended['pruned']} were ended early, {failed} failed."] if ended["pruned"] or failed else []
+    for top in promotion.rows[:1]:
+        seeds, test = text.counted(len(top.accuracies), "fresh seed"), text.percent(top.mean) + _half(top.interval)
+        said.append(text.caption("search_promoted", seeds=seeds, number=top.number, group=top.group, test=test))
+    said += [f"{text.counted(left, 'trial')} still to come."] if left > 0 else []
+    return " ".join([*said, "The best of many trials is partly luck: compare test accuracies."])
 
 
 def _half(interval: float | None) -> str:
@@ -116,17 +106,10 @@ def _ranking(
         test = [tested.get(group.group, text.DASH)] if tested else []
         median = text.percent(None if quartiles is None else quartiles[1])
         rows.append([group.group, text.percent(group.best), median, *test, *map(str, counts), strip])
-    means = {
-        "Best, median": "Validation accuracy of complete trials, on a held-out part of the training split.",
-        "Test": "Of the trial that was trained again with fresh seeds: mean ± half a 95 % interval (Student’s t).",
-        "All trials": f"A tick for each complete trial, from {text.percent(low)} % or less at the left to 100 % at the "
-        "right; the bar spans the middle half. A wide bar: the rule is sensitive to its settings.",
-    }
     heads = ["Rule or subset", "Best, %", "Median, %", *(["Test, %"] if tested else [])]
-    return [
-        Table([*heads, "Complete", "Pruned", "Failed", "All trials"], rows),
-        Pairs([(name, meaning) for name, meaning in means.items() if tested or name != "Test"]),
-    ]
+    about = {"Best, median": "about_best", "Test": "about_test", "All trials": "about_trials"}
+    words = {name: text.caption(key, low=text.percent(low)) for name, key in about.items() if tested or name != "Test"}
+    return [Table([*heads, "Complete", "Pruned", "Failed", "All trials"], rows), Pairs(list(words.items()))]
 
 
 def _every(values: Sequence[Any], most: int = MOST) -> Sequence[Any]:
@@ -137,19 +120,13 @@ def _every(values: Sequence[Any], most: int = MOST) -> Sequence[Any]:
 
 
 def _scores(results: SearchResults, promotion: Promotion) -> tuple[Scores, bool]:
-    """The accuracy of each subset, and whether that is a test accuracy: the best of the search if not all were tested.
+    """The accuracy of each subset, and whether it is a test accuracy: the median of fresh seeds, where all were tested.
 
-    The best of many trials is partly luck, and more so the more its trials scatter; fresh seeds have none of that. The
-    median of theirs, as one training that went wrong would outweigh all else; none, if most diverged.
+    One seed that went wrong would outweigh all else in a mean. Otherwise the best of the search, which is partly luck.
     """
-    tested = {row.group: _median(row.accuracies) for row in promotion.rows}
+    tested = {row.group: statistics.median(accuracy or 0.0 for accuracy in row.accuracies) for row in promotion.rows}
     whole = all(group.group in tested for group in results.groups)
     return {frozenset(g.subset or ()): tested[g.group] if whole else g.best for g in results.groups}, whole
-
-
-def _median(accuracies: Sequence[float | None]) -> float | None:
-    middle = statistics.median(-1.0 if accuracy is None else accuracy for accuracy in accuracies)
-    return middle if middle >= 0 else None
 
 
 def effects(scores: Scores) -> dict[tuple[int, int], float]:
@@ -182,12 +159,7 @@ def _together(results: SearchResults, promotion: Promotion) -> list[Block]:
     rows: Rows = [[name, *(cell(n, column) for column in range(len(PRIMITIVES)))] for n, name in enumerate(PRIMITIVES)]
     what = "median test accuracy of fresh seeds" if tested else "best validation accuracy"
     end = "Read it beside the intervals of the test accuracies." if tested else "A point may be luck."
-    caption = (
-        f"Change of the {what}, in percentage points: on the diagonal with the one primitive rather than without it; "
-        "elsewhere with both rather than with neither; averaged over all subsets of the others. Blue helps, orange "
-        f"harms. {end}"
-    )
-    return [Table(["", *PRIMITIVES], rows, caption)] if found else []
+    return [Table(["", *PRIMITIVES], rows if found else [], text.caption("together", what=what, end=end))]
 
 
 def _promoted(promotion: Promotion) -> list[Block]:
@@ -197,11 +169,7 @@ def _promoted(promotion: Promotion) -> list[Block]:
         seeds = f"{len(row.accuracies)}" + (f", {gone} diverged" if gone else "")
         test = Cell(text.percent(row.mean), _half(row.interval).strip())
         rows.append([f"{row.number} {row.group}", text.percent(row.validation), test, seeds])
-    caption = (
-        "On the whole training split, with seeds that no trial had; each training is tested once, at its end. Mean ± "
-        "half a 95 % interval (Student’s t) over the seeds that did not diverge."
-    )
-    return [Table(["Trial", "Validation, %", "Test, %", "Seeds"], rows, caption)] if rows else []
+    return [Table(["Trial", "Validation, %", "Test, %", "Seeds"], rows, text.caption("promoted"))]
 
 
 def _transfer(transfer: Transfer) -> list[Block]:
@@ -210,12 +178,7 @@ def _transfer(transfer: Transfer) -> list[Block]:
         lost = {m: row.models[m].lost for m in models if m != models[0] and row.group != "backprop"}
         spread = {model: text.points(points) for model, points in lost.items() if points is not None}
         rows.append([row.group, *(Cell(text.percent(row.models[m].mean), spread.get(m, "")) for m in models)])
-    if not rows:
-        return []
-    caption = (
-        f"Test accuracy in %, mean over seeds, of the settings found on {models[0]}, unchanged. Beside it the points "
-        f"lost in transfer: the gap to backprop there less the gap on {models[0]}; negative numbers are gains."
-    )
+    caption = text.caption("transfer", model=models[0]) if rows else ""
     return [Table(["Rule", *models], rows, caption)]
 
 
@@ -227,12 +190,12 @@ def _best_so_far(results: SearchResults, ranked: Sequence[SearchGroup]) -> Block
     for n, group in enumerate(groups):
         values = [(t.value if t.end == "complete" else None) or -math.inf for t in results.trials if t.group == group]
         best = list(itertools.accumulate(values, max))
-        keep = [k for k in range(len(best)) if k % math.ceil(len(best) / MOST) == 0 or best[k] != best[k - 1]]
-        ys = tuple(NAN if best[k] == -math.inf else best[k] for k in keep)
-        shown[group] = Curve(tuple(k + 1.0 for k in keep), ys), figure.look(n)
+        ends = {0, len(best) - 1}  # and both sides of every step
+        keep = [k for k in range(len(best)) if k in ends or best[k] != best[k - 1] or best[k] != best[k + 1]]
+        shown[group] = through((k + 1, best[k]) for k in keep), figure.look(n)
     scale = figure.scale_of([y for curve, _ in shown.values() for _, y in curve.known])
     scale = Scale(scale.low, min(1.0, scale.high), factor=100)
-    caption = f"Best validation accuracy so far against the trials of each that have ended, for the best {len(shown)}."
+    caption = text.caption("best", n=len(shown))
     return overview("Best", shown, scale, caption, x="trial", y="best so far, %", format=text.percent)
 
 
@@ -262,12 +225,8 @@ def _slices(complete: Sequence[SearchTrial], low: float) -> list[Block]:
         else:
             xs = [float(x) for x, _ in shown]
             drawing = figure.points(label, xs, ys, figure.scale_of(xs, log=True), scale)
-        panels.append(Panel(_plain(name), drawing))
-    caption = (
-        "Validation accuracy of complete trials, in %, against each number (upwards) or by choice (to the right). "
-        f"Those below {text.percent(low)} % are drawn on the edge."
-    )
-    return [Figure(caption, panels)] if panels else []
+        panels.append(Panel(name, drawing))
+    return [Figure(text.caption("slices", low=text.percent(low)), panels)]
 
 
 def _shares(results: SearchResults) -> list[tuple[str, float, str]]:
@@ -282,15 +241,10 @@ def _shares(results: SearchResults) -> list[tuple[str, float, str]]:
 def _importances(results: SearchResults) -> list[Block]:
     rows = list[list[Cell | str]]()
     for name, share, most in _shares(results):
-        bar = Cell(figure.inline(f"{_plain(name)}: {text.percent(share)} %.", 0, 1, (0, share)))
-        rows.append(
-            [_plain(name), bar, text.percent(share), f"{most} ({text.percent(results.importances[most][name])})"]
-        )
-    caption = (
-        "Share in what sets the better half of the trials apart (PED-ANOVA), mean over the rules or subsets with "
-        "enough complete trials."
-    )
-    return [Table(["What varied", "Share", "in %", "Largest in"], rows, caption)] if rows else []
+        bar = Cell(figure.inline(f"{name}: {text.percent(share)} %.", 0, 1, (0, share)))
+        top = f"{most} ({text.percent(results.importances[most][name])})"
+        rows.append([name, bar, text.percent(share), top])
+    return [Table(["What varied", "Share", "in %", "Largest in"], rows, text.caption("importance"))]
 
 
 def _pairs(complete: Sequence[SearchTrial], results: SearchResults) -> list[Block]:
@@ -309,15 +263,13 @@ def _pairs(complete: Sequence[SearchTrial], results: SearchResults) -> list[Bloc
             scales = [figure.scale_of(found, log=True) for found in (xs, ys)]
             label = f"Accuracy of {len(both)} trials by {one} and {other}."
             drawing = figure.points(label, xs, ys, scales[0], scales[1], shades=shades)
-            panels.append(Panel(f"{_plain(other)} (upwards) and {_plain(one)}", drawing))
+            panels.append(Panel(f"{other} (upwards) and {one}", drawing))
     if not panels:
         return []
     edges = [text.percent(values[min(len(values) - 1, round(k * len(values) / 7))]) for k in range(8)]
-    looks = {
-        f"{a}–{b}": Look(colour, width=12) for (a, b), colour in zip(itertools.pairwise(edges), SHADES, strict=True)
-    }
-    caption = "Complete trials by two sampled numbers. The shade is the validation accuracy in %, as in the key."
-    return [Figure(caption, panels, key=key(looks))]
+    spans = [f"{one}–{other}" for one, other in itertools.pairwise(edges)]
+    looks = {span: Look(colour, width=12) for span, colour in zip(spans, SHADES, strict=True)}
+    return [Figure(text.caption("pairs"), panels, key=key(looks))]
 
 
 def _failures(trials: Sequence[SearchTrial]) -> list[Block]:
@@ -327,8 +279,5 @@ def _failures(trials: Sequence[SearchTrial]) -> list[Block]:
         for t in trials
         if t.end in ("diverged", "error", "lost")
     )
-    common = counted.most_common(REASONS)
-    rest = counted.total() - sum(n for _, n in common)
-    rows = [[f"{end}: {reason}" if reason else end, str(n)] for (end, reason), n in common]
-    rows += [["for other reasons", str(rest)]] if rest else []
-    return [Table(["How trials failed", "Trials"], rows)] if rows else []
+    rows = [[f"{end}: {reason}".removesuffix(": "), str(n)] for (end, reason), n in counted.most_common(REASONS)]
+    return [Table(["How trials failed most often", "Trials"], rows)]

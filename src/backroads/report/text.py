@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+import tomllib
 from collections.abc import Sequence
+from importlib.resources import files
 
 from backroads.runs.quantity import Quantity
 
@@ -13,6 +16,16 @@ DASH = "\N{EN DASH}"
 
 MINUS = "\N{MINUS SIGN}"
 NBSP = "\N{NO-BREAK SPACE}"
+
+
+@functools.cache
+def _captions() -> dict[str, str]:
+    return tomllib.loads((files("backroads.report") / "templates" / "captions.toml").read_text("utf-8"))
+
+
+def caption(name: str, **values: object) -> str:
+    """The text of this name in ``templates/captions.toml`` with ``values`` in place of its braces."""
+    return _captions()[name].format(**values)
 
 
 def percent(fraction: float | None) -> str:
@@ -52,9 +65,9 @@ def measured(value: float | None, quantity: Quantity) -> str:
     return number(value) + ("" if value is None or quantity.unit in ("", "%") else f" {quantity.unit}")
 
 
-def unit(quantity: Quantity) -> str:
-    """The unit as it stands behind the name of a column: ``, °``."""
-    return {"": "", "degrees": ", °"}.get(quantity.unit, f", {quantity.unit}")
+def head(quantity: Quantity) -> str:
+    """The name of a metric with its unit, as it stands over a column: ``Weight angle, °``."""
+    return capital(quantity.title) + {"": "", "degrees": ", °"}.get(quantity.unit, f", {quantity.unit}")
 
 
 def memory(mebibytes: float) -> str:
@@ -140,7 +153,10 @@ _TITLES = {
     "omniglot": "Omniglot",
     "digits": "handwritten digits",
     "digits_conv": "a small convolutional network",
+    "flp": "FLP",
+    "oml": "OML",
     "dfa": "direct feedback alignment",
+    "sinusoid": "sinusoids",
 }
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from backroads.report import figure, text
 from backroads.report.curve import Curve
-from backroads.report.figure import BEHIND, HALF, Look, Scale, Series, lines, look, scale_of
+from backroads.report.figure import BEHIND, HALF, Look, Scale, lines, look, scale_of
 from backroads.report.page import Block, Figure, Headline, Page, Pairs, Panel, Section, Table, Text
 from backroads.report.parts import key
 from backroads.report.read import Record
@@ -23,12 +23,6 @@ WIDE = Size(370, 300, left=48, right=12, top=10, bottom=36)
 MARKS = {"collapses": "v", "settles": "o", "explodes": "^", "undecided": "s"}
 FILL = {"collapses": (HEAT[1], 0.6), "settles": (HEAT[3], 0.7), "explodes": (HEAT[7], 0.5), "undecided": (AXIS, 0.6)}
 EDGE = 2.0  # the plane of two weights is drawn as far as that
-MOVING = {
-    "explodes": "it explodes: what pulls W and B together is stronger than what they lose, and nothing bounds it",
-    "settles": "it settles where W and B are equal and not zero",
-    "collapses": "it collapses: both go to zero",
-    "undecided": "it stands on a border, where the first order says nothing",
-}
 
 
 def theory_page(record: Record) -> Page:
@@ -39,7 +33,7 @@ def theory_page(record: Record) -> Page:
         record,
         title=f"Where {rule} leads",
         facts=[f"R = {rule}"],
-        headline=Headline("", False, summary(results)),
+        headline=Headline("", summary(results)),
         sections=[
             Section("diagram", "Phase diagram", [phase_diagram(results.diagram)]),
             Section("points", "Fixed points", _points(results)),
@@ -55,7 +49,7 @@ def theory_page(record: Record) -> Page:
 def summary(results: TheoryResults) -> str:
     """The outcome in words, and how it compares with what was measured."""
     held, network = results.held, results.network
-    words = f"With both weights moving, in closed form, {MOVING[results.moving.matrix_fate]}. With W held, B "
+    words = f"With both weights moving, in closed form, {text.caption(results.moving.matrix_fate)}. With W held, B "
     angle = text.degrees(held.angle)
     words += f"goes to {number(held.gain or 0)} times the length of W, at {angle}° to it." if held.finite else ""
     words += "" if held.finite else "grows for ever."
@@ -91,23 +85,13 @@ def _counted(fates: Iterable[str]) -> str:
 
 def fates_key(fates: Iterable[str]) -> list[Panel]:
     """What stands for each fate that is drawn."""
-
-    def swatch(fate: str) -> Markup:
-        def paint(axes: Axes) -> None:
-            axes.set_axis_off()
-            axes.set(xlim=(0, 2), ylim=(0, 1))
-            figure.cells(axes, [0, 2], [0, 1], [[FILL[fate]]])
-            axes.plot([1], [0.5], marker=MARKS[fate], color=TEXT, markersize=5)
-
-        return draw("", Size(30, 12), paint)
-
     shown = set(fates)
-    return [Panel(fate, swatch(fate)) for fate in MARKS if fate in shown]
+    return key({fate: Look(FILL[fate], marker=MARKS[fate], width=12) for fate in MARKS if fate in shown})
 
 
 def diagram(
     label: str, found: PhaseDiagram, xs: Sequence[float], ys: Sequence[float], fates: Sequence[Sequence[str]],
-    network: NetworkDiagram | None = None,
+    network: NetworkDiagram | None = None
 ) -> Markup:  # fmt: skip
     """Marks over two coefficients: over areas by the closed form, or beside the border that a network should have."""
 
@@ -138,11 +122,8 @@ def phase_diagram(found: PhaseDiagram) -> Figure:
     """Areas of the closed form, and marks of a layer that is followed over time."""
     fates = [fate for row in found.closed for fate in row]
     label = f"Phase diagram over {found.across} and {found.up}, points of the closed form: {_counted(fates)}."
-    caption = (
-        f"What becomes of almost every start with both weights moving, over the coefficients of {found.across} and "
-        f"{found.up}. Areas: closed form. Marks: the matrix system, followed numerically from one start; they agree at "
-        f"{found.agreed} of {found.of} points."
-    )
+    agreed = {"agreed": found.agreed, "of": found.of}
+    caption = text.caption("diagram", across=found.across, up=found.up, **agreed)
     drawing = diagram(label, found, found.some_x, found.some_y, found.followed)
     return Figure(caption, overview=drawing, key=fates_key([*fates, *itertools.chain(*found.followed)]))
 
@@ -152,19 +133,8 @@ def network_diagram(results: TheoryResults, found: NetworkDiagram) -> list[Block
     marks = [[outcome.fate for outcome in row] for row in found.outcomes]
     fates = list(itertools.chain(*marks))
     agreed, of = agreement(found)
-    steps = results.settings.get("network_steps")
-    long = "the training" if steps is None else f"a training of {steps} steps"
-    why = (
-        " Where they do not: the closed form treats one layer with a fixed input and no task. In the network the "
-        "task’s gradient moves W too, inputs change with the weights, weaker axes shrink as the strongest grows, and "
-        f"near the line {long} is too short."
-    )
-    caption = (
-        "A small convolutional network on handwritten digits, trained for a short time at each mark with the rule "
-        "moving both weights (amp, null and sparse are divided by the strength of the strongest axis of any layer’s "
-        "input). On one side of the line the theory expects that axis to shrink, on the other to grow. They agree at "
-        f"{agreed} of {of} marks.{why if agreed < of else ''}"
-    )
+    why = text.caption("disagreement", steps=results.settings.get("network_steps", "few")) if agreed < of else ""
+    caption = text.caption("network", agreed=agreed, of=of, why=why)
     label = f"What became of the network: {_counted(fates)}."
     drawing = diagram(label, results.diagram, found.xs, found.ys, marks, found)
     strengths = [(name, number(value)) for name, value in found.strengths.items()]
@@ -177,6 +147,7 @@ def network_diagram(results: TheoryResults, found: NetworkDiagram) -> list[Block
 def _points(results: TheoryResults) -> list[Block]:
     moving, held = results.moving, results.held
     fate = "stands on a border" if moving.fate == "undecided" else moving.fate
+    pull, loss, bound = (number(value) for value in (moving.pull, moving.loss, moving.bound))
     rows = [
         [number(point.w), number(point.b), ", ".join(map(number, point.eigenvalues)), point.stability]
         for point in moving.points
@@ -189,10 +160,7 @@ def _points(results: TheoryResults) -> list[Block]:
         ("Eigenvalues, closed form less linearisation, at most", text.short(held.eigenvalue_error)),
     ]
     return [
-        Text(
-            "One input and one output: w′ = pull b − loss w − bound b²w, and the same with w and b exchanged; "
-            f"pull = {number(moving.pull)}, loss = {number(moving.loss)}, bound = {number(moving.bound)}. It {fate}."
-        ),
+        Text(text.caption("points", pull=pull, loss=loss, bound=bound, fate=fate)),
         Table(["w", "b", "Eigenvalues", "Stability"], rows),
         Pairs(items, "B with W held"),
     ]
@@ -204,25 +172,24 @@ def paths(results: TheoryResults) -> Figure:
     end = f"It {results.matrix.fate}."
     if point is not None:
         largest = text.short(max(value[0] for value in point.eigenvalues))
-        end = f"It settles at |W| = {number(point.W)}, |B| = {number(point.B)}, {text.degrees(point.angle)}° apart; "
-        end += f"the largest eigenvalue of the linearisation there is {largest}."
-    plane = [Series(Curve((-EDGE, EDGE), (-EDGE, EDGE)), BEHIND)]
+        lengths = {"W": number(point.W), "B": number(point.B), "angle": text.degrees(point.angle)}
+        end = text.caption("fixed_point", largest=largest, **lengths)
+    plane = [(Curve((-EDGE, EDGE), (-EDGE, EDGE)), BEHIND)]
     for n, path in enumerate(results.plane):
-        inside = list(itertools.takewhile(lambda p: max(map(abs, p)) <= EDGE, path.points))
-        plane.append(Series(Curve(*zip(*inside, strict=True)), Look(look(n).colour, width=1.2)))
-        plane.append(Series(Curve(*zip(inside[0], strict=True)), Look(look(n).colour)))
+        inside = list(itertools.takewhile(lambda p: max(map(abs, p)) <= EDGE, path.points)) or [*path.points[:1]]
+        plane.append((Curve(*zip(*inside, strict=True)), Look(look(n).colour, width=1.2)))
+        plane.append((Curve(*zip(inside[0], strict=True)), Look(look(n).colour)))
     for fixed in results.moving.points:
         mark = Look(TEXT, marker="D" if fixed.stability == "stable" else "X")
-        plane.append(Series(Curve((fixed.w,), (fixed.b,)), mark))
+        plane.append((Curve((fixed.w,), (fixed.b,)), mark))
     label = f"Trajectories of w and b: {_counted(path.fate for path in results.plane)}."
     told = "; ".join(f"|{n}| from {number(v[0])} to {number(v[-1])}" for n, v in (("W", moved.W), ("B", moved.B)))
     norms = {"|W|": moved.W, "|B|": moved.B}
     curves = [Curve(moved.times, tuple(max(v, 1e-6) for v in values)) for values in norms.values()]
     scale = scale_of([y for curve in curves for y in curve.y], log=True)
-    series = [Series(curve, look(n), mark=True) for n, curve in enumerate(curves)]
+    series = [(curve, look(n)) for n, curve in enumerate(curves)]
     return Figure(
-        "Two numbers: w and b from several starts (dots); a diamond is a stable fixed point, a cross any other; the "
-        f"grey line is w = b. Two matrices: |W| and |B| over time from a random start. {end}",
+        text.caption("paths", end=end),
         [
             Panel("w and b", lines(label, plane, Scale(-EDGE, EDGE), x="w", y="b", size=HALF)),
             Panel("|W| and |B|", lines(f"{told}.", series, scale, x="time", y="length", size=HALF)),
@@ -241,13 +208,11 @@ def mirror(results: TheoryResults) -> Figure:
         flat = [value for curve in values for value in curve]
         scale = scale_of(flat, unit=unit) if unit else scale_of(flat, log=True, ideal=1.0)
         curves = [Curve(tuple(range(0, len(curve), 4)), tuple(curve[::4])) for curve in values]
-        series = [Series(curve, look(n), mark=True) for n, curve in enumerate(curves)]
+        series = [(curve, look(n)) for n, curve in enumerate(curves)]
         return Panel(title, lines(f"{title}: {ends}.", series, scale, x="steps", y=y, size=HALF))
 
     return Figure(
-        "A mirror with decay equal to amp, W held: |B| over |W| and their angle. On activity, B goes to W C: "
-        "its length is the activity’s power, which differs from layer to layer. On white noise of known power it goes "
-        f"to W, in every layer; the noise of the estimate leaves about {text.degrees(found.floor_angle)}°.",
+        text.caption("mirror", floor=text.degrees(found.floor_angle)),
         [
             panel("Gain", "|B| / |W|", [curve.gain for curve in found.curves], ""),
             panel("Angle", "angle, °", [curve.angle for curve in found.curves], "degrees"),
