@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from backroads.cli.progress import progress
+from backroads.runs.progress import Progress
+
 QUICK = [
     "--epochs",
     "1",
@@ -51,7 +54,7 @@ def test_compare_prints_plain_lines_and_a_table_and_writes_a_report(tmp_path: Pa
     [
         (["compare", "--epoch", "3"], "Did you mean --epochs?"),
         (["comare"], 'Did you mean "compare"?'),
-        (["compare", "--epochs", "0"], "epochs: expected greater than or equal to 1, got '0'"),
+        (["compare", "--epochs", "0"], "epochs: expected greater than or equal to 1, got 0"),
         (["compare", "--rules", "feedback_alignmnt"], "Did you mean 'feedback_alignment'?"),
         (["compare", "--config", "nowhere.toml"], "cannot read nowhere.toml"),
         (["compare", "--config", "broken.toml"], "is not TOML"),
@@ -100,3 +103,19 @@ def test_help_needs_no_torch(tmp_path: Path) -> None:
     done = backroads("compare", "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "--learning-rate" in done.stdout
+
+
+def test_a_log_gets_news_at_once_and_the_time_left_every_few_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 1000, 2))  # two seconds a look
+    monkeypatch.setattr("backroads.cli.progress.time.monotonic", lambda: float(next(clock)))
+    with progress() as report:
+        report(Progress(0, 1, "loading digits"))
+        for step in range(20, 26):  # from step 20 on: a run that was resumed
+            report(Progress(step, 100, "epoch 1" if step == 24 else None))
+    assert capsys.readouterr().out.splitlines() == [
+        "[  0 %] loading digits",
+        "[ 22 %] step 22 of 100, about 2:36 min left",  # 2 steps in 4 s, 78 steps left
+        "[ 24 %] epoch 1",
+    ]

@@ -120,7 +120,7 @@ def test_a_diverged_run_says_where_and_ends_with_1(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["train", "--epoch", "3"], "Did you mean --epochs?"),
-        (["train", "--epochs", "0"], "epochs: expected greater than or equal to 1, got '0'"),
+        (["train", "--epochs", "0"], "epochs: expected greater than or equal to 1, got 0"),
         (["train", "--data", "cifar11"], "Did you mean 'cifar10'?"),
         (["train", "--data", "folder:nowhere"], "nowhere"),
         (["train", "--model", "rsenet20"], "Did you mean 'resnet20'?"),
@@ -173,3 +173,22 @@ def test_flags_reach_the_estimate_the_phases_and_the_noise(tmp_path: Path) -> No
     assert (config["backward"]["mirror_steps"], config["backward"]["mirror_options"]) == (3, {"rate": 0.2})
     started = json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[0])
     assert "WeightEstimate" in str(started["arms"])
+
+
+def test_a_method_without_backward_weights_is_trained_evaluated_and_exported(tmp_path: Path) -> None:
+    words = ["--method", "local_errors", "--method-options.limit", "64", "--limit", "192", "--max-steps", "2"]
+    done = backroads("train", *QUICK, *words, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert (events[0]["train_examples"], events[0]["eval_examples"], events[0]["steps"]) == (192, 192, 2)
+    assert events[0]["arms"][0]["name"] == "local_errors"
+    assert events[-1]["step"] == 2
+    accuracy = json.loads((tmp_path / "run" / "results.json").read_text())["arms"][0]["accuracy"]
+    evaluated = backroads("eval", "run", "--checkpoint", "last", cwd=tmp_path)
+    assert f"top-1 {100 * accuracy:.2f} %" in evaluated.stdout
+    exported = backroads("export", "run", "--no-program", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    assert not any("head" in name for name in load_file(tmp_path / "run" / "export" / "model.safetensors"))
+    more = backroads("train", "--resume", "--out", "run", "--max-steps", "5", cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert "going on from step 2" in more.stdout

@@ -8,7 +8,7 @@ import cyclopts
 import pytest
 from pydantic import Field
 
-from backroads.cli.flags import as_flags, given
+from backroads.cli.flags import with_flags
 from backroads.runs.groups import Group, flags, merged
 
 
@@ -51,12 +51,12 @@ def test_later_layers_override_settings_in_tables_or_by_name() -> None:
 
 
 def test_flags_have_no_prefix_and_say_which_were_given(capsys: pytest.CaptureFixture[str]) -> None:
-    as_flags(Config)
     app = cyclopts.App(help_format="plaintext", result_action="return_value")
 
     @app.default
-    def command(*, settings: Config | None = None) -> dict[str, object]:
-        return given(settings)
+    @with_flags(Config)
+    def command(*, settings: dict[str, object]) -> dict[str, object]:
+        return settings
 
     assert app([]) == {}
     assert app(["--no-download", "--seed", "0", "--run-options.a", "1"]) == {

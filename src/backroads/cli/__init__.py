@@ -7,7 +7,7 @@ import sys
 import cyclopts
 
 from backroads import __version__
-from backroads.errors import BackroadsError, MissingDependencyError, RunError
+from backroads.errors import BackroadsError, RunError
 from backroads.extras import extra_named
 
 app = cyclopts.App(
@@ -59,28 +59,8 @@ def main(words: list[str] | None = None) -> None:
         print(f"backroads: {error}", file=sys.stderr)
         sys.exit(1)
     except (BackroadsError, cyclopts.CycloptsError) as error:
-        print(f"backroads: {_message(error)}", file=sys.stderr)
+        print(f"backroads: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("backroads: interrupted; what was written so far is in the run folder", file=sys.stderr)
         sys.exit(130)
-
-
-def _message(error: Exception) -> str:
-    """What to say: for a wrong value, pydantic's findings as ours."""
-    if isinstance(error, MissingDependencyError):
-        return str(error)  # pydantic itself may be what is missing
-    from pydantic import ValidationError
-
-    from backroads.contrib.theory.settings import TheoryConfig
-    from backroads.plasticity.settings import MetaConfig
-    from backroads.runs.settings import explain
-    from backroads.search.settings import SearchSettings
-    from backroads.train.comparison import CompareSettings
-    from backroads.train.settings import TrainSettings
-
-    cause = error.__cause__
-    if isinstance(cause, ValidationError):
-        known = (TrainSettings, CompareSettings, SearchSettings, MetaConfig, TheoryConfig)
-        return explain(cause, {schema.__name__: schema for schema in known}.get(cause.title, TrainSettings))
-    return str(error)

@@ -5,23 +5,22 @@ from __future__ import annotations
 import datetime
 import statistics
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from backroads.cli.flags import as_flags, given
+from backroads.cli.flags import with_flags
 from backroads.cli.progress import progress
 from backroads.cli.runs import print_report
 from backroads.cli.train import layers, leads, leave
 from backroads.runs.schema import ArmResult, Stopped, TrainingResults
 from backroads.train.comparison import CompareSettings, resolve_comparison
 
-as_flags(CompareSettings)
 
-
+@with_flags(CompareSettings)
 def compare(
     *,
-    settings: CompareSettings | None = None,
+    settings: dict[str, Any],
     config: Annotated[str | None, Parameter(help="Take settings from this TOML file; flags override it.")] = None,
     out: Annotated[
         Path | None,
@@ -37,7 +36,7 @@ def compare(
     `backroads train`, and prints a table. It can be interrupted and resumed like a training.
     """
     folder = out if out is not None else Path("runs") / f"compare-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    resolved = resolve_comparison(*layers(folder, resume=resume, config=config), given(settings))
+    resolved = resolve_comparison(*layers(folder, resume=resume, config=config), settings)
     resolved.arms()  # says what is wrong with the names, if anything is
 
     # After the settings are known to be right: torch takes seconds to import.

@@ -2,33 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, get_type_hints
 
 import cyclopts
 from cyclopts import Parameter
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from backroads.runs.groups import groups
+from backroads.runs.groups import flags, groups, merged
+
+Command = Callable[..., Any]
 
 
-def as_flags(schema: type[BaseModel]) -> None:
-    """Make an argument ``settings: Schema | None = None`` of a command take one flag for each setting.
+def with_flags(schema: type[BaseModel]) -> Callable[[Command], Command]:
+    """Give a command one flag for each setting of a schema.
 
-    Args:
-        schema: its groups are marked in place, with the first line of their docstrings as headings.
+    The command's argument ``settings`` gets those that were given on the command line, as plain data in tables, to be
+    checked together with those from elsewhere. The first line of a group's docstring is its heading in ``--help``.
     """
-    for number, group in enumerate(groups(schema).values()):
-        heading = (group.__doc__ or group.__name__).partition("\n")[0].rstrip(".")
-        Parameter(name="*", group=cyclopts.Group(heading, sort_key=number))(group)
-        for name, field in group.model_fields.items():
-            flag = f"--{group.flags[name].replace('_', '-')}" if name in group.flags else None
-            field.metadata = [*field.metadata, Parameter(name=flag, show=False if name in group.without_flag else None)]
-    Parameter(name="*")(schema)
-    for cls in (schema, *groups(schema).values()):
-        for field in cls.model_fields.values():
-            field.description = " ".join((field.description or "").split())  # over the ends of the source's lines
+    tables = groups(schema)
+    fields: dict[str, FieldInfo] = {}
+    headings: dict[str, cyclopts.Group | None] = {}
+    for flag, (table, name) in flags(schema).items():
+        if table and name in tables[table].without_flag:
+            continue
+        fields[flag] = (tables[table] if table else schema).model_fields[name]
+        title = (tables[table].__doc__ or table).partition("\n")[0].rstrip(".") if table else None
+        headings[flag] = cyclopts.Group(title, sort_key=list(tables).index(table)) if title else None
+
+    def decorate(command: Command) -> Command:
+        hints = get_type_hints(command, include_extras=True)
+        own = [
+            parameter.replace(annotation=hints[parameter.name])
+            for parameter in inspect.signature(command).parameters.values()
+            if parameter.name != "settings"
+        ]
+
+        @functools.wraps(command)
+        def run(**words: Any) -> Any:
+            given = {flag: words.pop(flag) for flag in fields if flag in words}
+            return command(settings=merged(schema, given), **words)
+
+        del run.__wrapped__  # cyclopts would read the signature of what is within
+        parameters = [*(_parameter(flag, field, headings[flag]) for flag, field in fields.items()), *own]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
 
 
-def given(settings: BaseModel | None) -> dict[str, Any]:
-    """The settings that flags named, as plain data in tables; none if ``settings`` is None."""
-    return {} if settings is None else settings.model_dump(exclude_unset=True)
+def _parameter(flag: str, field: FieldInfo, heading: cyclopts.Group | None) -> inspect.Parameter:
+    default = field.get_default(call_default_factory=True)
+    about = Parameter(
+        help=" ".join((field.description or "").split()),  # over the ends of the source's lines
+        group=heading,
+        show_default=False if default in ({}, []) else None,
+        converter=_table if typing.get_origin(field.annotation) is dict else None,
+    )
+    annotation = Annotated[field.annotation, about]  # type: ignore[name-defined]
+    return inspect.Parameter(flag, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _table(type_: Any, words: Any) -> Any:
+    """A table of free names from flags such as ``--rule-options.view.bits 4``; its values stay text."""
+    if isinstance(words, dict):
+        return {name: _table(None, inner) for name, inner in words.items()}
+    return words[-1].value

@@ -12,7 +12,7 @@ import cyclopts
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from backroads.cli.flags import as_flags, given
+from backroads.cli.flags import with_flags
 from backroads.cli.progress import progress
 from backroads.plasticity.settings import MetaConfig, load_config, resolve
 from backroads.runs.groups import merged
@@ -28,7 +28,6 @@ Which = Annotated[
 SplitName = Annotated[Literal["test", "validation"], Parameter(help="The split whose tasks the lifetimes learn.")]
 Lifetimes = Annotated[int, Parameter(help="How many lifetimes.", validator=Number(gte=1))]
 
-as_flags(MetaConfig)
 meta = cyclopts.App(
     name="meta",
     help="Learn to learn with feedback and local plasticity.",
@@ -37,9 +36,10 @@ meta = cyclopts.App(
 
 
 @meta.command
+@with_flags(MetaConfig)
 def train(
     *,
-    settings: MetaConfig | None = None,
+    settings: dict[str, Any],
     config: Annotated[str | None, Parameter(help="TOML file, or name of a recipe; flags override it.")] = None,
     out: Annotated[Path | None, Parameter(help="Folder of the run. Default: runs/meta-TIME.")] = None,
     resume: Annotated[
@@ -56,7 +56,7 @@ def train(
     folder = out if out is not None else Path("runs") / f"meta-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     if resume and (folder / "config.toml").exists():
         recipe = merged(MetaConfig, load_config(folder).model_dump(exclude_none=True), recipe)
-    resolved = resolve(recipe, given(settings))
+    resolved = resolve(recipe, settings)
 
     # After the settings are known to be right: torch takes seconds to import.
     from backroads.plasticity.trainer import meta_train

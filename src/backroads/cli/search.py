@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from backroads.cli.flags import as_flags, given
+from backroads.cli.flags import with_flags
 from backroads.runs.settings import read_settings
 from backroads.search.settings import SearchSettings, resolve
 
@@ -22,7 +22,6 @@ Study = Annotated[Path, Parameter(help="Folder of the study.")]
 POSITIVE = Number(gte=1)
 INTERRUPTED = 130
 
-as_flags(SearchSettings)
 app = cyclopts.App(
     name="search",
     help="Search coefficients, operations and rates of rules, or of all 32 subsets of the primitives.",
@@ -32,9 +31,10 @@ app = cyclopts.App(
 
 
 @app.default
+@with_flags(SearchSettings)
 def search(
     *,
-    settings: SearchSettings | None = None,
+    settings: dict[str, Any],
     config: Annotated[
         str | None,
         Parameter(help="Take settings from this TOML file, or from a recipe by its name; flags override it."),
@@ -48,7 +48,7 @@ def search(
     Each trial is a short training, judged by its accuracy on a part of the training split; the test split is not read.
     Ctrl-C leaves a study that the same command goes on with. `backroads worker` joins from other machines.
     """
-    resolved = resolve(read_settings(config, "search") if config is not None else {}, given(settings))
+    resolved = resolve(read_settings(config, "search") if config is not None else {}, settings)
     folder = out if out is not None else Path("runs") / resolved.study.name
 
     from backroads.cli.progress import progress

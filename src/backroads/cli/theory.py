@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from backroads.cli.flags import as_flags, given
+from backroads.cli.flags import with_flags
 from backroads.contrib.theory.settings import TheoryConfig, resolve
 from backroads.runs.settings import read_toml
 
@@ -16,12 +16,10 @@ if TYPE_CHECKING:
     from backroads.runs.results import TheoryResults
 
 
-as_flags(TheoryConfig)
-
-
+@with_flags(TheoryConfig)
 def theory(
     *,
-    settings: TheoryConfig | None = None,
+    settings: dict[str, Any],
     config: Annotated[Path | None, Parameter(help="Read settings from this TOML file; flags override it.")] = None,
     out: Annotated[Path | None, Parameter(help="Write into this new folder; runs/theory-TIME if not given.")] = None,
 ) -> None:
@@ -29,7 +27,7 @@ def theory(
 
     Writes a folder (config.toml, environment.json, results.json, report.html) and prints what it found.
     """
-    resolved = resolve({**(read_toml(config) if config is not None else {}), **given(settings)})
+    resolved = resolve({**(read_toml(config) if config is not None else {}), **settings})
     folder = out if out is not None else Path("runs") / f"theory-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
     # After the settings are known to be right: torch takes seconds to import.

@@ -6,11 +6,11 @@ import datetime
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 from cyclopts import Parameter
 
-from backroads.cli.flags import as_flags, given
+from backroads.cli.flags import with_flags
 from backroads.cli.progress import progress
 from backroads.cli.runs import print_report
 from backroads.runs.schema import ArmResult, Stopped
@@ -19,12 +19,11 @@ from backroads.train.settings import TrainSettings, resolve
 
 INTERRUPTED, FAILED = 128, 1  # exit status: 128 + signal; 1
 
-as_flags(TrainSettings)
 
-
+@with_flags(TrainSettings)
 def train(
     *,
-    settings: TrainSettings | None = None,
+    settings: dict[str, Any],
     config: Annotated[
         str | None,
         Parameter(help="Take settings from this TOML file, or from a recipe by its name; flags override it."),
@@ -43,7 +42,7 @@ def train(
     --resume goes on, bit for bit.
     """
     folder = out if out is not None else Path("runs") / f"train-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    resolved = resolve(*layers(folder, resume=resume, config=config), given(settings))
+    resolved = resolve(*layers(folder, resume=resume, config=config), settings)
 
     # After the settings are known to be right: torch takes seconds to import.
     with progress(silent=not leads()) as report:

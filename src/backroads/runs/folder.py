@@ -89,17 +89,17 @@ class RunFolder:
         os.fsync(self._events.fileno())
         return os.fstat(self._events.fileno()).st_size
 
-    def event(self, event: Event | str, **fields: Any) -> None:
+    def event(self, event: Event) -> None:
         """Append one line to ``events.jsonl``."""
-        self._events.write(_line(event, fields))
+        self._events.write(_line(event))
         self._events.flush()
 
-    def system(self, event: Event | str, **fields: Any) -> None:
+    def system(self, event: Event) -> None:
         """Append one line to ``system.jsonl``: what differs between two runs of the same settings, such as speed."""
         with (self.path / "system.jsonl").open("ab+") as file:
             if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
                 file.write(b"\n")  # the line before was cut off
-            file.write(_line(event, fields).encode())
+            file.write(_line(event).encode())
 
     def results(self, results: Any) -> None:
         """Write the results, a dataclass of the schema or plain data, all or nothing."""
@@ -110,9 +110,7 @@ class RunFolder:
         self._events.close()
 
 
-def _line(event: Event | str, fields: dict[str, Any]) -> str:
-    if isinstance(event, str):  # kinds of runs that do not write the schema's events yet
-        return json.dumps({"event": event, **as_data(fields)}) + "\n"
+def _line(event: Event) -> str:
     return json.dumps({"event": event.kind, **as_data(event)}) + "\n"
 
 
