@@ -143,12 +143,12 @@ def test_a_journal_is_searched_by_workers_and_reaped(tmp_path: Path, capsys: pyt
     with study_in(tmp_path / "study") as client:
         dead = {ATTEMPT: {"trial": 0, "number": 0, "process": "elsewhere:999999999:0"}}
         client.studies["symmetric_alignment"].add_trial(create_trial(state=TrialState.RUNNING, user_attrs=dead))
-    assert work(url, config.study.name, most=2, say=lambda _: None) == "enough"
+    assert work(url, config.study.name, most=2, log=lambda _: None) == "enough"
     call("search", "reap", str(tmp_path / "study"))
     assert "freed 0" in capsys.readouterr().out  # another machine's: nothing is known of it
     call("search", "reap", str(tmp_path / "study"), "--host", "elsewhere")
     assert "freed 1" in capsys.readouterr().out
-    assert work(url, config.study.name, say=lambda _: None) == "settled"
+    assert work(url, config.study.name, log=lambda _: None) == "settled"
     assert ends(tmp_path / "study") == {"complete": 3}
 
 

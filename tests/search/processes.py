@@ -83,6 +83,6 @@ def _work(url: str, name: str, folder: Path, log: Path, password: str) -> None:
         sys.stdout = sys.stderr = out
         from backroads.search.worker import work
 
-        how = work(url, name, folder=folder, say=lambda line: out.write(line + "\n"))
+        how = work(url, name, folder=folder, log=lambda line: out.write(line + "\n"))
         out.write(how)
     os._exit(0 if how == "settled" else 1)

@@ -28,8 +28,8 @@ from backroads.search.study import (
     SURPLUS,
     Record,
     StudyClient,
-    TakenAwayError,
     TrialFailed,
+    TrialReassignedError,
 )
 
 A, B = "backprop", "feedback_alignment"  # both vary the learning rate and nothing else
@@ -160,7 +160,7 @@ def test_a_lost_trial_is_tried_again_with_its_values_and_a_bounded_number_of_tim
     assert outcomes(client, A) == ["retried", "lost", "complete", "complete"]
 
 
-@pytest.mark.parametrize("how", [0.1, TrialFailed(DIVERGED), TakenAwayError(), optuna.TrialPruned()], ids=str)
+@pytest.mark.parametrize("how", [0.1, TrialFailed(DIVERGED), TrialReassignedError(), optuna.TrialPruned()], ids=str)
 def test_who_comes_back_too_late_changes_nothing(
     client: StudyClient, other: StudyClient, how: float | Exception
 ) -> None:
@@ -168,13 +168,13 @@ def test_who_comes_back_too_late_changes_nothing(
         other.release(A, lambda record: True)
         again = other.run_trial(A, ends(0.9))
         assert (again.number, again.trial.params) == (record.number, params)
-        with pytest.raises(TakenAwayError):
+        with pytest.raises(TrialReassignedError):
             client.report(trial, 1, 0.1)
         if isinstance(how, Exception):
             raise how
         return how
 
-    with pytest.raises(TakenAwayError):
+    with pytest.raises(TrialReassignedError):
         client.run_trial(A, late)
     assert [(record.outcome, record.trial.value) for record in client.records(A)] == [
         ("retried", None),

@@ -59,14 +59,14 @@ def test_noise_phases_and_estimates_are_settings_too(tmp_path: Path) -> None:
         ({"run": {"epoch": 3}}, "unknown setting 'run.epoch'. Did you mean 'epochs'?"),
         (
             {"schedule": {"learning_rate": 1.0}},
-            "unknown setting 'schedule.learning_rate'. It belongs into [optimizer].",
+            "unknown setting 'schedule.learning_rate'. It belongs in [optimizer].",
         ),
         ({"method": "local_errors", "rule": "backprop"}, "rule: expected no feedback rule"),
         ({"epochs": 0}, "epochs: expected greater than or equal to 1, got 0"),
         ({"learning_rate": float("nan")}, "learning_rate: expected"),
         ({"optimizer": "sdg"}, "optimizer.name: expected 'sgd'"),
         ({"batch_size": 10, "accumulate": 3}, "accumulate: expected a divisor of batch_size 10, got 3"),
-        ({"drop_epochs": [3.0, 1.0]}, "drop_epochs: expected growing epochs"),
+        ({"drop_epochs": [3.0, 1.0]}, "drop_epochs: expected epochs in increasing order"),
         (
             {"coefficients": {"amp": {"stop": 0.5}}, "layer_rules": {"fc": "backprop"}},
             "coefficients: expected one rule",

@@ -72,7 +72,7 @@ def search(
 
 @app.command
 def status(study: Study, /) -> None:
-    """Say how a study stands: how many trials ended how, and the best of each rule or subset."""
+    """Print how many trials of a study are complete, pruned and failed, and the best of each rule or subset."""
     from backroads.search.run import study_in
 
     with study_in(study) as client:
@@ -125,7 +125,7 @@ def promote(
     from backroads.search.run import study_in
 
     with study_in(study) as client:
-        done = run(client, study, top=top, seeds=seeds, each=each, workers=workers, say=say)
+        done = run(client, study, top=top, seeds=seeds, each=each, workers=workers, log=print_line)
         lines = [("trial", "group", "validation, %", "test, % (95 % interval)", "n")]
         for row in done.rows:
             half = "" if row.interval is None else f" ± {100 * row.interval:.2f}"
@@ -141,12 +141,16 @@ def reap(
     study: Study,
     /,
     *,
-    host: Annotated[str | None, Parameter(help="Name of a machine on which no worker runs any more.")] = None,
-    all_: Annotated[bool, Parameter(name="--all", help="No worker of this search runs anywhere any more.")] = False,
+    host: Annotated[
+        str | None, Parameter(help="Free the trials of workers on this machine, on which none runs any more.")
+    ] = None,
+    all_: Annotated[
+        bool, Parameter(name="--all", help="Free all running trials; no worker of this search may run any more.")
+    ] = False,
 ) -> None:
-    """Give trials whose worker has died to other workers, where the storage does not notice: a journal file.
+    """Give trials whose worker has died to other workers, for a journal file, which has no heartbeats.
 
-    Without a flag: trials of processes of this machine that have ended.
+    Without a flag, those are the trials of processes of this machine that have ended.
     """
     from backroads.search.run import study_in
 
@@ -161,7 +165,7 @@ def reap(
         print(f"freed {len(freed)} of the running trials; workers take them up again from their last checkpoint")
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line at once, also into a pipe."""
     print(line, flush=True)
 
@@ -178,7 +182,7 @@ def write_results(client: StudyClient, folder: Path) -> Path:
 
 
 def _table(client: StudyClient) -> str:
-    """How a search stands, as text."""
+    """The state of a search, as text."""
     from backroads.search.results import gather
 
     found = gather(client)

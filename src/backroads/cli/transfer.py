@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from backroads.cli.search import POSITIVE, Study, aligned, say, write_results
+from backroads.cli.search import POSITIVE, Study, aligned, print_line, write_results
 
 
 def transfer(
@@ -28,7 +28,7 @@ def transfer(
 
     names = [name for word in models for name in word.split(",") if name]  # "a,b" and "a b" alike
     with study_in(study) as client:
-        table = run(client, study, models=names, top=top, seeds=seeds, workers=workers, say=say)
+        table = run(client, study, models=names, top=top, seeds=seeds, workers=workers, log=print_line)
         lines = [("rule or subset", *table.models)]
         for row in table.rows:
             cells = []
@@ -37,5 +37,5 @@ def transfer(
                 cells.append("-" if cell.mean is None else f"{100 * cell.mean:.1f}{lost}")
             lines.append((row.group, *cells))
         print(aligned(lines))
-        print(f"test accuracy in %, mean of {seeds} seeds; in brackets points lost in transfer, beside backprop")
+        print(f"test accuracy in %, mean of {seeds} seeds; in brackets points lost in transfer, compared with backprop")
         print(f"report: {write_results(client, study)}")

@@ -25,10 +25,10 @@ def worker(
     Under torchrun, its processes train one trial together. A PostgreSQL password is best kept in PGPASSWORD or
     ~/.pgpass. SIGTERM gives the trial back for another worker and leaves.
     """
-    from backroads.cli.search import say
+    from backroads.cli.search import print_line
     from backroads.search.storage import hide_password
     from backroads.search.worker import work
 
-    how = work(hide_password(storage), study, folder=folder, most=trials, parent=parent, say=say)
+    how = work(hide_password(storage), study, folder=folder, most=trials, parent=parent, log=print_line)
     if how == "stopped":
         sys.exit(130)

@@ -40,7 +40,7 @@ def analyse(
         tasks, split: what the lifetimes see.
         lifetimes: how many.
         probes: steps of each at which updates are compared with gradients.
-        report: told the progress after each lifetime.
+        report: called with the progress after each lifetime.
         about: further fields of the result: step, environment.
 
     Returns:

@@ -74,7 +74,7 @@ def measure(
         lifetimes: how many.
         ways: tasks of each; None: the settings'.
         batch: lifetimes computed at once.
-        report: told the progress after each batch.
+        report: called with the progress after each batch.
 
     Raises:
         ConfigError: if the split cannot fill the episodes.

@@ -265,7 +265,9 @@ def _check(config: MetaConfig) -> None:
 def load_config(run: Path) -> MetaConfig:
     """The settings of a meta-training from its folder; raises ConfigError for a folder that is none."""
     if not (run / "config.toml").is_file():
-        raise ConfigError(f"expected the folder of a run, and {run} has no config.toml; give what --out named")
+        raise ConfigError(
+            f"expected the folder of a run, and {run} has no config.toml; give the folder that --out named"
+        )
     given = read_toml(run / "config.toml")
     if "learner" not in given:
         raise ConfigError(f"expected the folder of a meta-training, and {run} is another run's")

@@ -59,7 +59,7 @@ class RunFolder:
         if events.stat().st_size < events_size:
             raise ConfigError(
                 f"resume: {events} has {events.stat().st_size} bytes, fewer than the {events_size} that the checkpoint "
-                f"knows of; put the file back as it was, or start a new run"
+                f"records; put the file back as it was, or start a new run"
             )
         os.truncate(events, events_size)
         self._events = events.open("a", encoding="utf-8")

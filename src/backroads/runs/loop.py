@@ -70,7 +70,7 @@ class Loop:
         arms: what is trained. times: when what happens.
         runtime: this process among its peers.
         stop: number of a signal that came, 0 for none; asked after every step.
-        report: told the progress after every step.
+        report: called with the progress after every step.
         line: what to say after an evaluation, given the steps done; None for nothing.
         evaluated: called after every evaluation but the one before training, with the steps done; it may raise to end
             the run.
@@ -157,7 +157,7 @@ class Loop:
         for number in [*range(first, n), *range(first)]:
             if number not in self.failed:
                 self._guarded(number, lambda arm: arm.step(self.step))
-            self._say(None, self.step * n + (number - first) % n + 1)
+            self._report(None, self.step * n + (number - first) % n + 1)
         if not self._active():
             return 0
         self.step += 1
@@ -190,7 +190,7 @@ class Loop:
 
     def _evaluate(self) -> None:
         self._for_each(lambda arm: arm.evaluate(self.step))
-        self._say(self.line(self.step))
+        self._report(self.line(self.step))
         self._logged_at = time.perf_counter()
 
     def _active(self) -> list[int]:
@@ -218,7 +218,7 @@ class Loop:
             self.folder.event(event)
         self.listen(number, event)
 
-    def _say(self, line: str | None, done: int | None = None) -> None:
+    def _report(self, line: str | None, done: int | None = None) -> None:
         n = len(self.arms)
         self.report(Progress(self.step * n if done is None else done, max(1, self.times.steps * n), line))
 
@@ -277,7 +277,7 @@ class Loop:
             self.folder.configure(self._settings)
             self.folder.system(Resumed(self.step, self.runtime.world, tuple(problems)))
             for problem in problems:
-                self._say(f"damaged checkpoint set aside: {problem}")
-            self._say(f"going on from step {self.step}")
+                self._report(f"damaged checkpoint set aside: {problem}")
+            self._report(f"going on from step {self.step}")
             checkpoint.prune(self.folder.checkpoints, self._keep)
         return True

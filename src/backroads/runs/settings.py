@@ -97,7 +97,7 @@ def _nearest(place: tuple[int | str, ...], schema: type[BaseModel]) -> str:
     table, name = ("", *map(str, place))[-2:]
     exact = flags(schema).get(name, ("", ""))[0]
     if exact:
-        return f" It belongs into [{exact}]."
+        return f" It belongs in [{exact}]."
     known = {field: f"{field!r} in [{group}]" if group else repr(field) for group, field in flags(schema).values()}
     known |= {
         flag: f"{field!r} in [{group}]" if group else repr(field) for flag, (group, field) in flags(schema).items()

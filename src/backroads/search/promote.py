@@ -42,14 +42,14 @@ def promote(
     seeds: int,
     each: bool = False,
     workers: int = 1,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Promotion:
     """Train the best trials again on the whole training split, with fresh seeds, and test each training once.
 
     Args:
         client: of the search. folder: of the search; ``promote.json`` is written there. top: how many trials.
         seeds: trainings of each. each: take the best trial of each of the ``top`` best groups instead.
-        workers: processes. say: called with a line when a training ends.
+        workers: processes. log: called with a line when a training ends.
 
     Returns:
         A row for each trial, the best mean test accuracy first.
@@ -63,7 +63,7 @@ def promote(
         raise RunError("promote: no trial is complete yet; go on with the search")
     fresh = fresh_seeds(client.config, seeds)
     jobs = {f"{record.group}/{record.number}": training_of(client, record) for record in chosen}
-    accuracies, found = _train_all(folder / PROMOTED, jobs, fresh, workers, say)
+    accuracies, found = _train_all(folder / PROMOTED, jobs, fresh, workers, log)
     rows = []
     for record in chosen:
         own = accuracies[f"{record.group}/{record.number}"]
@@ -83,7 +83,7 @@ def transfer(
     top: int,
     seeds: int,
     workers: int = 1,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Transfer:
     """Train the best of each group, unchanged, on other networks, beside backprop; test each training once.
 
@@ -91,7 +91,7 @@ def transfer(
     accuracy. Backprop has the settings of the search, with its own best rates if it was searched too.
 
     Args:
-        client, folder, workers, say: as for :func:`promote`; ``transfer.json`` is written. models: names of networks;
+        client, folder, workers, log: as for :func:`promote`; ``transfer.json`` is written. models: names of networks;
             the searched one is added. top: how many groups. seeds: trainings of each on each network.
 
     Raises:
@@ -113,7 +113,7 @@ def transfer(
         for group, chosen in settings.items()
         for model in models
     }
-    accuracies, found = _train_all(folder / TRANSFERRED, jobs, fresh, workers, say)
+    accuracies, found = _train_all(folder / TRANSFERRED, jobs, fresh, workers, log)
     means = {name: estimate(of) for name, of in accuracies.items()}
 
     def gap(group: str, model: str) -> float | None:
@@ -153,7 +153,7 @@ _DATA: dict[str, Any] = {}  # one copy a process
 
 
 def _train_all(
-    path: Path, settings: dict[str, dict[str, Any]], seeds: list[int], workers: int, say: Callable[[str], None]
+    path: Path, settings: dict[str, dict[str, Any]], seeds: list[int], workers: int, log: Callable[[str], None]
 ) -> tuple[dict[str, tuple[float | None, ...]], dict[str, Any]]:
     """Train with each of some settings and each seed; what is in ``path`` with the same settings is not trained again.
 
@@ -171,8 +171,8 @@ def _train_all(
     def note(name: str, result: dict[str, Any]) -> None:
         done[name] = {"settings": jobs[name], **result}
         write_json(path, {"trainings": {**known, **done}}, indent=None)
-        told = "diverged" if result["accuracy"] is None else f"test accuracy {100 * result['accuracy']:.2f} %"
-        say(f"[{len(done)}/{len(jobs)}] {name}: {told}")
+        outcome = "diverged" if result["accuracy"] is None else f"test accuracy {100 * result['accuracy']:.2f} %"
+        log(f"[{len(done)}/{len(jobs)}] {name}: {outcome}")
 
     if workers == 1:
         for name, job in left.items():

@@ -79,7 +79,7 @@ def load_settings(folder: Path) -> SearchSettings:
     """The settings of the study in ``folder``; raises ConfigError if it holds none."""
     if not (folder / "config.toml").is_file():
         raise ConfigError(
-            f"study: expected the folder of a study, and {folder} has no config.toml; give what --out named"
+            f"study: expected the folder of a study, and {folder} has no config.toml; give the folder that --out named"
         )
     return _without_password(resolve(read_toml(folder / "config.toml")))
 
@@ -140,14 +140,14 @@ def _check(workers: dict[int, subprocess.Popen[bytes]], client: StudyClient, fol
         if not workers and status != 0:
             how = f"signal {-status}" if status < 0 else f"status {status}"
             raise RunError(
-                f"the last worker ended by {how} ({last or 'it said nothing'}); no finished trial is lost, the same "
+                f"the last worker ended by {how} ({last or 'without a message'}); no finished trial is lost, the same "
                 f"command goes on; see {folder / f'worker-{number}.log'}"
             )
 
 
 @contextlib.contextmanager
 def _workers(config: SearchSettings, url: str, folder: Path) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
-    """Workers of a study by number, as processes of their own; told to leave at the end, and waited for."""
+    """Workers of a study by number, as processes of their own. At the end they are asked to stop, and waited for."""
     threads = str(config.run.threads)
     environment = {
         **os.environ,
@@ -164,7 +164,7 @@ def _workers(config: SearchSettings, url: str, folder: Path) -> Iterator[dict[in
                     stdout=log,
                     stderr=log,
                     env=environment,
-                    start_new_session=True,  # Ctrl-C is for this process, which tells them
+                    start_new_session=True,  # Ctrl-C reaches this process alone, which stops them
                 )
         yield started
     finally:

@@ -81,9 +81,9 @@ class Study(Group):
     workers: Annotated[int, Field(ge=0, le=1024)] = 1
     """Worker processes on this machine; with 0, it waits for workers that join."""
     heartbeat: Positive = 10
-    """Seconds between a worker's signs of life (SQLite, PostgreSQL)."""
+    """Seconds between two heartbeats of a worker in the database (SQLite, PostgreSQL)."""
     grace: Annotated[int, Field(ge=2)] = 60
-    """Seconds without a sign of life until a trial is given to another worker; at least two heartbeats."""
+    """Seconds without a heartbeat after which a trial is given to another worker; at least twice --heartbeat."""
     retries: Annotated[int, Field(ge=0)] = 2
     """How often a trial is tried again after its worker has died."""
     patience: Annotated[float, Field(gt=0)] = 120.0

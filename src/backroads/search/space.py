@@ -83,7 +83,8 @@ def expanded(names: Iterable[str]) -> list[str]:
     for name in names:
         if name not in DIMENSIONS and name not in SHORT:
             hint = nearest(name, [*DIMENSIONS, *SHORT])
-            raise ValueError(f"vary: unknown {name!r}.{hint} Known: {', '.join([*SHORT, *DIMENSIONS])}")
+            known = ", ".join([*SHORT, *DIMENSIONS])
+            raise ValueError(f"vary: expected values that can vary, got {name!r}.{hint} Known: {known}")
         found += [one for one in SHORT.get(name, (name,)) if one not in found]
     return found
 
@@ -91,10 +92,11 @@ def expanded(names: Iterable[str]) -> list[str]:
 def range_of(name: str, given: Any) -> Range:
     """A range as users write it: [low, high], or a list of choices for a value that is chosen; raises ValueError."""
     if name not in DIMENSIONS:
-        raise ValueError(f"ranges: unknown {name!r}.{nearest(name, DIMENSIONS)} Known: {', '.join(DIMENSIONS)}")
+        hint, known = nearest(name, DIMENSIONS), ", ".join(DIMENSIONS)
+        raise ValueError(f"ranges: expected values that can vary, got {name!r}.{hint} Known: {known}")
     usual = DIMENSIONS[name]
     if not isinstance(given, list) or not given:
-        raise ValueError(f"ranges.{name}: expected a list, got {given!r}")
+        raise ValueError(f"ranges.{name}: expected a list such as [0.01, 1.0], got {given!r}")
     if usual.choices:
         return Range(choices=tuple(given))
     ends = [float(value) for value in given if isinstance(value, int | float) and not isinstance(value, bool)]

@@ -82,7 +82,7 @@ def storage_at(
 
     Args:
         url: ``sqlite:///FILE``, ``postgresql://USER@HOST/DATABASE`` or ``journal:FILE``.
-        heartbeat: seconds between a worker's signs of life; databases only. grace: seconds without one after which
+        heartbeat: seconds between two heartbeats of a worker; databases only. grace: seconds without one after which
             Optuna takes a trial's worker for dead. retries: how often Optuna then queues the trial again.
         patience: seconds to wait for a server that does not answer, now and at any later time.
 

@@ -48,8 +48,8 @@ class TrialFailed(Exception):
         self.kind, self.reason = kind, reason[:500]
 
 
-class TakenAwayError(Exception):
-    """The trial was given to another worker: this one had shown no sign of life for too long."""
+class TrialReassignedError(Exception):
+    """The trial was given to another worker: this one had sent no heartbeat for too long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,12 +213,12 @@ class StudyClient:
         """Take a trial of a group, train it, and note how it ended.
 
         Args:
-            train: told the trial, what is known of it, and its values; returns its accuracy. It may raise TrialFailed
+            train: called with the trial, its record and its values; returns its accuracy. It may raise TrialFailed
                 or ``optuna.TrialPruned``. Any other error comes out of here, and the trial counts no longer; it must
                 be no ValueError or AssertionError, which are Optuna's.
 
         Raises:
-            TakenAwayError: the trial was given to another worker in the meantime.
+            TrialReassignedError: the trial was given to another worker in the meantime.
         """
         study = self.studies[group]
         number: int | None = None
@@ -239,7 +239,7 @@ class StudyClient:
         except (AssertionError, ValueError, UpdateFinishedTrialError):
             if number is None or self._read(group)[number].outcome == "running":
                 raise
-            raise TakenAwayError from None
+            raise TrialReassignedError from None
         assert number is not None
         record = self._read(group)[number]
         if record.outcome == INTERRUPTED:
@@ -263,12 +263,12 @@ class StudyClient:
         """Report an accuracy; returns whether the trial should end early.
 
         Raises:
-            TakenAwayError: the trial was given to another worker in the meantime.
+            TrialReassignedError: the trial was given to another worker in the meantime.
         """
         try:
             retrying(lambda: trial.report(accuracy, epoch), self.config.study.patience)
         except UpdateFinishedTrialError:
-            raise TakenAwayError from None
+            raise TrialReassignedError from None
         return epoch < self.config.run.epochs and retrying(trial.should_prune, self.config.study.patience)
 
     # -- trials whose worker has died --------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ class StudyClient:
     def release(self, group: str, dead: Callable[[Record], bool] = lambda record: False) -> list[Record]:
         """End running trials of a group whose process has died, and queue them again; returns those found here.
 
-        Optuna finds those without a sign of life, on a database. On this machine the process itself is looked for.
+        Optuna finds those without a heartbeat, on a database. On this machine the process itself is looked for.
         A trial that no process has put its name to for the grace time lost its worker in the moment it began.
 
         Args:

@@ -17,7 +17,7 @@ from backroads.data import Dataset
 from backroads.runs import checkpoint
 from backroads.runs.loop import Loop
 from backroads.runs.runtime import Runtime
-from backroads.search.study import DIVERGED, INTERRUPTED, TakenAwayError, TrialFailed
+from backroads.search.study import DIVERGED, INTERRUPTED, TrialFailed, TrialReassignedError
 from backroads.train.arm import TrainingArm
 from backroads.train.build import Batches, dataset_of
 from backroads.train.settings import TrainSettings
@@ -46,7 +46,7 @@ def run_trial(
 
     Raises:
         TrialFailed: DIVERGED, with the reason, or INTERRUPTED by ``stop``. optuna.TrialPruned: ended by ``report``.
-        TakenAwayError: ``report`` raised it.
+        TrialReassignedError: ``report`` raised it.
     """
     batches = Batches(dataset, config, runtime)
     arm = TrainingArm(name_of(config), config, batches, runtime)
@@ -61,10 +61,10 @@ def run_trial(
         if runtime.leads:
             try:
                 prune = report(epoch, reports[epoch])
-            except TakenAwayError:
+            except TrialReassignedError:
                 taken = True
         if runtime.any(taken):
-            raise TakenAwayError
+            raise TrialReassignedError
         return runtime.any(prune)
 
     def evaluated(step: int) -> None:

@@ -27,8 +27,8 @@ from backroads.search.study import (
     SURPLUS,
     Record,
     StudyClient,
-    TakenAwayError,
     TrialFailed,
+    TrialReassignedError,
     load_search,
 )
 from backroads.search.trial import load_once, run_trial
@@ -43,7 +43,7 @@ def work(
     folder: Path | None = None,
     most: int | None = None,
     parent: int | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> str:
     """Train trials of a search until none is left.
 
@@ -52,7 +52,7 @@ def work(
     Args:
         url, name: where the search is. folder: for checkpoints of long trials; None takes the search's own, if it is
             on this machine. most: leave after so many trials. parent: leave when this process is no longer the parent.
-        say: called with a line when a trial ends.
+        log: called with a line when a trial ends.
 
     Returns:
         "settled": all planned trials are; "enough": ``most`` were trained; "stopped": by a signal.
@@ -74,7 +74,7 @@ def work(
         if not runtime.leads:
             return worker.follow()
         with client_at(url, config) as client:
-            ended = worker.lead(client, most, say)
+            ended = worker.lead(client, most, log)
         runtime.shared(ended)
         return ended
 
@@ -84,9 +84,9 @@ class _Worker:
         self.config, self.runtime, self.stop, self.folder = config, runtime, stop, folder
         self.groups = config.groups
         self.datasets: dict[str, Dataset] = {}
-        load_once(config.training(), self.datasets, runtime.device)  # what is wrong with the data is said at once
+        load_once(config.training(), self.datasets, runtime.device)  # raises at once if the data are wrong
 
-    def lead(self, client: StudyClient, most: int | None, say: Callable[[str], None]) -> str:
+    def lead(self, client: StudyClient, most: int | None, log: Callable[[str], None]) -> str:
         """Take trials and train them; says why it ended."""
         trained = broken = 0
         while not self.stop():
@@ -96,13 +96,13 @@ class _Worker:
             if group is None and client.settled():
                 return "settled"
             try:
-                record = None if group is None else self._take(client, group, say)
+                record = None if group is None else self._take(client, group, log)
                 broken = 0
             except (StorageInternalError, SQLAlchemyError) as error:
-                # The connection broke within a transaction. The trial is found later: it has no sign of life.
+                # The connection broke within a transaction. The trial is found later: it has no heartbeat.
                 record, broken = None, broken + 1
                 if broken > 10:
-                    raise RunError(f"the storage fails again and again: {error}") from None
+                    raise RunError(f"the storage failed repeatedly: {error}") from None
             if record is None:
                 time.sleep(IDLE)
             elif record.outcome == INTERRUPTED:
@@ -111,20 +111,26 @@ class _Worker:
                 trained += 1
         return "stopped"
 
-    def _take(self, client: StudyClient, group: str, say: Callable[[str], None]) -> Record | None:
+    def _take(self, client: StudyClient, group: str, log: Callable[[str], None]) -> Record | None:
         """Train one trial; returns it, or None if it was given to another worker."""
 
         def train(trial: optuna.Trial, record: Record, params: dict[str, Any]) -> float:
             self.runtime.shared([group, record.number, trial.number, params])
-            return self._train(group, record.number, trial.number, params, lambda *told: client.report(trial, *told))
+            return self._train(
+                group,
+                record.number,
+                trial.number,
+                params,
+                lambda epoch, accuracy: client.report(trial, epoch, accuracy),
+            )
 
         try:
             record = client.run_trial(group, train)
-        except TakenAwayError:
-            say(f"a trial of {group} showed no sign of life for too long and was given to another worker")
+        except TrialReassignedError:
+            log(f"a trial of {group} had no heartbeat for too long and was given to another worker")
             return None
         if record.outcome != SURPLUS:
-            say(f"{record} in {record.seconds or 0.0:.1f} s")
+            log(f"{record} in {record.seconds or 0.0:.1f} s")
         if self.folder is not None and record.outcome not in (SURPLUS, INTERRUPTED):
             shutil.rmtree(self.folder / "trials" / group / str(record.number), ignore_errors=True)
         return record
@@ -133,7 +139,7 @@ class _Worker:
         """Train what the first process takes."""
         while isinstance(found := self.runtime.shared(None), list):
             group, number, attempt, params = found
-            with contextlib.suppress(TrialFailed, TakenAwayError, optuna.TrialPruned):
+            with contextlib.suppress(TrialFailed, TrialReassignedError, optuna.TrialPruned):
                 self._train(group, number, attempt, params, lambda epoch, accuracy: False)
         return str(found)
 
@@ -154,7 +160,7 @@ class _Worker:
                 folder=None if self.folder is None else self.folder / "trials" / group / str(number) / str(attempt),
                 checkpoint_seconds=self.config.study.checkpoint_seconds,
             )
-        except (TrialFailed, TakenAwayError, optuna.TrialPruned, RunError, StorageInternalError, SQLAlchemyError):
+        except (TrialFailed, TrialReassignedError, optuna.TrialPruned, RunError, StorageInternalError, SQLAlchemyError):
             raise
         except Exception as error:
             reason = str(error) if isinstance(error, BackroadsError) else f"{type(error).__name__}: {error}"

@@ -17,7 +17,9 @@ from backroads.train.settings import TrainSettings, resolve
 def load_config(run: Path) -> TrainSettings:
     """The settings of a run; raises ConfigError for a folder that is none."""
     if not (run / "config.toml").is_file():
-        raise ConfigError(f"expected the folder of a run, and {run} has no config.toml; give what --out named")
+        raise ConfigError(
+            f"expected the folder of a run, and {run} has no config.toml; give the folder that --out named"
+        )
     data = read_toml(run / "config.toml")
     if "compare" in data:
         raise ConfigError(f"expected the folder of a training, and {run} is that of a comparison")

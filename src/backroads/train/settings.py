@@ -146,7 +146,7 @@ class Schedule(Group):
     @classmethod
     def _growing(cls, epochs: list[float]) -> list[float]:
         if sorted(epochs) != list(epochs):
-            raise ValueError("growing epochs")
+            raise ValueError("epochs in increasing order")
         return epochs
 
 
