@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import os
 import re
+import tomllib
 from pathlib import Path
 
 import matplotlib
@@ -236,6 +237,13 @@ def test_a_metric_that_a_user_registered_has_a_figure_and_a_column(kind: str, tm
 
 
 # --- The package --------------------------------------------------------------------------------------------------
+
+
+def test_every_text_under_a_figure_is_used() -> None:
+    folder = Path(backroads.report.__file__).parent
+    source = "".join(path.read_text() for path in folder.glob("*.py"))
+    texts = tomllib.loads((folder / "templates" / "captions.toml").read_text(encoding="utf-8"))
+    assert [name for name in texts if f'"{name}"' not in source and not name.startswith("go_on_")] == []
 
 
 def test_the_report_needs_no_torch_and_only_what_stands_below_it() -> None:

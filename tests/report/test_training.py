@@ -54,7 +54,7 @@ def test_facts(tmp_path: Path) -> None:
     ]
     assert words(page_of(folder, tmp_path).one("p", class_="facts")) == (
         "1,730,714 parameters · 50,000 training examples · 10,000 for evaluation · 2,000 examples a second · "
-        "1.8 GiB of memory at most · 90 min · 2026-03-01"
+        "1,808 MiB of memory at most · 90 min · 2026-03-01"
     )
 
 
@@ -299,7 +299,6 @@ def test_words_break_only_inside_long_names_and_are_escaped() -> None:
         (text.degrees, {12.34: "12.3"}),
         (text.number, {0.012345: "0.0123", -1234567.0: "−1.23e+06", 12345.6: "12,346"}),
         (text.probability, {0.0432: "0.043", 1e-9: "< 0.001"}),
-        (text.memory, {2048.0: "2.0 GiB"}),
         (text.short, {20000.0: "20k", 0.0001: "1e−4", 1.2e-10: "1.2e−10"}),
         (text.plain, {2.456: "2.46"}),
         (text.duration, {65.2: "65 s", 9000.0: "2.5 h"}),

@@ -16,6 +16,7 @@ from backroads.runs.schema import ArmResult, Evaluation, TrainingResults
 from backroads.runs.statistics import Estimate, RuleSummary, summarise
 
 Arms = Mapping[str, Sequence[ArmRecord]]
+Colours = Mapping[str, str]
 
 
 def comparison_page(record: Record) -> Page:
@@ -111,7 +112,7 @@ def _spread(found: Estimate | None, show: Callable[[float | None], str]) -> tupl
     return show(found.mean), "" if found.std is None else f"± {show(found.std)}"
 
 
-def _results(results: TrainingResults, rows: Sequence[RuleSummary], colours: Mapping[str, str]) -> list[Block]:
+def _results(results: TrainingResults, rows: Sequence[RuleSummary], colours: Colours) -> list[Block]:
     """Accuracy, gap with its interval and test, and step time of each rule."""
     gaps = [(abs(row.gap.mean), row.gap.half or 0.0) for row in rows if row.gap and row.gap.mean is not None]
     # An interval of two seeds may be wider than anything else: what lies beyond twice the largest gap is cut.
@@ -159,9 +160,7 @@ def _missing(arms: Arms, epochs: Sequence[float], pick: Callable[[Evaluation], f
     return notes
 
 
-def _accuracy(
-    arms: Arms, colours: Mapping[str, str], baseline: str | None, split: str, epochs: Sequence[float]
-) -> Figure:
+def _accuracy(arms: Arms, colours: Colours, baseline: str | None, split: str, epochs: Sequence[float]) -> Figure:
     curves = _evaluated(arms, lambda one: one.eval_accuracy)
     base = [(through(curves[baseline].known), BEHIND)] if baseline in curves and len(curves) > 1 else []
     shown = {}
@@ -174,7 +173,7 @@ def _accuracy(
     return Figure(caption, panels(shown, figure.accuracy_scale(list(curves.values())), epochs), notes=notes)
 
 
-def _loss(arms: Arms, colours: Mapping[str, str], split: str, epochs: Sequence[float]) -> Figure:
+def _loss(arms: Arms, colours: Colours, split: str, epochs: Sequence[float]) -> Figure:
     train, evaluated = _evaluated(arms, lambda one: one.train_loss), _evaluated(arms, lambda one: one.eval_loss)
     scale = figure.loss_scale([*train.values(), *evaluated.values()])
     shown = {}

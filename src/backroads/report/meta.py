@@ -122,7 +122,7 @@ def _curves(records: Sequence[Record], measure: str, accuracy: bool) -> list[Sec
         }
         scale, format = _scale(curves, fraction), text.percent if fraction else text.number
         caption += "" if fraction else " Logarithmic axis." * scale.log
-        found = [overview(text.capital(y), shown, scale, caption, x=x, y=y, format=format)] if shown else []
+        found = [overview(caption, shown, scale, x, y, format)] if shown else []
         return Section(id, title, found)
 
     return [

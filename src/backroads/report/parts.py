@@ -76,33 +76,22 @@ def key(looks: Mapping[str, Look], values: Sequence[str] = ()) -> list[Panel]:
 
 
 def overview(
-    label: str,
-    shown: Mapping[str, tuple[Curve, Look]],
-    scale: Scale,
-    caption: str,
-    *,
-    x: str,
-    y: str,
-    format: Format = text.number,
-    notes: Sequence[str] = (),
-) -> Figure:
+    caption: str, shown: Mapping[str, tuple[Curve, Look]], scale: Scale, x: str, y: str,
+    format: Format = text.number, notes: Sequence[str] = (),
+) -> Figure:  # fmt: skip
     """A large figure of a few named curves, with the last value of each in its key."""
     shown = {title: found for title, found in shown.items() if found[0].x}
     told = ". ".join(f"{text.capital(title)} {course(curve, x, format)}" for title, (curve, _) in shown.items())
-    series = [(curve, own) for curve, own in shown.values()]
-    drawing = figure.lines(f"{label} against {x}. {told}.", series, scale, x=x, y=y, size=OVERVIEW)
-    values = [format(curve.last) for curve, _ in shown.values()]
-    return Figure(
-        caption, overview=drawing, key=key({title: own for title, (_, own) in shown.items()}, values), notes=notes
-    )
+    label = f"{text.capital(y)} against {x}. {told}."
+    drawing = figure.lines(label, list(shown.values()), scale, x=x, y=y, size=OVERVIEW)
+    entries = key({title: own for title, (_, own) in shown.items()}, [format(c.last) for c, _ in shown.values()])
+    return Figure(caption, overview=drawing, key=entries, notes=notes)
 
 
 def panels(shown: Mapping[str, tuple[Series, str]], scale: Scale, places: Sequence[float] = ()) -> list[Panel]:
     """Small figures with the same axes: by name the curves of each, and in words what is to be seen."""
-    return [
-        Panel(name, figure.lines(f"{name}: {told}.", series, scale, places=places))
-        for name, (series, told) in shown.items()
-    ]
+    each = {name: (f"{name}: {told}.", series) for name, (series, told) in shown.items()}
+    return [Panel(name, figure.lines(*drawn, scale, places=places)) for name, drawn in each.items()]
 
 
 def course(curve: Curve, x: str, format: Format = text.number) -> str:
@@ -114,11 +103,7 @@ def course(curve: Curve, x: str, format: Format = text.number) -> str:
 
 
 def metric_sections(record: Record, arms: Mapping[str, Sequence[ArmRecord]]) -> list[Section]:
-    """A section for each metric of the run, whatever it is.
-
-    Args:
-        arms: the seeds of each rule, by the rule's name. One rule has a large figure, several have a panel each.
-    """
+    """A section for each metric of the run. arms: the seeds of each rule; several rules have a panel each."""
     metrics = enumerate(record.metrics.items())
     return [Section(f"metric-{n}", text.capital(q.title), [_metric(record, arms, m, q)]) for n, (m, q) in metrics]
 
@@ -154,8 +139,7 @@ def _metric(record: Record, arms: Mapping[str, Sequence[ArmRecord]], metric: str
             return Figure(caption + text.caption("map", x=x), overview=drawing, notes=notes)
         each = {layer: (curve, looks[layer]) for layer, curve in curves.items()}
         caption += f" One line per layer against {x}, with the last value."
-        y = text.head(quantity)
-        return overview(quantity.title, each, scale, caption, x=x, y=y, format=format, notes=notes)
+        return overview(caption, each, scale, x, text.head(quantity), format, notes)
     drawn: dict[str, tuple[Series, str]] = {}
     for rule, curves in shown.items():
         middle = {"median": over_layers(list(curves.values()))}

@@ -195,8 +195,7 @@ def _best_so_far(results: SearchResults, ranked: Sequence[SearchGroup]) -> Block
         shown[group] = through((k + 1, best[k]) for k in keep), figure.look(n)
     scale = figure.scale_of([y for curve, _ in shown.values() for _, y in curve.known])
     scale = Scale(scale.low, min(1.0, scale.high), factor=100)
-    caption = text.caption("best", n=len(shown))
-    return overview("Best", shown, scale, caption, x="trial", y="best so far, %", format=text.percent)
+    return overview(text.caption("best", n=len(shown)), shown, scale, "trial", "best so far, %", text.percent)
 
 
 def _values(complete: Sequence[SearchTrial]) -> dict[str, list[tuple[Any, float]]]:

@@ -70,11 +70,6 @@ def head(quantity: Quantity) -> str:
     return capital(quantity.title) + {"": "", "degrees": ", °"}.get(quantity.unit, f", {quantity.unit}")
 
 
-def memory(mebibytes: float) -> str:
-    """Memory in the unit that gives it a short number."""
-    return f"{mebibytes:.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.1f} GiB"
-
-
 def short(value: float) -> str:
     """``20000`` as ``20k`` and ``0.0001`` as ``1e−4``: a label for a narrow axis."""
     size = abs(value)

@@ -79,7 +79,7 @@ def _facts(record: Record) -> list[str | None]:
         None if start.train_examples is None else f"{start.train_examples:,} training examples",
         None if start.eval_examples is None else f"{start.eval_examples:,} for evaluation",
         f"{text.number(statistics.median(speeds))} examples a second" if speeds else None,
-        f"{text.memory(record.memory_mb)} of memory at most" if record.memory_mb else None,
+        f"{record.memory_mb:,.0f} MiB of memory at most" if record.memory_mb else None,
         f"taken up again at step {text.some(again, 3)}" if again else None,
         None if seconds is None else text.duration(seconds) + (" since then" if again else ""),
     ]
@@ -109,14 +109,8 @@ def _accuracy_figure(arm: ArmRecord, split: str) -> Block:
     evaluated = through((one.epoch, one.eval_accuracy) for one in found)
     trained = through((one.epoch, one.train_accuracy) for one in found if one.epoch > 0)
     shown = {f"{split} accuracy": (evaluated, EVALUATED), "training accuracy": (trained, TRAINED)}
-    scale, caption, notes = (
-        figure.accuracy_scale([evaluated, trained]),
-        text.caption("accuracy", split=split),
-        _lost(shown),
-    )
-    return parts.overview(
-        "Accuracy", shown, scale, caption, x="epoch", y="accuracy, %", format=text.percent, notes=notes
-    )
+    scale, caption = figure.accuracy_scale([evaluated, trained]), text.caption("accuracy", split=split)
+    return parts.overview(caption, shown, scale, "epoch", "accuracy, %", text.percent, _lost(shown))
 
 
 def _loss_figure(record: Record, arm: ArmRecord, split: str) -> Block:
@@ -131,7 +125,7 @@ def _loss_figure(record: Record, arm: ArmRecord, split: str) -> Block:
     caption = text.caption("loss", x=x, split=split, means=means) + parts.loss_axis(scale)
     notes = _lost({f"{split} loss": (evaluated, EVALUATED)})
     notes += [f"training loss: not finite in {text.counted(lost, 'line')} of the log."] if lost else []
-    return parts.overview("Loss", shown, scale, caption, x=x, y="loss", notes=notes)
+    return parts.overview(caption, shown, scale, x, "loss", notes=notes)
 
 
 def _lost(shown: Mapping[str, tuple[Curve, Look]]) -> list[str]:
