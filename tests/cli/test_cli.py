@@ -97,12 +97,16 @@ def test_lists_take_several_words_and_settings_of_rules_are_numbers(tmp_path: Pa
     assert written["compare"]["rule_settings"]["weight_mirror"] == {"amp": 0.25}
 
 
-def test_help_needs_no_torch(tmp_path: Path) -> None:
-    code = "import sys, backroads.cli; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
-    done = backroads("compare", "--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "--learning-rate" in done.stdout
+@pytest.mark.parametrize(
+    "verb",
+    [*["compare", "train", "eval", "export", "inspect", "report", "search", "theory", "transfer", "worker"], "meta train", "meta eval"],
+)
+def test_help_of_every_command_needs_no_torch(verb: str) -> None:
+    code = "import sys, backroads.cli as cli; cli.main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    words = [*verb.split(), "--help"]
+    done = subprocess.run([sys.executable, "-c", code, *words], check=False, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"Usage: backroads {verb}" in done.stdout
 
 
 def test_a_log_gets_news_at_once_and_the_time_left_every_few_seconds(

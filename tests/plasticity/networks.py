@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from backroads.plasticity import Stream
+from backroads.plasticity.lifetime import Stream
 
 SIZES = (3, 5, 4, 2)
 

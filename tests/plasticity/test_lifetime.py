@@ -10,7 +10,8 @@ from plasticity.networks import SIZES, network, stream
 from torch import Tensor
 
 from backroads.errors import ShapeError, UsageError
-from backroads.plasticity import LocalRule, Stream, lifetime, loss_of, predict
+from backroads.plasticity.lifetime import Stream, lifetime, loss_of, predict
+from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.update import plastic_update
 
 # name: (fields of the rule, of the network, of the stream)

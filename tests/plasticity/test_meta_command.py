@@ -40,7 +40,7 @@ def test_two_learners_are_trained_measured_analysed_and_shown_side_by_side(
     assert list(evaluation["ways"]) == ["2", "3"]
     assert evaluation["environment"]["torch"]
     page = (tmp_path / "both.html").read_text()
-    for part in ("Meta-loss", "Tasks learned", "Within a lifetime", "Retention", "Updates and gradients"):
+    for part in ("Meta-loss", "Tasks learned", "Retention", "Updates and gradients"):
         assert f"{part}</" in page
     assert "Feedback and forward weights" in page
     assert ">Interference</h2>" in page

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from backroads.errors import ConfigError
-from backroads.plasticity import LocalRule, Stream, lifetime, loss_of, predict
 from backroads.plasticity.analysis import analyse, degrees, feedback_angles, interference
 from backroads.plasticity.evaluate import measure
+from backroads.plasticity.lifetime import Stream, lifetime, loss_of, predict
 from backroads.plasticity.network import MetaNetwork
+from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.settings import IMAGES, LEARNERS, MetaConfig, resolve
 from backroads.plasticity.tasks.episode import Tasks
 from backroads.plasticity.tasks.load import load_tasks

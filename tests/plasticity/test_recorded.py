@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from backroads.plasticity import LocalRule, Stream, lifetime, loss_of, predict
+from backroads.plasticity.lifetime import Stream, lifetime, loss_of, predict
+from backroads.plasticity.rule import LocalRule
 
 REPO = Path(__file__).resolve().parents[2]
 COPIED = REPO / "tests" / "fixtures" / "plasticity"
