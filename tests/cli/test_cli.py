@@ -97,10 +97,10 @@ def test_lists_take_several_words_and_settings_of_rules_are_numbers(tmp_path: Pa
     assert written["compare"]["rule_settings"]["weight_mirror"] == {"amp": 0.25}
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [*["compare", "train", "eval", "export", "inspect", "report", "search", "theory", "transfer", "worker"], "meta train", "meta eval"],
-)
+VERBS = ("compare", "train", "eval", "export", "inspect", "report", "search", "theory", "transfer", "worker")
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "meta train", "meta eval"])
 def test_help_of_every_command_needs_no_torch(verb: str) -> None:
     code = "import sys, backroads.cli as cli; cli.main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
     words = [*verb.split(), "--help"]

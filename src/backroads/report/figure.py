@@ -113,9 +113,15 @@ Series = Sequence[tuple[Curve, Look]]
 
 
 def lines(
-    label: str, series: Series, scale: Scale, *,
-    x: str = "", y: str = "", size: Size = PANEL, places: Sequence[float] = (),
-) -> Markup:  # fmt: skip
+    label: str,
+    series: Series,
+    scale: Scale,
+    *,
+    x: str = "",
+    y: str = "",
+    size: Size = PANEL,
+    places: Sequence[float] = (),
+) -> Markup:
     """A chart of lines with their bands; x and y name the axes, and the horizontal one holds ``places`` as well."""
 
     def paint(axes: Axes) -> None:
@@ -193,9 +199,15 @@ def cells(axes: Axes, xs: Sequence[float], ys: Sequence[float], rows: Sequence[S
 
 
 def points(
-    label: str, xs: Sequence[float], ys: Sequence[float], x: Scale, y: Scale, *,
-    shades: Sequence[float] = (), names: Sequence[str] = (),
-) -> Markup:  # fmt: skip
+    label: str,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    x: Scale,
+    y: Scale,
+    *,
+    shades: Sequence[float] = (),
+    names: Sequence[str] = (),
+) -> Markup:
     """Points. shades: of each, from 0 to 1, as in a map. names: of rows at 0, 1, ... instead of an upright axis."""
     names = [name if len(name) <= 14 else f"{name[:13]}…" for name in names]
     size = Size(172, max(60, 26 * len(names) + 24), 10 + 5.6 * max(map(len, names)), 10, 6, 20) if names else PANEL
@@ -220,9 +232,14 @@ def points(
 
 
 def inline(
-    label: str, low: float, high: float, bar: tuple[float, float] | None,
-    marks: Sequence[float] = (), colour: str = SERIES[0], marker: str = "|",
-) -> Markup:  # fmt: skip
+    label: str,
+    low: float,
+    high: float,
+    bar: tuple[float, float] | None,
+    marks: Sequence[float] = (),
+    colour: str = SERIES[0],
+    marker: str = "|",
+) -> Markup:
     """A bar and marks on a line from ``low`` to ``high``, to stand in a row of a table.
 
     With the marker "o" the bar is thin, and an upright line stands at 0.

@@ -76,9 +76,14 @@ def key(looks: Mapping[str, Look], values: Sequence[str] = ()) -> list[Panel]:
 
 
 def overview(
-    caption: str, shown: Mapping[str, tuple[Curve, Look]], scale: Scale, x: str, y: str,
-    format: Format = text.number, notes: Sequence[str] = (),
-) -> Figure:  # fmt: skip
+    caption: str,
+    shown: Mapping[str, tuple[Curve, Look]],
+    scale: Scale,
+    x: str,
+    y: str,
+    format: Format = text.number,
+    notes: Sequence[str] = (),
+) -> Figure:
     """A large figure of a few named curves, with the last value of each in its key."""
     shown = {title: found for title, found in shown.items() if found[0].x}
     told = ". ".join(f"{text.capital(title)} {course(curve, x, format)}" for title, (curve, _) in shown.items())

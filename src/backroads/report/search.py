@@ -122,9 +122,15 @@ def _every(values: Sequence[Any], most: int = MOST) -> Sequence[Any]:
 def _scores(results: SearchResults, promotion: Promotion) -> tuple[Scores, bool]:
     """The accuracy of each subset, and whether it is a test accuracy: the median of fresh seeds, where all were tested.
 
-    One seed that went wrong would outweigh all else in a mean. Otherwise the best of the search, which is partly luck.
+    One seed that went wrong would outweigh all else in a mean; a subset most of whose seeds diverged has no accuracy.
+    Otherwise the best of the search, which is partly luck.
     """
-    tested = {row.group: statistics.median(accuracy or 0.0 for accuracy in row.accuracies) for row in promotion.rows}
+
+    def median(accuracies: Sequence[float | None]) -> float | None:
+        found = sorted(0.0 if accuracy is None else accuracy for accuracy in accuracies)
+        return None if 2 * accuracies.count(None) >= len(accuracies) else statistics.median(found)
+
+    tested = {row.group: median(row.accuracies) for row in promotion.rows}
     whole = all(group.group in tested for group in results.groups)
     return {frozenset(g.subset or ()): tested[g.group] if whole else g.best for g in results.groups}, whole
 

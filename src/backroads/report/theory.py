@@ -90,9 +90,13 @@ def fates_key(fates: Iterable[str]) -> list[Panel]:
 
 
 def diagram(
-    label: str, found: PhaseDiagram, xs: Sequence[float], ys: Sequence[float], fates: Sequence[Sequence[str]],
-    network: NetworkDiagram | None = None
-) -> Markup:  # fmt: skip
+    label: str,
+    found: PhaseDiagram,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    fates: Sequence[Sequence[str]],
+    network: NetworkDiagram | None = None,
+) -> Markup:
     """Marks over two coefficients: over areas by the closed form, or beside the border that a network should have."""
 
     def paint(axes: Axes) -> None:
