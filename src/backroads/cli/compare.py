@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from backroads.cli.flags import with_flags
 from backroads.cli.progress import progress
 from backroads.cli.runs import print_report
-from backroads.cli.train import layers, leads, leave
+from backroads.cli.train import base_settings, is_first_process, leave
 from backroads.runs.schema import ArmResult, Stopped, TrainingResults
 from backroads.train.comparison import CompareSettings, resolve_comparison
 
@@ -36,17 +36,17 @@ def compare(
     `backroads train`, and prints a table. It can be interrupted and resumed like a training.
     """
     folder = out if out is not None else Path("runs") / f"compare-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    resolved = resolve_comparison(*layers(folder, resume=resume, config=config), settings)
+    resolved = resolve_comparison(*base_settings(folder, resume=resume, config=config), settings)
     resolved.arms()  # says what is wrong with the names, if anything is
 
     # After the settings are known to be right: torch takes seconds to import.
-    with progress(silent=not leads()) as report:
+    with progress(silent=not is_first_process()) as report:
         from backroads.train.trainer import compare as run
 
         results = run(resolved, folder, report, resume=resume)
     if isinstance(results, Stopped):
         leave(results, "compare", folder)
-    if leads():
+    if is_first_process():
         print(table(results))
         print(f"{results.seconds:.0f} s")
         print_report(folder)

@@ -26,7 +26,7 @@ Which = Annotated[
     Parameter(help="Which saved weights: those that were best on validation tasks, or the newest."),
 ]
 SplitName = Annotated[Literal["test", "validation"], Parameter(help="The split whose tasks the lifetimes learn.")]
-Lifetimes = Annotated[int, Parameter(help="How many lifetimes.", validator=Number(gte=1))]
+Lifetimes = Annotated[int, Parameter(help="How many lifetimes to measure.", validator=Number(gte=1))]
 
 meta = cyclopts.App(
     name="meta",
@@ -94,7 +94,7 @@ def evaluate(
     ways: Annotated[
         list[int] | None, Parameter(help="Numbers of tasks of a lifetime, as in --ways 5 20 50. Default: the run's.")
     ] = None,
-    batch: Annotated[int, Parameter(help="Lifetimes to compute at once.")] = 8,
+    batch: Annotated[int, Parameter(help="How many lifetimes to compute at once.")] = 8,
     rates: Annotated[
         list[float] | None,
         Parameter(help="Step sizes of rule 'gradient' to try; the best one on validation tasks is measured."),
@@ -136,7 +136,7 @@ def analyse(
     checkpoint: Which = "best",
     split: SplitName = "test",
     lifetimes: Lifetimes = 10,
-    probes: Annotated[int, Parameter(help="Steps of each lifetime that are looked at.")] = 20,
+    probes: Annotated[int, Parameter(help="Steps of each lifetime at which updates and gradients are compared.")] = 20,
 ) -> None:
     """Compare updates with gradients, feedback with forward weights, and what a task does to the others.
 

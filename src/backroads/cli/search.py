@@ -46,7 +46,7 @@ def search(
     """Search coefficients, operations and rates of rules, or of all 32 subsets of the primitives.
 
     Each trial is a short training, judged by its accuracy on a part of the training split; the test split is not read.
-    Ctrl-C leaves a study that the same command goes on with. `backroads worker` joins from other machines.
+    After Ctrl-C, the same command goes on with the study. `backroads worker` joins it from other machines.
     """
     resolved = resolve(read_settings(config, "search") if config is not None else {}, settings)
     folder = out if out is not None else Path("runs") / resolved.study.name
@@ -59,7 +59,7 @@ def search(
     with progress(unit="trial") as show:
         status = run(resolved, folder, show)
     if status == "stopped":
-        print(f"backroads: stopped; the same command goes on with {folder}", file=sys.stderr)
+        print(f"backroads: stopped; the same command resumes {folder}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     with study_in(folder) as client:
         print(_table(client))

@@ -42,37 +42,37 @@ def train(
     --resume goes on, bit for bit.
     """
     folder = out if out is not None else Path("runs") / f"train-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    resolved = resolve(*layers(folder, resume=resume, config=config), settings)
+    resolved = resolve(*base_settings(folder, resume=resume, config=config), settings)
 
     # After the settings are known to be right: torch takes seconds to import.
-    with progress(silent=not leads()) as report:
+    with progress(silent=not is_first_process()) as report:
         from backroads.train.trainer import train as run
 
         results = run(resolved, folder, report, resume=resume)
     if isinstance(results, Stopped):
         leave(results, "train", folder)
     (arm,) = results.arms
-    if leads():
+    if is_first_process():
         print(summary(arm, results.corrupt_examples))
         print_report(folder)
     if arm.status != "finished":
         sys.exit(FAILED)
 
 
-def layers(folder: Path, *, resume: bool, config: str | None) -> list[dict[str, object]]:
+def base_settings(folder: Path, *, resume: bool, config: str | None) -> list[dict[str, object]]:
     """Settings below the flags: those of the run that is resumed, and those of a TOML file or recipe."""
     old = [read_toml(folder / "config.toml")] if resume and (folder / "config.toml").exists() else []
     return [*old, *([read_settings(config)] if config is not None else [])]
 
 
-def leads() -> bool:
+def is_first_process() -> bool:
     """Whether this process is the one that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def leave(stopped: Stopped, verb: str, folder: Path) -> NoReturn:
     """Say how a run goes on that a signal has ended, and exit."""
-    if leads():
+    if is_first_process():
         print(
             f"backroads: stopped by signal {stopped.signal} after step {stopped.step}; "
             f"saved, go on with: backroads {verb} --resume --out {folder}",

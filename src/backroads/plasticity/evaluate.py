@@ -90,7 +90,7 @@ def measure(
             episodes = episodes.in_one_step()
         accuracy = not episodes.y_query.is_floating_point()
         N = int(episodes.task_query.max()) + 1
-        found = _on_the_way(network, episodes, min(N, episodes.support.shape[1]), number)
+        found = _during_lifetimes(network, episodes, min(N, episodes.support.shape[1]), number)
         scores += found[-1].mean(1).tolist()
         courses.append(torch.stack([by_task(score, episodes, N) for score in found], 1))
         report(Progress(len(scores), lifetimes))
@@ -121,7 +121,7 @@ def choose_rate(network: MetaNetwork, tasks: Tasks, rates: Sequence[float], life
     return best
 
 
-def _on_the_way(network: MetaNetwork, episodes: Episodes, parts: int, number: int) -> list[Tensor]:
+def _during_lifetimes(network: MetaNetwork, episodes: Episodes, parts: int, number: int) -> list[Tensor]:
     """The score of each query sample, (E, Q), after each of the equal parts of a lifetime."""
     T, found = episodes.support.shape[1], list[Tensor]()
     ends = {T * (part + 1) // parts - 1 for part in range(parts)}

@@ -151,7 +151,7 @@ def load(path: Path) -> Checkpoint:
         return Checkpoint(path, manifest, unpack(contents[MODEL]), state)
     except (SafetensorError, RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
         raise StateError(f"{path}: cannot be read: {error}") from None
-    except Exception as error:  # the unpickler's own class, which says that the file wants to run code
+    except Exception as error:  # a class of the unpickler's, raised if the file would run code
         raise StateError(f"{path}: {STATE} holds more than tensors and plain data, refused: {error}") from None
 
 

@@ -1,4 +1,4 @@
-"""The loop of every run: read this first. Arms take steps side by side, and nothing is lost on the way.
+"""The loop of every run: read this first. Arms take steps side by side, and an interrupted run can be resumed.
 
 A run trains one or more *arms*: a training and a meta-training have one, a comparison one for each rule or method and
 seed. All arms take a step before any takes the next one, in rotating order, so that the times of their steps are
@@ -78,7 +78,7 @@ class Loop:
 
     Attributes:
         step: steps done by each arm. failed: why arms ended before the others, by number.
-        resumed_from: the step at which the run was taken up again; None for a run from the start.
+        resumed_from: the step at which the run was resumed; None for a run from the start.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ class Quantity:
     Attributes:
         title: as in "weight angle".
         unit: "degrees", "%", or "" for a ratio.
-        ideal: its value when the way back is W's own transpose, drawn as a line; None for none.
+        ideal: its value under backpropagation, drawn as a line; None for none.
         log: whether its axis is logarithmic.
         about: one sentence that defines the number, for captions.
     """

@@ -169,7 +169,7 @@ class Speed(Event):
 
 @dataclass(frozen=True)
 class Resumed(Event):
-    """The run was taken up again. problems: checkpoints that could not be used, and why."""
+    """The run was resumed. problems: checkpoints that could not be used, and why."""
 
     kind: ClassVar[str] = "resumed"
     step: int

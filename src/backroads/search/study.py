@@ -1,8 +1,8 @@
 """The trials of a search: one Optuna study for each rule or subset, and how each of its trials ended.
 
 A search NAME keeps its settings in the Optuna study NAME, which has no trials, and the trials of a group in NAME/GROUP,
-so that each group is sampled and pruned by its own trials only. Optuna does the rest: it hands out trials, notes signs
-of life of workers on a database, and queues a trial whose worker has died again, with the values it had.
+so that each group is sampled and pruned by its own trials only. Optuna does the rest: it assigns trials, records
+heartbeats of workers in a database, and queues a trial whose worker has died again, with the values it had.
 
 Each group has a planned number of trials. A trial counts as soon as it runs or waits to be run again, and no longer
 when it was interrupted or its worker has died. Workers that begin trials at the same moment may begin too many: each
