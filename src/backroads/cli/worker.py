@@ -16,13 +16,11 @@ def worker(
     *,
     folder: Annotated[
         Path | None,
-        Parameter(
-            help="Shared folder for checkpoints of long trials; by default that of the study, if it is on this machine."
-        ),
+        Parameter(help="Shared folder for checkpoints; by default the study's, if it is on this machine."),
     ] = None,
     trials: Annotated[int | None, Parameter(help="Stop after so many trials.")] = None,
     parent: Annotated[
-        int | None, Parameter(help="Stop when the process with this number, which started the worker, has ended.")
+        int | None, Parameter(help="Stop when this process, which started the worker, has ended.")
     ] = None,
 ) -> None:
     """Take trials of a study until all planned ones are settled.
