@@ -621,3 +621,15 @@ def test_a_layer_takes_another_rule_only_of_its_kind(name, other):
     assert layer.rule == RULES[name]
     with pytest.raises(br.errors.RuleError):
         layer.rule = "symmetric_alignment, please"
+
+
+@every_rule
+def test_the_layout_in_memory_changes_no_gradient(name: str) -> None:
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        net = small_network(RULES[name]).to(memory_format=layout)
+        x, y = batch()
+        torch.manual_seed(3)  # of the noise
+        F.cross_entropy(net(x.contiguous(memory_format=layout)), y).backward()
+        found.append({k: p.grad for k, p in net.named_parameters() if p.grad is not None})
+    closely(found[1], found[0])

@@ -35,7 +35,7 @@ class ProductFeedbackAlignment(FeedbackRule):
 
     def feedback(self, W: Tensor, state: State) -> Tensor | None:
         Q, R = state["fixed_weight"], state["learned_weight"]
-        return (Q @ R.view(len(Q), Q.shape[2], -1)).view_as(W)
+        return (Q @ R.reshape(len(Q), Q.shape[2], -1)).view_as(W)
 
     def backward(self, step: LayerStep) -> Gradients:
         assert step.feedback is not None
@@ -44,7 +44,7 @@ class ProductFeedbackAlignment(FeedbackRule):
         state: State = {}
         if needs_R and dW is not None:
             Q, R = step.state["fixed_weight"], step.state["learned_weight"]
-            state["learned_weight"] = (Q.mT @ dW.view(len(Q), Q.shape[1], -1)).view_as(R)
+            state["learned_weight"] = (Q.mT @ dW.reshape(len(Q), Q.shape[1], -1)).view_as(R)
         return Gradients(dx, dW if step.needs_weight else None, db, state)
 
     def optimiser(self, name: str, momentum: float) -> BackwardOptimiser:

@@ -38,7 +38,7 @@ class SignSymmetry(FeedbackRule):
         if self.variant == "fixed_random":
             B = B * state["sign_magnitude"]
         elif self.variant == "batch_random":
-            B = B * torch.randn_like(B).abs()
+            B = B * torch.randn(B.shape, dtype=B.dtype, device=B.device).abs()
         if self.scale == "filter":
             return B.mul_(_gain(W, B, self.variant == "uniform"))
         return B if self.variant == "fixed_random" else B * state["sign_scale"]

@@ -89,7 +89,7 @@ class WeightEstimate(Part):
     def seen(self, W: Tensor) -> Tensor:
         """W with the estimate's noise, then rounded to its bits; a fresh draw from torch's global generator."""
         if self.noise_std:
-            W = W + torch.randn_like(W) * (self.noise_std * W.square().mean().sqrt())
+            W = W + torch.randn(W.shape, dtype=W.dtype, device=W.device) * (self.noise_std * W.square().mean().sqrt())
         if self.bits is None or W.numel() == 0:
             return W
         # Levels in the middle of 2^bits equal steps, so that one bit is a sign.
