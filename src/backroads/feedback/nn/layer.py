@@ -147,18 +147,19 @@ class AlignedLayer(torch.nn.Module):
 
     def _project(self, x: Tensor) -> Tensor:
         """The forward pass with its own way back."""
-        if x.dtype in _CAST_BY_AUTOCAST and autocast_enabled(x.device.type):
+        autocast = autocast_enabled(x.device.type)
+        if autocast and x.dtype in _CAST_BY_AUTOCAST:
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        x, W, state = self.operand(x), self.weight, self.state
+        rule, x, W, state = self._rule, self.operand(x), self.weight, self.state
         training = self.training and torch.is_grad_enabled()
-        active, tensors = self._rule.begin(W, state, self.memory, training, recomputing())
-        if autocast_enabled(x.device.type):
+        active, tensors = rule.begin(W, state, self.memory, training, recomputing())
+        if autocast:
             with full_precision(x.device.type):
-                feedback = self._rule.feedback(W, state)
+                feedback = rule.feedback(W, state)
         else:
-            feedback = self._rule.feedback(W, state)
+            feedback = rule.feedback(W, state)
         made = propagate(x, W, self.bias, self.operator, self._in_effect[active], tensors, feedback)
-        return carriers.attach(made) if self._rule.broadcasts else made
+        return carriers.attach(made) if rule.broadcasts else made
 
     @property
     def parameter(self) -> Tensor:

@@ -114,7 +114,7 @@ class Alignment(WeightedSum, FeedbackRule):
 
     @property
     def learns(self) -> bool:
-        return self.tie_grad or any(self.coefficients.values())
+        return bool(self.tie_grad or self.decay or self.self_ or self.reads_activities)
 
     def reads(self, state_learns: bool, weight_learns: bool) -> frozenset[str]:
         if not (state_learns or (weight_learns and self.update_forward)):
