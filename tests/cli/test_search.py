@@ -57,7 +57,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if process.returncode != 0:
             break  # else this process was held up, and the search was over before the signal came: another one
     assert line.startswith("[ 17 %] trial 0 ["), line + rest + errors
-    assert "the same command goes on with study" in errors
+    assert "the same command resumes study" in errors
     assert process.returncode == 130
     with study_in(cwd / "study") as client:
         assert "running" not in {record.outcome for record in client.all_records()}
