@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import subprocess
 import sys
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from backroads.cli import main
 from backroads.cli.progress import progress
+from backroads.runs.groups import flags, groups
 from backroads.runs.progress import Progress
 
 QUICK = [
@@ -107,6 +111,31 @@ def test_help_of_every_command_needs_no_torch(verb: str) -> None:
     done = subprocess.run([sys.executable, "-c", code, *words], check=False, timeout=60, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"Usage: backroads {verb}" in done.stdout
+
+
+SCHEMAS = {
+    "train": "backroads.train.settings:TrainSettings",
+    "compare": "backroads.train.comparison:CompareSettings",
+    "search": "backroads.search.settings:SearchSettings",
+    "meta train": "backroads.plasticity.settings:MetaConfig",
+    "theory": "backroads.contrib.theory.settings:TheoryConfig",
+}
+
+
+@pytest.mark.parametrize("verb", SCHEMAS)
+def test_help_names_every_setting(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, _, name = SCHEMAS[verb].partition(":")
+    schema = getattr(importlib.import_module(module), name)
+    with contextlib.suppress(SystemExit):  # of commands within commands
+        main([*verb.split(), "--help"])
+    said = capsys.readouterr().out
+    hidden = {name for group in groups(schema).values() for name in group.without_flag}
+    missing = [flag for flag, (_, name) in flags(schema).items() if name not in hidden and dashed(flag) not in said]
+    assert missing == []
+
+
+def dashed(flag: str) -> str:
+    return "--" + flag.replace("_", "-")
 
 
 def test_a_log_gets_news_at_once_and_the_time_left_every_few_seconds(

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from backroads.runs.groups import flags, groups, merged
 
 Command = Callable[..., Any]
+_OWN = cyclopts.Group.create_default_parameters()  # the heading of a command's own flags
 
 
 def with_flags(schema: type[BaseModel]) -> Callable[[Command], Command]:
@@ -26,13 +27,13 @@ def with_flags(schema: type[BaseModel]) -> Callable[[Command], Command]:
     """
     tables = groups(schema)
     fields: dict[str, FieldInfo] = {}
-    headings: dict[str, cyclopts.Group | None] = {}
+    headings: dict[str, cyclopts.Group] = {}
     for flag, (table, name) in flags(schema).items():
         if table and name in tables[table].without_flag:
             continue
         fields[flag] = (tables[table] if table else schema).model_fields[name]
         title = (tables[table].__doc__ or table).partition("\n")[0].rstrip(".") if table else None
-        headings[flag] = cyclopts.Group(title, sort_key=list(tables).index(table)) if title else None
+        headings[flag] = cyclopts.Group(title, sort_key=list(tables).index(table)) if title else _OWN
 
     def decorate(command: Command) -> Command:
         hints = get_type_hints(command, include_extras=True)
@@ -56,7 +57,7 @@ def with_flags(schema: type[BaseModel]) -> Callable[[Command], Command]:
     return decorate
 
 
-def _parameter(flag: str, field: FieldInfo, heading: cyclopts.Group | None) -> inspect.Parameter:
+def _parameter(flag: str, field: FieldInfo, heading: cyclopts.Group) -> inspect.Parameter:
     default = field.get_default(call_default_factory=True)
     about = Parameter(
         help=" ".join((field.description or "").split()),  # over the ends of the source's lines
