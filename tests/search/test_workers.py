@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from search.processes import Workers
 from backroads.errors import ConfigError
 from backroads.search.run import prepare
 from backroads.search.settings import resolve
-from backroads.search.storage import storage_at
+from backroads.search.storage import FILE, storage_at
 from backroads.search.study import Record
 
 WORKERS, TRIALS = 4, 12
@@ -54,6 +56,21 @@ def check(workers: Workers, hurt: list[Record]) -> None:
         assert {str(record.trial.params) for record in attempts} == {str(lost.trial.params)}
 
 
+def stop_between_transactions(workers: Workers, worker: int) -> None:
+    """Stop a worker where it does not hold SQLite's file: there, all others would wait for it until it goes on."""
+    while True:
+        workers.signal(worker, signal.SIGSTOP)
+        try:
+            if (workers.folder / FILE).exists():
+                with contextlib.closing(sqlite3.connect(workers.folder / FILE, timeout=5)) as database:
+                    database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            workers.signal(worker, signal.SIGCONT)
+            time.sleep(0.05)
+        else:
+            return
+
+
 def hurt(workers: Workers, between: Callable[[], None], *, stop: bool) -> None:
     """Kill one worker and stop another for longer than the grace time; all planned trials are settled all the same.
 
@@ -63,7 +80,7 @@ def hurt(workers: Workers, between: Callable[[], None], *, stop: bool) -> None:
     workers.wait(lambda: None not in (workers.training(0), workers.training(1)), "two workers began no trial")
     workers.signal(0, signal.SIGKILL)
     if stop:
-        workers.signal(1, signal.SIGSTOP)
+        stop_between_transactions(workers, 1)
     workers.processes[0].join()
     lost = [record for worker in range(1 + stop) if (record := workers.training(worker)) is not None]
 

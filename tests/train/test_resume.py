@@ -97,9 +97,9 @@ def test_killed_at_twenty_random_moments(tmp_path: Path) -> None:
 
 # What draws noise or keeps a past: in the weights' updates, in phases, in the backward pass, in the view of W.
 DRAWING: dict[str, dict[str, Any]] = {
-    "an estimate": {
+    "a view of W": {
         "rule": "symmetric_alignment",
-        "rule_options": {"estimate": {"noise_std": 0.1, "keep_probability": 0.7, "delay_steps": 3}},
+        "rule_options": {"view": {"noise_std": 0.1, "keep_probability": 0.7, "delay_steps": 3}},
         "update_noise": 0.01,
     },
     "the normalised mirror": {
@@ -115,7 +115,7 @@ DRAWING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "world"), [("an estimate", 1), ("the normalised mirror", 2)])
+@pytest.mark.parametrize(("name", "world"), [("a view of W", 1), ("the normalised mirror", 2)])
 def test_noise_and_what_is_late_go_on_after_a_kill(tmp_path: Path, name: str, world: int) -> None:
     settings = {**SETTINGS, "backward_momentum": None, **DRAWING[name], "epochs": 3, "checkpoint_every": 5}
     whole, broken = tmp_path / "whole", tmp_path / "broken"

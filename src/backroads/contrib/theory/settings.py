@@ -63,7 +63,7 @@ class TheoryConfig(Group):
     @model_validator(mode="after")
     def _two_axes(self) -> TheoryConfig:
         if self.across == self.up:
-            raise ValueError(f"two different coefficients for across and up, got {self.across} for both")
+            raise ValueError(f"across and up: expected two different coefficients, got {self.across} for both")
         return self
 
 
