@@ -73,12 +73,13 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
 
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "epochs": 60}  # longer than twenty waits
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert finish(SETTINGS, whole, resume=False) == [0]
+    assert finish(settings, whole, resume=False) == [0]
     draw = random.Random(0)
     kills = 0
     for _ in range(200):
-        (process,) = start(SETTINGS, broken)
+        (process,) = start(settings, broken)
         delay = draw.uniform(0.02, 0.8)
         process.join(delay)
         if process.exitcode is None:
@@ -91,7 +92,7 @@ def test_killed_at_twenty_random_moments(tmp_path: Path) -> None:
             assert process.exitcode == 0
             break
     assert kills == 20, f"the run ended after {kills} kills; make it longer"
-    assert finish(SETTINGS, broken) == [0]
+    assert finish(settings, broken) == [0]
     assert_same(contents(whole), contents(broken))
 
 
