@@ -305,7 +305,10 @@ def test_words_break_only_inside_long_names_and_are_escaped() -> None:
         (text.ranges, {(3, 6, 7, 8): "3, 6–8"}),
         (text.listing, {("a", "b", "c"): "a, b and c"}),
         (text.setting, {None: "–", True: "true"}),
-        (lambda value: text.setting(list(value)), {(0, 1.5, "a", True): "0, 1.5, a, true", (): "–"}),
+        (
+            lambda value: text.setting([list(v) if isinstance(v, tuple) else v for v in value]),
+            {(0, 1.5, "a", True): "0, 1.5, a, true", (): "–", ((1,), 2): "[[1], 2]"},
+        ),
         (
             text.title,
             {"resnet8": "ResNet-8", "cifar10": "CIFAR-10", "kolen_pollack": "kolen pollack", "a.b:M": "a.b:M"},
