@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import datetime
 import statistics
-from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from backroads.cli.flags import with_flags
 from backroads.cli.progress import progress
-from backroads.cli.runs import print_report
-from backroads.cli.train import base_settings, is_first_process, leave
+from backroads.cli.shared import (
+    Config,
+    Out,
+    Resume,
+    aligned,
+    base_settings,
+    folder_of,
+    is_first_process,
+    leave,
+    print_report,
+)
 from backroads.runs.schema import ArmResult, Stopped, TrainingResults
 from backroads.train.comparison import CompareSettings, resolve_comparison
 
 
 @with_flags(CompareSettings)
-def compare(
-    *,
-    settings: dict[str, Any],
-    config: Annotated[str | None, Parameter(help="Take settings from this TOML file; flags override it.")] = None,
-    out: Annotated[
-        Path | None,
-        Parameter(help="Folder to write the run into; by default runs/compare-TIME, with the present time."),
-    ] = None,
-    resume: Annotated[
-        bool, Parameter(help="Go on from the last checkpoint in the folder of --out, or start if there is none.")
-    ] = False,
-) -> None:
+def compare(*, settings: dict[str, Any], config: Config = None, out: Out = None, resume: Resume = False) -> None:
     """Train the same network under several feedback rules and other methods, and compare them.
 
     All take their steps side by side, on the same data from the same initial weights. Writes a run folder like that of
     `backroads train`, and prints a table. It can be interrupted and resumed like a training.
     """
-    folder = out if out is not None else Path("runs") / f"compare-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    folder = folder_of(out, "compare")
     resolved = resolve_comparison(*base_settings(folder, resume=resume, config=config), settings)
     resolved.arms()  # says what is wrong with the names, if anything is
 
@@ -75,8 +69,7 @@ def table(results: TrainingResults) -> str:
                 _times(arms),
             )
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    rows = aligned(lines)
     rows.insert(1, "-" * max(map(len, rows)))
     note = (
         f"n = {len({arm.seed for arm in results.arms})} seeds; +- sample standard deviation; step time as a ratio to "

@@ -32,6 +32,7 @@ def inspect(
         raise ConfigError(f"expected a batch size and classes of 1 or more, got {batch_size} and {classes}")
 
     import backroads as br
+    from backroads.cli.shared import aligned
     from backroads.metrics.cost import cost
     from backroads.models import build_model
 
@@ -59,9 +60,7 @@ def inspect(
                 f"{sent / 2**20:.2f}",
             )
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print(*aligned(lines), sep="\n")
     print("FLOPs of matrix products and convolutions; memory of weights, gradients, momentum and kept activations")
 
 

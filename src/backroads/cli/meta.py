@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import sys
 from pathlib import Path
@@ -14,11 +13,10 @@ from cyclopts.validators import Number
 
 from backroads.cli.flags import with_flags
 from backroads.cli.progress import progress
+from backroads.cli.shared import FAILED, Config, Out, Resume, folder_of, leave
 from backroads.plasticity.settings import MetaConfig, load_config, resolve
 from backroads.runs.groups import merged
 from backroads.runs.settings import read_settings
-
-INTERRUPTED, FAILED = 128, 1  # exit status: 128 + signal; 1
 
 Runs = Annotated[list[Path], Parameter(help="Folders of meta-trainings.")]
 Which = Annotated[
@@ -37,15 +35,7 @@ meta = cyclopts.App(
 
 @meta.command
 @with_flags(MetaConfig)
-def train(
-    *,
-    settings: dict[str, Any],
-    config: Annotated[str | None, Parameter(help="TOML file, or name of a recipe; flags override it.")] = None,
-    out: Annotated[Path | None, Parameter(help="Folder of the run. Default: runs/meta-TIME.")] = None,
-    resume: Annotated[
-        bool, Parameter(help="Go on from the last checkpoint in --out, or from the start if there is none.")
-    ] = False,
-) -> None:
+def train(*, settings: dict[str, Any], config: Config = None, out: Out = None, resume: Resume = False) -> None:
     """Meta-train a learner on a kind of task.
 
     Writes a run folder: config.toml, environment.json, events.jsonl, system.jsonl, checkpoints, results.json and
@@ -53,7 +43,7 @@ def train(
     --resume goes on, bit for bit.
     """
     recipe = read_settings(config, "meta") if config is not None else {}
-    folder = out if out is not None else Path("runs") / f"meta-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    folder = folder_of(out, "meta")
     if resume and (folder / "config.toml").exists():
         recipe = merged(MetaConfig, load_config(folder).model_dump(exclude_none=True), recipe)
     resolved = resolve(recipe, settings)
@@ -65,12 +55,7 @@ def train(
     with progress() as report:
         results = meta_train(resolved, folder, report, resume=resume)
     if isinstance(results, Stopped):
-        print(
-            f"backroads: stopped by signal {results.signal} after meta-step {results.step}; "
-            f"saved, go on with: backroads meta train --resume --out {folder}",
-            file=sys.stderr,
-        )
-        sys.exit(INTERRUPTED + results.signal)
+        leave(results, "meta train", folder)
 
     from backroads.report import write_report
 

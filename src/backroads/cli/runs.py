@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -68,14 +67,3 @@ def report(run: Annotated[Path, Parameter(help="Folder of the run, finished or n
     from backroads.report import write_report
 
     print(write_report(run))
-
-
-def print_report(folder: Path) -> None:
-    """Write the report of a run that has just ended, and say where it is; what goes wrong there is no failed run."""
-    from backroads.errors import BackroadsError
-    from backroads.report import write_report
-
-    try:
-        print(f"report: {write_report(folder)}")
-    except (BackroadsError, ValueError) as error:
-        print(f"backroads: the run is done, but its report was not written: {error}", file=sys.stderr)

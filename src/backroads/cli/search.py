@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from backroads.cli.flags import with_flags
+from backroads.cli.shared import Config, aligned, print_line
 from backroads.runs.settings import read_settings
 from backroads.search.settings import SearchSettings, resolve
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Study = Annotated[Path, Parameter(help="Folder of the study.")]
 POSITIVE = Number(gte=1)
-INTERRUPTED = 130
 
 app = cyclopts.App(
     name="search",
@@ -35,10 +34,7 @@ app = cyclopts.App(
 def search(
     *,
     settings: dict[str, Any],
-    config: Annotated[
-        str | None,
-        Parameter(help="Take settings from this TOML file, or from a recipe by its name; flags override it."),
-    ] = None,
+    config: Config = None,
     out: Annotated[
         Path | None, Parameter(help="Folder of the study; by default runs/NAME, with the name of the study.")
     ] = None,
@@ -60,7 +56,7 @@ def search(
         status = run(resolved, folder, show)
     if status == "stopped":
         print(f"backroads: stopped; the same command resumes {folder}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(130)
     with study_in(folder) as client:
         print(_table(client))
         try:
@@ -132,7 +128,7 @@ def promote(
             test = "-" if row.mean is None else f"{100 * row.mean:.2f}{half}"
             number = str(len(row.accuracies))
             lines.append((str(row.number), row.group, f"{100 * (row.validation or 0.0):.2f}", test, number))
-        print(aligned(lines))
+        print(*aligned(lines), sep="\n")
         print(f"report: {write_results(client, study)}")
 
 
@@ -165,11 +161,6 @@ def reap(
         print(f"freed {len(freed)} of the running trials; workers take them up again from their last checkpoint")
 
 
-def print_line(line: str) -> None:
-    """Print a line at once, also into a pipe."""
-    print(line, flush=True)
-
-
 def write_results(client: StudyClient, folder: Path) -> Path:
     """Write results.json and the report; returns the report's path."""
     from backroads.report import write_report
@@ -196,10 +187,4 @@ def _table(client: StudyClient) -> str:
     note = f"{found.settled} of {found.planned} trials settled{seconds}, {found.running} running"
     if found.lost_attempts:
         note += f"; {found.lost_attempts} attempts lost their worker"
-    return f"{aligned(lines)}\n{note}; validation accuracy"
-
-
-def aligned(lines: Sequence[tuple[str, ...]]) -> str:
-    """Rows as text, with columns of one width each."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join([*aligned(lines), f"{note}; validation accuracy"])

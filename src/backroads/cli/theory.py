@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from backroads.cli.flags import with_flags
+from backroads.cli.shared import Out, folder_of
 from backroads.contrib.theory.settings import TheoryConfig, resolve
 from backroads.runs.settings import read_toml
 
@@ -21,14 +21,14 @@ def theory(
     *,
     settings: dict[str, Any],
     config: Annotated[Path | None, Parameter(help="Read settings from this TOML file; flags override it.")] = None,
-    out: Annotated[Path | None, Parameter(help="Write into this new folder; runs/theory-TIME if not given.")] = None,
+    out: Out = None,
 ) -> None:
     """Fixed points, stability and a phase diagram of any weighted sum of the primitives, beside a small network.
 
     Writes a folder (config.toml, environment.json, results.json, report.html) and prints what it found.
     """
     resolved = resolve({**(read_toml(config) if config is not None else {}), **settings})
-    folder = out if out is not None else Path("runs") / f"theory-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    folder = folder_of(out, "theory")
 
     # After the settings are known to be right: torch takes seconds to import.
     from backroads.cli.progress import progress

@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-import datetime
-import os
 import sys
-from pathlib import Path
-from typing import Annotated, Any, NoReturn
-
-from cyclopts import Parameter
+from typing import Any
 
 from backroads.cli.flags import with_flags
 from backroads.cli.progress import progress
-from backroads.cli.runs import print_report
+from backroads.cli.shared import (
+    FAILED,
+    Config,
+    Out,
+    Resume,
+    base_settings,
+    folder_of,
+    is_first_process,
+    leave,
+    print_report,
+)
 from backroads.runs.schema import ArmResult, Stopped
-from backroads.runs.settings import read_settings, read_toml
 from backroads.train.settings import TrainSettings, resolve
-
-INTERRUPTED, FAILED = 128, 1  # exit status: 128 + signal; 1
 
 
 @with_flags(TrainSettings)
-def train(
-    *,
-    settings: dict[str, Any],
-    config: Annotated[
-        str | None,
-        Parameter(help="Take settings from this TOML file, or from a recipe by its name; flags override it."),
-    ] = None,
-    out: Annotated[
-        Path | None, Parameter(help="Folder to write the run into; by default runs/train-TIME, with the present time.")
-    ] = None,
-    resume: Annotated[
-        bool, Parameter(help="Go on from the last checkpoint in the folder of --out, or start if there is none.")
-    ] = False,
-) -> None:
+def train(*, settings: dict[str, Any], config: Config = None, out: Out = None, resume: Resume = False) -> None:
     """Train a model by a feedback rule or another method, on one machine or, started by torchrun, on many.
 
     Writes a run folder: config.toml, environment.json, events.jsonl, system.jsonl, checkpoints, results.json and
     report.html. SIGTERM and Ctrl-C save a checkpoint and leave with status 128 + signal; the same command with
     --resume goes on, bit for bit.
     """
-    folder = out if out is not None else Path("runs") / f"train-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    folder = folder_of(out, "train")
     resolved = resolve(*base_settings(folder, resume=resume, config=config), settings)
 
     # After the settings are known to be right: torch takes seconds to import.
@@ -57,28 +46,6 @@ def train(
         print_report(folder)
     if arm.status != "finished":
         sys.exit(FAILED)
-
-
-def base_settings(folder: Path, *, resume: bool, config: str | None) -> list[dict[str, object]]:
-    """Settings below the flags: those of the run that is resumed, and those of a TOML file or recipe."""
-    old = [read_toml(folder / "config.toml")] if resume and (folder / "config.toml").exists() else []
-    return [*old, *([read_settings(config)] if config is not None else [])]
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that prints."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def leave(stopped: Stopped, verb: str, folder: Path) -> NoReturn:
-    """Say how a run goes on that a signal has ended, and exit."""
-    if is_first_process():
-        print(
-            f"backroads: stopped by signal {stopped.signal} after step {stopped.step}; "
-            f"saved, go on with: backroads {verb} --resume --out {folder}",
-            file=sys.stderr,
-        )
-    sys.exit(INTERRUPTED + stopped.signal)
 
 
 def summary(arm: ArmResult, corrupt: dict[str, str]) -> str:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from backroads.cli.search import POSITIVE, Study, aligned, print_line, write_results
+from backroads.cli.search import POSITIVE, Study, write_results
+from backroads.cli.shared import aligned, print_line
 
 
 def transfer(
@@ -36,6 +37,6 @@ def transfer(
                 lost = "" if cell.lost is None or row.group == BACKPROP else f" ({100 * cell.lost:+.1f})"
                 cells.append("-" if cell.mean is None else f"{100 * cell.mean:.1f}{lost}")
             lines.append((row.group, *cells))
-        print(aligned(lines))
+        print(*aligned(lines), sep="\n")
         print(f"test accuracy in %, mean of {seeds} seeds; in brackets points lost in transfer, compared with backprop")
         print(f"report: {write_results(client, study)}")

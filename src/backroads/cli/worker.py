@@ -28,7 +28,7 @@ def worker(
     Under torchrun, its processes train one trial together. A PostgreSQL password is best kept in PGPASSWORD or
     ~/.pgpass. SIGTERM gives the trial back for another worker and leaves.
     """
-    from backroads.cli.search import print_line
+    from backroads.cli.shared import print_line
     from backroads.search.storage import hide_password
     from backroads.search.worker import work
 

@@ -20,12 +20,12 @@ class Group(BaseModel):
 
     Attributes:
         flags: names of flags, for fields whose name alone would say too little.
-        without_flag: fields that have none here, and are set otherwise.
+        without_flag: why, for fields that have none here and may not be set, because the command sets them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
     flags: ClassVar[dict[str, str]] = {}
-    without_flag: ClassVar[frozenset[str]] = frozenset()
+    without_flag: ClassVar[dict[str, str]] = {}
 
     def as_toml(self) -> dict[str, Any]:
         """The settings as plain data in tables, without those that are None or have no flag."""

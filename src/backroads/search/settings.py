@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from backroads.runs.groups import Group, groups, merged
+from backroads.runs.groups import Group, merged
 from backroads.runs.settings import checked, parse
 from backroads.search.space import DIMENSIONS, Range, RuleSpace, expanded, groups_of, range_of
 from backroads.train.settings import Data, Method, Rule, Run, TrainSettings
@@ -105,25 +105,29 @@ class Study(Group):
         return self
 
 
+_OWN = "a search sets this itself"
+_RULES = f"{_OWN}, from [space] rules"
+
+
 class _Data(Data):
     __doc__ = Data.__doc__
     flags: ClassVar[dict[str, str]] = {**Data.flags, "workers": "data_workers"}
-    without_flag: ClassVar[frozenset[str]] = frozenset({"split"})  # always "validation"
+    without_flag: ClassVar[dict[str, str]] = {"split": "a search sets this itself: validation"}
 
 
 class _Method(Method):
     __doc__ = Method.__doc__
-    without_flag: ClassVar[frozenset[str]] = frozenset({"name", "options"})
+    without_flag: ClassVar[dict[str, str]] = {"name": _OWN, "options": _OWN}
 
 
 class _Rule(Rule):
     __doc__ = Rule.__doc__
-    without_flag: ClassVar[frozenset[str]] = frozenset({"name", "layers"})  # see Space.rules
+    without_flag: ClassVar[dict[str, str]] = {"name": _RULES, "layers": _RULES}
 
 
 class _Run(Run):
     __doc__ = Run.__doc__
-    without_flag: ClassVar[frozenset[str]] = frozenset({"tensorboard", "keep", "compile", "checkpoint_every"})
+    without_flag: ClassVar[dict[str, str]] = dict.fromkeys(("tensorboard", "keep", "compile", "checkpoint_every"), _OWN)
     threads: Positive = 1
     """CPU threads of each worker."""
 
@@ -139,17 +143,9 @@ class SearchSettings(TrainSettings):
     rule: _Rule = _Rule()
     run: _Run = _Run()
 
-    @model_validator(mode="after")
-    def _of_the_search(self) -> SearchSettings:
-        for name, group in groups(type(self)).items():
-            if given := getattr(self, name).model_fields_set & group.without_flag:
-                raise ValueError(f"{name}.{min(given)}: expected nothing, a search sets this itself; leave it out")
-        return self
-
     def training(self, **changes: Any) -> TrainSettings:
         """The settings of a trial, with changes by flag; raises ConfigError."""
-        shared = {name: getattr(self, name).model_dump() for name in groups(TrainSettings)}
-        return resolve_training(shared, {"split": "validation"}, changes)
+        return resolve_training(self.shared(), {"split": "validation"}, changes)
 
     @property
     def groups(self) -> dict[str, RuleSpace]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 from pydantic.fields import FieldInfo
 
 from backroads.errors import ConfigError, nearest
-from backroads.runs.groups import Group, groups, merged
+from backroads.runs.groups import Group, merged
 from backroads.runs.settings import checked
 from backroads.train.settings import (
     Data,
@@ -80,6 +80,9 @@ class Compared(Group):
         return {name: parsed(options) for name, options in settings.items()}
 
 
+_OPTIONS = "a comparison has [compare] rule_settings"
+
+
 class _Data(Data):
     __doc__ = Data.__doc__
     last_batch: bool = _default(Data, "last_batch", True)
@@ -98,17 +101,17 @@ class _Schedule(Schedule):
 
 class _Method(Method):
     __doc__ = Method.__doc__
-    without_flag: ClassVar[frozenset[str]] = frozenset({"name", "options"})  # see Compared.methods
+    without_flag: ClassVar[dict[str, str]] = {"name": "a comparison has [compare] methods", "options": _OPTIONS}
 
 
 class _Rule(Rule):
     __doc__ = Rule.__doc__
-    without_flag: ClassVar[frozenset[str]] = frozenset({"name", "options"})  # see Compared.rules
+    without_flag: ClassVar[dict[str, str]] = {"name": "a comparison has [compare] rules", "options": _OPTIONS}
 
 
 class _Run(Run):
     __doc__ = Run.__doc__
-    without_flag: ClassVar[frozenset[str]] = frozenset({"seed"})  # see Compared.seeds
+    without_flag: ClassVar[dict[str, str]] = {"seed": "a comparison has [compare] seeds"}
     batch_size: int = _default(Run, "batch_size", 32)
     threads: int | None = _default(Run, "threads", 1)
 
@@ -124,23 +127,13 @@ class CompareSettings(TrainSettings):
     schedule: _Schedule = _Schedule()
     run: _Run = _Run()
 
-    @model_validator(mode="after")
-    def _of_each_arm(self) -> CompareSettings:
-        for name, group in groups(type(self)).items():
-            if given := getattr(self, name).model_fields_set & group.without_flag:
-                raise ValueError(
-                    f"{name}.{min(given)}: expected rules, methods, seeds and rule_settings of a comparison instead; "
-                    "leave it out"
-                )
-        return self
-
     def arms(self) -> list[tuple[str, TrainSettings]]:
         """Name and settings of each arm: every rule and method, with every seed."""
         rules = self.compare.rules
         if rules is None:
             rules = [] if self.compare.methods else COMPARED_RULES
         rules = rules if BASELINE in rules else [BASELINE, *rules]
-        common = {name: getattr(self, name).model_dump() for name in groups(TrainSettings)}
+        common = self.shared()
         named = [("rule", name) for name in rules] + [("method", name) for name in self.compare.methods]
         if unknown := set(self.compare.rule_settings) - {name for _, name in named}:
             raise ConfigError(

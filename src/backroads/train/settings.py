@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from backroads.runs.groups import Group, merged
+from backroads.runs.groups import Group, groups, merged
 from backroads.runs.settings import checked, parse
 
 OptimizerName = Literal["sgd", "adam", "adamw", "radam", "rmsprop", "adagrad"]
@@ -236,6 +236,11 @@ class TrainSettings(Group):
 
     @model_validator(mode="after")
     def _fit_together(self) -> TrainSettings:
+        for name in groups(type(self)):  # commands that train much set some things themselves
+            group: Group = getattr(self, name)
+            for field, why in group.without_flag.items():
+                if field in group.model_fields_set:
+                    raise ValueError(f"{name}.{field}: expected nothing, {why}; leave it out")
         run = self.run
         if run.batch_size % run.accumulate:
             raise ValueError(f"accumulate: expected a divisor of batch_size {run.batch_size}, got {run.accumulate}")
@@ -246,6 +251,10 @@ class TrainSettings(Group):
         if self.schedule.coefficients and self.rule.layers:
             raise ValueError("coefficients: expected one rule for all layers, got rules for some layers too")
         return self
+
+    def shared(self) -> dict[str, Any]:
+        """The settings of a training, as plain data; a command that trains much adds its own to them."""
+        return {name: getattr(self, name).model_dump() for name in groups(TrainSettings)}
 
 
 # What may differ when a run goes on: nothing that the weights or the log depend on.

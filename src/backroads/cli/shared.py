@@ -1,0 +1,76 @@
+"""What commands share: flags, folders, tables of text, and how a command ends."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+from cyclopts import Parameter
+
+from backroads.runs.schema import Stopped
+from backroads.runs.settings import read_settings, read_toml
+
+INTERRUPTED, FAILED = 128, 1  # exit status: 128 + signal; 1
+
+Config = Annotated[
+    str | None, Parameter(help="Take settings from this TOML file, or from a recipe by its name; flags override it.")
+]
+Out = Annotated[
+    Path | None, Parameter(help="Folder to write the run into; by default runs/COMMAND-TIME, with the present time.")
+]
+Resume = Annotated[
+    bool, Parameter(help="Go on from the last checkpoint in the folder of --out, or start if there is none.")
+]
+
+
+def folder_of(out: Path | None, command: str) -> Path:
+    """The folder of a run: the one that was given, or a new name with the present time."""
+    return out if out is not None else Path("runs") / f"{command}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def base_settings(folder: Path, *, resume: bool, config: str | None) -> list[dict[str, object]]:
+    """Settings below the flags: those of the run that is resumed, and those of a TOML file or recipe."""
+    old = [read_toml(folder / "config.toml")] if resume and (folder / "config.toml").exists() else []
+    return [*old, *([read_settings(config)] if config is not None else [])]
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def leave(stopped: Stopped, command: str, folder: Path) -> NoReturn:
+    """Say how a run goes on that a signal has ended, and exit."""
+    if is_first_process():
+        print(
+            f"backroads: stopped by signal {stopped.signal} after step {stopped.step}; "
+            f"saved, go on with: backroads {command} --resume --out {folder}",
+            file=sys.stderr,
+        )
+    sys.exit(INTERRUPTED + stopped.signal)
+
+
+def print_report(folder: Path) -> None:
+    """Write the report of a run that has just ended, and say where it is; what goes wrong there is no failed run."""
+    from backroads.errors import BackroadsError
+    from backroads.report import write_report
+
+    try:
+        print(f"report: {write_report(folder)}")
+    except (BackroadsError, ValueError) as error:
+        print(f"backroads: the run is done, but its report was not written: {error}", file=sys.stderr)
+
+
+def print_line(line: str) -> None:
+    """Print a line at once, also into a pipe."""
+    print(line, flush=True)
+
+
+def aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as text, with columns of one width each."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
