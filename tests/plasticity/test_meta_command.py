@@ -89,7 +89,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert "--resume" in said
-    stopped = int(said.partition("meta-step ")[2].partition(";")[0])
+    stopped = int(said.partition("after step ")[2].partition(";")[0])
     with pytest.raises(SystemExit) as left:
         main(["meta", "train", "--resume", "--out", str(tmp_path / "run"), "--lr-forward", "1"])
     assert left.value.code == 2

@@ -149,8 +149,8 @@ def test_a_comparison_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -
         ({"seeds": [-1]}, "seeds"),
         ({"rules": ["backprop", "backprop"]}, "rules: expected each name once"),
         ({"split": "train"}, "split"),
-        ({"seed": 1}, "run.seed: expected rules, methods, seeds"),
-        ({"rule": "backprop"}, "rule.name: expected rules, methods, seeds"),
+        ({"seed": 1}, "run.seed: expected nothing, a comparison has [compare] seeds"),
+        ({"rule": "backprop"}, "rule.name: expected nothing, a comparison has [compare] rules"),
         ({"rules": ["weight_mirror"], "rule_settings": {"weight_miror": {}}}, "Did you mean 'weight_mirror'"),
     ],
 )

@@ -25,7 +25,6 @@ app = cyclopts.App(
     name="search",
     help="Search coefficients, operations and rates of rules, or of all 32 subsets of the primitives.",
     help_format="plaintext",
-    default_parameter=cyclopts.Parameter(consume_multiple=True, negative_iterable=(), negative_none=()),
 )
 
 
