@@ -110,6 +110,15 @@ def test_every_planned_trial_is_handed_out_once_and_then_there_are_none(client: 
     assert {record.outcome for record in taken} == {"complete"}
 
 
+def test_a_search_of_fewer_trials_than_groups_comes_to_its_end(url: str) -> None:
+    with client_at(url, resolve({"rules": [A, B], "vary": ["learning_rate"], "trials": 1})) as client:
+        assert client.next_group() == A
+        assert not client.settled()
+        client.run_trial(A, ends(0.5))
+        assert client.next_group() is None
+        assert client.settled()
+
+
 def test_of_two_workers_that_begin_the_last_trial_at_once_one_withdraws(
     client: StudyClient, other: StudyClient
 ) -> None:

@@ -207,7 +207,7 @@ class StudyClient:
 
     def settled(self) -> bool:
         """Whether all planned trials are."""
-        return all(self.records(group) and group in self._all_settled for group in self.groups)
+        return all(len(settled(self.records(group))) >= self.planned[group] for group in self.groups)
 
     def run_trial(self, group: str, train: Callable[[optuna.Trial, Record, dict[str, Any]], float]) -> Record:
         """Take a trial of a group, train it, and note how it ended.
