@@ -29,9 +29,8 @@ def worker(
     ~/.pgpass. SIGTERM gives the trial back for another worker and leaves.
     """
     from backroads.cli.shared import print_line
-    from backroads.search.storage import hide_password
     from backroads.search.worker import work
 
-    how = work(hide_password(storage), study, folder=folder, most=trials, parent=parent, log=print_line)
+    how = work(storage, study, folder=folder, most=trials, parent=parent, log=print_line)
     if how == "stopped":
         sys.exit(130)

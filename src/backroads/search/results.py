@@ -15,7 +15,6 @@ import tomli_w
 from backroads.errors import RunError
 from backroads.runs.folder import write_atomically
 from backroads.runs.results import SearchGroup, SearchResults, SearchTrial
-from backroads.search.space import RuleSpace
 from backroads.search.study import DIVERGED, ERROR, LOST, RETRIED, Record, StudyClient, settled
 
 LEAST = 10  # complete trials of a group before importances are computed
@@ -37,37 +36,37 @@ def best_of_groups(records: Iterable[Record]) -> dict[str, Record]:
 
 def gather(client: StudyClient) -> SearchResults:
     """The results of a search, finished or not."""
-    config, records = client.config, client.all_records()
+    by_group = {group: client.records(group) for group in client.groups}
+    records = [record for own in by_group.values() for record in own]
     done = settled(records)
     began = [record.trial.datetime_start for record in done if record.trial.datetime_start is not None]
     ended = [record.trial.datetime_complete for record in done if record.trial.datetime_complete is not None]
     return SearchResults(
         kind="search",
-        settings=config.as_toml(),
-        planned=config.search.trials,
+        settings=client.config.as_toml(),
+        planned=client.config.search.trials,
         settled=len(done),
         running=sum(record.outcome == "running" for record in records),
-        groups=tuple(_group(group, client) for group in client.groups.values()),
+        groups=tuple(_group(client, group, own) for group, own in by_group.items()),
         trials=tuple(_trial(record) for record in done),
-        importances={name: found for name in client.groups if (found := _importances(client, name))},
+        importances={group: found for group, own in by_group.items() if (found := _importances(client, group, own))},
         lost_attempts=sum(record.outcome in (LOST, RETRIED) for record in records),
         seconds=(max(ended) - min(began)).total_seconds() if began and ended else None,
     )
 
 
-def _group(group: RuleSpace, client: StudyClient) -> SearchGroup:
-    records = client.records(group.name)
+def _group(client: StudyClient, group: str, records: list[Record]) -> SearchGroup:
     best = ranked(records)
     values = [record.value for record in best if record.value is not None]
     outcomes = [record.outcome for record in records]
-    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else None
+    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else []
     return SearchGroup(
-        group=group.name,
-        planned=client.planned[group.name],
+        group=group,
+        planned=client.planned[group],
         ended={kind: outcomes.count(kind) for kind in ("complete", "pruned", DIVERGED, ERROR, LOST)},
-        subset=group.subset,
+        subset=client.groups[group].subset,
         best=values[0] if values else None,
-        quartiles=None if quartiles is None else (quartiles[0], quartiles[1], quartiles[2]),
+        quartiles=(quartiles[0], quartiles[1], quartiles[2]) if quartiles else None,
         best_number=best[0].number if best else None,
         best_params=dict(best[0].trial.params) if best else None,
     )
@@ -91,15 +90,14 @@ def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def _importances(client: StudyClient, group: str) -> dict[str, float]:
+def _importances(client: StudyClient, group: str, records: list[Record]) -> dict[str, float]:
     """The share of each value in what makes a trial one of the better half; empty for too few trials.
 
     PED-ANOVA: Watanabe, Bansal, Hutter, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary
     Subspaces", IJCAI 2023.
     """
-    values = {record.value for record in client.records(group) if record.outcome == "complete"}
-    complete = sum(record.outcome == "complete" for record in client.records(group))
-    if complete < LEAST or len(values) < 2 or len(client.groups[group].space) < 2:
+    values = [record.value for record in records if record.outcome == "complete"]
+    if len(values) < LEAST or len(set(values)) < 2 or len(client.groups[group].space) < 2:
         return {}
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
     with warnings.catch_warnings():

@@ -22,14 +22,7 @@ from backroads.runs.progress import Progress, Report
 from backroads.runs.settings import check_resume, read_toml
 from backroads.runs.signals import Stopper
 from backroads.search.settings import GROWING, HARMLESS, SearchSettings, resolve
-from backroads.search.storage import (
-    hide_password,
-    path_of,
-    retrying,
-    storage_at,
-    url_of,
-    without_password,
-)
+from backroads.search.storage import hide_password, path_of, retrying, storage_at, url_of, without_password
 from backroads.search.study import StudyClient, load_search, save_search, settled
 
 LOOK = 0.5  # seconds between looks at the trials of up to eight groups

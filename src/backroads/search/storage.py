@@ -104,8 +104,8 @@ def storage_at(
     if kind == "sqlite":
         connect = functools.partial(_connect_sqlite, url.removeprefix("sqlite:///"))
     elif kind in ("postgresql", "postgresql+psycopg", "postgres"):
-        url = "postgresql+psycopg" + hide_password(url)[len(kind) :]
-        connect = functools.partial(_connect_postgresql, "postgresql" + url[len("postgresql+psycopg") :])
+        rest = hide_password(url).removeprefix(kind)
+        url, connect = f"postgresql+psycopg{rest}", functools.partial(_connect_postgresql, f"postgresql{rest}")
     else:
         raise ConfigError(
             f"storage: expected sqlite:///FILE, postgresql://USER@HOST/DATABASE or journal:FILE, got "
