@@ -72,6 +72,26 @@ def test_it_trains_from_the_command_line_and_stands_in_events_and_report(
     assert path in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("path", FILES[:1], indirect=True)
+def test_it_is_searched_beside_a_method_and_its_best_training_is_evaluated(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--model-options.width", "2", "--epochs", "1"]
+    words = ["--rules", path, "--methods", "local_errors", "--vary", "learning_rate", "--trials", "2", *small]
+    for line in (
+        ["search", *words, "--out", "study"],
+        ["train", "--config", "study/best.toml", "--out", "run"],
+        ["train", "--rule", path, *small, "--out", "own"],
+        ["eval", "own"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(line)
+        assert ended.value.code in (None, 0)
+    assert "top-1" in capsys.readouterr().out
+    results = json.loads(Path("study/results.json").read_text())
+    assert {group["group"]: group["ended"]["complete"] for group in results["groups"]} == {path: 1, "local_errors": 1}
+
+
 def test_it_stands_in_a_comparison(path: str) -> None:
     words = ["--rules", path, "--seeds", "0", "--epochs", "1", "--model-options.width", "2", "--out", "comparison"]
     with pytest.raises(SystemExit) as ended:

@@ -48,6 +48,24 @@ def test_every_draw_of_every_group_is_a_rule_with_these_coefficients(rules: list
                 assert {name for name, c in coefficients.items() if c} == set(group.subset)
 
 
+def test_a_method_is_a_group_with_its_options_and_the_rates_of_w() -> None:
+    config = resolve(
+        {"rules": ["backprop"], "methods": ["local_errors"], "method": {"options": {"limit": 64}}, "vary": EVERYTHING}
+    )
+    rule, method = config.groups.values()
+    assert (rule.name, method.name) == ("backprop", "local_errors")
+    assert set(method.space) == {"learning_rate", "weight_decay"}
+    drawn = {"learning_rate": 0.02, "weight_decay": 1e-4}
+    training = config.training(**method.settings(drawn, config.rule.options))
+    assert (training.method.name, training.method.options) == ("local_errors", {"limit": 64})
+    assert training.optimizer.learning_rate == 0.02
+    assert config.training(**rule.settings(drawn)).method.name == "feedback"
+    assert list(resolve({"methods": ["local_errors"]}).groups) == ["local_errors"]
+    assert list(resolve({}).groups) == ["symmetric_alignment"]
+    with pytest.raises(ConfigError, match="Did you mean 'local_errors'"):
+        list(resolve({"methods": ["local_error"]}).groups)
+
+
 def test_what_makes_no_difference_does_not_vary() -> None:
     config = resolve({"rules": ["primitives", *list_rules()], "vary": EVERYTHING})
     spaces = {name: set(group.space) for name, group in config.groups.items()}
@@ -72,7 +90,7 @@ def test_what_makes_no_difference_does_not_vary() -> None:
         ({"heartbeat": 10, "grace": 15}, "at least two heartbeats"),
         ({"name": "a/b"}, "letters, digits"),
         ({"pruner": "best"}, "pruner"),
-        ({"rules": ["backprop", "backprop"]}, "each rule once"),
+        ({"rules": ["backprop", "backprop"]}, "each name once"),
     ],
 )
 def test_mistakes_are_named_with_what_was_meant(given: dict[str, object], message: str) -> None:

@@ -19,21 +19,24 @@ Positive = Annotated[int, Field(ge=1)]
 class Space(Group):
     """What is searched"""
 
-    rules: Annotated[list[str], Field(min_length=1)] = Field(default=["symmetric_alignment"])
+    rules: Annotated[list[str], Field(min_length=1)] | None = None
     """Rules to search, by name or package.module:callable, each with its own coefficients; 'primitives' stands for all
-    32 subsets of the five primitives."""
+    32 subsets of the five primitives. By default symmetric_alignment, or none if methods are given."""
+    methods: list[str] = Field(default=[])
+    """Methods without backward weights to search as well, by name or package.module:callable; of the values that vary,
+    they have learning_rate and weight_decay."""
     vary: list[str] = Field(default=["coefficients", "reduction", "center_input", "learning_rate", "backward_rate"])
     """Values that vary from trial to trial, by name; 'coefficients' are those of the rule, 'operations' all of its
     on/off switches."""
     ranges: dict[str, Any] = Field(default={})
     """Ranges in place of the usual ones, as in --ranges.learning_rate [0.01,1.0] or --ranges.reduction ["sum"]."""
 
-    @field_validator("rules")
+    @field_validator("rules", "methods")
     @classmethod
-    def _once(cls, rules: list[str]) -> list[str]:
-        if len(set(rules)) != len(rules):
-            raise ValueError("each rule once")
-        return rules
+    def _once(cls, names: list[str] | None) -> list[str] | None:
+        if names is not None and len(set(names)) != len(names):
+            raise ValueError("each name once")
+        return names
 
     @field_validator("ranges")
     @classmethod
@@ -117,7 +120,7 @@ class _Data(Data):
 
 class _Method(Method):
     __doc__ = Method.__doc__
-    without_flag: ClassVar[dict[str, str]] = {"name": _OWN, "options": _OWN}
+    without_flag: ClassVar[dict[str, str]] = {"name": f"{_OWN}, from [space] methods"}
 
 
 class _Rule(Rule):
@@ -145,12 +148,20 @@ class SearchSettings(TrainSettings):
 
     def training(self, **changes: Any) -> TrainSettings:
         """The settings of a trial, with changes by flag; raises ConfigError."""
-        return resolve_training(self.shared(), {"split": "validation"}, changes)
+        unused = "rule" if "method" in changes else "method"  # a trial has one of them
+        return resolve_training(self.shared() | {unused: {}}, {"split": "validation"}, changes)
 
     @property
     def groups(self) -> dict[str, RuleSpace]:
-        """The rules or subsets by name, in the order in which they take turns; raises RuleError for unknown rules."""
-        return {one.name: one for one in groups_of(self.space.rules, self.space.varying())}
+        """The rules, subsets and methods by name, in the order in which they take turns.
+
+        Raises:
+            RuleError, ConfigError: for an unknown rule or method.
+        """
+        rules = self.space.rules
+        if rules is None:
+            rules = [] if self.space.methods else ["symmetric_alignment"]
+        return {one.name: one for one in groups_of(rules, self.space.methods, self.space.varying())}
 
     def planned(self, group: str) -> int:
         """How many trials a rule or subset has: its share of all."""

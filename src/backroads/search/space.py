@@ -115,15 +115,17 @@ SUBSETS: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class RuleSpace:
-    """One rule, or one subset of the primitives: what is compared in a search.
+    """One rule, one subset of the primitives, or one method: what is compared in a search.
 
     Attributes:
-        name: of the group. rule: name of the rule in the settings of a training. subset: of primitives; None for a
-            named rule. space: the range of each value that varies.
+        name: of the group.
+        rule: name of the rule in the settings of a training; None for a method, whose name is the group's.
+        subset: of primitives; None for what has a name.
+        space: the range of each value that varies.
     """
 
     name: str
-    rule: str
+    rule: str | None
     subset: tuple[str, ...] | None
     space: Mapping[str, Range]
 
@@ -132,13 +134,15 @@ class RuleSpace:
         return {name: found.suggest(trial, name) for name, found in self.space.items()}
 
     def settings(self, params: Mapping[str, Any], fixed: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Settings of a training: ``rule``, ``rule_options`` and rates.
+        """Settings of a training: ``rule`` and ``rule_options``, or ``method``, and rates.
 
         Args:
             params: the values that vary, by name. fixed: options of the rule that do not.
         """
         from backroads.feedback.rules import get_rule
 
+        if self.rule is None:
+            return {"method": self.name, **params}
         options: dict[str, Any] = dict(fixed or {})
         operations = {**options.pop("operations", {})}
         settings: dict[str, Any] = {}
@@ -159,17 +163,19 @@ class RuleSpace:
         return {"rule": self.rule, "rule_options": options, **settings}
 
 
-def groups_of(rules: Iterable[str], varies: Mapping[str, Range]) -> list[RuleSpace]:
+def groups_of(rules: Iterable[str], methods: Iterable[str], varies: Mapping[str, Range]) -> list[RuleSpace]:
     """The groups of a search, in the order in which they take turns.
 
     Args:
-        rules: names of rules; :data:`ALL_SUBSETS` stands for the 32 subsets. varies: the range of each value that may
-            vary; a group takes those that make a difference to it.
+        rules: names of rules; :data:`ALL_SUBSETS` stands for the 32 subsets.
+        methods: names of methods without backward weights.
+        varies: the range of each value that may vary; a group takes those that make a difference to it.
 
     Raises:
-        RuleError: for an unknown rule.
+        RuleError, ConfigError: for an unknown rule or method.
     """
     from backroads.feedback.rules import get_rule
+    from backroads.methods import get_method
 
     groups: list[RuleSpace] = []
     for name in rules:
@@ -179,6 +185,9 @@ def groups_of(rules: Iterable[str], varies: Mapping[str, Range]) -> list[RuleSpa
                 groups.append(RuleSpace(key, "alignment", subset, _varying(varies, rule)))
         else:
             groups.append(RuleSpace(name, name, None, _varying(varies, get_rule(name))))
+    for name in methods:
+        get_method(name)
+        groups.append(RuleSpace(name, None, None, {key: varies[key] for key in varies if key in FORWARD}))
     return groups
 
 
