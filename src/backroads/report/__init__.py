@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,12 +13,12 @@ from backroads.report.read import Record, read_record
 from backroads.report.search import search_page
 from backroads.report.theory import theory_page
 from backroads.report.training import training_page
+from backroads.runs.folder import write_atomically
 
 __all__ = ["write_meta_report", "write_report"]
 
 PAGES: dict[str, Callable[[Record], Page]] = {
     "train": training_page,
-    "trial": training_page,
     "compare": comparison_page,
     "search": search_page,
     "theory": theory_page,
@@ -37,7 +36,9 @@ def write_report(folder: Path) -> Path:
         ConfigError: the folder or one of its files is missing, damaged, or of another version.
     """
     record = read_record(folder)
-    return _written(PAGES[record.kind](record), folder / "report.html")
+    target = folder / "report.html"
+    write_atomically(target, PAGES[record.kind](record).html())
+    return target
 
 
 def write_meta_report(folders: Sequence[Path], target: Path) -> Path:
@@ -50,14 +51,5 @@ def write_meta_report(folders: Sequence[Path], target: Path) -> Path:
     for folder, record in zip(folders, records, strict=True):
         if record.kind != "meta":
             raise ConfigError(f"expected the folder of a meta-training, and {folder} is one of {record.kind!r}")
-    return _written(meta_page(records), target)
-
-
-def _written(page: Page, target: Path) -> Path:
-    part = target.with_name(f".report-{os.getpid()}.html")
-    try:
-        part.write_text(page.html(), encoding="utf-8", newline="\n")
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(target, meta_page(records).html())
     return target

@@ -120,10 +120,13 @@ def write_json(path: Path, data: Any, indent: int | None = 2) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file aside and rename it, so that a reader sees the old content or the new."""
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    """Write a file aside and rename it, so that a reader sees the old content or the new, whoever else writes it."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
