@@ -8,7 +8,7 @@ from backroads.report import figure, text
 from backroads.report.curve import Curve, through
 from backroads.report.figure import PANEL, Scale
 from backroads.report.page import Block, Figure, Headline, Page, Panel, Problem, Section, Table
-from backroads.report.parts import course, damaged, headline, key, overview, panels
+from backroads.report.parts import course, damaged, headline, key, loss_axis, overview, panels
 from backroads.report.read import Record
 from backroads.runs.results import MetaAnalysis, MetaEvaluation
 from backroads.runs.schema import Lifetimes, MetaResults
@@ -120,9 +120,9 @@ def _curves(records: Sequence[Record], measure: str, accuracy: bool) -> list[Sec
         shown = {
             _label(r): (c, figure.look(n)) for n, (r, c) in enumerate(zip(records, curves, strict=True)) if c.known
         }
-        scale, format = _scale(curves, fraction), text.percent if fraction else text.number
-        caption += "" if fraction else " Logarithmic axis." * scale.log
-        found = [overview(caption, shown, scale, x, y, format)] if shown else []
+        scale = figure.FRACTION if fraction else figure.loss_scale(curves)
+        format = text.percent if fraction else text.number
+        found = [overview(caption + loss_axis(scale), shown, scale, x, y, format)] if shown else []
         return Section(id, title, found)
 
     return [
@@ -130,10 +130,6 @@ def _curves(records: Sequence[Record], measure: str, accuracy: bool) -> list[Sec
         section("validation", "Validation", scores, about["validation"], "meta-step", measure, accuracy),
         section("learned", "Tasks learned", learned, about["learned"], "tasks", measure, accuracy),
     ]
-
-
-def _scale(curves: Sequence[Curve], accuracy: bool) -> Scale:
-    return figure.FRACTION if accuracy else figure.loss_scale(curves)
 
 
 def _retention(records: Sequence[Record], measure: str, accuracy: bool) -> list[Block]:

@@ -22,7 +22,7 @@ from backroads.runs.quantity import Quantity
 
 T = TypeVar("T")
 RESULTS: Mapping[str, Any] = {
-    **dict.fromkeys(("train", "trial", "compare"), schema.TrainingResults),
+    **dict.fromkeys(("train", "compare"), schema.TrainingResults),
     "meta": schema.MetaResults,
     "search": results.SearchResults,
     "theory": results.TheoryResults,

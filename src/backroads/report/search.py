@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import statistics
@@ -264,7 +265,7 @@ def _pairs(complete: Sequence[SearchTrial], results: SearchResults) -> list[Bloc
         if len(both) >= LEAST:
             shown = sorted(_every(both), key=lambda trial: trial.value or 0.0)
             xs, ys = ([float(trial.params[name]) for trial in shown] for name in (one, other))
-            shades = [sum(v < (t.value or 0.0) for v in values) / len(values) for t in shown]
+            shades = [bisect.bisect_left(values, t.value or 0.0) / len(values) for t in shown]
             scales = [figure.scale_of(found, log=True) for found in (xs, ys)]
             label = f"Accuracy of {len(both)} trials by {one} and {other}."
             drawing = figure.points(label, xs, ys, scales[0], scales[1], shades=shades)

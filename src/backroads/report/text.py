@@ -30,20 +30,20 @@ def caption(name: str, **values: object) -> str:
 
 def percent(fraction: float | None) -> str:
     """``0.981`` as ``98.1``."""
-    return DASH if fraction is None else _fixed(100 * fraction, 1)
+    return DASH if fraction is None else _fixed(100 * fraction)
 
 
 def points(fraction: float | None) -> str:
     """``-0.006`` as ``−0.6`` and ``0.006`` as ``+0.6``: percentage points with their sign."""
     if fraction is None:
         return DASH
-    text = _fixed(100 * fraction, 1)
+    text = _fixed(100 * fraction)
     return text if text.startswith(MINUS) or text == "0.0" else f"+{text}"
 
 
 def degrees(angle: float | None) -> str:
     """``12.34`` as ``12.3``."""
-    return DASH if angle is None else _fixed(angle, 1)
+    return DASH if angle is None else _fixed(angle)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -157,13 +157,12 @@ _TITLES = {
 
 def title(name: str) -> str:
     """A name of the settings as a person writes it, such as ``ResNet-8`` for ``resnet8``; paths stay as they are."""
+    if name in _TITLES:
+        return _TITLES[name]
     found = re.fullmatch(r"([a-z_]+?)(\d*)", name)
     if found is None:
         return name
-    known = _TITLES.get(name) or _TITLES.get(found[1])
-    return (
-        name.replace("_", " ") if known is None else known if name in _TITLES or not found[2] else f"{known}-{found[2]}"
-    )
+    return f"{_TITLES[found[1]]}-{found[2]}" if found[1] in _TITLES else name.replace("_", " ")
 
 
 def capital(sentence: str) -> str:
@@ -171,6 +170,7 @@ def capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def _fixed(value: float, digits: int) -> str:
-    text = f"{value:.{digits}f}"
+def _fixed(value: float) -> str:
+    """With one decimal, and no zero below zero."""
+    text = f"{value:.1f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", MINUS)

@@ -59,7 +59,7 @@ class Start(Event):
     """What is known before the first step.
 
     Attributes:
-        run: the kind of run: "train", "compare", "trial", "meta". steps: in all, of each arm. steps_per_epoch: None
+        run: the kind of run: "train", "compare", "meta". steps: in all, of each arm. steps_per_epoch: None
             where there are no epochs. parameters: that the task teaches. metrics: what the readings are, by name.
         baseline: of a comparison, name of the arms to which the others are compared.
     """
