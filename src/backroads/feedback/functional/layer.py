@@ -84,24 +84,6 @@ def _traced() -> bool:
 
 
 @dataclasses.dataclass(slots=True, eq=False)  # made in every pass: a frozen one takes three times as long
-class _KeptOutput:
-    """The layer's output, kept aside with its version.
-
-    Were it saved the ordinary way, autograd would refuse an in-place activation right after the layer
-    (``ReLU(inplace=True)``), which plain torch layers allow. This way a changed output is noticed, and ``W x``
-    computed again.
-    """
-
-    y: Tensor
-    version: int
-
-    @property
-    def y_if_unchanged(self) -> Tensor | None:
-        """None, too, where it must stay differentiable (double backward)."""
-        return None if torch.is_grad_enabled() or self.y._version != self.version else self.y
-
-
-@dataclasses.dataclass(slots=True, eq=False)
 class _Call:
     """What the Function gets beside tensors.
 
@@ -123,7 +105,9 @@ class _Layer(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Any:
         output = _forward(*inputs)
         if "output" in _save(ctx, None, *inputs):
-            ctx.kept = _KeptOutput(output.detach(), output._version)
+            # Were it saved the ordinary way, autograd would refuse an in-place activation right after the layer
+            # (ReLU(inplace=True)), which plain torch layers allow. By its version a changed output is noticed.
+            ctx.kept = output.detach(), output._version
         return output
 
     @staticmethod
@@ -188,8 +172,9 @@ def _backward(ctx: Any, dy: Tensor, e: Tensor | None = None) -> tuple[Any, ...]:
             return _backward(ctx, dy, e)
     x, W, bias, feedback, y, *tensors = ctx.saved_tensors
     needs = ctx.needs_input_grad
-    if y is None and ctx.kept is not None:
-        y = ctx.kept.y_if_unchanged
+    if y is None and ctx.kept is not None and not torch.is_grad_enabled():  # not where it must stay differentiable
+        kept, version = ctx.kept
+        y = kept if kept._version == version else None
     call, state = ctx.call, dict(zip(ctx.call.names, tensors, strict=True))
     step = LayerStep(
         op=call.op,

@@ -48,12 +48,10 @@ class Projection(AlignedLayer):
 
     @property
     def parameter(self) -> Tensor:
-        """The attention's parameter that holds W."""
         found: Tensor = getattr(self._owner, self.key)
         return found
 
     def part(self, tensor: Tensor) -> Tensor:
-        """The part of a tensor in the shape of :attr:`parameter` that belongs to W."""
         return tensor[self.rows]
 
     @property
@@ -71,17 +69,16 @@ class Projection(AlignedLayer):
     def operator(self) -> Operator:
         return _LINEAR
 
-    def forward(self, input: Tensor) -> Tensor:
-        """``W x + bias``."""
-        if input.shape[-1] != self._features():
+    def _check_shape(self, x: Tensor) -> None:
+        if x.shape[-1] != self._features():
             raise ShapeError(
-                f"MultiheadAttention: expected input of shape (..., {self._features()}), got {tuple(input.shape)}"
+                f"MultiheadAttention: expected input of shape (..., {self._features()}), got {tuple(x.shape)}"
             )
-        self._check_dtype(input)
-        return F.linear(input, self.weight, self.bias) if self._is_plain() else self._project(input)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
 
     def weight_key(self, prefix: str) -> str:
-        """Where a state dict has the parameter that holds W."""
         return prefix.removesuffix(".").rpartition(".")[0] + "." * ("." in prefix[:-1]) + self.key
 
     def _is_plain_state(self, state_dict: dict[str, Any], prefix: str) -> bool:
@@ -91,7 +88,7 @@ class Projection(AlignedLayer):
         return int(self.parameter.shape[1])
 
     def extra_repr(self) -> str:
-        return f"{self._features()} -> {self._owner.embed_dim}{self._repr_rule()}"
+        return f"{self._features()} -> {self._owner.embed_dim}{super().extra_repr()}"
 
 
 class MultiheadAttention(torch.nn.MultiheadAttention):

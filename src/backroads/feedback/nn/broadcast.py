@@ -16,35 +16,21 @@ from torch import Tensor
 from backroads.errors import UsageError
 from backroads.feedback.functional.layer import recomputing
 
+_carriers: list[list[Tensor]] = []  # for each root whose forward pass runs, innermost last: those made since it began
 
-class _Carriers:
-    """The carriers made since the innermost root's forward pass began."""
 
-    def __init__(self) -> None:
-        self._open: list[list[Tensor]] = []
-
-    def open(self) -> None:
-        self._open.append([])
-
-    def close(self) -> list[Tensor]:
-        return self._open.pop()
-
-    def attach(self, made: tuple[Tensor, Tensor]) -> Tensor:
-        """Hand the carrier of ``made = (output, carrier)`` to the root, and return the output."""
-        output, carrier = made
-        if not torch.is_grad_enabled() or recomputing():
-            return output
-        if not self._open:
-            raise UsageError(
-                "direct feedback alignment needs the error of the network's output, and this layer runs outside a "
-                "network that sends it; convert the whole model with br.convert, or call "
-                "br.nn.broadcast_error(network) on the module whose output the loss reads"
-            )
-        self._open[-1].append(carrier)
+def attach_carrier(output: Tensor, carrier: Tensor) -> Tensor:
+    """Hand the carrier of a layer's output to the root, and return the output."""
+    if not torch.is_grad_enabled() or recomputing():
         return output
-
-
-carriers = _Carriers()
+    if not _carriers:
+        raise UsageError(
+            "direct feedback alignment needs the error of the network's output, and this layer runs outside a "
+            "network that sends it; convert the whole model with br.convert, or call "
+            "br.nn.broadcast_error(network) on the module whose output the loss reads"
+        )
+    _carriers[-1].append(carrier)
+    return output
 
 
 def broadcast_error(root: torch.nn.Module) -> list[Any]:
@@ -63,11 +49,11 @@ def broadcast_error(root: torch.nn.Module) -> list[Any]:
 
 
 def _open(root: torch.nn.Module, args: Any) -> None:
-    carriers.open()
+    _carriers.append([])
 
 
 def _close(root: torch.nn.Module, args: Any, output: Any) -> Any:
-    made = carriers.close()
+    made = _carriers.pop()
     if not made or output is None:
         return output
     for carrier in made:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backroads.errors import RuleError, ShapeError
 from backroads.feedback.functional.layer import autocast_enabled, full_precision, propagate, recomputing
-from backroads.feedback.nn.broadcast import carriers
+from backroads.feedback.nn.broadcast import attach_carrier
 from backroads.feedback.operators import Operator
 from backroads.feedback.rules import as_rule, symmetric_alignment
 from backroads.feedback.rules.base import FeedbackRule, Memory, State
@@ -139,11 +139,28 @@ class AlignedLayer(torch.nn.Module):
         """
         return self._rule.feedback(self.weight, self.state)
 
-    def _is_plain(self) -> bool:
-        """Whether the way back is W's transpose, so that torch's own layer does everything."""
+    def forward(self, input: Tensor) -> Tensor:
+        """``W x + bias``, W applied at every position."""
+        self._check_shape(input)
+        if input.dtype != self.weight.dtype and not (
+            input.dtype in _CAST_BY_AUTOCAST and autocast_enabled(input.device.type)
+        ):
+            raise ShapeError(
+                f"{type(self).__name__}: expected input of dtype {self.weight.dtype}, the weight's, got {input.dtype}; "
+                f"cast the input or the model"
+            )
         if self._as_backprop:
             self.feedback_weight()  # make the draw it may make, so that dropout later on draws the same
-        return self._as_backprop or self._rule.is_backprop
+        return self._plain(input) if self._as_backprop or self._rule.is_backprop else self._project(input)
+
+    def _check_shape(self, x: Tensor) -> None:
+        """Refuse an input that does not fit W."""
+        raise NotImplementedError
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """The forward pass where the way back is W's transpose: torch's own layer does everything."""
+        y: Tensor = super().forward(x)
+        return y
 
     def _project(self, x: Tensor) -> Tensor:
         """The forward pass with its own way back."""
@@ -159,7 +176,7 @@ class AlignedLayer(torch.nn.Module):
         else:
             feedback = rule.feedback(W, state)
         made = propagate(x, W, self.bias, self.operator, self._in_effect[active], tensors, feedback)
-        return carriers.attach(made) if rule.broadcasts else made
+        return attach_carrier(*made) if rule.broadcasts else made
 
     @property
     def parameter(self) -> Tensor:
@@ -174,21 +191,12 @@ class AlignedLayer(torch.nn.Module):
         """Where a state dict has :attr:`parameter`, if the layer's own names begin with ``prefix``."""
         return prefix + "weight"
 
-    def _check_dtype(self, x: Tensor) -> None:
-        """Refuse an input of another dtype than the weight's, unless autocast brings them together."""
-        if x.dtype == self.weight.dtype or (x.dtype in _CAST_BY_AUTOCAST and autocast_enabled(x.device.type)):
-            return
-        raise ShapeError(
-            f"{type(self).__name__}: expected input of dtype {self.weight.dtype}, the weight's, got {x.dtype}; "
-            f"cast the input or the model"
-        )
-
     def _features(self) -> int:
         """Number of features or channels of the input."""
         raise NotImplementedError
 
-    def _repr_rule(self) -> str:
-        return f", rule=({self._rule!r})"
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, rule=({self._rule!r})"
 
     # -- state dicts ---------------------------------------------------------------------------------------------------
 

@@ -38,21 +38,15 @@ class Linear(AlignedLayer, torch.nn.Linear):
     def operator(self) -> Operator:
         return _LINEAR
 
-    def forward(self, input: Tensor) -> Tensor:
-        """``W x + bias``."""
-        if input.dim() == 0 or input.shape[-1] != self.in_features:
+    def _check_shape(self, x: Tensor) -> None:
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ShapeError(
-                f"Linear: expected input of shape (..., {self.in_features}), got {tuple(input.shape)}; "
+                f"Linear: expected input of shape (..., {self.in_features}), got {tuple(x.shape)}; "
                 f"the last dimension must be in_features"
             )
-        self._check_dtype(input)
-        return super().forward(input) if self._is_plain() else self._project(input)
 
     def _features(self) -> int:
         return self.in_features
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + self._repr_rule()
 
 
 class _Convolution(AlignedLayer, _ConvNd):
@@ -81,23 +75,17 @@ class _Convolution(AlignedLayer, _ConvNd):
             return x
         return F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """``W x + bias``, W applied at every position."""
+    def _check_shape(self, x: Tensor) -> None:
         d = len(self.kernel_size)
-        if input.dim() not in (d + 1, d + 2) or input.shape[-d - 1] != self.in_channels:
+        if x.dim() not in (d + 1, d + 2) or x.shape[-d - 1] != self.in_channels:
             places = ", ".join("LHW"[:1] if d == 1 else "DHW"[-d:])
             raise ShapeError(
                 f"{type(self).__name__}: expected input of shape (N, {self.in_channels}, {places}) or "
-                f"({self.in_channels}, {places}), got {tuple(input.shape)}"
+                f"({self.in_channels}, {places}), got {tuple(x.shape)}"
             )
-        self._check_dtype(input)
-        return super().forward(input) if self._is_plain() else self._project(input)
 
     def _features(self) -> int:
         return self.in_channels
-
-    def extra_repr(self) -> str:
-        return f"{_ConvNd.extra_repr(self)}{self._repr_rule()}"
 
 
 class Conv1d(_Convolution, torch.nn.Conv1d):
