@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
+from typing import Any
 
 from backroads.errors import RuleError, nearest
+
+
+def chosen(part: Any, besides: Collection[str] = ()) -> str:
+    """What of a dataclass differs from its defaults, as in "every=4, fraction=0.5", besides some fields."""
+    fields = [f for f in dataclasses.fields(part) if f.name not in besides and getattr(part, f.name) != f.default]
+    return ", ".join(f"{f.name}={getattr(part, f.name)!r}" for f in fields)
 
 
 class Part:
     """A frozen dataclass whose text shows only what differs from its defaults (declare it with ``repr=False``)."""
 
     def __repr__(self) -> str:
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        chosen = [f"{f.name}={getattr(self, f.name)!r}" for f in fields if getattr(self, f.name) != f.default]
-        return f"{type(self).__name__}({', '.join(chosen)})"
+        return f"{type(self).__name__}({chosen(self)})"
 
 
 def check_number(owner: str, name: str, value: object, *, negative: bool = False) -> None:
@@ -30,14 +36,14 @@ def check_number(owner: str, name: str, value: object, *, negative: bool = False
         raise RuleError(f"{owner}: {name} must be {expected}, got {value!r}; leave it out to switch it off")
 
 
-def check_positive(owner: str, name: str, value: object, least_open: float = 0.0, most: float = math.inf) -> None:
-    """Raise :class:`RuleError` unless ``least_open < value <= most``."""
+def check_positive(owner: str, name: str, value: object, most: float = math.inf) -> None:
+    """Raise :class:`RuleError` unless ``0 < value <= most``."""
     if value != 0:
         check_number(owner, name, value)
     assert isinstance(value, int | float)
-    if not least_open < value <= most:
+    if not 0 < value <= most:
         limit = f" and <= {most:g}" if math.isfinite(most) else ""
-        raise RuleError(f"{owner}: {name} must be > {least_open:g}{limit}, got {value!r}")
+        raise RuleError(f"{owner}: {name} must be > 0{limit}, got {value!r}")
 
 
 def check_count(owner: str, name: str, value: object, least: int = 1) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 import backroads as br
 from backroads.errors import RuleError
 from backroads.feedback.drive.base import Activities, images_needed
-from backroads.feedback.drive.impulses import impulses_met, mean_over_impulses
+from backroads.feedback.drive.impulses import impulses_met
 from backroads.feedback.functional import ConvolutionMap, LinearMap, alignment_value
 from backroads.feedback.nn import AlignedLayer
 from backroads.feedback.rules import normalised_mirror
@@ -463,14 +463,15 @@ def test_on_impulses_the_closed_form_is_the_gradient_of_the_value(
     xi, W = 1.5 * driven(layer, x, 3), layer.weight.detach()
     B = layer.backward_weight.detach().requires_grad_()
     op = layer.operator
-    R = alignment_value(xi, W, B, None, rule, op, mean_over_impulses(xi, W, op, 1.5))
+    count = met(layer, xi / 1.5).clamp_min(1)
+    R = alignment_value(xi, W, B, None, rule, op, 1 / count)
     (expected,) = torch.autograd.grad(R, B)
     drawn = Activities(x, met=impulses_met(xi, W, op) > 0)
     agree(noise.gradient(drawn, W, B.detach(), rule, op, None), expected)
     # And what it means: each answer on its own, divided by how many there are.
     v = layer.operator.project(xi, sparse * B.detach() - amp * W)
     summed = layer.operator.weight_gradient(xi, v, W)
-    agree(expected, summed / met(layer, xi / 1.5).clamp_min(1) + decay * B.detach())
+    agree(expected, summed / count + decay * B.detach())
 
 
 # --- what is refused ---

@@ -150,14 +150,6 @@ def impulses_met(x: Tensor, W: Tensor, op: Operator) -> Tensor:
     return met if groups == 1 else met.repeat_interleave(W.shape[0] // groups, 0)
 
 
-def mean_over_impulses(x: Tensor, W: Tensor, op: Operator, height: float) -> Tensor:
-    """1 / (number of impulses that a weight meets), shaped to multiply a weight; what M divides by on impulses.
-
-    Arguments as in :func:`impulses_met`.
-    """
-    return (impulses_met(x, W, op) / height).round_().clamp_min(1.0).reciprocal()
-
-
 def _impulses(shape: Sequence[int], reach: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Ones and zeros, (n, C, *space): no window of the size ``reach`` holds more than one 1, whatever its channel.
 

@@ -172,11 +172,7 @@ def to_json(rule: FeedbackRule) -> str:
 
 def from_json(text: str) -> FeedbackRule:
     """The rule from JSON; raises RuleError if the text or its content is wrong."""
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RuleError(f"expected a rule as JSON, and the text is not JSON: {error}") from None
-    return _from_parsed(data)
+    return _from_text(text, json.loads, "JSON")
 
 
 def to_toml(rule: FeedbackRule) -> str:
@@ -189,14 +185,14 @@ def to_toml(rule: FeedbackRule) -> str:
 
 def from_toml(text: str) -> FeedbackRule:
     """The rule from TOML; raises RuleError if the text or its content is wrong."""
+    return _from_text(text, tomllib.loads, "TOML")
+
+
+def _from_text(text: str, parse: Callable[[str], object], language: str) -> FeedbackRule:
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RuleError(f"expected a rule as TOML, and the text is not TOML: {error}") from None
-    return _from_parsed(data)
-
-
-def _from_parsed(data: object) -> FeedbackRule:
+        data = parse(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RuleError(f"expected a rule as {language}, and the text is not {language}: {error}") from None
     if not isinstance(data, dict):
         raise RuleError(f"expected a table of a rule's fields, got {data!r}")
     return from_dict(data)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from backroads.errors import RuleError
-from backroads.feedback.checks import check_flag, check_number
+from backroads.feedback.checks import check_flag, check_number, chosen
 from backroads.feedback.drive import Activity, Drive, Impulses
 from backroads.feedback.drive.base import Activities
 from backroads.feedback.operators import Operator
-from backroads.feedback.primitives import PRIMITIVES, Operations, WeightedSum, backward_gradient, forward_gradient
+from backroads.feedback.primitives import PRIMITIVES, Operations, WeightedSum, forward_gradient
 from backroads.feedback.primitives.gradients import gradients_by_differentiation
 from backroads.feedback.primitives.operations import ON_ACTIVATION, ON_INPUT
 from backroads.feedback.rules.base import (
@@ -152,33 +152,30 @@ class Alignment(WeightedSum, FeedbackRule):
         needs_B = step.needs_state["backward_weight"]
         learns, tied = needs_B or (step.needs_weight and self.update_forward), needs_B and self.tie_grad
         W = B if step.W is None else step.W  # never read by this rule; stands in for its shape
-        drawn = None
+        drawn = Activities(step.x)
         if learns and rule.reads_activities:
             # One example alone would be its own mean.
             centred = self.operations.batch_center_backward_input or self.operations.batch_center_forward_output
             drawn = self.drive.draw(step.x, step.output, B, op, self.cadence.fraction, 2 if centred else 1)
             if drawn.y is not None and step.bias is not None:
                 drawn = dataclasses.replace(drawn, y=op.add_bias(drawn.y, step.bias.to(drawn.y.dtype), -1))
-        way_back = B if drawn is None or not step.needs_input else self.drive.feedback(drawn, step.W, B, rule)
+        way_back = self.drive.feedback(drawn, step.W, B, rule) if learns and step.needs_input else B
         dx, dW, db = step.task(way_back, weight=step.needs_weight or tied)
         if not learns:
             return Gradients(dx, dW if step.needs_weight else None, db)
 
         share = self.drive.share(step.x, B, op)
-        x, y = (step.x, None) if drawn is None else (drawn.x, drawn.y)
         task = dW if tied else None
         dB: Tensor | None = None
         dW_alignment: Tensor | None = None
         if rule.closed_form:
             in_one = task if share == 1 else None  # the task's gradient is added along the way
-            if needs_B and drawn is not None:
+            if needs_B:
                 dB = self.drive.gradient(drawn, W, B, rule, op, in_one)
-            elif needs_B:
-                dB = backward_gradient(x, None, W, B, rule, op, in_one)
             if step.needs_weight and self.update_forward:
-                dW_alignment = forward_gradient(x, y, W, B, rule, op)
+                dW_alignment = forward_gradient(drawn.x, drawn.y, W, B, rule, op)
         else:
-            dB, dW_alignment = gradients_by_differentiation(x, W, B, step.bias, rule, op)
+            dB, dW_alignment = gradients_by_differentiation(drawn.x, W, B, step.bias, rule, op)
         if share < 1:
             dB, dW_alignment = (None if g is None else g * share for g in (dB, dW_alignment))
         if task is not None and dB is not None and not (rule.closed_form and share == 1):
@@ -270,12 +267,8 @@ class Alignment(WeightedSum, FeedbackRule):
 
     def __repr__(self) -> str:
         text = self.formula() + (", dB += dW" if self.tie_grad else "")
-        options = [
-            f"{f.name}={getattr(self, f.name)!r}"
-            for f in dataclasses.fields(self)
-            if f.name not in (*PRIMITIVES, "tie_grad") and getattr(self, f.name) != f.default
-        ]
-        return f"{text} [{', '.join(options)}]" if options else text
+        options = chosen(self, besides=(*PRIMITIVES, "tie_grad"))
+        return f"{text} [{options}]" if options else text
 
 
 _READS = {
