@@ -76,7 +76,11 @@ def cost(model: torch.nn.Module, rules: Rules | None, shape: tuple[int, ...], ba
         nonlocal outputs
         outputs += output.nbytes
 
-    hooks = [layer.register_forward_hook(count_output) for _, layer in aligned_layers(model) if _keeps_output(layer)]
+    hooks = [
+        layer.register_forward_hook(count_output)
+        for _, layer in aligned_layers(model)
+        if "output" in layer.rule.reads(state_learns=True, weight_learns=True)
+    ]
     forward, backward = FlopCounterMode(display=False), FlopCounterMode(display=False)
     with forward, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = _first_tensor(model(x)).float().sum()
@@ -95,11 +99,6 @@ def cost(model: torch.nn.Module, rules: Rules | None, shape: tuple[int, ...], ba
         gradient_bytes=sum(p.nbytes for p in [*W, *learned] if p.requires_grad),
         activation_bytes=sum(kept.values()) + outputs,
     )
-
-
-def _keeps_output(layer: Any) -> bool:
-    """Whether the layer's y is kept for the backward pass."""
-    return "output" in layer.rule.reads(state_learns=True, weight_learns=True)
 
 
 def _first_tensor(output: Any) -> Tensor:

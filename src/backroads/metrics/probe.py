@@ -54,14 +54,15 @@ class Probe:
     @cached_property
     def _training(self) -> tuple[dict[str, Signals], dict[str, Tensor]]:
         """Of the pass that training makes: each layer's activities and errors, and the gradients by parameter name."""
-        recorded = {name: _Recorder() for name in self.weights}
-        hooks = [self.layers[name].register_forward_hook(recorder.hook) for name, recorder in recorded.items()]
+        recorded: dict[str, list[list[Tensor]]] = {name: [] for name in self.weights}
+        hooks = [self.layers[name].register_forward_hook(_recorder(uses)) for name, uses in recorded.items()]
         try:
             gradients = self._gradients(self._objective)
         finally:
             for hook in hooks:
                 hook.remove()
-        return {name: recorder.signals() for name, recorder in recorded.items()}, gradients
+        signals = {name: [(use[0], use[-1]) for use in uses if len(use) > 1] for name, uses in recorded.items()}
+        return signals, gradients
 
     @cached_property
     def signals(self) -> dict[str, Signals]:
@@ -104,11 +105,11 @@ class Probe:
         names = {id(p): name for name, p in self.model.named_parameters()}
         found = {}
         for name, module in self.model.named_modules():
-            weight = module.parameter if isinstance(module, AlignedLayer) else getattr(module, "weight", None)
-            key = names.get(id(weight))
+            layer = self.layers.get(name)
+            key = names.get(id(getattr(module, "weight", None) if layer is None else layer.parameter))
             if key in true and true[key].dim() > 1:
-                part = module.part if isinstance(module, AlignedLayer) else _whole
-                found[name] = part(own[key]), part(true[key])
+                pair = own[key], true[key]
+                found[name] = pair if layer is None else (layer.part(pair[0]), layer.part(pair[1]))
         return found
 
     def _gradients(self, scalar: Callable[[], Tensor] | None) -> dict[str, Tensor]:
@@ -122,10 +123,6 @@ class Probe:
                 return {}
             gradients = torch.autograd.grad(value, list(named.values()), allow_unused=True)
         return {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 @contextlib.contextmanager
@@ -151,8 +148,7 @@ def backprop_mode(model: torch.nn.Module) -> Iterator[None]:
 def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     """Put buffers, counters of steps, late copies of W and the random state back at the end."""
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    counters = [state for _, layer in aligned_layers(model) for state in (layer.memory,)]
-    before = [dict(vars(counter)) for counter in counters]
+    memories = [(layer.memory, dict(vars(layer.memory))) for _, layer in aligned_layers(model)]
     try:
         with _random_state_kept(model):
             yield
@@ -160,8 +156,8 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
-        for counter, state in zip(counters, before, strict=True):
-            vars(counter).update(state)
+        for memory, before in memories:
+            vars(memory).update(before)
 
 
 def _random_state_kept(model: torch.nn.Module) -> Any:
@@ -170,21 +166,14 @@ def _random_state_kept(model: torch.nn.Module) -> Any:
     return torch.random.fork_rng(devices=sorted(index for index in gpus if index is not None))
 
 
-class _Recorder:
-    """Inputs and output errors of one layer, over all its uses in a pass."""
+def _recorder(uses: list[list[Tensor]]) -> Callable[[torch.nn.Module, tuple[Any, ...], Tensor], None]:
+    """A forward hook that notes the layer's input at each use and, once it arrives, the error of its output."""
 
-    def __init__(self) -> None:
-        self._x: list[Tensor] = []
-        self._dy: dict[int, Tensor] = {}
-
-    def hook(self, layer: AlignedLayer, args: tuple[Any, ...], output: Tensor) -> None:
-        """A forward hook."""
-        use = len(self._x)
-        self._x.append(args[0].detach())
+    def hook(layer: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        use = [args[0].detach()]
+        uses.append(use)
         if output.requires_grad:
             # A hook on the tensor, because an in-place activation may overwrite the tensor itself.
-            output.register_hook(lambda dy: self._dy.__setitem__(use, dy.detach()))
+            output.register_hook(lambda dy: use.append(dy.detach()))
 
-    def signals(self) -> Signals:
-        """The uses at which an error arrived."""
-        return [(x, self._dy[use]) for use, x in enumerate(self._x) if use in self._dy]
+    return hook

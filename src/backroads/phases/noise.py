@@ -9,7 +9,6 @@ import torch
 
 from backroads.errors import ConversionError, RuleError, UsageError
 from backroads.feedback.conversion.swap import aligned_layers
-from backroads.feedback.nn.layer import AlignedLayer
 from backroads.feedback.rules import Alignment, FeedbackRule, as_rule, normalised_mirror
 from backroads.phases.base import Phase, Taught
 
@@ -92,11 +91,13 @@ def mirror(
         )
     generators: dict[torch.device, torch.Generator | None] = {}
     for _, layer in layers:
-        device = layer.weight.device
+        W, B, device = layer.weight, layer.backward_weight, layer.weight.device
+        assert B is not None
         if device not in generators:
             generators[device] = None if seed is None else torch.Generator(device).manual_seed(seed)
         for _ in range(steps):
-            _step(layer, rule, rate, generators[device])
+            drawn, op = rule.drive.on_patches(W, layer.operator, generators[device])
+            B.add_(rule.gradient(drawn, W, B, op), alpha=-rate)
     return [name for name, _ in layers]
 
 
@@ -105,10 +106,3 @@ def _check_numbers(steps: int, rate: float) -> None:
         raise UsageError(f"mirror: steps must be a whole number >= 0, got {steps!r}")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < float("inf"):
         raise UsageError(f"mirror: rate must be a finite number > 0, got {rate!r}")
-
-
-def _step(layer: AlignedLayer, rule: Alignment, rate: float, generator: torch.Generator | None) -> None:
-    W, B = layer.weight, layer.backward_weight
-    assert B is not None
-    drawn, op = rule.drive.on_patches(W, layer.operator, generator)
-    B.add_(rule.gradient(drawn, W, B, op), alpha=-rate)

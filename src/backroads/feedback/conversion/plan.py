@@ -264,7 +264,7 @@ def _inside_refused(name: str, model: torch.nn.Module) -> bool:
 
 def _left_alone(name: str, model: torch.nn.Module, work: list[tuple[str, torch.nn.Module, FeedbackRule]]) -> bool:
     """Whether a module belongs to an attention that is not converted (parents come first in the plan)."""
-    parent = model.get_submodule(name.rpartition(".")[0]) if "." in name or name else None
+    parent = model.get_submodule(name.rpartition(".")[0]) if name else None
     return isinstance(parent, torch.nn.MultiheadAttention) and not any(module is parent for _, module, _ in work)
 
 

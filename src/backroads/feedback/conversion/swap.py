@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backroads.errors import ConversionError, StateError
-from backroads.feedback.conversion.plan import REFUSE, Rules, make_plan
+from backroads.feedback.conversion.plan import REFUSE, ROOT, Rules, make_plan
 from backroads.feedback.nn.attention import MultiheadAttention, Projection
 from backroads.feedback.nn.broadcast import broadcast_error
 from backroads.feedback.nn.layer import AlignedLayer
@@ -41,10 +41,10 @@ def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Ge
         RuleError: for something that is not a rule.
     """
     plan, work = make_plan(model, rules)
-    done = [name or "(root)" for name, module in model.named_modules() if isinstance(module, AlignedLayer)]
+    done = [name or ROOT for name, module in model.named_modules() if isinstance(module, AlignedLayer)]
     if done:
         raise ConversionError(
-            f"the model is converted already ({', '.join(done[:3])}{', ...' if len(done) > 3 else ''}); "
+            f"the model is converted already ({_first(done)}); "
             f"call br.revert(model) first, and give one mapping for all its layers"
         )
     refused = plan.select(REFUSE)
