@@ -11,7 +11,6 @@ from backroads.cli.shared import (
     Config,
     Out,
     Resume,
-    aligned,
     base_settings,
     folder_of,
     is_first_process,
@@ -19,6 +18,7 @@ from backroads.cli.shared import (
     print_report,
 )
 from backroads.runs.schema import ArmResult, Stopped, TrainingResults
+from backroads.runs.table import aligned
 from backroads.train.comparison import CompareSettings, resolve_comparison
 
 

@@ -32,9 +32,9 @@ def inspect(
         raise ConfigError(f"expected a batch size and classes of 1 or more, got {batch_size} and {classes}")
 
     import backroads as br
-    from backroads.cli.shared import aligned
     from backroads.metrics.cost import cost
     from backroads.models import build_model
+    from backroads.runs.table import aligned
 
     rules = {name: br.get_rule(name) for name in (rule or br.list_rules())}
     built = build_model(model, classes=classes, shape=size)

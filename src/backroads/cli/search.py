@@ -11,8 +11,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from backroads.cli.flags import with_flags
-from backroads.cli.shared import Config, aligned, print_line
+from backroads.cli.shared import Config, print_line
 from backroads.runs.settings import read_settings
+from backroads.runs.table import aligned
 from backroads.search.settings import SearchSettings, resolve
 
 if TYPE_CHECKING:

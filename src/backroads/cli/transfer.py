@@ -7,7 +7,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from backroads.cli.search import POSITIVE, Study, write_results
-from backroads.cli.shared import aligned, print_line
+from backroads.cli.shared import print_line
+from backroads.runs.table import aligned
 
 
 def transfer(

@@ -293,14 +293,6 @@ class ConvolutionMap:
         return (v[0] if self.unbatched(x) else v).reshape(*x.shape[:-d], *(1,) * d).expand_as(x)
 
 
-def single_patch(op: Operator) -> Operator:
-    """The map of a layer on a patch as large as its kernel: one position, no border. A linear map is its own."""
-    if not isinstance(op, ConvolutionMap):
-        return op
-    d = len(op.stride)
-    return ConvolutionMap((1,) * d, (0,) * d, (1,) * d, op.groups)
-
-
 def _squares(v: Tensor, kept: int) -> Tensor:
     others = [dim for dim in range(v.dim()) if dim != kept]
     wide = torch.promote_types(v.dtype, torch.float32)

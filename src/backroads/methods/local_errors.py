@@ -18,6 +18,7 @@ from torch.nn.utils import skip_init
 from backroads.errors import ConfigError, ShapeError, UsageError, nearest
 from backroads.methods.base import Loss, Method
 from backroads.methods.blocks import Block, Blocks, Cuts, find_blocks
+from backroads.runs.table import aligned
 
 LOSSES = ("pred", "sim", "predsim")
 HEAD = "local_head"  # of the first layer of each block
@@ -286,17 +287,13 @@ class LocalPlan:
 
     def __str__(self) -> str:
         lines = [("block", "ends at", "learns", "head")]
-        lines += [
-            (str(i), _end(block), _layers(block.parameters), self._head(block))
-            for i, block in enumerate(self.found.blocks, start=1)
-        ]
+        for i, block in enumerate(self.found.blocks, start=1):
+            end = block.end + (f" (call {block.call + 1})" if block.call else "")
+            lines.append((str(i), end, _layers(block.parameters), self._head(block)))
         lines.append(("output", "", _layers(self.found.output), "the task's loss"))
         if self.found.unused:
             lines.append(("unused", "", _layers(self.found.unused), "no loss reaches it"))
-        widths = [max(len(line[i]) for line in lines) for i in range(3)]
-        return "\n".join(
-            "  ".join([*(cell.ljust(w) for cell, w in zip(line, widths, strict=False)), line[3]]) for line in lines
-        )
+        return "\n".join(aligned(lines))
 
     def _head(self, block: Block) -> str:
         kernel, _, inputs = pooling(*_channels(block.shape), self.method.limit)
@@ -339,10 +336,6 @@ def _draw(parameter: Tensor, inputs: int, generator: torch.Generator | None) -> 
     """Uniform in +-1/sqrt(inputs), as torch draws it."""
     with torch.no_grad():
         parameter.uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=generator)
-
-
-def _end(block: Block) -> str:
-    return block.end + (f" (call {block.call + 1})" if block.call else "")
 
 
 def _layers(parameters: tuple[str, ...]) -> str:

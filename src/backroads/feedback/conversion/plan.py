@@ -16,6 +16,7 @@ from backroads.feedback.nn.layer import AlignedLayer
 from backroads.feedback.nn.torch_classes import BY_TORCH_CLASS
 from backroads.feedback.rules import as_rule
 from backroads.feedback.rules.base import FeedbackRule
+from backroads.runs.table import aligned
 
 CONVERT, LEAVE, REFUSE = "convert", "leave", "cannot convert"
 ROOT = "(root)"
@@ -75,24 +76,14 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [("module", "class", "action", "rule, or why not")]
-        lines += [
-            (
-                " = ".join((row.name, *row.aliases)),
-                row.module,
-                row.action,
-                repr(row.rule) if row.rule is not None else row.why,
-            )
-            for row in self.rows
-        ]
-        widths = [max(len(line[i]) for line in lines) for i in range(3)]
-        table = [
-            "  ".join([*(cell.ljust(w) for cell, w in zip(line, widths, strict=False)), line[3]]) for line in lines
-        ]
+        for row in self.rows:
+            rule_or_why = row.why if row.rule is None else repr(row.rule)
+            lines.append((" = ".join((row.name, *row.aliases)), row.module, row.action, rule_or_why))
         converted, refused = self.select(CONVERT), self.select(REFUSE)
         summary = f"{len(converted)} of {len(self.rows)} modules get backward weights of their own"
         if refused:
             summary += f"; {len(refused)} still transport weights: {', '.join(row.name for row in refused)}"
-        return "\n".join([*(line.rstrip() for line in table), summary])
+        return "\n".join([*aligned(lines), summary])
 
 
 def plan(model: torch.nn.Module, rules: Rules) -> Plan:

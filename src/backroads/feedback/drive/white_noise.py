@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backroads.feedback.checks import check_choice, check_positive
 from backroads.feedback.drive.base import Activities, Drive, check_amount, images_needed, rows_of_part
-from backroads.feedback.operators import ConvolutionMap, Operator, single_patch
+from backroads.feedback.operators import ConvolutionMap, Operator
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -99,6 +99,9 @@ class WhiteNoise(Drive):
         if not self.of_own_size:
             return super().on_patches(W, op, generator)
         images = self.images or images_needed(self.rows_per_input or 1.0, W[0].numel(), [[1]])
-        groups = op.groups if isinstance(op, ConvolutionMap) else 1
+        groups = 1
+        if isinstance(op, ConvolutionMap):  # on a patch as large as the kernel: one position, no border
+            d, groups = len(op.stride), op.groups
+            op = ConvolutionMap((1,) * d, (0,) * d, (1,) * d, groups)
         patch = W.new_empty(1, W.shape[1] * groups, *W.shape[2:])
-        return Activities(self.sample(patch, images, generator)), single_patch(op)
+        return Activities(self.sample(patch, images, generator)), op
