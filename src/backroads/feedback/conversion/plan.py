@@ -205,10 +205,7 @@ def _verdict(module: torch.nn.Module) -> tuple[str, str] | None:
             return REFUSE, "its weight is computed by a parametrization; remove it, then convert"
         if any(isinstance(p, UninitializedParameter) for p in own.values()):
             return REFUSE, "lazy and without weights yet; run one forward pass, then convert"
-        return (
-            REFUSE,
-            f"a subclass ({type(module).__name__}) that may compute something else; use torch's own class",
-        )
+        return REFUSE, f"a subclass ({type(module).__name__}) that may compute something else; use torch's own class"
     if not own:
         return None
     if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag):
@@ -229,10 +226,7 @@ def _convertible(module: torch.nn.Module) -> tuple[str, str]:
         return CONVERT, "query, key and value projections, each with a backward weight of its own"
     weight = getattr(module, "weight", None)
     if not isinstance(weight, torch.nn.Parameter):
-        return (
-            REFUSE,
-            "its weight is not a Parameter (weight or spectral norm by hooks?); remove that, then convert",
-        )
+        return REFUSE, "its weight is not a Parameter (weight or spectral norm by hooks?); remove that, then convert"
     if not weight.is_floating_point():
         return REFUSE, f"its weight is of dtype {weight.dtype}, not a float; convert before quantising"
     return CONVERT, "a linear map of its input by its weight"

@@ -65,8 +65,9 @@ def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Ge
     before = [(module, type(module), dict(module.__dict__)) for _, module, _ in work]
     try:
         for _, module, rule in work:
+            for name in ("_parameters", "_buffers", "_modules"):  # copies, so that a failure can put the old ones back
+                module.__dict__[name] = dict(module.__dict__[name])
             # A new class over the same object keeps every reference to it, its hooks and its Parameters.
-            _own_dicts(module)
             module.__class__ = BY_TORCH_CLASS[type(module)]
             cast(AlignedLayer | MultiheadAttention, module).attach(rule, generator)
     except BaseException:
@@ -102,13 +103,6 @@ def revert(model: M) -> M:
             module.detach_rule()
             module.__class__ = module.torch_class  # type: ignore[assignment]
     return model
-
-
-def _own_dicts(module: torch.nn.Module) -> None:
-    """Copy the dicts that ``attach`` adds to, so that a failed conversion can put them back."""
-    module.__dict__["_parameters"] = dict(module._parameters)
-    module.__dict__["_buffers"] = dict(module._buffers)
-    module.__dict__["_modules"] = dict(module._modules)
 
 
 def aligned_layers(model: torch.nn.Module) -> Iterator[tuple[str, AlignedLayer]]:

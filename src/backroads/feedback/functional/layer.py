@@ -55,7 +55,7 @@ def propagate(
     through = next((name for name, tensor in state.items() if tensor is feedback), None)
     made_for_this_pass = None if through is not None else feedback
     call = _Call(op, rule, tuple(state), through)
-    if not _traced():
+    if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
         return _Layer.apply(x, W, bias, made_for_this_pass, call, *state.values())  # type: ignore[no-untyped-call]
     made = _LayerTraced.apply(x, W, bias, made_for_this_pass, call, *state.values())  # type: ignore[no-untyped-call]
     # In-place operations under compilation would change the output that the Function saves, and vmap makes a
@@ -68,19 +68,9 @@ def autocast_enabled(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def full_precision(device: str) -> torch.autocast:
-    """Inside, autocast is off."""
-    return torch.autocast(device, enabled=False)
-
-
 def recomputing() -> bool:
     """Whether this forward pass runs inside a backward pass: activation checkpointing repeats it."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-
-
-def _traced() -> bool:
-    """Whether a compiler or a function transform (vmap, grad) is at work."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 @dataclasses.dataclass(slots=True, eq=False)  # made in every pass: a frozen one takes three times as long
@@ -115,7 +105,7 @@ class _Layer(torch.autograd.Function):
         return _backward(ctx, *errors)
 
 
-class _LayerTraced(torch.autograd.Function):
+class _LayerTraced(_Layer):
     """The same for compilers and function transforms, which need ``setup_context`` and everything saved."""
 
     generate_vmap_rule = True
@@ -128,10 +118,6 @@ class _LayerTraced(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         # Not for function transforms: they would differentiate the saved output through B.
         _save(ctx, output if torch.compiler.is_compiling() else None, *inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *errors: Tensor) -> tuple[Any, ...]:
-        return _backward(ctx, *errors)
 
 
 def _forward(x: Tensor, W: Tensor, bias: Tensor | None, feedback: Tensor | None, call: _Call, *tensors: Tensor) -> Any:
@@ -168,7 +154,7 @@ _FIXED = 5  # inputs of the Function before the rule's tensors
 def _backward(ctx: Any, dy: Tensor, e: Tensor | None = None) -> tuple[Any, ...]:
     """Call the rule in the dtypes that it states, also where the caller is inside an autocast context."""
     if autocast_enabled(dy.device.type):
-        with full_precision(dy.device.type):
+        with torch.autocast(dy.device.type, enabled=False):
             return _backward(ctx, dy, e)
     x, W, bias, feedback, y, *tensors = ctx.saved_tensors
     needs = ctx.needs_input_grad

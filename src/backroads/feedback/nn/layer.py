@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backroads.errors import RuleError, ShapeError
-from backroads.feedback.functional.layer import autocast_enabled, full_precision, propagate, recomputing
+from backroads.feedback.functional.layer import autocast_enabled, propagate, recomputing
 from backroads.feedback.nn.broadcast import attach_carrier
 from backroads.feedback.operators import Operator
 from backroads.feedback.rules import as_rule, symmetric_alignment
@@ -171,7 +171,7 @@ class AlignedLayer(torch.nn.Module):
         training = self.training and torch.is_grad_enabled()
         active, tensors = rule.begin(W, state, self.memory, training, recomputing())
         if autocast:
-            with full_precision(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
                 feedback = rule.feedback(W, state)
         else:
             feedback = rule.feedback(W, state)

@@ -64,6 +64,7 @@ class Alignment(WeightedSum, FeedbackRule):
     """
 
     kind: ClassVar[str] = "alignment"
+    owns_feedback: ClassVar[bool] = True
 
     _: dataclasses.KW_ONLY
     tie_grad: bool = False
@@ -166,10 +167,10 @@ class Alignment(WeightedSum, FeedbackRule):
 
         share = self.drive.share(step.x, B, op)
         task = dW if tied else None
+        in_one = task if rule.closed_form and share == 1 else None  # the task's gradient is added along the way
         dB: Tensor | None = None
         dW_alignment: Tensor | None = None
         if rule.closed_form:
-            in_one = task if share == 1 else None  # the task's gradient is added along the way
             if needs_B:
                 dB = self.drive.gradient(drawn, W, B, rule, op, in_one)
             if step.needs_weight and self.update_forward:
@@ -178,7 +179,7 @@ class Alignment(WeightedSum, FeedbackRule):
             dB, dW_alignment = gradients_by_differentiation(drawn.x, W, B, step.bias, rule, op)
         if share < 1:
             dB, dW_alignment = (None if g is None else g * share for g in (dB, dW_alignment))
-        if task is not None and dB is not None and not (rule.closed_form and share == 1):
+        if task is not None and in_one is None and dB is not None:
             dB = dB + task
         if dB is not None and self.view is not None:
             dB = dB + self.view.gradient(step.state.get("late_weight", W), B, self.decay, self.self_)
@@ -236,10 +237,6 @@ class Alignment(WeightedSum, FeedbackRule):
             found |= set(ON_INPUT) if projected else switches | {"reduction"}
             found |= {"noise", "every"}
         return frozenset(found)
-
-    @property
-    def owns_feedback(self) -> bool:
-        return True
 
     def __add__(self, other: object) -> Alignment:
         if not isinstance(other, Alignment):

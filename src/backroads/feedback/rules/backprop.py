@@ -20,10 +20,7 @@ class Backprop(FeedbackRule):
     """
 
     kind: ClassVar[str] = "backprop"
-
-    @property
-    def is_backprop(self) -> bool:
-        return True
+    is_backprop: ClassVar[bool] = True
 
     @property
     def gradient_is_local(self) -> bool:

@@ -130,10 +130,15 @@ class FeedbackRule:
     Attributes:
         kind: the name under which the class is written to TOML and JSON; the class's import path if not given.
         broadcasts: whether the error comes straight from the network's output, as ``step.e``.
+        is_backprop: whether W itself carries the error back, so that torch's own layer does everything.
+        owns_feedback: whether a weight of its own carries the error back, "backward_weight" in the layout of W. Phases
+            between epochs may then set it.
     """
 
     kind: ClassVar[str] = ""
     broadcasts: ClassVar[bool] = False
+    is_backprop: ClassVar[bool] = False
+    owns_feedback: ClassVar[bool] = False
     classes: ClassVar[dict[str, type[FeedbackRule]]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -165,11 +170,6 @@ class FeedbackRule:
         return {}
 
     # -- the passes ----------------------------------------------------------------------------------------------------
-
-    @property
-    def is_backprop(self) -> bool:
-        """Whether W itself carries the error back, so that torch's own layer does everything."""
-        return False
 
     @property
     def learns(self) -> bool:
@@ -236,14 +236,6 @@ class FeedbackRule:
     @property
     def aligns(self) -> bool:
         """Whether B should come to stand along W: a right angle at the end of a training is worth a warning."""
-        return False
-
-    @property
-    def owns_feedback(self) -> bool:
-        """Whether a weight of its own carries the error back, "backward_weight" in the layout of W.
-
-        Phases between epochs may then set it.
-        """
         return False
 
     def for_network(self, outputs: int | None) -> FeedbackRule:
