@@ -200,11 +200,8 @@ def imagenet_resnet(
         explicit_padding: of strided convolutions; see :func:`conv`.
     """
     blocks, bottleneck = _DEPTHS[depth]
-    inputs, modules = width, OrderedDict[str, nn.Module]()
-    if explicit_padding:
-        modules["conv1"] = PaddedConv2d(shape[0], width, 7, stride=2, border=(3, 3))
-    else:
-        modules["conv1"] = nn.Conv2d(shape[0], width, 7, stride=2, padding=3, bias=False)
+    inputs = width
+    modules = OrderedDict[str, nn.Module](conv1=conv(shape[0], width, 7, 2, explicit=explicit_padding))
     if version == 1:
         modules |= {"bn1": nn.BatchNorm2d(width), "relu": nn.ReLU(inplace=True)}
     modules["maxpool"] = nn.MaxPool2d(3, stride=2, padding=1)

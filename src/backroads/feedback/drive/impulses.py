@@ -111,7 +111,7 @@ class Impulses(Drive):
         x = x.unsqueeze(0) if op.unbatched(x) else x
         C, reach = W.shape[1], op.reach(W)
         if not reach:  # rows of a linear layer are apart
-            ones = _impulses((images * math.prod(x.shape[1:-1]), C), reach, x, generator).view(images, *x.shape[1:])
+            ones = _impulses((images * op.positions(x, W), C), reach, x, generator).view(images, *x.shape[1:])
         else:
             ones = _impulses((images, C, *x.shape[2:]), reach, x, generator)
             ones = ones.repeat(1, x.shape[1] // C, *(1,) * len(reach))  # groups see nothing of each other
@@ -129,7 +129,7 @@ class Impulses(Drive):
             return impulses_met(self.sample(x, W, images, op, generator), W, op) > 0
         # Where the layer is one matrix a row is the turn of one input, and no rows need be made.
         I = W.shape[1]  # noqa: E741
-        turns = images * (1 if op.unbatched(x) else math.prod(x.shape[1:-1]))
+        turns = images * op.positions(x, W)
         rank = torch.rand(1, I, device=W.device, generator=generator).argsort(-1)
         return rank < turns
 
