@@ -10,7 +10,7 @@ from pydantic import Field
 from backroads.errors import ConfigError, nearest
 from backroads.plasticity.rule import Finite, LocalRule
 from backroads.runs.groups import Group, merged
-from backroads.runs.settings import checked, read_toml
+from backroads.runs.settings import checked, read_run
 
 # What a learner is: settings that differ from those of "flp". Flags and TOML override them.
 LEARNERS: dict[str, dict[str, Any]] = {
@@ -264,11 +264,7 @@ def _check(config: MetaConfig) -> None:
 
 def load_config(run: Path) -> MetaConfig:
     """The settings of a meta-training from its folder; raises ConfigError for a folder that is none."""
-    if not (run / "config.toml").is_file():
-        raise ConfigError(
-            f"expected the folder of a run, and {run} has no config.toml; give the folder that --out named"
-        )
-    given = read_toml(run / "config.toml")
+    given = read_run(run)
     if "learner" not in given:
         raise ConfigError(f"expected the folder of a meta-training, and {run} is another run's")
     return resolve(given)

@@ -43,6 +43,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config: {path} is not TOML: {error}") from None
 
 
+def read_run(folder: Path, kind: str = "run") -> dict[str, Any]:
+    """The settings in the folder of a run (or study, for kind "study"); raises ConfigError if it has none."""
+    if not (folder / "config.toml").is_file():
+        raise ConfigError(
+            f"expected the folder of a {kind}, and {folder} has no config.toml; give the folder that --out named"
+        )
+    return read_toml(folder / "config.toml")
+
+
 def read_settings(source: str, kind: str = "") -> dict[str, Any]:
     """Settings from a TOML file, or from a recipe that ships with the package, by its name; raises ConfigError.
 

@@ -19,7 +19,7 @@ from backroads.errors import ConfigError, RunError
 from backroads.runs.environment import environment
 from backroads.runs.folder import write_atomically, write_json
 from backroads.runs.progress import Progress, Report
-from backroads.runs.settings import check_resume, read_toml
+from backroads.runs.settings import check_resume, read_run
 from backroads.runs.signals import Stopper
 from backroads.search.settings import GROWING, HARMLESS, SearchSettings, resolve
 from backroads.search.storage import hide_password, path_of, retrying, storage_at, url_of, without_password
@@ -70,11 +70,7 @@ def prepare(config: SearchSettings, folder: Path) -> tuple[SearchSettings, str]:
 
 def load_settings(folder: Path) -> SearchSettings:
     """The settings of the study in ``folder``; raises ConfigError if it holds none."""
-    if not (folder / "config.toml").is_file():
-        raise ConfigError(
-            f"study: expected the folder of a study, and {folder} has no config.toml; give the folder that --out named"
-        )
-    return _without_password(resolve(read_toml(folder / "config.toml")))
+    return _without_password(resolve(read_run(folder, "study")))
 
 
 def _without_password(config: SearchSettings) -> SearchSettings:

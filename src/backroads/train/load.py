@@ -9,18 +9,14 @@ import torch
 from backroads.data import Dataset
 from backroads.errors import ConfigError
 from backroads.runs import checkpoint
-from backroads.runs.settings import read_toml
+from backroads.runs.settings import read_run
 from backroads.train.build import dataset_of, make_model, method_of
 from backroads.train.settings import TrainSettings, resolve
 
 
 def load_config(run: Path) -> TrainSettings:
     """The settings of a run; raises ConfigError for a folder that is none."""
-    if not (run / "config.toml").is_file():
-        raise ConfigError(
-            f"expected the folder of a run, and {run} has no config.toml; give the folder that --out named"
-        )
-    data = read_toml(run / "config.toml")
+    data = read_run(run)
     if "compare" in data:
         raise ConfigError(f"expected the folder of a training, and {run} is that of a comparison")
     return resolve(data)
