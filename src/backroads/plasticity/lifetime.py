@@ -123,8 +123,9 @@ def predict(
     """Outputs with the weights of E lifetimes: x (E, N, ...) -> (E, N, n_out). What is not in ``weights`` is meta's."""
     if front is not None:
         x = front(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    now = {**meta, **weights}
     for layer in range(layers := count_layers(meta)):
-        x = linear(x, weights.get(f"W{layer}", meta[f"W{layer}"]), weights.get(f"b{layer}", meta[f"b{layer}"]))
+        x = linear(x, now[f"W{layer}"], now[f"b{layer}"])
         x = x.relu() if layer < layers - 1 else x
     return x
 

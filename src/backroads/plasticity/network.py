@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backroads.errors import ConfigError
+from backroads.plasticity.check import count_layers
 from backroads.plasticity.lifetime import MetaParameters, Observer, Stream, Weights, lifetime, loss_of, predict
-from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.settings import MetaConfig
 from backroads.plasticity.tasks.episode import Episodes
 
@@ -77,7 +77,7 @@ class MetaNetwork(nn.Module):
         if network.front == "conv":
             self.front = Convolutions(shape, network.channels, network.strides, generator)
             features = self.front.features
-        self.meta = nn.ParameterDict(_initial([features, *network.hidden, network.head], config, self.rule, generator))
+        self.meta = nn.ParameterDict(_initial([features, *network.hidden, network.head], config, generator))
 
     @property
     def meta_parameters(self) -> MetaParameters:
@@ -100,7 +100,7 @@ class MetaNetwork(nn.Module):
     def initial_weights(self, lifetimes: int, generator: torch.Generator) -> MetaParameters:
         """The meta-parameters of some lifetimes, with plastic weights redrawn or zero where the settings say so."""
         meta, start = dict(self.meta.items()), self.config.network.initial_weights
-        layers = sum(name.startswith("W") for name in meta)
+        layers = count_layers(meta)
         for layer in range(layers):
             if not self.rule.is_plastic(layer, layers) or start == "learned":
                 continue
@@ -136,12 +136,10 @@ class MetaNetwork(nn.Module):
         return loss_of(predict(self.meta_parameters, {}, inputs[episodes.query]), y)
 
 
-def _initial(
-    sizes: list[int], config: MetaConfig, rule: LocalRule, generator: torch.Generator
-) -> dict[str, nn.Parameter]:
+def _initial(sizes: list[int], config: MetaConfig, generator: torch.Generator) -> dict[str, nn.Parameter]:
     """Meta-parameters before meta-training: W and B Kaiming-normal (fan-in, gain sqrt 2), b and c zero."""
     meta: dict[str, Tensor] = {}
-    network, layers = config.network, len(sizes) - 1
+    network, rule, layers = config.network, config.plasticity, len(sizes) - 1
     for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
         meta[f"W{layer}"], meta[f"b{layer}"] = kaiming((n_out, n_in), generator), torch.zeros(n_out)
     for layer, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -46,9 +46,8 @@ class Episodes:
 
     def to(self, device: torch.device) -> Episodes:
         """The same, on a device."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in fields.items()}
-        return Episodes(**moved)
+        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        return dataclasses.replace(self, **moved)
 
     def first_steps(self, steps: int) -> Episodes:
         """Only the first steps; the query stays."""
