@@ -8,23 +8,23 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 
-def environment(command: list[str] | None = None) -> dict[str, Any]:
+def environment(shown: Callable[[str], str] = str) -> dict[str, Any]:
     """Versions, hardware, commit and command of this process, as plain data.
 
     Args:
-        command: the words that repeat the run; None takes those of this process.
+        shown: each word of the command as it may be written down, such as without a password.
     """
     import backroads
 
-    if command is None:
-        name = Path(sys.argv[0]).name
-        command = [*(["python", "-m", "backroads"] if name == "__main__.py" else [name]), *sys.argv[1:]]
+    name = Path(sys.argv[0]).name
+    words = [*(["python", "-m", "backroads"] if name == "__main__.py" else [name]), *sys.argv[1:]]
     commit, dirty = _commit()
     return {
         "backroads": backroads.__version__,
@@ -37,7 +37,7 @@ def environment(command: list[str] | None = None) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "command": shlex.join(command),
+        "command": shlex.join(map(shown, words)),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

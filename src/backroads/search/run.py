@@ -61,7 +61,9 @@ def prepare(config: SearchSettings, folder: Path) -> tuple[SearchSettings, str]:
                     raise ConfigError(f"{where}; {error}, and another --name") from None
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "environment.json").is_file():
-        write_json(folder / "environment.json", environment(_command()))
+        # The command as it was given, with no password among its words.
+        said = environment(lambda word: re.sub(r"\w+://\S+", lambda url: without_password(url[0])[0], word))
+        write_json(folder / "environment.json", said)
     write_atomically(folder / "config.toml", tomli_w.dumps(config.as_toml()))
     with storage_at(url) as storage:
         save_search(storage, config, folder)
@@ -123,14 +125,15 @@ def _check(workers: dict[int, subprocess.Popen[bytes]], client: StudyClient, fol
         del workers[number]
         for group in client.groups:
             client.release(group)
-        last = _last_line(folder / f"worker-{number}.log")
+        log = folder / f"worker-{number}.log"
+        last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
         if status == 2:
             raise ConfigError(last.removeprefix("backroads: "))
         if not workers and status != 0:
             how = f"signal {-status}" if status < 0 else f"status {status}"
             raise RunError(
                 f"the last worker ended by {how} ({last or 'without a message'}); no finished trial is lost, the same "
-                f"command goes on; see {folder / f'worker-{number}.log'}"
+                f"command goes on; see {log}"
             )
 
 
@@ -138,10 +141,7 @@ def _check(workers: dict[int, subprocess.Popen[bytes]], client: StudyClient, fol
 def _workers(config: SearchSettings, url: str, folder: Path) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
     """Workers of a study by number, as processes of their own. At the end they are asked to stop, and waited for."""
     threads = str(config.run.threads)
-    environment = {
-        **os.environ,
-        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads),
-    }
+    variables = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     started: dict[int, subprocess.Popen[bytes]] = {}
     try:
         for number in range(config.study.workers):
@@ -152,7 +152,7 @@ def _workers(config: SearchSettings, url: str, folder: Path) -> Iterator[dict[in
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env=environment,
+                    env=variables,
                     start_new_session=True,  # Ctrl-C reaches this process alone, which stops them
                 )
         yield started
@@ -168,18 +168,6 @@ def _workers(config: SearchSettings, url: str, folder: Path) -> Iterator[dict[in
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.is_file() else []
-    return lines[-1] if lines else ""
-
-
-def _command() -> list[str]:
-    """The words that repeat this process, with no password among them."""
-    name = Path(sys.argv[0]).name
-    words = [*(["python", "-m", "backroads"] if name == "__main__.py" else [name]), *sys.argv[1:]]
-    return [re.sub(r"\w+://\S+", lambda url: without_password(url[0])[0], word) for word in words]
 
 
 @contextlib.contextmanager
