@@ -27,72 +27,63 @@ class Operator(Protocol):
 
     def project(self, x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
         """``W x (+ bias)``."""
-        ...
 
     def pullback(self, dy: Tensor, B: Tensor, x: Tensor) -> Tensor:
         """``B^T dy``, with the shape of ``x`` (whose values are not read)."""
-        ...
+        dx, _, _ = self.backward(dy, x, B, (True, False, False))
+        assert dx is not None
+        return dx
 
     def weight_gradient(self, x: Tensor, dy: Tensor, W: Tensor) -> Tensor:
         """``sum dy x^T`` over batch and positions, with the shape of ``W`` (whose values are not read)."""
-        ...
+        _, dW, _ = self.backward(dy, x, W, (False, True, False))
+        assert dW is not None
+        return dW
 
     def backward(
         self, dy: Tensor, x: Tensor, B: Tensor, needs: tuple[bool, bool, bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """``(B^T dy, sum dy x^T, sum dy)``: errors of input, weight and bias in one call, where needed."""
-        ...
 
     def unbatched(self, x: Tensor) -> bool:
         """Whether ``x`` is one example without a batch dimension."""
-        ...
 
     def positions(self, x: Tensor, W: Tensor) -> int:
         """Number of places per example at which the map is applied; only the shapes are read."""
-        ...
 
     def pointwise(self, W: Tensor) -> bool:
         """Whether the map is one matrix, applied alike to the features at every place; see :meth:`second_moment`."""
-        ...
 
     def second_moment(self, v: Tensor, *, output: bool) -> Tensor:
         """``sum v v^T`` over batch and positions, (F, F), for v an output or an input; pointwise maps only."""
-        ...
 
     def row_squares(self, v: Tensor) -> Tensor:
         """``sum v^2`` over batch and positions, (O,), for v an output; in float32 at least."""
-        ...
 
     def overlap(self, W: Tensor) -> int:
         """The most positions at which one entry of ``x`` is met; only the shape of W is read."""
-        ...
 
     def taps(self, x: Tensor, W: Tensor) -> list[list[int]]:
         """For each axis of the kernel, at how many positions of an example each tap meets ``x`` and not its padding.
 
         The product over axes counts for a tap of the kernel. Only shapes are read.
         """
-        ...
 
     def reach(self, W: Tensor) -> tuple[int, ...]:
         """Along each axis of space, how many entries of ``x`` a receptive field spans; only the shape of W is read."""
-        ...
 
     def add_bias(self, y: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
         """``y + sign * bias``, the bias broadcast over batch and positions."""
-        ...
 
     def pooled(self, x: Tensor) -> Tensor:
         """The mean of ``x`` over its positions, (N, I); the adjoint of :meth:`spread`."""
-        ...
 
     def spread(self, v: Tensor, x: Tensor) -> Tensor:
         """A feature vector per example, (N, I), divided evenly over the positions of ``x`` and shaped like it."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearMap:
+class LinearMap(Operator):
     """``y = W x``. x: (N, ..., I) or (I,); W, B: (O, I); y: (N, ..., O) or (O,).
 
     The first dimension is the batch; further leading dimensions are positions (tokens), like a convolution's.
@@ -101,17 +92,11 @@ class LinearMap:
     def project(self, x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, W, bias)
 
-    def pullback(self, dy: Tensor, B: Tensor, x: Tensor) -> Tensor:
-        return dy @ B
-
-    def weight_gradient(self, x: Tensor, dy: Tensor, W: Tensor) -> Tensor:
-        return dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
-
     def backward(
         self, dy: Tensor, x: Tensor, B: Tensor, needs: tuple[bool, bool, bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        dx = self.pullback(dy, B, x) if needs[0] else None
-        dW = self.weight_gradient(x, dy, B) if needs[1] else None
+        dx = dy @ B if needs[0] else None
+        dW = dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1]) if needs[1] else None
         db = dy.reshape(-1, dy.shape[-1]).sum(0) if needs[2] else None
         return dx, dW, db
 
@@ -154,7 +139,7 @@ class LinearMap:
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvolutionMap:
+class ConvolutionMap(Operator):
     """Convolution in d = 1, 2 or 3 dimensions, as ``torch.nn.ConvNd`` with numeric zero padding.
 
     x: (N, I, *spatial) or (I, *spatial); W, B: (O, I/groups, *kernel); y: (N, O, *positions) or without N.
@@ -182,16 +167,6 @@ class ConvolutionMap:
 
     def _unbordered(self, x: Tensor) -> Tensor:
         return F.pad(x, [-width for width in self.border]) if self.border else x
-
-    def pullback(self, dy: Tensor, B: Tensor, x: Tensor) -> Tensor:
-        dx = self.backward(dy, x, B, (True, False, False))[0]
-        assert dx is not None
-        return dx
-
-    def weight_gradient(self, x: Tensor, dy: Tensor, W: Tensor) -> Tensor:
-        dW = self.backward(dy, x, W, (False, True, False))[1]
-        assert dW is not None
-        return dW
 
     def backward(
         self, dy: Tensor, x: Tensor, B: Tensor, needs: tuple[bool, bool, bool]

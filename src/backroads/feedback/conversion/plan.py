@@ -11,9 +11,9 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import UninitializedParameter
 
 from backroads.errors import ConversionError, nearest
-from backroads.feedback.nn.attention import MultiheadAttention
+from backroads.feedback.nn.attention import MultiheadAttention, OutputProjection
 from backroads.feedback.nn.layer import AlignedLayer
-from backroads.feedback.nn.torch_classes import BY_TORCH_CLASS
+from backroads.feedback.nn.layers import Conv1d, Conv2d, Conv3d, Linear
 from backroads.feedback.rules import as_rule
 from backroads.feedback.rules.base import FeedbackRule
 from backroads.runs.table import aligned
@@ -24,6 +24,11 @@ ROOT = "(root)"
 RuleLike = FeedbackRule | str
 Rules = RuleLike | Mapping[str, RuleLike]
 
+# Which of torch's modules become which of ours.
+BY_TORCH_CLASS: dict[type[torch.nn.Module], type[AlignedLayer] | type[MultiheadAttention]] = {
+    **{cls.torch_class: cls for cls in (Linear, Conv1d, Conv2d, Conv3d, OutputProjection)},
+    torch.nn.MultiheadAttention: MultiheadAttention,
+}
 # Modules that take errors back through a transpose of their own, and what can be done about each.
 _TRANSPORTING: dict[type[torch.nn.Module], str] = {
     torch.nn.RNNBase: "recurrent weights; write the cell with nn.Linear, which converts",

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from backroads.errors import ConversionError, StateError
-from backroads.feedback.conversion.plan import REFUSE, ROOT, Rules, make_plan
+from backroads.feedback.conversion.plan import BY_TORCH_CLASS, REFUSE, ROOT, Rules, make_plan
 from backroads.feedback.nn.attention import MultiheadAttention, Projection
 from backroads.feedback.nn.broadcast import broadcast_error
 from backroads.feedback.nn.layer import AlignedLayer
-from backroads.feedback.nn.torch_classes import BY_TORCH_CLASS
 
 M = TypeVar("M", bound=torch.nn.Module)
 _HOOKS = "_backroads_hooks"

@@ -71,20 +71,15 @@ class Drive(Part):
     def on_patches(self, W: Tensor, op: Operator, generator: torch.Generator | None) -> tuple[Activities, Operator]:
         """Activities in a phase without data, and the map that they pass through: a convolution's on single patches.
 
-        A patch is as large as the kernel, so that there is one position, no border, and rows are independent.
+        A patch is as large as the kernel, so that there is one position, no border, and rows are independent. Called
+        of drives :attr:`of_own_size` alone.
 
         Args:
             W: the layer's weight; shape, dtype and device are read.
             op: the layer's map.
             generator: on the device of W; None is torch's global one.
-
-        Raises:
-            RuleError: for a drive that needs data.
         """
-        raise RuleError(
-            f"expected a drive that needs no data and has a size of its own, such as br.WhiteNoise(images=512) or "
-            f"br.Impulses(), got {self!r}"
-        )
+        raise NotImplementedError
 
     def feedback(self, drawn: Activities, W: Tensor | None, B: Tensor, rule: WeightedSum) -> Tensor:
         """What carries the error back in this pass."""

@@ -96,8 +96,6 @@ class WhiteNoise(Drive):
         return (torch.rand(shape, dtype=x.dtype, device=x.device, generator=generator) * 2 - 1) * half_width
 
     def on_patches(self, W: Tensor, op: Operator, generator: torch.Generator | None) -> tuple[Activities, Operator]:
-        if not self.of_own_size:
-            return super().on_patches(W, op, generator)
         images = self.images or images_needed(self.rows_per_input or 1.0, W[0].numel(), [[1]])
         groups = 1
         if isinstance(op, ConvolutionMap):  # on a patch as large as the kernel: one position, no border
