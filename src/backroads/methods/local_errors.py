@@ -100,7 +100,7 @@ class LocalErrors(Method):
                     f"local_errors: expected the output of {block.end} to be (n, features), (n, positions, features) "
                     f"or (n, channels, height, width), got {('n', *block.shape)}"
                 )
-            if self._uses_sim and _channels(block.shape)[0] == 1:
+            if self.loss != "pred" and _channels(block.shape)[0] == 1:
                 raise ConfigError(f"local_errors: sim needs two features or more, {block.end} has 1; use loss='pred'")
         return LocalPlan(self, found)
 
@@ -170,7 +170,7 @@ class LocalErrors(Method):
         if state is None:
             raise UsageError("local_errors: the model has no local heads; call prepare(model, sample, generator) first")
         state.check(x, y)
-        if self._uses_sim and len(x) == 1:
+        if self.loss != "pred" and len(x) == 1:
             warnings.warn("local_errors: sim of a batch of one example teaches nothing", stacklevel=2)
         losses: list[Tensor] = []
         with state.cuts.visiting(lambda block, h: losses.append(state.heads[block](h, y))):
@@ -181,10 +181,6 @@ class LocalErrors(Method):
     def formulas(self, model: torch.nn.Module) -> dict[str, str]:
         """The local loss of each block, under the name of its first layer."""
         return {name: f"local {self.loss}" for name, module in model.named_modules() if HEAD in module._modules}
-
-    @property
-    def _uses_sim(self) -> bool:
-        return self.loss != "pred"
 
 
 class LocalHead(torch.nn.Module):

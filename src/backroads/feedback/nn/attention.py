@@ -13,10 +13,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from backroads.errors import ShapeError, UsageError
 from backroads.feedback.nn.layer import AlignedLayer
 from backroads.feedback.nn.layers import Linear
-from backroads.feedback.operators import LinearMap, Operator
 from backroads.feedback.rules.base import FeedbackRule
-
-_LINEAR = LinearMap()
 
 
 class OutputProjection(Linear):
@@ -64,10 +61,6 @@ class Projection(AlignedLayer):
         """(E,), a view, or None."""
         bias: Tensor | None = self._owner.in_proj_bias
         return None if bias is None else bias[self._bias_rows]
-
-    @property
-    def operator(self) -> Operator:
-        return _LINEAR
 
     def _check_shape(self, x: Tensor) -> None:
         if x.shape[-1] != self._features():

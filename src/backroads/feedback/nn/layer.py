@@ -11,11 +11,12 @@ from torch import Tensor
 from backroads.errors import RuleError, ShapeError
 from backroads.feedback.functional.layer import autocast_enabled, propagate, recomputing
 from backroads.feedback.nn.broadcast import attach_carrier
-from backroads.feedback.operators import Operator
+from backroads.feedback.operators import LinearMap, Operator
 from backroads.feedback.rules import as_rule, symmetric_alignment
 from backroads.feedback.rules.base import FeedbackRule, Memory, State
 
 MEMORY_KEY = "rule_memory"  # in a state dict: the counters of the rule
+_LINEAR = LinearMap()
 _CAST_BY_AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -125,8 +126,8 @@ class AlignedLayer(torch.nn.Module):
 
     @property
     def operator(self) -> Operator:
-        """The layer's linear map, for :mod:`backroads.functional`."""
-        raise NotImplementedError
+        """The layer's linear map, for :mod:`backroads.functional`: that of a matrix, unless the layer is another."""
+        return _LINEAR
 
     def operand(self, x: Tensor) -> Tensor:
         """The input as the map sees it: padded, where the padding is not zeros."""
@@ -193,7 +194,7 @@ class AlignedLayer(torch.nn.Module):
 
     def _features(self) -> int:
         """Number of features or channels of the input."""
-        raise NotImplementedError
+        return self.weight.shape[1]
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rule=({self._rule!r})"

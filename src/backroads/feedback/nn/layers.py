@@ -9,9 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from backroads.errors import ShapeError
 from backroads.feedback.nn.layer import AlignedLayer
-from backroads.feedback.operators import ConvolutionMap, LinearMap, Operator
-
-_LINEAR = LinearMap()
+from backroads.feedback.operators import ConvolutionMap, Operator
 
 
 class Linear(AlignedLayer, torch.nn.Linear):
@@ -34,19 +32,12 @@ class Linear(AlignedLayer, torch.nn.Linear):
 
     torch_class = torch.nn.Linear
 
-    @property
-    def operator(self) -> Operator:
-        return _LINEAR
-
     def _check_shape(self, x: Tensor) -> None:
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ShapeError(
                 f"Linear: expected input of shape (..., {self.in_features}), got {tuple(x.shape)}; "
                 f"the last dimension must be in_features"
             )
-
-    def _features(self) -> int:
-        return self.in_features
 
 
 class _Convolution(AlignedLayer, _ConvNd):
