@@ -30,15 +30,9 @@ class Operator(Protocol):
 
     def pullback(self, dy: Tensor, B: Tensor, x: Tensor) -> Tensor:
         """``B^T dy``, with the shape of ``x`` (whose values are not read)."""
-        dx, _, _ = self.backward(dy, x, B, (True, False, False))
-        assert dx is not None
-        return dx
 
     def weight_gradient(self, x: Tensor, dy: Tensor, W: Tensor) -> Tensor:
         """``sum dy x^T`` over batch and positions, with the shape of ``W`` (whose values are not read)."""
-        _, dW, _ = self.backward(dy, x, W, (False, True, False))
-        assert dW is not None
-        return dW
 
     def backward(
         self, dy: Tensor, x: Tensor, B: Tensor, needs: tuple[bool, bool, bool]
@@ -83,7 +77,7 @@ class Operator(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearMap(Operator):
+class LinearMap:
     """``y = W x``. x: (N, ..., I) or (I,); W, B: (O, I); y: (N, ..., O) or (O,).
 
     The first dimension is the batch; further leading dimensions are positions (tokens), like a convolution's.
@@ -92,11 +86,17 @@ class LinearMap(Operator):
     def project(self, x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, W, bias)
 
+    def pullback(self, dy: Tensor, B: Tensor, x: Tensor) -> Tensor:
+        return dy @ B
+
+    def weight_gradient(self, x: Tensor, dy: Tensor, W: Tensor) -> Tensor:
+        return dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
+
     def backward(
         self, dy: Tensor, x: Tensor, B: Tensor, needs: tuple[bool, bool, bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        dx = dy @ B if needs[0] else None
-        dW = dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1]) if needs[1] else None
+        dx = self.pullback(dy, B, x) if needs[0] else None
+        dW = self.weight_gradient(x, dy, B) if needs[1] else None
         db = dy.reshape(-1, dy.shape[-1]).sum(0) if needs[2] else None
         return dx, dW, db
 
@@ -139,7 +139,7 @@ class LinearMap(Operator):
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvolutionMap(Operator):
+class ConvolutionMap:
     """Convolution in d = 1, 2 or 3 dimensions, as ``torch.nn.ConvNd`` with numeric zero padding.
 
     x: (N, I, *spatial) or (I, *spatial); W, B: (O, I/groups, *kernel); y: (N, O, *positions) or without N.
@@ -167,6 +167,16 @@ class ConvolutionMap(Operator):
 
     def _unbordered(self, x: Tensor) -> Tensor:
         return F.pad(x, [-width for width in self.border]) if self.border else x
+
+    def pullback(self, dy: Tensor, B: Tensor, x: Tensor) -> Tensor:
+        dx, _, _ = self.backward(dy, x, B, (True, False, False))
+        assert dx is not None
+        return dx
+
+    def weight_gradient(self, x: Tensor, dy: Tensor, W: Tensor) -> Tensor:
+        _, dW, _ = self.backward(dy, x, W, (False, True, False))
+        assert dW is not None
+        return dW
 
     def backward(
         self, dy: Tensor, x: Tensor, B: Tensor, needs: tuple[bool, bool, bool]
