@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,21 +87,11 @@ def _images(folder: Path, name: str) -> list[str]:
     return found
 
 
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """What a sample of a folder's images has in common.
-
-    Attributes:
-        size: (H, W) of all of them, or None if they differ.
-        grey: whether all have one channel.
-    """
-
-    size: tuple[int, int] | None
-    grey: bool
-
-
-def sample(files: Sequence[Files]) -> Sample:
+def sample(files: Sequence[Files]) -> tuple[tuple[int, int] | None, bool]:
     """Read the headers of up to 256 images of each split.
+
+    Returns:
+        (H, W) of all of them, or None if they differ; and whether all have one channel.
 
     Raises:
         ConfigError: if none can be read, or for more than 8 bits a channel.
@@ -128,4 +117,4 @@ def sample(files: Sequence[Files]) -> Sample:
             grey = grey and mode in ("1", "L")
     if not sizes:
         raise ConfigError(f"data: expected images, and none of the sampled ones can be read; {reason}")
-    return Sample(sizes.pop() if len(sizes) == 1 else None, grey)
+    return sizes.pop() if len(sizes) == 1 else None, grey

@@ -81,19 +81,19 @@ def load_dataset(
     device, unreadable = torch.device(device), UnreadableImages(corrupt_limit)
     image_size = images.image_size if image_size is None else image_size
     if isinstance(train, Files):
-        seen = sample((train, evaluate))
-        size = seen.size if image_size is None else (image_size, image_size)
+        common, grey = sample((train, evaluate))
+        size = common if image_size is None else (image_size, image_size)
         if size is None:
             raise ConfigError(
                 "image_size: expected a size, as the images are not all of one; give one, such as image_size 224"
             )
         reading = Reading(size, resize=image_size is not None, margin=1 if image_size is None else MARGIN)
         if in_memory is None:
-            estimate = (len(train.y) + len(evaluate.y)) * (1 if seen.grey else 3) * size[0] * size[1]
-            in_memory = not images.large and seen.size is not None and estimate <= IN_MEMORY_BYTES
+            estimate = (len(train.y) + len(evaluate.y)) * (1 if grey else 3) * size[0] * size[1]
+            in_memory = not images.large and common is not None and estimate <= IN_MEMORY_BYTES
         if in_memory:
             reading = dataclasses.replace(reading, margin=1, rgb=False)
-            parts = [read_all(files, reading, seen.grey, workers, unreadable) for files in (train, evaluate)]
+            parts = [read_all(files, reading, grey, workers, unreadable) for files in (train, evaluate)]
             channels = max(part.x.shape[1] for part in parts)
             train, evaluate = (Arrays(part.x.expand(-1, channels, -1, -1), part.y) for part in parts)
     elif in_memory is False:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backroads.data.augment import Augment
 from backroads.data.parts import Arrays
-from backroads.data.source import Batches, IndexedSource
+from backroads.data.source import Batches, Source
 
 CHUNK = 1024  # images that are converted to floating point at once
 
@@ -26,7 +26,7 @@ class Normalise:
         return x.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)
 
 
-class MemorySource(IndexedSource):
+class MemorySource(Source):
     """Images in the device's memory.
 
     Args:

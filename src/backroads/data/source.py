@@ -28,7 +28,7 @@ def batches(n: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
 
 
 class Source(abc.ABC):
-    """The images of one split, with their labels.
+    """The images of one split, with their labels, any of which can be fetched by its index.
 
     Batches are pairs of x, (N, C, H, W) float32, normalised, and y, (N,) int64, both on the source's device.
 
@@ -42,7 +42,6 @@ class Source(abc.ABC):
     def __len__(self) -> int:
         """Number of images, with the unreadable ones of a folder that is decoded in every epoch."""
 
-    @abc.abstractmethod
     def train_batches(
         self,
         batch_size: int,
@@ -74,8 +73,21 @@ class Source(abc.ABC):
                 for ``last_batch`` with several processes.
             DataError: while iterating, when too many images are unreadable.
         """
+        order = epoch_order(len(self), seed, epoch)
+        left = len(self) % batch_size if last_batch else 0
+        if left and world > 1:
+            raise ConfigError(
+                f"last_batch: expected one process, got {world}, which cannot share the {left} images of the last batch"
+            )
+        steps = check_steps(len(self), batch_size, start_step, rank, world)
+        share = torch.arange(rank * batch_size // world, (rank + 1) * batch_size // world)
+        positions = torch.arange(start_step, steps)[:, None] * batch_size + share
+        whole = self._varied(order[positions], positions, seed, epoch) if len(positions) else iter(())
+        if not left:
+            return whole
+        last = torch.arange(len(self) - left, len(self))[None]
+        return itertools.chain(whole, self._varied(order[last], last, seed, epoch))
 
-    @abc.abstractmethod
     def eval_batches(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Batches:
         """Every image once over all processes, in the split's own order and not augmented; the last batch is smaller.
 
@@ -88,6 +100,18 @@ class Source(abc.ABC):
             ConfigError: at the call, for numbers that make no sense.
             DataError: while iterating, when too many images are unreadable.
         """
+        check_rank(batch_size, rank, world)
+        n = len(self)
+        share = torch.arange(n * rank // world, n * (rank + 1) // world)
+        return self._plain(share.split(max(1, batch_size // world)) if len(share) else ())
+
+    @abc.abstractmethod
+    def _varied(self, picks: Tensor, positions: Tensor, seed: int, epoch: int) -> Batches:
+        """Augmented batches of the images ``picks``, (steps, N) int64, at ``positions``, (steps, N), of the epoch."""
+
+    @abc.abstractmethod
+    def _plain(self, picks: Sequence[Tensor]) -> Batches:
+        """Batches of the images ``picks``, each (N,) int64, not augmented."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,58 +135,14 @@ class Dataset:
     class_names: tuple[str, ...]
 
 
-class IndexedSource(Source):
-    """A source that can fetch any image by its index; this class decides which images are in which batch."""
-
-    def train_batches(
-        self,
-        batch_size: int,
-        *,
-        seed: int,
-        epoch: int,
-        start_step: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        last_batch: bool = False,
-    ) -> Batches:
-        order = epoch_order(len(self), seed, epoch)
-        left = len(self) % batch_size if last_batch else 0
-        if left and world > 1:
-            raise ConfigError(
-                f"last_batch: expected one process, got {world}, which cannot share the {left} images of the last batch"
-            )
-        steps = check_steps(len(self), batch_size, start_step, rank, world)
-        share = torch.arange(rank * batch_size // world, (rank + 1) * batch_size // world)
-        positions = torch.arange(start_step, steps)[:, None] * batch_size + share
-        whole = self._varied(order[positions], positions, seed, epoch) if len(positions) else iter(())
-        if not left:
-            return whole
-        last = torch.arange(len(self) - left, len(self))[None]
-        return itertools.chain(whole, self._varied(order[last], last, seed, epoch))
-
-    def eval_batches(self, batch_size: int, *, rank: int = 0, world: int = 1) -> Batches:
-        check_rank(batch_size, rank, world)
-        n = len(self)
-        share = torch.arange(n * rank // world, n * (rank + 1) // world)
-        return self._plain(share.split(max(1, batch_size // world)) if len(share) else ())
-
-    @abc.abstractmethod
-    def _varied(self, picks: Tensor, positions: Tensor, seed: int, epoch: int) -> Batches:
-        """Augmented batches of the images ``picks``, (steps, N) int64, at ``positions``, (steps, N), of the epoch."""
-
-    @abc.abstractmethod
-    def _plain(self, picks: Sequence[Tensor]) -> Batches:
-        """Batches of the images ``picks``, each (N,) int64, not augmented."""
-
-
-class Subset(IndexedSource):
+class Subset(Source):
     """Some of the images of a source, always the same ones.
 
     Args:
         source: whose. n: how many, chosen at random.
     """
 
-    def __init__(self, source: IndexedSource, n: int) -> None:
+    def __init__(self, source: Source, n: int) -> None:
         self.source, self.chosen = source, epoch_order(len(source), 0, 0)[:n]
         self.corrupt = source.corrupt
 
@@ -177,7 +157,5 @@ class Subset(IndexedSource):
 
 
 def limited(dataset: Dataset, n: int) -> Dataset:
-    """At most ``n`` images of each split of a data set; raises ConfigError for sources that cannot be cut."""
-    if not isinstance(dataset.train, IndexedSource) or not isinstance(dataset.evaluate, IndexedSource):
-        raise ConfigError(f"limit: the images of {dataset.name} cannot be picked one by one; leave the limit out")
+    """At most ``n`` images of each split of a data set."""
     return dataclasses.replace(dataset, train=Subset(dataset.train, n), evaluate=Subset(dataset.evaluate, n))

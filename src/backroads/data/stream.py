@@ -13,13 +13,13 @@ from backroads.data.check import UnreadableImages
 from backroads.data.decode import Decoder, Reading, decode
 from backroads.data.memory import Normalise
 from backroads.data.parts import Arrays, Files
-from backroads.data.source import Batches, IndexedSource
+from backroads.data.source import Batches, Source
 from backroads.errors import DataError
 
 READ_AT_ONCE = 256  # images in a batch, where a folder is read as a whole
 
 
-class StreamSource(IndexedSource):
+class StreamSource(Source):
     """Images that are decoded when they are needed.
 
     Random resized crops are cut from the file's own pixels, by the workers; all else is done on the device, as for

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backroads.data import Dataset, load_dataset
+from backroads.data.check import check_steps
 from backroads.data.source import limited
 from backroads.errors import ConfigError
 from backroads.feedback.rules import FeedbackRule, get_rule
@@ -85,18 +86,15 @@ class Batches:
         self.data, self.batch_size, self.runtime = data, config.run.batch_size, runtime
         self.last_batch = config.data.last_batch
         parts = runtime.world * config.run.accumulate
-        if config.run.batch_size % parts:
+        if self.batch_size % parts:
             raise ConfigError(
                 f"batch_size: expected a multiple of {parts} ({runtime.world} processes, accumulate "
                 f"{config.run.accumulate}), got {self.batch_size}; the next is {-(-self.batch_size // parts) * parts}"
             )
         n = len(data.train)
-        self.steps_per_epoch = -(-n // self.batch_size) if self.last_batch else n // self.batch_size
-        if n < self.batch_size:
-            raise ConfigError(
-                f"batch_size: expected at most {len(data.train)}, the images of the training split, "
-                f"got {config.run.batch_size}"
-            )
+        self.steps_per_epoch = check_steps(n, self.batch_size, 0, runtime.rank, runtime.world)
+        if self.last_batch and n % self.batch_size:
+            self.steps_per_epoch += 1
         self._iterators: dict[int, Any] = {}
         self._present: dict[int, tuple[int, tuple[Tensor, Tensor]]] = {}
         self._probe: tuple[Tensor, Tensor] | None = None
