@@ -7,8 +7,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from backroads.contrib.spiking.settings import Drive, Neuron, check_positive
-from backroads.errors import RuleError, ShapeError
+from backroads.contrib.spiking.settings import Drive, Neuron
+from backroads.errors import ShapeError
+from backroads.feedback.checks import check_count, check_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +126,8 @@ class Circuit:
         if not 0 < own < float("inf"):
             raise ShapeError("Circuit: expected a finite W with some spread, got one whose spread is 0 or not finite")
         if spread is not None:
-            check_positive("Circuit", spread=spread)
-        if isinstance(copies, bool) or not isinstance(copies, int) or copies < 1:
-            raise RuleError(f"Circuit: copies must be a whole number >= 1, got {copies!r}")
+            check_positive("Circuit", "spread", spread)
+        check_count("Circuit", "copies", copies)
         self.neuron = Neuron() if neuron is None else neuron
         self.drive = Drive() if drive is None else drive
         self.copies, (self.groups, self.outputs, self.inputs) = copies, W.shape

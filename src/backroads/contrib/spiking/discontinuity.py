@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from backroads.contrib.spiking.circuit import Recording
-from backroads.contrib.spiking.settings import Neuron, check_positive
+from backroads.contrib.spiking.settings import Neuron
 from backroads.errors import RuleError, ShapeError
-from backroads.feedback.checks import check_number
+from backroads.feedback.checks import check_number, check_positive
 
 
 class Simulator(Protocol):
@@ -115,7 +115,8 @@ class RegressionDiscontinuity:
 
     def __post_init__(self) -> None:
         name = "RegressionDiscontinuity"
-        check_positive(name, window=self.window, onset=self.onset, bandwidth=self.bandwidth, block=self.block)
+        for field in ("window", "onset", "bandwidth", "block"):
+            check_positive(name, field, getattr(self, field))
         check_number(name, "shrinkage", self.shrinkage)
         if isinstance(self.least, bool) or not isinstance(self.least, int) or self.least < 3:
             raise RuleError(f"{name}: least must be a whole number of windows >= 3, got {self.least!r}")
@@ -168,7 +169,8 @@ class RegressionDiscontinuity:
             u = carry * u + pull * b[opened + step, unit]
             largest = torch.maximum(largest, u)
             spiked |= spikes[opened + step, unit]
-        summed, circuit = _before(recording.signal.double()), unit // inputs
+        total, circuit = recording.signal.double().cumsum(0), unit // inputs
+        summed = torch.cat([torch.zeros_like(total[:1]), total])  # of all steps before each
         mean = (summed[opened + W + 1, circuit] - summed[opened + 1, circuit]) / W
         response = mean.float() - recording.signal[opened, circuit]
 
@@ -212,9 +214,3 @@ def _windows(opens: Tensor, length: int) -> tuple[Tensor, Tensor]:
         at = (at + length).clamp_(max=T)
     opened, unit = torch.cat(found, dim=1)
     return opened, unit
-
-
-def _before(values: Tensor) -> Tensor:
-    """The sum of all rows before each row, (T + 1, ...)."""
-    total = values.cumsum(0)
-    return torch.cat([torch.zeros_like(total[:1]), total])

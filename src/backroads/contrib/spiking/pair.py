@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 
 from backroads.contrib.spiking.circuit import Cells, Filter, Recording
-from backroads.contrib.spiking.settings import Neuron, check_positive
+from backroads.contrib.spiking.settings import Neuron
 from backroads.errors import RuleError
-from backroads.feedback.checks import check_number
+from backroads.feedback.checks import check_number, check_positive
 
 
 class Pair:
@@ -52,7 +52,8 @@ class Pair:
         generator: torch.Generator | None = None,
     ) -> None:
         check_number("Pair", "correlation", correlation)
-        check_positive("Pair", std=std, tau=tau)
+        check_positive("Pair", "std", std)
+        check_positive("Pair", "tau", tau)
         if correlation > 1 or len(weights) != 2:
             raise RuleError(f"Pair: expected two weights and a correlation <= 1, got {weights!r} and {correlation!r}")
         self.neuron = Neuron() if neuron is None else neuron

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from backroads.contrib.spiking.circuit import Circuit
 from backroads.contrib.spiking.discontinuity import Evidence, RegressionDiscontinuity
-from backroads.contrib.spiking.settings import Drive, Neuron, check_positive
+from backroads.contrib.spiking.settings import Drive, Neuron
 from backroads.errors import ConversionError, RuleError, ShapeError, StateError, nearest
-from backroads.feedback.checks import check_number
+from backroads.feedback.checks import check_number, check_positive
 from backroads.feedback.conversion.swap import aligned_layers
 from backroads.feedback.nn.layer import AlignedLayer
 from backroads.metrics.angles import angle
@@ -113,7 +113,7 @@ class SpikePhase(Phase):
     patches: int = 4
 
     def __post_init__(self) -> None:
-        check_positive("SpikePhase", seconds=self.seconds)
+        check_positive("SpikePhase", "seconds", self.seconds)
         check_number("SpikePhase", "keep", self.keep)
         if self.keep > 1:
             raise RuleError(f"SpikePhase: keep must be <= 1, got {self.keep!r}")

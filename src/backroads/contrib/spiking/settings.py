@@ -9,15 +9,7 @@ import torch
 from torch import Tensor
 
 from backroads.errors import RuleError
-from backroads.feedback.checks import check_number
-
-
-def check_positive(owner: str, **values: float) -> None:
-    """Raise :class:`RuleError` unless every value is a finite number > 0."""
-    for name, value in values.items():
-        check_number(owner, name, value)
-        if value == 0:
-            raise RuleError(f"{owner}: {name} must be > 0, got {value!r}")
+from backroads.feedback.checks import check_number, check_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +49,8 @@ class Neuron:
     coupling: float = 600.0
 
     def __post_init__(self) -> None:
-        check_positive(
-            "Neuron", dt=self.dt, tau_synapse=self.tau_synapse, tau_leak=self.tau_leak, coupling=self.coupling
-        )
+        for name in ("dt", "tau_synapse", "tau_leak", "coupling"):
+            check_positive("Neuron", name, getattr(self, name))
         check_number("Neuron", "refractory", self.refractory)
         check_number("Neuron", "leak", self.leak)
         check_number("Neuron", "threshold", self.threshold, negative=True)
@@ -123,6 +114,7 @@ class Drive:
     weight: float = 4.0
 
     def __post_init__(self) -> None:
-        check_positive("Drive", **dataclasses.asdict(self))
+        for name, value in dataclasses.asdict(self).items():
+            check_positive("Drive", name, value)
         if self.fraction > 1:
             raise RuleError(f"Drive: fraction must be <= 1, got {self.fraction!r}")

@@ -17,12 +17,8 @@ from backroads.runs.results import Course, Fate
 Field = Callable[[Tensor], Tensor]
 
 
-def flow(rule: Alignment, W: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+def flow(coefficients: Sequence[float | Tensor], W: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     """(W', B'), minus the gradients of the alignment loss, for W and B (..., O, I) and C = M[x x^T] (I, I)."""
-    return _flow(tuple(rule.coefficients.values()), W, B, C)
-
-
-def _flow(coefficients: Sequence[float | Tensor], W: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     decay, amp, null, sparse, self_ = coefficients
     WC, BC = W @ C, B @ C
     dB = decay * B - amp * WC + null * (WC @ (W.mT @ B)) + sparse * BC - self_ * W
@@ -33,13 +29,13 @@ def _flow(coefficients: Sequence[float | Tensor], W: Tensor, B: Tensor, C: Tenso
 def field(rule: Alignment, C: Tensor, outputs: int, W: Tensor | None = None) -> Field:
     """The flow as a function of one vector: W and B flattened, one after the other; or B alone, if W is given."""
     check_rule(rule)
-    shape = (outputs, len(C))
+    coefficients, shape = tuple(rule.coefficients.values()), (outputs, len(C))
 
     def moving(point: Tensor) -> Tensor:
         if W is not None:
-            return flow(rule, W, point.view(shape), C)[1].flatten()
+            return flow(coefficients, W, point.view(shape), C)[1].flatten()
         w, b = point.chunk(2)
-        return torch.cat([part.flatten() for part in flow(rule, w.view(shape), b.view(shape), C)])
+        return torch.cat([part.flatten() for part in flow(coefficients, w.view(shape), b.view(shape), C)])
 
     return moving
 
@@ -50,12 +46,12 @@ def linearise(f: Field, point: Tensor) -> Tensor:
     return values[values.real.argsort(descending=True)]
 
 
-def settle(f: Field, start: Tensor, *, steps: int = 60, tolerance: float = 1e-12) -> Tensor | None:
-    """A fixed point near ``start`` by Newton's method; None if it does not converge."""
+def settle(f: Field, start: Tensor) -> Tensor | None:
+    """A fixed point near ``start`` by at most 60 steps of Newton's method; None if it does not converge."""
     point = start.clone()
-    for _ in range(steps):
+    for _ in range(60):
         value = f(point)
-        if float(value.norm()) <= tolerance * (1 + float(point.norm())):
+        if float(value.norm()) <= 1e-12 * (1 + float(point.norm())):
             return point
         # Least squares: the Jacobian has no inverse where a whole line or surface is fixed.
         point = point - torch.linalg.lstsq(torch.func.jacrev(f)(point), value[:, None], driver="gelsd").solution[:, 0]
@@ -107,10 +103,10 @@ def follow(
     h, every = time / steps, max(1, steps // keep)
     times, kept = [0.0], [(W, B)]
     for n in range(1, steps + 1):
-        k1 = _flow(c, W, B, C)
-        k2 = _flow(c, W + h / 2 * k1[0], B + h / 2 * k1[1], C)
-        k3 = _flow(c, W + h / 2 * k2[0], B + h / 2 * k2[1], C)
-        k4 = _flow(c, W + h * k3[0], B + h * k3[1], C)
+        k1 = flow(c, W, B, C)
+        k2 = flow(c, W + h / 2 * k1[0], B + h / 2 * k1[1], C)
+        k3 = flow(c, W + h / 2 * k2[0], B + h / 2 * k2[1], C)
+        k4 = flow(c, W + h * k3[0], B + h * k3[1], C)
         on = (W.square() + B.square()).sum((-1, -2), keepdim=True) <= limit**2
         new = [old + h / 6 * (a + 2 * b + 2 * d + e) for old, a, b, d, e in zip((W, B), k1, k2, k3, k4, strict=True)]
         W, B = (torch.where(on, now, old) for now, old in zip(new, (W, B), strict=True))
