@@ -24,6 +24,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from backroads.errors import StateError
+from backroads.runs.folder import write_flushed
 
 MODEL, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
 _PREFIX, _ASIDE, _DAMAGED = "step-", ".writing-", "damaged-"
@@ -195,14 +196,6 @@ def pack(tensors: dict[str, Tensor]) -> bytes:
 def unpack(content: bytes) -> dict[str, Tensor]:
     """The inverse of :func:`pack`."""
     return dict(sorted(load_tensors(content).items()))
-
-
-def write_flushed(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def flush_folder(folder: Path) -> None:

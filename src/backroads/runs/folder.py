@@ -123,10 +123,15 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a file aside and rename it, so that a reader sees the old content or the new, whoever else writes it."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        write_flushed(aside, text.encode())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_flushed(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -93,15 +93,8 @@ class Loop:
         evaluated: Callable[[int], None] = lambda step: None,
         listen: Callable[[int, Event], None] = lambda arm, event: None,
     ) -> None:
-        self.arms, self.times, self.runtime, self.stop, self.report, self.line = (
-            arms,
-            times,
-            runtime,
-            stop,
-            report,
-            line,
-        )
-        self.evaluated, self.listen = evaluated, listen
+        self.arms, self.times, self.runtime = arms, times, runtime
+        self.stop, self.report, self.line, self.evaluated, self.listen = stop, report, line, evaluated, listen
         self.step = 0
         self.failed: dict[int, Diverged] = {}
         self.resumed_from: int | None = None

@@ -48,9 +48,9 @@ class Runtime:
 
     def gathered(self, values: list[float]) -> list[list[float]]:
         """Every process's values, in all of them."""
-        found: list[Any] = [None] * self.world
         if self.world == 1:
             return [values]
+        found: list[Any] = [None] * self.world
         dist.all_gather_object(found, values, group=self.control)
         return found
 

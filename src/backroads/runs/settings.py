@@ -104,19 +104,19 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> str:
 def _nearest(place: tuple[int | str, ...], schema: type[BaseModel]) -> str:
     """The nearest setting to one that is unknown, in words, or nothing."""
     table, name = ("", *map(str, place))[-2:]
-    exact = flags(schema).get(name, ("", ""))[0]
-    if exact:
-        return f" It belongs in [{exact}]."
-    known = {field: f"{field!r} in [{group}]" if group else repr(field) for group, field in flags(schema).values()}
-    known |= {
-        flag: f"{field!r} in [{group}]" if group else repr(field) for flag, (group, field) in flags(schema).items()
-    }
+    places = flags(schema)
+    if name in places and places[name][0]:
+        return f" It belongs in [{places[name][0]}]."
     if table in groups(schema):  # most likely one of the same table
         own = nearest(name, groups(schema)[table].model_fields)
         if own:
             return own
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean {known[found[0]]}?" if found else ""
+    places = {field: (group, field) for group, field in places.values()} | places
+    found = difflib.get_close_matches(name, places, n=1, cutoff=0.5)
+    if not found:
+        return ""
+    group, field = places[found[0]]
+    return f" Did you mean {field!r} in [{group}]?" if group else f" Did you mean {field!r}?"
 
 
 def check_resume(

@@ -32,7 +32,7 @@ class Estimate:
     p: float | None = None
 
 
-def estimate(values: Iterable[float | None], level: float = LEVEL) -> Estimate:
+def estimate(values: Iterable[float | None]) -> Estimate:
     """Mean, sample standard deviation, interval and test of the numbers that are there.
 
     Example:
@@ -47,7 +47,7 @@ def estimate(values: Iterable[float | None], level: float = LEVEL) -> Estimate:
 
     mean, std = statistics.fmean(finite), statistics.stdev(finite)
     error = std / math.sqrt(n)
-    half = float(stdtrit(n - 1, 0.5 + level / 2)) * error
+    half = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * error
     same = error <= 1e-12 * abs(mean) or error == 0  # but for rounding: the test has nothing to hold the mean against
     p = None if same else 2 * float(stdtr(n - 1, -abs(mean) / error))
     return Estimate(n, mean, std, half, p)

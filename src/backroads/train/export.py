@@ -10,6 +10,7 @@ import torch
 
 from backroads.errors import ConfigError, RunError
 from backroads.runs import checkpoint
+from backroads.runs.folder import write_flushed
 from backroads.train.build import method_of
 from backroads.train.load import load_config, load_model
 
@@ -35,7 +36,7 @@ def export(run: Path, out: Path, which: str = "best", *, program: bool = True) -
     if taken:
         raise ConfigError(f"out: {out} has {', '.join(taken)} already; choose another folder, nothing was overwritten")
     config = load_config(run)
-    model, dataset, found = load_model(run, which, config=config)
+    model, dataset, found = load_model(run, config, which)
     method = method_of(config)
     x = next(iter(dataset.evaluate.eval_batches(4)))[0]
     with torch.no_grad():
@@ -62,6 +63,6 @@ def export(run: Path, out: Path, which: str = "best", *, program: bool = True) -
         except Exception as error:
             raise RunError(f"export: torch.export cannot trace this model: {error}; use --no-program") from error
         torch.export.save(made, out / "model.pt2")
-    checkpoint.write_flushed(out / "model.safetensors", checkpoint.pack(plain.state_dict()))
-    checkpoint.write_flushed(out / "model.json", (json.dumps(about, indent=2) + "\n").encode())
+    write_flushed(out / "model.safetensors", checkpoint.pack(plain.state_dict()))
+    write_flushed(out / "model.json", (json.dumps(about, indent=2) + "\n").encode())
     return about
