@@ -26,7 +26,7 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[Callable
 
 
 def test_an_import_path_is_imported_when_it_is_asked_for(shapes: Registry[Callable[..., Any]]) -> None:
-    assert shapes.names() == list(shapes) == ["line", "circle"]
+    assert list(shapes) == ["line", "circle"]
     assert "circle" in shapes
     assert "shapes_of_mine" not in sys.modules
     assert shapes.get("circle")() == shapes.resolve("circle")() == shapes.resolve("shapes_of_mine:circle")() == "round"
@@ -64,7 +64,7 @@ def test_wrong_names_are_answered(shapes: Registry[Callable[..., Any]], name: st
 def test_what_cannot_be_registered(shapes: Registry[Callable[..., Any]], name: str, entry: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         shapes.add(name, entry)
-    assert shapes.names() == ["line", "circle"]
+    assert list(shapes) == ["line", "circle"]
 
 
 def test_a_callable_gets_what_its_signature_has() -> None:

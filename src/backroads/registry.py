@@ -73,11 +73,8 @@ class Registry(Generic[T]):
         """
         return self._import(name) if ":" in name else self.get(name)
 
-    def names(self) -> list[str]:
-        """All registered names, in order of registration. Nothing is imported."""
-        return list(self._entries)
-
     def __iter__(self) -> Iterator[str]:
+        """All registered names, in order of registration. Nothing is imported."""
         return iter(self._entries)
 
     def __contains__(self, name: object) -> bool:

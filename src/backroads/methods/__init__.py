@@ -54,4 +54,4 @@ def get_method(name: str, **options: Any) -> Method:
 
 def list_methods() -> list[str]:
     """The names of all methods."""
-    return _METHODS.names()
+    return list(_METHODS)

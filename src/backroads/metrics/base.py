@@ -78,7 +78,7 @@ def get_metric(name: str) -> Metric:
 
 def list_metrics() -> list[str]:
     """The names of all metrics."""
-    return _METRICS.names()
+    return list(_METRICS)
 
 
 def quantities(metrics: Iterable[str] | None = None) -> dict[str, Quantity]:

@@ -68,7 +68,7 @@ _PARTS: dict[str, dict[str | None, type[Any]]] = {
 
 def list_rules() -> list[str]:
     """Names of all rules, for :func:`get_rule`."""
-    return _RULES.names()
+    return list(_RULES)
 
 
 def get_rule(name: str, /, **options: Any) -> FeedbackRule:
