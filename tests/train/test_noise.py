@@ -14,6 +14,7 @@ from torch import Tensor
 
 import backroads as br
 from backroads.errors import ConfigError, StateError
+from backroads.methods.feedback import Feedback
 from backroads.train.optimizers import Optimizers
 from backroads.train.settings import resolve
 
@@ -200,7 +201,7 @@ def test_an_optimiser_is_made_noisy_once() -> None:
 def test_the_trainer_puts_the_noise_where_its_settings_say(on: str) -> None:
     net = small_network("symmetric_alignment", torch.float32)
     config = resolve({"update_noise": 0.5, "update_noise_on": on, "weight_decay": 0.0, "momentum": 0.0})
-    optimizers = Optimizers(net, config, steps_per_epoch=10)
+    optimizers = Optimizers(net, config, 10, Feedback().parameter_groups(net))
     for p in net.parameters():
         p.grad = torch.zeros_like(p)
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
@@ -217,7 +218,7 @@ def test_the_trainer_puts_the_noise_where_its_settings_say(on: str) -> None:
 
 def test_noise_on_both_is_not_the_same_noise() -> None:
     net = small_network("symmetric_alignment", torch.float32)
-    optimizers = Optimizers(net, resolve({"update_noise": 1.0}), steps_per_epoch=10)
+    optimizers = Optimizers(net, resolve({"update_noise": 1.0}), 10, Feedback().parameter_groups(net))
     x, labels = batch(dtype=torch.float32)
     torch.nn.functional.cross_entropy(net(x), labels).backward()
     states = [o.state_dict() for o in (optimizers.forward, optimizers.backward) if o is not None and o.step() is None]

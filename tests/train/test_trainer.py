@@ -19,6 +19,7 @@ import backroads as br
 from backroads.errors import ConfigError, RunError
 from backroads.feedback.conversion.groups import clip_gradients, local_gradients
 from backroads.feedback.rules.alignment import MOMENTUM
+from backroads.methods.feedback import Feedback
 from backroads.runs import checkpoint
 from backroads.runs.runtime import Runtime
 from backroads.runs.schema import ArmResult, TrainingResults
@@ -27,7 +28,7 @@ from backroads.train import arm
 from backroads.train.arm import collapsed, dead
 from backroads.train.build import dataset_of, make_model, method_of, rules_of
 from backroads.train.optimizers import Optimizers, factor
-from backroads.train.settings import resolve
+from backroads.train.settings import TrainSettings, resolve
 from backroads.train.step import Stepper, evaluate, first_bad
 from backroads.train.trainer import train
 
@@ -61,7 +62,11 @@ def mlp(rule: Any = None, *, dtype: torch.dtype = torch.float64) -> torch.nn.Mod
 
 
 def stepper(model: torch.nn.Module, steps_per_epoch: int = 10, **changes: Any) -> Stepper:
-    return Stepper(model, resolve({**QUICK, **changes}), HERE, steps_per_epoch)
+    return Stepper(model, resolve({**QUICK, **changes}), HERE, steps_per_epoch, Feedback())
+
+
+def optimizers(model: torch.nn.Module, config: TrainSettings, steps_per_epoch: int = 1) -> Optimizers:
+    return Optimizers(model, config, steps_per_epoch, Feedback().parameter_groups(model))
 
 
 def batch(n: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,7 +197,7 @@ def test_scheduled_coefficients_reach_the_layers() -> None:
 
 def test_rates_follow_their_schedules() -> None:
     config = resolve({"epochs": 4, "learning_rate": 2.0, "warmup_epochs": 1.0, "schedule": "linear"})
-    rates = [Optimizers(mlp("symmetric_alignment"), config, 2).rates(step) for step in range(8)]
+    rates = [optimizers(mlp("symmetric_alignment"), config, 2).rates(step) for step in range(8)]
     fall = [1 - step / 8 for step in range(8)]
     assert [b for _, b in rates] == fall  # B does not warm up
     assert [w for w, _ in rates] == [2 * f * min(1, (step + 1) / 2) for step, f in enumerate(fall)]
@@ -214,7 +219,7 @@ def test_rates_follow_their_schedules() -> None:
     ],
 )
 def test_the_momentum_of_b_fits_the_rule(rule: str, given: float | None, expected: float) -> None:
-    made = Optimizers(mlp(rule), resolve({"momentum": 0.8, "backward_momentum": given}), 1)
+    made = optimizers(mlp(rule), resolve({"momentum": 0.8, "backward_momentum": given}))
     groups = [g for o in (made.forward, made.backward) if o is not None for g in o.param_groups]
     (of_b,) = (group for group in groups if group["name"] in ("tied", "taught"))
     assert of_b["momentum"] == expected
@@ -231,7 +236,7 @@ def test_momentum_is_not_for_pulls_to_w_beside_data_or_beyond_w() -> None:
 def test_momentum_takes_b_where_w_is_going(m: float, behind: float) -> None:
     """While W moves by u in every step, B under symmetric alignment stays (1 - m) u behind it."""
     layer = br.nn.Linear(3, 2, rule=br.rules.symmetric_alignment(1.0, 1.0), dtype=torch.float64)
-    backward = Optimizers(layer, resolve({"momentum": 0.9, "backward_momentum": m}), 1).backward
+    backward = optimizers(layer, resolve({"momentum": 0.9, "backward_momentum": m})).backward
     u = torch.arange(6.0, dtype=torch.float64).view(2, 3)
     assert backward is not None
     for step in range(6):
@@ -282,7 +287,7 @@ def test_decay_spares_vectors_unless_asked() -> None:
     model = mlp("backprop")
     for flag, decays in ((False, [0.01, 0.0]), (True, [0.01])):
         config = resolve({"weight_decay": 0.01, "decay_vectors": flag})
-        assert [g["weight_decay"] for g in Optimizers(model, config, 1).forward.param_groups] == decays
+        assert [g["weight_decay"] for g in optimizers(model, config).forward.param_groups] == decays
 
 
 def test_the_running_mean_is_what_is_evaluated() -> None:

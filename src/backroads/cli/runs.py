@@ -35,7 +35,7 @@ def evaluate(
     config = load_config(run)
     if split is not None:
         config = resolve(config.model_dump(), {"split": split})
-    model, dataset, found = load_model(run, checkpoint, config=config)
+    model, dataset, found = load_model(run, config, checkpoint)
     method = method_of(config)
     cpu = Runtime(torch.device("cpu"))
     measured = measure(lambda x: method.predict(model, x), dataset.evaluate, config, cpu)

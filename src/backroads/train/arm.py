@@ -36,32 +36,29 @@ class Sums:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._epoch = torch.zeros(3, dtype=torch.float64, device=device)
-        self._line = torch.zeros(3, dtype=torch.float64, device=device)
+        self._both = torch.zeros(2, 3, dtype=torch.float64, device=device)
 
     def add(self, done: Step) -> None:
         """Count a step in."""
-        step = torch.stack([done.loss * done.n, done.hits.double(), torch.full_like(done.loss, done.n)])
-        self._epoch += step
-        self._line += step
+        self._both += torch.stack([done.loss * done.n, done.hits.double(), torch.full_like(done.loss, done.n)])
 
     def take(self, which: str) -> list[float]:
         """[loss, right answers, examples] since the "epoch" or the "line" began, which begins anew."""
-        sums = self._epoch if which == "epoch" else self._line
+        sums = self._both[0 if which == "epoch" else 1]
         values: list[float] = sums.tolist()
         sums.zero_()
         return values
 
     def state(self) -> list[float]:
         """All six numbers."""
-        return [*self._epoch.tolist(), *self._line.tolist()]
+        values: list[float] = self._both.flatten().tolist()
+        return values
 
     def load(self, rows: list[list[float]], rank: int, world: int) -> None:
         """The inverse of :meth:`state`, from the rows of all processes; of another number of processes, their sum."""
         if len(rows) != world:
             rows = [[sum(column) for column in zip(*rows, strict=True)], *([[0.0] * 6] * (world - 1))]
-        self._epoch.copy_(torch.tensor(rows[rank][:3], dtype=torch.float64))
-        self._line.copy_(torch.tensor(rows[rank][3:], dtype=torch.float64))
+        self._both.copy_(torch.tensor(rows[rank], dtype=torch.float64).view(2, 3))
 
 
 class TrainingArm(Arm):

@@ -22,26 +22,22 @@ def load_config(run: Path) -> TrainSettings:
     return resolve(data)
 
 
-def load_model(
-    run: Path, which: str = "best", *, config: TrainSettings | None = None
-) -> tuple[torch.nn.Module, Dataset, checkpoint.Checkpoint]:
+def load_model(run: Path, config: TrainSettings, which: str) -> tuple[torch.nn.Module, Dataset, checkpoint.Checkpoint]:
     """The converted model of a run in evaluation mode on the CPU, its data, and the checkpoint it came from.
 
     Args:
-        run: its folder. which: "best" (of the evaluations) or "last". config: other settings of the data.
+        run: its folder. config: its settings, or others of the data. which: "best" (of the evaluations) or "last".
 
     With a running mean of weights, that is what is loaded.
 
     Raises:
-        ConfigError: no run. StateError: no whole checkpoint.
+        ConfigError: no such ``which``, or data that are missing. StateError: no whole checkpoint.
     """
-    config = config or load_config(run)
     if which not in ("best", "last"):
         raise ConfigError(f"checkpoint: expected 'best' or 'last', got {which!r}")
     folder = run / "checkpoints"
-    found = checkpoint.load_best(folder) if which == "best" else checkpoint.load_newest(folder, set_aside=False)[0]
-    if found is None:
-        found = checkpoint.load_best(folder)  # says what is wrong
+    last = checkpoint.load_newest(folder, set_aside=False)[0] if which == "last" else None
+    found = last or checkpoint.load_best(folder)  # which says what is wrong where there is none
     dataset = dataset_of(config, torch.device("cpu"))
     model = make_model(config, dataset, method_of(config))
     model.load_state_dict(found.state["arms"][0]["ema"] or found.model)

@@ -52,17 +52,15 @@ def noisy(
     for what, value, known in (("distribution", distribution, DISTRIBUTIONS), ("which", which, WHICH)):
         if value not in known:
             raise ConfigError(f"noisy: unknown {what} {value!r}.{nearest(str(value), known)} Known: {', '.join(known)}")
-    if which != "all" and model is None:
-        raise ConfigError(f"noisy: which={which!r} needs model=, the converted model, to tell W and B apart")
     if hasattr(optimizer, "_update_noise"):
         raise ConfigError("noisy: this optimiser is noisy already; make a new one")
-    if model is not None and which != "all":
+    chosen: set[int] | None = None
+    if which != "all":
+        if model is None:
+            raise ConfigError(f"noisy: which={which!r} needs model=, the converted model, to tell W and B apart")
         backward = {id(p) for p in backward_parameters(model)}
-        chosen = {
-            id(p) for g in optimizer.param_groups for p in g["params"] if (id(p) in backward) == (which[0] == "b")
-        }
-    else:
-        chosen = None
+        given = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        chosen = given & backward if which == "backward" else given - backward
     noise = _UpdateNoise(float(std), distribution, chosen, seed)
     optimizer._update_noise = noise  # type: ignore[attr-defined]
     optimizer.register_step_post_hook(noise.after_step)

@@ -37,20 +37,19 @@ class Optimizers:
         model: torch.nn.Module,
         config: TrainSettings,
         steps_per_epoch: int,
-        parameters: dict[str, list[torch.nn.Parameter]] | None = None,
+        parameters: dict[str, list[torch.nn.Parameter]],
     ) -> None:
         self._config, self._steps_per_epoch = config, steps_per_epoch
         of_w, of_b = config.optimizer, config.backward
-        if unknown := set(parameters or {}) - {"forward", "backward"}:
+        if unknown := set(parameters) - {"forward", "backward"}:
             raise ConfigError(
                 f"method: expected parameters in the groups 'forward' and 'backward', got {min(unknown)!r} too"
             )
         groups = param_groups(
             model, of_w.learning_rate, of_w.momentum, of_w.weight_decay, decay_vectors=of_w.decay_vectors
         )
-        if parameters is not None:
-            chosen = {id(p) for part in parameters.values() for p in part}
-            groups = [{**g, "params": [p for p in g["params"] if id(p) in chosen]} for g in groups]
+        chosen = {id(p) for part in parameters.values() for p in part}
+        groups = [{**g, "params": [p for p in g["params"] if id(p) in chosen]} for g in groups]
         auto = of_b.optimizer == "auto"
         apart = ("taught",) if auto else ("tied", "taught")
         taught = [g for g in groups if g["name"] in apart and g["params"]]

@@ -38,6 +38,8 @@ DROPS: tuple[tuple[float, float], ...] = ((30.0, 0.1), (60.0, 0.01), (80.0, 0.00
 
 # exp(88.7) is the largest power that float32 can hold, and losses are float32.
 _LARGEST_EXPONENT = 88.0
+# The smallest normal float32, because epochs are divided in float32.
+_SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ class CoefficientSchedule:
         _check_number(self, "stop", "a number from 0 to 1", low=0.0, high=1.0, advice=advice)
         _check_number(self, "cycle", "a number of epochs, at least 0", low=0.0, advice="use 0 for no cycle")
         _check_number(self, "rate", "a finite number")
-        _check_positive(self, "steps_per_epoch")
-        _check_positive(self, "epochs")
+        _check_number(self, "steps_per_epoch", "a number above 0", low=_SMALLEST)
+        _check_number(self, "epochs", "a number above 0", low=_SMALLEST)
         if 0 < self.cycle * self.steps_per_epoch < 1:
             raise ConfigError(
                 "CoefficientSchedule.cycle must be 0 or last at least a step, "
@@ -176,10 +178,18 @@ class RateSchedule:
         advice = "use 0 to switch that loss off"
         _check_number(self, "loss_rate", "a number of at least 0", low=0.0, advice=advice)
         _check_number(self, "alignment_rate", "a number of at least 0", low=0.0, advice=advice)
-        _check_optional_epochs(self, "delay_epochs")
-        _check_alternation(self)
-        _check_bool(self, "constant")
-        _check_positive(self, "steps_per_epoch")
+        if self.delay_epochs is not None:
+            _check_number(self, "delay_epochs", "a number of epochs, at least 0, or None", low=0.0)
+        freq = self.alternate_step_freq
+        if freq is not None and (not isinstance(freq, int) or isinstance(freq, bool) or freq < 1):
+            raise ConfigError(
+                "RateSchedule.alternate_step_freq must be a whole number of at least 1, or None, "
+                f"got {freq!r}; give the task steps for each alignment step, or None to take both losses at "
+                "every step"
+            )
+        if not isinstance(self.constant, bool):
+            raise ConfigError(f"RateSchedule.constant must be True or False, got {self.constant!r}; change it")
+        _check_number(self, "steps_per_epoch", "a number above 0", low=_SMALLEST)
 
     def __call__(self, step: int) -> tuple[float, float]:
         """(loss rate, alignment rate) at ``step``.
@@ -196,7 +206,9 @@ class RateSchedule:
             task = not align
         factor = 1.0
         if not self.constant:
-            factor = _drop_factor(epoch, DROPS)
+            for start, dropped in DROPS:
+                if epoch >= start:
+                    factor = dropped
         return (
             self.loss_rate * factor if task and not delayed else 0.0,
             self.alignment_rate * factor if align or delayed else 0.0,
@@ -209,15 +221,6 @@ def _float32(number: float) -> float:
 
 def _epoch(step: int, steps_per_epoch: float) -> float:
     return _float32(_float32(step) / _float32(steps_per_epoch))
-
-
-def _drop_factor(epoch: float, drops: tuple[tuple[float, float], ...]) -> float:
-    """The factor of the last drop passed, 1 before the first."""
-    factor = 1.0
-    for start, dropped in drops:
-        if epoch >= _float32(start):
-            factor = dropped
-    return factor
 
 
 def _checked_step(step: int) -> int:
@@ -247,30 +250,3 @@ def _check_number(
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if not (is_number and low <= value <= high):
         raise ConfigError(f"{type(owner).__name__}.{name} must be {expected}, got {value!r}; {advice}")
-
-
-def _check_positive(owner: object, name: str) -> None:
-    # The smallest normal float32, because epochs are divided in float32.
-    smallest = float(np.finfo(np.float32).tiny)
-    _check_number(owner, name, "a number above 0", low=smallest)
-
-
-def _check_optional_epochs(owner: object, name: str) -> None:
-    if getattr(owner, name) is not None:
-        _check_number(owner, name, "a number of epochs, at least 0, or None", low=0.0)
-
-
-def _check_alternation(owner: RateSchedule) -> None:
-    freq = owner.alternate_step_freq
-    if freq is not None and (not isinstance(freq, int) or isinstance(freq, bool) or freq < 1):
-        raise ConfigError(
-            f"{type(owner).__name__}.alternate_step_freq must be a whole number of at least 1, or None, "
-            f"got {freq!r}; give the task steps for each alignment step, or None to take both losses at "
-            "every step"
-        )
-
-
-def _check_bool(owner: object, name: str) -> None:
-    value = getattr(owner, name)
-    if not isinstance(value, bool):
-        raise ConfigError(f"{type(owner).__name__}.{name} must be True or False, got {value!r}; change it")

@@ -18,7 +18,6 @@ from backroads.feedback.conversion import aligned_layers, alignment_scale, set_c
 from backroads.feedback.conversion.groups import clip_gradients
 from backroads.feedback.primitives import PRIMITIVES
 from backroads.methods.base import Method
-from backroads.methods.feedback import Feedback
 from backroads.runs.runtime import Runtime
 from backroads.train.optimizers import Optimizers
 from backroads.train.runtime import layout, wrap
@@ -73,10 +72,9 @@ class Stepper:
         config: TrainSettings,
         runtime: Runtime,
         steps_per_epoch: int,
-        method: Method | None = None,
+        method: Method,
     ) -> None:
         self.model, self.config, self.runtime = model, config, runtime
-        method = method or Feedback()
         self.optimizers = Optimizers(model, config, steps_per_epoch, method.parameter_groups(model))
         self.wrapped = wrap(Objective(model, method, config.run.label_smoothing), config, runtime)
         self._scale: float | None = None

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -42,16 +41,7 @@ class SyncBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise by mean and variance over all processes while training, as usual otherwise."""
         if not self.training or not self.track_running_stats or dist.get_world_size() == 1:
-            return F.batch_norm(
-                input,
-                self.running_mean,
-                self.running_var,
-                self.weight,
-                self.bias,
-                self.training or not self.track_running_stats,
-                self.momentum or 0.0,
-                self.eps,
-            )
+            return super().forward(input)
         x = input.float()
         dims = [d for d in range(x.dim()) if d != 1]
         count = x.new_full((1,), float(x.numel() // x.shape[1]))
@@ -78,7 +68,7 @@ class SyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(var.to(self.running_var.dtype), rate)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        return
+        """Any number of dimensions will do."""
 
 
 def convert_batch_norms(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
