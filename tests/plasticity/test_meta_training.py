@@ -241,7 +241,8 @@ def test_interference_is_zero_where_nothing_changes_and_angles_are_those_of_geom
     config = small(initial_plasticity=0.0)
     network, tasks = made(config)
     episodes = tasks.episodes("test", 0, 1)
-    weights, inputs = network.lifetimes(episodes, network.meta_parameters)
+    inputs = network.features(episodes.inputs)
+    weights = network.lifetimes(episodes, network.meta_parameters, inputs)
     assert interference(network, network.meta_parameters, weights, episodes, inputs) == {}
     assert degrees(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])) == pytest.approx(45.0)
     assert degrees(torch.zeros(2), torch.ones(2)) is None

@@ -165,10 +165,9 @@ def write_results(client: StudyClient, folder: Path) -> Path:
     """Write results.json and the report; returns the report's path."""
     from backroads.report import write_report
     from backroads.runs.folder import write_json
-    from backroads.runs.schema import as_data
     from backroads.search.results import gather
 
-    write_json(folder / "results.json", as_data(gather(client)), indent=None)
+    write_json(folder / "results.json", gather(client), indent=None)
     return write_report(folder)
 
 

@@ -37,13 +37,12 @@ def theory(
     from backroads.runs.environment import environment
     from backroads.runs.folder import RunFolder
     from backroads.runs.progress import Progress
-    from backroads.runs.schema import as_data
 
     run_folder = RunFolder(folder, resolved.model_dump(), environment())
     try:
         with progress() as report:
             results = run(resolved, lambda what, done, total: report(Progress(done, total, _line(what, done, total))))
-        run_folder.results(as_data(results))
+        run_folder.results(results)
     finally:
         run_folder.close()
     print(_summary(results))

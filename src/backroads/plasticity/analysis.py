@@ -78,7 +78,7 @@ def _lifetime(
     with torch.no_grad():
         inputs = network.features(episodes.inputs)
         meta = network.initial_weights(1, generator)
-        network.lifetimes(episodes, meta, keep, inputs)
+        network.lifetimes(episodes, meta, inputs, keep)
     random = {name: value for name, value in untrained.meta_parameters.items() if name[0] in "Bc"}
     angles: list[dict[str, dict[str, float | None]]] = []
     for k in steps:

@@ -132,7 +132,7 @@ def _during_lifetimes(network: MetaNetwork, episodes: Episodes, parts: int, numb
         if k in ends:
             found.append(_scores(predict(meta, weights, inputs[episodes.query]), episodes))
 
-    network.lifetimes(episodes, meta, note, inputs)
+    network.lifetimes(episodes, meta, inputs, note)
     return found
 
 

@@ -114,19 +114,19 @@ class MetaNetwork(nn.Module):
         return meta
 
     def lifetimes(
-        self, episodes: Episodes, meta: MetaParameters, observe: Observer | None = None, inputs: Tensor | None = None
-    ) -> tuple[Weights, Tensor]:
-        """Live through the episodes: the weights at the end, and what the front makes of all inputs, (K, n_0)."""
-        inputs = self.features(episodes.inputs) if inputs is None else inputs
+        self, episodes: Episodes, meta: MetaParameters, inputs: Tensor, observe: Observer | None = None
+    ) -> Weights:
+        """Live through the episodes: the weights at the end. inputs: what the front makes of all inputs, (K, n_0)."""
         seen = Stream(inputs[episodes.support], episodes.y)
         segments = self.config.meta.checkpoint_segments if observe is None else 1
         weights, _ = lifetime(meta, seen, self.rule, checkpoint_segments=segments, observe=observe)
-        return weights, inputs
+        return weights
 
     def query_loss(self, episodes: Episodes, generator: torch.Generator) -> Tensor:
         """The loss of each lifetime on its query at the end, (E,): what meta-learning makes small."""
         meta = self.initial_weights(episodes.count, generator)
-        weights, inputs = self.lifetimes(episodes, meta)
+        inputs = self.features(episodes.inputs)
+        weights = self.lifetimes(episodes, meta, inputs)
         return loss_of(predict(meta, weights, inputs[episodes.query]), episodes.y_query)
 
     def supervised_loss(self, episodes: Episodes) -> Tensor:

@@ -21,7 +21,6 @@ from backroads.runs.folder import write_json
 from backroads.runs.groups import merged
 from backroads.runs.results import PromotedTrial, Promotion, Transfer, TransferCell, TransferRow
 from backroads.runs.runtime import joined
-from backroads.runs.schema import as_data
 from backroads.runs.statistics import estimate
 from backroads.search.results import best_of_groups, ranked, training_of
 from backroads.search.settings import SearchSettings
@@ -71,7 +70,7 @@ def promote(
         rows.append(PromotedTrial(record.number, record.group, record.value, own, mean.mean, mean.half))
     rows.sort(key=lambda row: -(row.mean or 0.0))
     promotion = Promotion(tuple(rows), tuple(fresh), found)
-    write_json(folder / PROMOTED, as_data(promotion), indent=None)
+    write_json(folder / PROMOTED, promotion, indent=None)
     return promotion
 
 
@@ -127,7 +126,7 @@ def transfer(
 
     rows = tuple(TransferRow(group, {model: cell(group, model) for model in models}) for group in settings)
     table = Transfer(tuple(models), rows, tuple(fresh), found)
-    write_json(folder / TRANSFERRED, as_data(table), indent=None)
+    write_json(folder / TRANSFERRED, table, indent=None)
     return table
 
 

@@ -43,7 +43,7 @@ def work(
     folder: Path | None = None,
     most: int | None = None,
     parent: int | None = None,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None],
 ) -> str:
     """Train trials of a search until none is left.
 
