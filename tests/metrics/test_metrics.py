@@ -327,6 +327,34 @@ def test_the_last_layer_gets_the_update_of_backprop_because_its_error_came_throu
     assert result["update_angle"]["8"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("stacked", [True, False])
+def test_each_projection_of_attention_has_the_angle_of_its_own_update(stacked: bool) -> None:
+    """Where torch stacks the weights of query, key and value, each is compared by its own rows."""
+    kdim, vdim = (4, 4) if stacked else (3, 5)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = nn.MultiheadAttention(4, 2, batch_first=True, kdim=kdim, vdim=vdim, dtype=torch.float64)
+    seen, goal = [rand(3, 5, n, seed=n) for n in (4, kdim, vdim)], rand(3, 5, 4)
+    model = br.convert(copy.deepcopy(plain), "feedback_alignment", generator=0)
+
+    def loss(net: nn.Module) -> Tensor:
+        return ((net(*seen)[0] - goal) ** 2).mean()
+
+    def gradients(net: nn.Module) -> dict[str, Tensor]:
+        loss(net).backward()
+        return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+
+    own, true = gradients(copy.deepcopy(model)), gradients(plain)
+    found = readings(model, lambda: loss(model))["update_angle"]
+    for place, name in enumerate("qkv"):
+        key, rows = (
+            ("in_proj_weight", slice(4 * place, 4 * place + 4)) if stacked else (f"{name}_proj_weight", slice(4))
+        )
+        assert found[name] == pytest.approx(numpy_angle(own[key][rows], true[key][rows]), abs=1e-6)
+    assert len({round(found[name], 6) for name in "qkv"}) == 3
+    assert found["out_proj"] == pytest.approx(0, abs=1e-6)
+
+
 def test_direct_feedback_is_measured_by_its_updates_alone() -> None:
     model = small_network(RULES["direct_feedback_alignment"])
     result = measure(model, task(model, *batch()))

@@ -18,7 +18,7 @@ from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.settings import IMAGES, LEARNERS, MetaConfig, resolve
 from backroads.plasticity.tasks.episode import Tasks
 from backroads.plasticity.tasks.load import load_tasks
-from backroads.plasticity.trainer import load_run, meta_gradient, meta_train, not_finite
+from backroads.plasticity.trainer import MetaTraining, load_run, meta_gradient, meta_train, not_finite
 from backroads.runs import checkpoint
 from backroads.runs.groups import groups
 from backroads.runs.progress import Progress
@@ -174,6 +174,47 @@ def test_a_meta_step_is_the_gradient_of_the_mean_query_loss() -> None:
     expected.backward()
     for name, value in meta.items():
         torch.testing.assert_close(network.meta_parameters[name].grad, value.grad)
+
+
+def test_the_rate_of_forward_weights_drops_at_its_meta_steps_and_no_other_rate_does() -> None:
+    """Meta-steps are counted from 0, and one at which the rate drops is taken at the lower rate."""
+    network, tasks = made(small(drop_steps=[2, 3], lr_forward=1e-3, lr_feedback=2e-3, lr_strength=3e-3))
+    training = MetaTraining(network, tasks)
+    seen: dict[str, list[float]] = {group: [] for group in training.optimizers}
+    for group, optimizer in training.optimizers.items():
+        optimizer.register_step_pre_hook(
+            lambda optimizer, args, kwargs, group=group: seen[group].append(optimizer.param_groups[0]["lr"])
+        )
+    for step in range(5):
+        training.step(step)
+    assert seen["forward"] == pytest.approx([1e-3, 1e-3, 0.3e-3, 0.09e-3, 0.09e-3])
+    assert seen["feedback"] == [2e-3] * 5
+    assert seen["strength"] == [3e-3] * 5
+
+
+class Repeated(Tasks):
+    """The same episodes whatever their number."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self.tasks, self.shape = tasks, tasks.shape
+
+    def episodes(self, split: Any, number: int, count: int, *, tasks: int | None = None) -> Any:
+        return self.tasks.episodes(split, 0, count, tasks=tasks)
+
+    def check(self, split: Any, tasks: int) -> None:
+        self.tasks.check(split, tasks)
+
+
+def test_every_lifetime_is_born_with_weights_of_its_own() -> None:
+    """Without plasticity, and with the same episode again and again, only the draw at birth tells lifetimes apart."""
+    network, tasks = made(small(initial_weights="random"))
+    scores = measure(network, Repeated(tasks), "test", 4).scores
+    assert len(set(scores)) == 4
+    assert measure(network, Repeated(tasks), "test", 4).scores == scores
+    episodes = tasks.episodes("train", 0, 1)
+    losses = [float(meta_gradient(network, episodes, step)) for step in (0, 1, 2, 0)]
+    assert len(set(losses)) == 3
+    assert losses[0] == losses[3]
 
 
 def test_convolutions_have_the_sizes_of_the_reference() -> None:

@@ -89,6 +89,12 @@ def test_a_rules_result_does_not_depend_on_who_else_is_compared(tmp_path: Path) 
         assert [arm.accuracy for arm in arms] == [arm.accuracy for arm in together[name]]
 
 
+def test_a_comparison_has_the_coefficients_that_were_chosen_for_its_small_network() -> None:
+    """Those of docs/defaults.md."""
+    chosen = {name: arm.rule.options for name, arm in resolve_comparison({"seeds": [0]}).arms() if arm.rule.options}
+    assert chosen == {"information_alignment": {"amp": 0.003, "null": 0.01, "decay": 0.01}}
+
+
 def test_backprop_is_added_first_and_is_the_baseline(tmp_path: Path) -> None:
     ends = run_quickly(tmp_path / "run", rules=["symmetric_alignment"])
     assert list(ends) == ["backprop", "symmetric_alignment"]

@@ -120,6 +120,39 @@ def test_data_dependent_alignment_is_averaged_over_the_parts() -> None:
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("n", [5, 14])  # in 2, 2, 1 and in 4, 4, 4, 2
+def test_parts_of_different_sizes_count_by_their_examples(n: int) -> None:
+    """The last batch of an epoch may not divide: a mean over it is that of the parts weighted by their sizes."""
+    rule = br.Alignment(amp=0.1, sparse=0.2, null=0.05, decay=0.3, self_=0.4)
+    x, y = batch(n)
+    whole, parts = mlp(rule), mlp(rule)
+    of_whole, of_parts = (stepper(m, accumulate=k).forward_backward(0, x, y) for m, k in ((whole, 1), (parts, 4)))
+    assert float(of_parts.loss) == pytest.approx(float(of_whole.loss), rel=1e-6)
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-7)  # the loss is taken in float32
+
+
+def test_every_step_draws_by_its_seed_number_and_process_and_by_nothing_else() -> None:
+    """A dropout behind a constant input shows the draws."""
+    x, y = torch.ones(20, 3, dtype=torch.float64), torch.zeros(20, dtype=torch.long)
+
+    def drawn(seed: int, step: int, rank: int, before: int = 0) -> str:
+        model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 3, dtype=torch.float64))
+        masks: list[torch.Tensor] = []
+        model[0].register_forward_hook(lambda module, args, output: masks.append(output))
+        taker = stepper(model, seed=seed)
+        taker.runtime = Runtime(torch.device("cpu"), rank=rank)
+        torch.manual_seed(before)
+        for _ in range(2):  # a repeated step draws the same
+            taker.forward_backward(step, x, y)
+        assert torch.equal(*masks)
+        return str(masks[0].flatten().tolist())
+
+    which = [(seed, step, rank) for seed in (0, 1) for step in (0, 1, 2) for rank in (0, 1)]
+    assert len({drawn(*numbers) for numbers in which}) == len(which)
+    assert drawn(1, 2, 0, before=5) == drawn(1, 2, 0, before=6)
+
+
 def test_clipping_leaves_alignment_right() -> None:
     x, y = batch()
     free, clipped = mlp("symmetric_alignment"), mlp("symmetric_alignment")
@@ -144,6 +177,18 @@ def test_clipping_scales_what_kolen_pollack_shares_and_not_its_decay(decay: floa
     for layer in (model[0], model[2]):
         expected = layer.weight.grad + decay * layer.backward_weight.detach()
         torch.testing.assert_close(layer.backward_weight.grad, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_clipping_counts_the_decay_of_all_parts_of_a_batch(accumulate: int) -> None:
+    """B follows W's clipped gradient plus its own whole decay, in however many parts the batch was computed."""
+    model = mlp(br.rules.kolen_pollack(decay=0.3))
+    taker = stepper(model, accumulate=accumulate, clip_norm=1e-3)
+    x, y = batch()
+    before = [layer.backward_weight.detach().clone() for layer in (model[0], model[2])]
+    taker.update(0, taker.forward_backward(0, x, y))
+    for layer, B in zip((model[0], model[2]), before, strict=True):
+        torch.testing.assert_close(layer.backward_weight.grad, layer.weight.grad + 0.3 * B, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

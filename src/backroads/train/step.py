@@ -98,20 +98,19 @@ class Stepper:
         if coefficients:
             set_coefficients(self.model, **coefficients)
         task, align = self._rates(step)
-        if self._learns and self._scale != align / config.run.accumulate:
-            self._scale = align / config.run.accumulate
-            alignment_scale(self.model, self._scale)
         for optimizer in (self.optimizers.forward, self.optimizers.backward):
             if optimizer is not None:
                 optimizer.zero_grad(set_to_none=True)
         losses, hits = [], []
         xs, ys = x.chunk(config.run.accumulate), y.chunk(config.run.accumulate)
         for i, (part_x, part_y) in enumerate(zip(xs, ys, strict=True)):
+            share = len(part_x) / len(x)  # parts may differ in size, or be fewer, at the end of an epoch
+            self._scale_alignment(align * share)
             quiet = self.wrapped.no_sync() if runtime.world > 1 and i + 1 < len(xs) else contextlib.nullcontext()
             with quiet:
                 with autocast(config, runtime):
                     loss, output = self.wrapped(layout(part_x, config), part_y)
-                (loss * (task * len(part_x) / len(x))).backward()
+                (loss * (task * share)).backward()
             losses.append(loss.detach().double() * len(part_x))
             hits.append((output.argmax(1) == part_y).sum())
         done = Step(torch.stack(losses).sum() / len(x), torch.stack(hits).sum(), len(x), coefficients=coefficients)
@@ -122,6 +121,7 @@ class Stepper:
         """Move the weights by the gradients that are there."""
         task, align = self._rates(step)
         if self.config.optimizer.clip_norm is not None:
+            self._scale_alignment(align)  # of all parts together
             done.gradient_norm = clip_gradients(self.model, self.config.optimizer.clip_norm)
         if task:
             self.optimizers.forward.step()
@@ -129,6 +129,12 @@ class Stepper:
             self.optimizers.backward.step()
         if self.ema is not None:
             self._average(step)
+
+    def _scale_alignment(self, scale: float) -> None:
+        """Set the factor on the alignment gradients, where it is another."""
+        if self._learns and self._scale != scale:
+            self._scale = scale
+            alignment_scale(self.model, scale)
 
     @torch.no_grad()
     def _average(self, step: int) -> None:

@@ -77,9 +77,19 @@ def test_under_adamw_symmetric_alignment_takes_the_steps_of_sgd() -> None:
 
 @pytest.mark.parametrize(
     ("rule", "momentum"),
-    [("symmetric_alignment", 0.9), ("activation_alignment", 0.7), ("weight_mirror", 0.0), ("error_broadcast", 0.0)],
+    [
+        ("symmetric_alignment", 0.9),
+        ("activation_alignment", 0.7),
+        ("weight_mirror", 0.0),
+        ("error_broadcast", 0.0),
+        # An entry that gets no impulse any more goes m + m^2 + ... = m / (1 - m) times its last step further, which
+        # ends at W and not past it up to m = 1/2.
+        ("normalised_mirror", 0.5),
+        (br.rules.normalised_mirror(error_correcting=True), 0.5),
+        (br.rules.normalised_mirror(noise="normal"), 0.0),  # momentum would add up the noise of the estimate
+    ],
 )
-def test_momentum_of_b_is_what_its_rule_stands(rule: str, momentum: float) -> None:
+def test_momentum_of_b_is_what_its_rule_stands(rule: str | br.FeedbackRule, momentum: float) -> None:
     (taught,) = (g for g in br.param_groups(small_network(rule), 0.1, 0.9) if g["name"] == "taught")
     assert (taught["lr"], taught["momentum"], taught["weight_decay"]) == (1.0, momentum, 0.0)
 

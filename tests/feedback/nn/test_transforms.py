@@ -420,6 +420,33 @@ def test_accumulated_gradients_of_micro_batches_are_those_of_the_joined_batch(na
     assert [layer.alignment_scale for _, layer in br.aligned_layers(net)] == before
 
 
+def test_scales_within_one_another_end_one_by_one():
+    """The inner one counts, and at its end, also by an error, the outer one again: dB = scale (B - W), B = W + 1."""
+    layer = br.nn.Linear(3, 2, rule=br.rules.symmetric_alignment(), dtype=torch.float64)
+    with torch.no_grad():
+        layer.backward_weight.copy_(layer.weight + 1)
+
+    def scale_in_effect():
+        layer.zero_grad()
+        layer(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+        (found,) = {round(value, 12) for value in layer.backward_weight.grad.flatten().tolist()}
+        return found
+
+    with br.alignment_scale(layer, 0.5):
+        assert scale_in_effect() == 0.5
+        with br.alignment_scale(layer, 0.25):
+            assert scale_in_effect() == 0.25
+        assert scale_in_effect() == 0.5
+        with pytest.raises(KeyError), br.alignment_scale(layer, 0.125):
+            raise KeyError
+        assert scale_in_effect() == 0.5
+    assert scale_in_effect() == 1.0
+    br.alignment_scale(layer, 0.75)  # for good
+    with br.alignment_scale(layer, 0.5):
+        pass
+    assert scale_in_effect() == 0.75
+
+
 @every_rule
 def test_a_retained_graph_gives_the_same_gradients_again(name):
     net = network(RULES[name])

@@ -244,6 +244,27 @@ def test_the_named_rules_are_the_sums_of_kunin_et_al(name: str, used: tuple[str,
     assert br.get_rule(name, reduction="mean").reduction == "mean" if used else True
 
 
+# Written down where docs/defaults.md says how each was chosen.
+CHOSEN: dict[str, dict[str, float]] = {
+    "feedback_alignment": {},
+    "kolen_pollack": {},
+    "weight_mirror": {"amp": 0.003, "decay": 0.003},
+    "information_alignment": {"amp": 0.001, "null": 0.001, "decay": 0.001},
+    "symmetric_alignment": {"decay": 1.0, "self_": 1.0},
+    "activation_alignment": {"amp": 0.5, "sparse": 0.5},
+    "normalised_mirror": {"amp": 1.0, "sparse": 1.0},  # on impulses, the whole way in a step
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_the_coefficients_of_a_named_rule_are_those_that_were_chosen(name: str) -> None:
+    rule = br.get_rule(name)
+    assert {primitive: c for primitive, c in rule.coefficients.items() if c} == CHOSEN[name]
+    part = 0.125 if name in ("weight_mirror", "information_alignment", "activation_alignment") else 1.0
+    assert isinstance(rule, br.Alignment)
+    assert rule.cadence == br.Cadence(every=1, fraction=part)
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [("symetric_alignment", "symmetric_alignment"), ("feedback", "feedback_alignment"), ("backpropp", "backprop")],
