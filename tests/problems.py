@@ -139,18 +139,34 @@ def batch(n: int = 6, dtype: torch.dtype = torch.float64, seed: int = 1) -> tupl
     return torch.randn(n, 2, 6, 6, dtype=dtype, generator=generator), torch.randint(OUTPUTS, (n,), generator=generator)
 
 
-# Methods, on plain_network(). Those of LOCAL_METHODS train each layer without any weight of a later one.
-METHODS: dict[str, Method] = {
-    "feedback": Feedback("symmetric_alignment"),
-    "feedback, mixed": Feedback({"0": "kolen_pollack", "*": "weight_mirror"}),
-    "backprop": Feedback(),
-    "local_errors": LocalErrors(),
-    "local_errors, pooled": LocalErrors(limit=30),
-    "local_errors, sim": LocalErrors("sim"),
-    "local_errors, predsim": LocalErrors("predsim", beta=0.7),
-    "local_errors, two blocks": LocalErrors(blocks=("1", "7")),
+@dataclasses.dataclass(frozen=True)
+class MethodCase:
+    """A method and what holds for it on :func:`plain_network`.
+
+    Attributes:
+        method: with its options.
+        local: after which modules the network can be cut so that no update before the cut depends on a weight after
+            it, of those with index 1, 4 and 7 (the activations); empty for methods in which later weights teach earlier
+            layers.
+        mean: whether the objective is a mean over examples, so that gradients of parts of a batch add up to the whole.
+    """
+
+    method: Method
+    local: tuple[int, ...] = ()
+    mean: bool = True
+
+
+# Every method with its defaults and variants that reach every branch. All tests of methods run over this table.
+METHODS: dict[str, MethodCase] = {
+    "feedback": MethodCase(Feedback("symmetric_alignment")),
+    "feedback, mixed": MethodCase(Feedback({"0": "kolen_pollack", "*": "weight_mirror"}), mean=False),
+    "backprop": MethodCase(Feedback()),
+    "local_errors": MethodCase(LocalErrors(), (1, 4, 7)),
+    "local_errors, pooled": MethodCase(LocalErrors(limit=30), (1, 4, 7)),
+    "local_errors, sim": MethodCase(LocalErrors("sim"), (1, 4, 7), mean=False),
+    "local_errors, predsim": MethodCase(LocalErrors("predsim", beta=0.7), (1, 4, 7), mean=False),
+    "local_errors, two blocks": MethodCase(LocalErrors(blocks=("1", "7")), (1, 7)),
 }
-LOCAL_METHODS = {name: method for name, method in METHODS.items() if isinstance(method, LocalErrors)}
 
 
 def plain_network(dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.nn.Module:

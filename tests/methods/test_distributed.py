@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from backroads.methods.base import Method
+from backroads.methods.feedback import Feedback
 
 WORLD, ROWS = 2, 8
-# Those whose objective is a mean over examples; similarities are of pairs within each process's part.
-MEANS = ["feedback", "local_errors", "local_errors, pooled", "local_errors, two blocks"]
+MEANS = [name for name, case in METHODS.items() if case.mean]
 
 
 class Objective(nn.Module):
@@ -30,7 +30,8 @@ class Objective(nn.Module):
             for seed, p in enumerate(self.model.parameters()):
                 p += 0.1 * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(seed))
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
+        torch.manual_seed(seed)  # of whatever the method draws
         return self.method.objective(self.model, x, y, F.cross_entropy)[0]
 
 
@@ -45,10 +46,10 @@ def work(rank: int, folder: str) -> None:
     try:
         x, y = (t.chunk(WORLD)[rank] for t in batch(ROWS))
         found = {}
-        for name in MEANS:
-            module = Objective(METHODS[name])
+        for name, case in METHODS.items():
+            module = Objective(case.method)
             parallel = DistributedDataParallel(module)
-            parallel(x, y).backward()
+            parallel(x, y, rank).backward()
             found[name] = gradients(module)
         torch.save(found, f"{folder}/{rank}.pt")
     finally:
@@ -62,21 +63,39 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 
+def of_parts(method: Method, seeds: tuple[int, int]) -> dict[str, Tensor]:
+    """The mean of the gradients of the parts of the batch, each by itself."""
+    found = []
+    for x, y, seed in zip(*(t.chunk(WORLD) for t in batch(ROWS)), seeds, strict=True):
+        module = Objective(method)
+        module(x, y, seed).backward()
+        found.append(gradients(module))
+    return {name: sum(of_part[name] for of_part in found) / WORLD for name in found[0]}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_have_the_mean_of_the_gradients_of_their_parts(
+    ranks: list[dict[str, dict[str, Tensor]]], name: str
+) -> None:
+    expected = of_parts(METHODS[name].method, (0, 1))
+    for of_rank in ranks:
+        torch.testing.assert_close(of_rank[name], expected, rtol=1e-10, atol=1e-13)
+
+
 @pytest.mark.parametrize("name", MEANS)
 def test_two_processes_have_the_gradients_of_one_on_the_joined_batch(
     ranks: list[dict[str, dict[str, Tensor]]], name: str
 ) -> None:
-    whole = Objective(METHODS[name])
+    whole = Objective(METHODS[name].method)
     whole(*batch(ROWS)).backward()
     for of_rank in ranks:
         torch.testing.assert_close(of_rank[name], gradients(whole), rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", [name for name in MEANS if name.startswith("local")])
-def test_gradients_accumulated_over_parts_are_those_of_the_whole_batch(name: str) -> None:
-    whole, parts = Objective(METHODS[name]), Objective(METHODS[name])
-    x, y = batch(ROWS)
-    whole(x, y).backward()
-    for part in range(2):
-        (parts(x.chunk(2)[part], y.chunk(2)[part]) / 2).backward()
-    torch.testing.assert_close(gradients(parts), gradients(whole), rtol=1e-10, atol=1e-13)
+@pytest.mark.parametrize("name", [name for name, case in METHODS.items() if not isinstance(case.method, Feedback)])
+def test_accumulated_gradients_of_parts_are_their_mean(name: str) -> None:
+    """A loss that is scaled has scaled gradients, so that parts of a batch can be weighed."""
+    module = Objective(METHODS[name].method)
+    for seed, (x, y) in enumerate(zip(*(t.chunk(WORLD) for t in batch(ROWS)), strict=True)):
+        (module(x, y, seed) / WORLD).backward()
+    torch.testing.assert_close(gradients(module), of_parts(METHODS[name].method, (0, 1)), rtol=1e-10, atol=1e-13)
