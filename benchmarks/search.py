@@ -29,9 +29,9 @@ from optuna.trial import create_trial
 
 from backroads.runs.environment import environment
 from backroads.runs.runtime import Runtime
+from backroads.search.record import Record, settled
 from backroads.search.run import client_at, prepare, search, study_in
 from backroads.search.settings import resolve
-from backroads.search.study import Record, settled
 from backroads.search.trial import load_once, run_trial
 
 # 22 steps an epoch on the training part of digits: 110 steps a trial.

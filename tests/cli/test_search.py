@@ -15,8 +15,8 @@ from cli.test_cli import backroads
 from optuna.trial import TrialState, create_trial
 
 from backroads.cli import main
+from backroads.search.record import settled
 from backroads.search.run import study_in
-from backroads.search.study import settled
 
 QUICK = ["--epochs", "6", "--batch-size", "128", "--model-options.width", "2", "--out", "study"]
 QUICK += ["--ranges.learning_rate", "[0.01, 0.05]"]  # nothing diverges, also on another network
@@ -133,15 +133,15 @@ def test_other_settings_are_refused_and_more_trials_are_not(study: Path) -> None
 
 
 def test_a_journal_is_searched_by_workers_and_reaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from backroads.search.record import ATTEMPT
     from backroads.search.run import prepare
     from backroads.search.settings import resolve
-    from backroads.search.study import ATTEMPT
     from backroads.search.worker import work
 
     settings = {"epochs": 1, "trials": 3, "storage": "journal:study.log", "model_options": {"width": 2}}
     config, url = prepare(resolve(settings), tmp_path / "study")
     with study_in(tmp_path / "study") as client:
-        dead = {ATTEMPT: {"trial": 0, "number": 0, "process": "elsewhere:999999999:0"}}
+        dead = {ATTEMPT: {"trial": 0, "number": 0, "process": "elsewhere:boot:999999999:0"}}
         client.studies["symmetric_alignment"].add_trial(create_trial(state=TrialState.RUNNING, user_attrs=dead))
     assert work(url, config.study.name, most=2, log=lambda _: None) == "enough"
     call("search", "reap", str(tmp_path / "study"))

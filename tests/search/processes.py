@@ -12,9 +12,9 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+from backroads.search.record import Record
 from backroads.search.run import client_at
 from backroads.search.settings import SearchSettings
-from backroads.search.study import Record
 
 PATIENCE = 240.0  # seconds until a test gives up; far more than it takes
 _CONTEXT: ForkServerContext = multiprocessing.get_context("forkserver")

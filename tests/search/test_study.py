@@ -19,18 +19,10 @@ from optuna.trial import TrialState, create_trial
 
 from backroads.search import study as module
 from backroads.search.process import is_gone, process_id
+from backroads.search.record import ATTEMPT, DIVERGED, INTERRUPTED, SURPLUS, Record, TrialFailed, TrialReassignedError
 from backroads.search.run import client_at
 from backroads.search.settings import resolve
-from backroads.search.study import (
-    ATTEMPT,
-    DIVERGED,
-    INTERRUPTED,
-    SURPLUS,
-    Record,
-    StudyClient,
-    TrialFailed,
-    TrialReassignedError,
-)
+from backroads.search.study import StudyClient
 
 A, B = "backprop", "feedback_alignment"  # both vary the learning rate and nothing else
 CONFIG = resolve(
@@ -43,7 +35,7 @@ CONFIG = resolve(
         "epochs": 10,
     }
 )
-GONE = "elsewhere:1:0"  # a process of another machine
+GONE = "elsewhere:boot:1:0"  # a process of another machine
 
 
 @pytest.fixture(params=["sqlite", "journal"])
@@ -267,10 +259,11 @@ def test_a_trial_of_a_process_that_died_on_this_machine_is_given_out_again(
 
 def test_a_process_is_told_from_a_later_one_of_the_same_number() -> None:
     own = process_id()
-    host, pid, _ = own.rsplit(":", 2)
+    host, machine, pid, _ = own.split(":")
     assert is_gone(own) is False
-    assert is_gone(f"{host}:{pid}:1") is True
-    assert is_gone(f"elsewhere:{pid}:1") is None
+    assert is_gone(f"{host}:{machine}:{pid}:1") is True
+    assert is_gone(f"elsewhere:{machine}:{pid}:1") is None
+    assert is_gone(f"{host}:another:{pid}:1") is None  # another container, or another machine, of the same name
 
 
 # -- what is proposed, and what is ended early ------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import torch
 
 from backroads.data import Dataset
 from backroads.runs.runtime import Runtime
+from backroads.search.record import DIVERGED, INTERRUPTED, TrialFailed
 from backroads.search.settings import resolve
-from backroads.search.study import DIVERGED, INTERRUPTED, TrialFailed
 from backroads.search.trial import load_once, run_trial
 from backroads.train.settings import TrainSettings
 from backroads.train.settings import resolve as resolve_training

@@ -14,10 +14,10 @@ from search.postgres import PASSWORD, Postgres, binaries
 from search.processes import Workers
 
 from backroads.errors import ConfigError
+from backroads.search.record import Record
 from backroads.search.run import prepare
 from backroads.search.settings import resolve
 from backroads.search.storage import FILE, storage_at
-from backroads.search.study import Record
 
 WORKERS, TRIALS = 4, 12
 SETTINGS = {

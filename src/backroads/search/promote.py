@@ -22,9 +22,10 @@ from backroads.runs.groups import merged
 from backroads.runs.results import PromotedTrial, Promotion, Transfer, TransferCell, TransferRow
 from backroads.runs.runtime import joined
 from backroads.runs.statistics import estimate
+from backroads.search.record import TrialFailed
 from backroads.search.results import best_of_groups, ranked, training_of
 from backroads.search.settings import SearchSettings
-from backroads.search.study import StudyClient, TrialFailed
+from backroads.search.study import StudyClient
 from backroads.search.trial import load_once, run_trial
 from backroads.train.settings import TrainSettings, resolve
 

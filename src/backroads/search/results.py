@@ -15,7 +15,8 @@ import tomli_w
 from backroads.errors import RunError
 from backroads.runs.folder import write_atomically
 from backroads.runs.results import SearchGroup, SearchResults, SearchTrial
-from backroads.search.study import DIVERGED, ERROR, LOST, RETRIED, Record, StudyClient, settled
+from backroads.search.record import DIVERGED, ERROR, LOST, RETRIED, Record, settled
+from backroads.search.study import StudyClient
 
 LEAST = 10  # complete trials of a group before importances are computed
 

@@ -21,9 +21,12 @@ from backroads.runs.folder import write_atomically, write_json
 from backroads.runs.progress import Progress, Report
 from backroads.runs.settings import check_resume, read_run
 from backroads.runs.signals import Stopper
+from backroads.search.faults import intact, retrying, writing
+from backroads.search.process import is_gone
+from backroads.search.record import settled
 from backroads.search.settings import GROWING, HARMLESS, SearchSettings, resolve
-from backroads.search.storage import hide_password, path_of, retrying, storage_at, url_of, without_password
-from backroads.search.study import StudyClient, load_search, save_search, settled
+from backroads.search.storage import JOURNAL, check_storage, hide_password, path_of, plain, storage_at, url_of
+from backroads.search.study import StudyClient, load_search, save_search
 
 LOOK = 0.5  # seconds between looks at the trials of up to eight groups
 FAREWELL = 30.0  # seconds that workers have to leave
@@ -52,19 +55,21 @@ def prepare(config: SearchSettings, folder: Path) -> tuple[SearchSettings, str]:
         raise ConfigError(f"out: {folder} exists, is not empty and holds no study; choose another folder")
     path = path_of(url)
     if path is None or path.is_file():
+        check_storage(url)
         with storage_at(url) as storage:
             if config.study.name in optuna.get_all_study_names(storage):
                 try:
                     check(load_search(storage, config.study.name)[0])
                 except ConfigError as error:
-                    where = f"name: {url} has a study {config.study.name!r}"
+                    where = f"name: {plain(url)} has a study {config.study.name!r}"
                     raise ConfigError(f"{where}; {error}, and another --name") from None
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "environment.json").is_file():
-        # The command as it was given, with no password among its words.
-        said = environment(lambda word: re.sub(r"\w+://\S+", lambda url: without_password(url[0])[0], word))
-        write_json(folder / "environment.json", said)
-    write_atomically(folder / "config.toml", tomli_w.dumps(config.as_toml()))
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "environment.json").is_file():
+            # The command as it was given, but for the URL, which may have a password: it is among the settings.
+            said = environment(lambda word: re.sub(r"(?s)://.*", "://…", word))
+            write_json(folder / "environment.json", said)
+        write_atomically(folder / "config.toml", tomli_w.dumps(config.as_toml()))
     with storage_at(url) as storage:
         save_search(storage, config, folder)
     return config, url
@@ -98,10 +103,16 @@ def search(config: SearchSettings, folder: Path, report: Report) -> str:
     with client_at(url, config) as client:
         for group in client.groups:  # trials of workers that died with an earlier search
             client.release(group)
-        seen = len(settled(client.all_records()))
+        records = client.all_records()
+        seen = len(settled(records))
+        running = [record.process for record in records if record.outcome == "running" and record.process is not None]
+        elsewhere = sorted({process.split(":")[0] for process in running if is_gone(process) is None})
+        if elsewhere and url.startswith(JOURNAL):  # which has no heartbeats
+            line = f"trials are running elsewhere ({', '.join(elsewhere)}); if their workers have died:"
+            report(Progress(seen, config.search.trials, f"{line} backroads search reap {folder} --host HOST"))
         with Stopper() as stopper, _workers(config, url, folder) as workers:
             while True:
-                done = settled(retrying(client.all_records, config.study.patience))
+                done = settled(client.all_records())
                 complete = [record.value or 0.0 for record in done if record.outcome == "complete"]
                 best = f"; best {100 * max(complete):.2f} %" if complete else ""
                 for n, record in enumerate(done[seen:], seen + 1):
@@ -175,7 +186,9 @@ def client_at(url: str, config: SearchSettings) -> Iterator[StudyClient]:
     """A client of the search at a URL, closed at the end; raises ConfigError, RunError."""
     options = {"heartbeat": config.study.heartbeat, "grace": config.study.grace, "retries": config.study.retries}
     with storage_at(url, **options, patience=config.study.patience) as storage:
-        yield retrying(lambda: StudyClient(storage, config), config.study.patience)
+        with intact(f"study {config.study.name!r}"):
+            client = retrying(lambda: StudyClient(storage, config), config.study.patience)
+        yield client
 
 
 @contextlib.contextmanager
@@ -183,9 +196,7 @@ def study_in(folder: Path) -> Iterator[StudyClient]:
     """A client of the search in ``folder``; raises ConfigError, RunError."""
     config = load_settings(folder)
     url = url_of(config.study.storage, folder)
-    path = path_of(url)
-    if path is not None and not path.is_file():
-        raise ConfigError(f"study: {folder} has no {path.name}; has the search begun?")
+    check_storage(url)
     with storage_at(url) as storage:
         load_search(storage, config.study.name)
     with client_at(url, config) as client:

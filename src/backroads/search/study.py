@@ -14,91 +14,45 @@ workers and storage.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import datetime
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
+from pydantic import BaseModel, ConfigDict
 
 from backroads.errors import ConfigError, nearest
+from backroads.search.faults import intact, retrying
 from backroads.search.process import is_gone, process_id
+from backroads.search.record import (
+    ATTEMPT,
+    INTERRUPTED,
+    OUTCOME,
+    SURPLUS,
+    Record,
+    TrialFailed,
+    TrialReassignedError,
+    counting,
+    record_of,
+    settled,
+)
 from backroads.search.settings import SearchSettings, resolve
-from backroads.search.storage import experimental, retrying
+from backroads.search.storage import experimental
 
 SETTINGS, FOLDER = "settings", "folder"  # attributes of the Optuna study that bears the search's name
-ATTEMPT, OUTCOME = "attempt", "outcome"  # attributes of a trial: who works on it for which trial; why it failed
-DIVERGED, ERROR, LOST = "diverged", "error", "lost"
-SETTLED = ("complete", "pruned", DIVERGED, ERROR, LOST)
-INTERRUPTED, SURPLUS, RETRIED = "interrupted", "surplus", "retried"  # ends that settle nothing
 
 
-class TrialFailed(Exception):
-    """Ends a trial without a value: ``kind`` is DIVERGED, ERROR, INTERRUPTED or SURPLUS."""
+class _Search(BaseModel):
+    model_config = ConfigDict(strict=True)
 
-    def __init__(self, kind: str, reason: str = "") -> None:
-        super().__init__(kind)
-        self.kind, self.reason = kind, reason[:500]
-
-
-class TrialReassignedError(Exception):
-    """The trial was given to another worker: this one had sent no heartbeat for too long."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """A trial of a group.
-
-    Attributes:
-        group: name of its rule or subset. trial: as Optuna keeps it. outcome: one of SETTLED, or INTERRUPTED, SURPLUS
-            or RETRIED (its worker died, and it was queued again), or "running" or "waiting".
-    """
-
-    group: str
-    trial: FrozenTrial
-    outcome: str
-
-    @property
-    def number(self) -> int:
-        """The trial's number in its group; an attempt after a failed one has the first attempt's."""
-        return int(self.trial.user_attrs.get(ATTEMPT, {}).get("trial", self.trial.number))
-
-    @property
-    def process(self) -> str | None:
-        """The process that works on it, or did; None for one that has not begun."""
-        found = self.trial.user_attrs.get(ATTEMPT, {})
-        return str(found["process"]) if found.get("number") == self.trial.number else None
-
-    @property
-    def reason(self) -> str:
-        """Why it failed; empty if it did not."""
-        return str(self.trial.user_attrs.get(OUTCOME, {}).get("reason", "")) if self.trial.state.name == "FAIL" else ""
-
-    @property
-    def seconds(self) -> float | None:
-        """How long it took; None if it has not ended."""
-        start, end = self.trial.datetime_start, self.trial.datetime_complete
-        return None if start is None or end is None else (end - start).total_seconds()
-
-    def __str__(self) -> str:
-        value = "" if self.value is None else f" {100 * self.value:.2f} %"
-        reason = f" ({self.reason})" if self.reason else ""
-        return f"trial {self.number} [{self.group}] {self.outcome}{value}{reason}"
-
-    @property
-    def value(self) -> float | None:
-        """Its validation accuracy, a fraction; of a trial that did not complete, the last one reported."""
-        last = self.trial.last_step
-        if self.trial.value is None and last is not None:
-            return self.trial.intermediate_values[last]
-        return self.trial.value
+    settings: str
+    folder: str
 
 
 def save_search(storage: BaseStorage, config: SearchSettings, folder: Path) -> None:
@@ -109,37 +63,23 @@ def save_search(storage: BaseStorage, config: SearchSettings, folder: Path) -> N
 
 
 def load_search(storage: BaseStorage, name: str) -> tuple[SearchSettings, Path]:
-    """The settings of a search, and its folder where it began; raises ConfigError with the nearest name."""
-    found = {study.study_name: study.user_attrs for study in storage.get_all_studies() if SETTINGS in study.user_attrs}
+    """The settings of a search, and its folder where it began.
+
+    Raises:
+        ConfigError: the storage has none of this name, with the nearest one. RunError: what is stored is damaged.
+    """
+    with intact("the storage's list of studies"):
+        studies = storage.get_all_studies()
+    found = {study.study_name: study.user_attrs for study in studies if SETTINGS in study.user_attrs}
     if name not in found:
         known = ", ".join(found) or "none"
         raise ConfigError(f"study: the storage has none called {name!r}.{nearest(name, found)} It has: {known}")
-    return resolve(json.loads(found[name][SETTINGS])), Path(found[name][FOLDER])
-
-
-def settled(records: Iterable[Record]) -> list[Record]:
-    """Those of some trials that are settled, in the order in which they ended."""
-    done = [record for record in records if record.outcome in SETTLED]
-    return sorted(done, key=lambda r: (r.trial.datetime_complete or datetime.datetime.max, r.group, r.trial.number))
-
-
-def counting(records: Iterable[Record]) -> list[Record]:
-    """Those of some trials that count as planned ones: settled, being trained, or waiting to be tried again."""
-    return [record for record in records if record.outcome in (*SETTLED, "running", "waiting")]
-
-
-def outcome_of(trial: FrozenTrial, retries: int) -> str:
-    """How a trial ended: see :class:`Record`.
-
-    Args:
-        retries: how often a trial is tried again after its worker has died.
-    """
-    if trial.state != TrialState.FAIL:
-        return trial.state.name.lower()
-    if OUTCOME in trial.user_attrs:
-        return str(trial.user_attrs[OUTCOME]["kind"])
-    with experimental():
-        return LOST if len(RetryHeartbeatStaleTrialCallback.retry_history(trial)) >= retries else RETRIED
+    with intact(f"study {name!r}"):
+        stored = _Search(settings=found[name][SETTINGS], folder=found[name][FOLDER])
+        settings = json.loads(stored.settings)
+        if not isinstance(settings, dict):
+            raise TypeError(f"expected a table of settings, got {settings!r}")
+    return resolve(settings), Path(stored.folder)
 
 
 class StudyClient:
@@ -180,8 +120,9 @@ class StudyClient:
         return found
 
     def _read(self, group: str) -> list[Record]:
-        trials = self.studies[group].get_trials(deepcopy=False)
-        return [Record(group, trial, outcome_of(trial, self.config.study.retries)) for trial in trials]
+        with intact(f"the trials of {group}"):
+            trials = retrying(lambda: self.studies[group].get_trials(deepcopy=False), self.config.study.patience)
+        return [record_of(group, trial, self.config.study.retries) for trial in trials]
 
     def all_records(self) -> list[Record]:
         """The trials of all groups."""
@@ -248,7 +189,7 @@ class StudyClient:
 
     def _begin(self, group: str, trial: optuna.Trial) -> Record:
         """Put this process's name to a trial; raises TrialFailed if enough others count."""
-        first = trial.user_attrs.get(ATTEMPT, {}).get("trial", trial.number)
+        first = self._read(group)[trial.number].number
         attempt = {"trial": first, "number": trial.number, "process": process_id()}
         trial.set_user_attr(ATTEMPT, attempt)
         records = self._read(group)
@@ -282,7 +223,7 @@ class StudyClient:
         Args:
             dead: whether the process of a trial is known to have died by other means.
         """
-        with experimental():
+        with experimental(), intact(f"the heartbeats of {group}"):
             optuna.storages.fail_stale_trials(self.studies[group])
         now, freed = time.monotonic(), []
         for record in self.records(group):

@@ -17,7 +17,7 @@ from backroads.data import Dataset
 from backroads.runs import checkpoint
 from backroads.runs.loop import Loop
 from backroads.runs.runtime import Runtime
-from backroads.search.study import DIVERGED, INTERRUPTED, TrialFailed, TrialReassignedError
+from backroads.search.record import DIVERGED, INTERRUPTED, TrialFailed, TrialReassignedError
 from backroads.train.arm import TrainingArm
 from backroads.train.build import Batches, dataset_of
 from backroads.train.settings import TrainSettings

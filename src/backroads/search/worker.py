@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -18,21 +19,15 @@ from backroads.data import Dataset
 from backroads.errors import BackroadsError, RunError
 from backroads.runs.runtime import Runtime, joined
 from backroads.runs.signals import Stopper
+from backroads.search.faults import reason_of, retrying
+from backroads.search.record import ERROR, INTERRUPTED, SURPLUS, Record, TrialFailed, TrialReassignedError
 from backroads.search.run import client_at
 from backroads.search.settings import SearchSettings
-from backroads.search.storage import retrying, storage_at
-from backroads.search.study import (
-    ERROR,
-    INTERRUPTED,
-    SURPLUS,
-    Record,
-    StudyClient,
-    TrialFailed,
-    TrialReassignedError,
-    load_search,
-)
+from backroads.search.storage import check_storage, hide_password, storage_at
+from backroads.search.study import StudyClient, load_search
 from backroads.search.trial import load_once, run_trial
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 IDLE = 0.5  # seconds between looks, while others train all trials that are left
 
 
@@ -60,6 +55,8 @@ def work(
     Raises:
         ConfigError: settings or data are wrong. RunError: the storage does not answer.
     """
+    url = hide_password(url)
+    check_storage(url)
     with storage_at(url) as storage:
         config, own = load_search(storage, name)
     if folder is None and own.is_dir():
@@ -102,7 +99,7 @@ class _Worker:
                 # The connection broke within a transaction. The trial is found later: it has no heartbeat.
                 record, broken = None, broken + 1
                 if broken > 10:
-                    raise RunError(f"the storage failed repeatedly: {error}") from None
+                    raise RunError(f"the storage failed repeatedly: {reason_of(error)}") from None
             if record is None:
                 time.sleep(IDLE)
             elif record.outcome == INTERRUPTED:
@@ -163,8 +160,10 @@ class _Worker:
         except (TrialFailed, TrialReassignedError, optuna.TrialPruned, RunError, StorageInternalError, SQLAlchemyError):
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL:  # no fault of the trial's
+                raise RunError(f"cannot write a checkpoint: {error.strerror}; no finished trial is lost") from error
             reason = str(error) if isinstance(error, BackroadsError) else f"{type(error).__name__}: {error}"
-            reason = reason.partition("\n")[0]
+            reason = reason.partition("\n")[0].removesuffix(": ")
             if self.runtime.world > 1:  # the processes are no longer at the same place
                 raise RunError(f"trial {number} of {group}: {reason}") from error
             raise TrialFailed(ERROR, reason) from error
