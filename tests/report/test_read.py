@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from report.folders import FEW, FOLDERS, comparison, meta, search, training
-from report.pages import page_of, section, summary, table
+from report.pages import labels, page_of, section, summary, table, words
 
 from backroads.errors import ConfigError
-from backroads.report import write_meta_report, write_report
-from backroads.report.curve import Thinned, over_layers, over_seeds, through
+from backroads.report import text, write_meta_report, write_report
+from backroads.report.curve import COLUMNS, Log, Numbers, line, merged, over_layers, over_seeds, through
 from backroads.report.read import read_record
-from backroads.runs.schema import Readings, Start, Step, as_data
+from backroads.runs.schema import Evaluation, Event, Readings, Speed, Start, Step, as_data
 
 
 def change(path: Path, **changes: Any) -> None:
@@ -165,30 +169,134 @@ def test_numbers_that_are_not_finite_are_missing(tmp_path: Path) -> None:
         events.write('{"event": "step", "step": 40, "loss": NaN, "learning_rate": Infinity, "new": 1}\n')
     arm = read_record(folder).arms[0]
     assert arm.steps.last["loss"] is None
-    assert arm.steps.missing("loss") == 1
+    assert arm.steps.lost["loss"] == 1
 
 
-def test_a_log_of_any_length_becomes_few_points_that_are_its_means(tmp_path: Path) -> None:
-    log, values = Thinned(10), [float(n % 7) for n in range(1000)]
-    for n, value in enumerate(values):
-        log.add(n, {"a": value, "b": None if n % 2 else 1.0})
+def by_column(x: Numbers, y: Numbers, columns: int) -> dict[int, tuple[float, ...]]:
+    """First, lowest, highest and last value in each of equally wide columns over the places of the whole log."""
+    found: dict[int, list[float]] = {}
+    for place, value in zip(x, y, strict=True):
+        found.setdefault(int(place / (LENGTH - 1) * columns), []).append(value)
+    return {column: (own[0], min(own), max(own), own[-1]) for column, own in found.items()}
+
+
+LENGTH = 50_000
+
+
+def test_the_points_of_a_long_log_fill_each_column_of_a_figure_as_all_of_them_do() -> None:
+    random = np.random.default_rng(0)
+    log, values = Log(), random.normal(size=LENGTH).cumsum()
+    values[31_234] = 1e4  # a spike of one line
+    for n, value in enumerate(values.tolist()):
+        log.add(n, {"a": value, "b": None if n % 2 else 1.0, "late": 2.0} if n > 9 else {"a": value, "b": 3.0})
     found = log.curve("a")
-    size = log.size
-    assert len(found.x) <= 20
-    assert size == 64
-    expected = [statistics.mean(values[n : n + size]) for n in range(0, 1000, size)]
-    assert list(found.y) == pytest.approx(expected)
-    assert found.x[0] == pytest.approx((size - 1) / 2)
-    assert log.last == {"a": values[-1], "b": None}
-    assert log.missing("b") == 500
-    assert set(log.curve("b").y) == {1.0}
+    assert len(found.x) <= 4 * (COLUMNS + 1)
+    assert by_column(np.array(found.x), np.array(found.y), COLUMNS) == by_column(log.places, values, COLUMNS)
+    assert set(zip(found.x, found.y, strict=True)) <= set(enumerate(values.tolist()))
+    assert (found.x[0], found.x[-1], max(found.y)) == (0, LENGTH - 1, 1e4)
+    assert log.last == {"a": values[-1], "b": None, "late": 2.0}
+    assert (log.lost["b"], log.lost["a"]) == ((LENGTH - 10) // 2, 0)
+    assert np.isnan(log.values("late")[:10]).all()
+    assert log.curve("late").known[0] == (10, 2.0)
+    assert log.curve("none").known == []
 
-    folder = training(epochs=1)
-    folder.results = None
-    folder.events += [Step(41 + n, loss=1.0) for n in range(20_000)]
-    arm = read_record(folder.write(tmp_path)).arms[0]
-    assert len(arm.steps.points) <= 480
-    assert write_report(tmp_path).stat().st_size < 120_000
+
+def test_a_gap_of_a_long_log_stays_a_gap() -> None:
+    x, y = np.arange(10_000.0), np.ones(10_000)
+    y[4_000:6_000] = np.nan
+    curve = line(x, y)
+    holes = [place for place, value in zip(curve.x, curve.y, strict=True) if value != value]
+    assert 4_000 <= holes[0] < holes[-1] < 6_000
+    assert holes[-1] - holes[0] > 1_900
+
+
+def test_seeds_of_long_logs_are_joined_place_by_place() -> None:
+    logs = [Log(), Log()]
+    for n in range(5_000):
+        logs[0].add(n, {"a": float(n), "b": 1.0})
+        if n % 2 == 0:
+            logs[1].add(n, {"a": n + 2.0, "b": 3.0})
+    found = merged(logs, ["a", "b"], together=True)
+    assert found["a"].x == found["b"].x
+    assert len(found["a"].x) <= 4 * (COLUMNS + 1)
+    for x, a, b, low in zip(found["a"].x, found["a"].y, found["b"].y, found["a"].low, strict=True):
+        # Two values 2 apart have the sample deviation sqrt(2); at odd places there is one seed alone.
+        assert (a, b) == ((x, 1.0) if x % 2 else (x + 1, 2.0))
+        assert math.isnan(low) if x % 2 else low == pytest.approx(x + 1 - math.sqrt(2))
+
+
+def long_log(folder: Path, events: int) -> tuple[list[float], list[float], list[float]]:
+    """Write the log of a training with so many events; returns its losses, test accuracies and speeds."""
+    run = training(epochs=1)
+    run.results = None
+    run.write(folder)
+    random, steps = np.random.default_rng(1), events * 98 // 100
+    losses = (0.1 + 2.3 * np.exp(-np.arange(steps) / steps * 5) * random.lognormal(0, 0.1, steps)).tolist()
+    accuracies, speeds = random.uniform(0.5, 0.9, events // 100).tolist(), random.normal(2400, 100, steps).tolist()
+    with (folder / "events.jsonl").open("w") as file, (folder / "system.jsonl").open("w") as system:
+        file.write(json.dumps({"event": "start", **as_data(run.of(Start)[0])}) + "\n")
+        for n, loss in enumerate(losses):
+            rates = {"learning_rate": 0.1 * (1 - n / steps), "backward_rate": 1.0, "gradient_norm": loss}
+            found: list[Event] = [Step(n + 1, 0, (n + 1) / 98, loss, 0.5, **rates, coefficients={"amp": 0.1})]
+            if n % 98 == 97:
+                epoch = n // 98 + 1
+                accuracy = accuracies[epoch - 1]
+                found.append(Readings(n + 1, {"weight_angle": dict.fromkeys(FEW, 90 * loss / 3)}, epoch=epoch))
+                found.append(Evaluation(n + 1, epoch, 0, loss, 0.5, loss, accuracy, 0.95))
+            file.writelines(json.dumps({"event": one.kind, **as_data(one)}) + "\n" for one in found)
+            speed = Speed(n + 1, speeds[n], 50.0, 1800.0)
+            system.write(json.dumps({"event": "speed", **as_data(speed)}) + "\n")
+    return losses, accuracies, speeds
+
+
+def test_what_is_said_of_a_long_log_comes_from_all_of_it(tmp_path: Path) -> None:
+    losses, accuracies, speeds = long_log(tmp_path, 20_000)
+    best, page = max(range(len(accuracies)), key=lambda n: accuracies[n]), page_of(tmp_path)
+    assert f"; the best, {text.percent(accuracies[best])} %, after epoch {best + 1};" in summary(page)
+    assert f"{text.percent(accuracies[-1])} % test accuracy after epoch {len(accuracies)}" in summary(page)
+    assert f"{text.number(statistics.median(speeds))} examples a second" in words(page.one("p", class_="facts"))
+    first, last = text.number(losses[0]), text.number(losses[-1])
+    end = text.plain(len(losses) / 98)
+    assert f"Training loss from {first} at epoch 0.01 to {last} at epoch {end}." in labels(section(page, "loss"))[0]
+    assert len(page.text) < 1_000_000
+
+
+LONG = """
+import resource, sys, time
+from pathlib import Path
+from backroads.report import write_report
+began = time.process_time()
+write_report(Path(sys.argv[1]))
+print(time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_the_report_of_a_long_log_takes_seconds_and_little_memory(tmp_path: Path) -> None:
+    long_log(tmp_path, 200_000)
+    done = subprocess.run([sys.executable, "-c", LONG, str(tmp_path)], check=True, capture_output=True, text=True)
+    seconds, megabytes = map(float, done.stdout.split())
+    assert seconds < 10
+    assert megabytes < 300
+    assert (tmp_path / "report.html").stat().st_size < 1_000_000
+
+
+def test_many_evaluations_are_few_points_too(tmp_path: Path) -> None:
+    run = comparison(["backprop", "feedback_alignment"], seeds=2, epochs=1)
+    run.results, start = None, run.of(Start)[0]
+    run.events = [start]
+    for epoch in range(3_000):
+        run.events += [
+            Evaluation(epoch, epoch, arm, 0.5, 0.5, None if epoch % 2 else 0.1, 0.25 + 0.1 * arm) for arm in range(4)
+        ]
+    page = page_of(run, tmp_path)
+    assert (tmp_path / "report.html").stat().st_size < 500_000
+    accuracy = {name: cells[0] for name, cells in table(section(page, "results")).items()}
+    assert {name: cell.split()[0] for name, cell in accuracy.items()} == {
+        "backprop": "30.0",
+        "feedback alignment": "50.0",
+    }
+    assert "seed 0, epoch 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23 and 1488 more" in section(page, "loss").text
 
 
 def test_bands_are_sample_deviations_over_seeds_and_ranges_over_layers() -> None:

@@ -6,13 +6,15 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+import numpy as np
+
 from backroads.report import figure, text
-from backroads.report.curve import Curve, over_seeds, through
+from backroads.report.curve import Curve, merged, through
 from backroads.report.figure import BEHIND, DASHED, PLAIN, Look
 from backroads.report.page import Block, Cell, Figure, Headline, Page, Pairs, Rows, Section, Table
 from backroads.report.parts import course, headline, key, loss_axis, metric_sections, panels, title
 from backroads.report.read import ArmRecord, Record
-from backroads.runs.schema import ArmResult, Evaluation, TrainingResults
+from backroads.runs.schema import ArmResult, TrainingResults
 from backroads.runs.statistics import Estimate, RuleSummary, summarise
 
 Arms = Mapping[str, Sequence[ArmRecord]]
@@ -31,7 +33,7 @@ def comparison_page(record: Record) -> Page:
     colours = {name: PLAIN.colour if name == baseline else figure.look(others.index(name)).colour for name in arms}
     told = _summary(results, rows)
     formulas = [(name, " · ".join(dict.fromkeys(own[0].arm.formulas.values())) or name) for name, own in arms.items()]
-    epochs = sorted({float(epoch) for arm in record.arms for epoch in arm.evaluations})
+    epochs = sorted(set().union(*(arm.evaluations.x for arm in record.arms)))
     model = record.setting("model")
     facts = [
         model if isinstance(model, str) else None,
@@ -61,8 +63,7 @@ def results_so_far(record: Record) -> TrainingResults:
     """What the results would be if the run ended now."""
     split, arms = record.setting("split"), []
     for arm in record.arms:
-        last = list(arm.evaluations.values())[-1:] if arm.diverged is None else []
-        accuracy = last[0].eval_accuracy if last else None
+        accuracy = arm.evaluations.last.get("eval_accuracy") if arm.diverged is None else None
         readings = {metric: log.last for metric, log in arm.readings.items()}
         status: Literal["finished", "diverged"] = "finished" if arm.diverged is None else "diverged"
         arms.append(ArmResult(arm.arm.name, arm.arm.seed, status, arm.step, accuracy=accuracy, readings=readings))
@@ -141,27 +142,28 @@ def _line(row: RuleSummary, baseline: str | None, colour: str, most: float) -> l
     return [Cell(_name(row.name), warning=note), accuracy, *middle, time]
 
 
-def _evaluated(arms: Arms, pick: Callable[[Evaluation], float | None]) -> dict[str, Curve]:
-    """The mean of what is picked over the seeds, by epoch."""
-    return {
-        name: over_seeds({float(one.epoch): pick(one) for one in arm.evaluations.values()} for arm in own)
-        for name, own in arms.items()
-    }
+def _evaluated(arms: Arms, key: str) -> dict[str, Curve]:
+    """The mean over the seeds of one number of the evaluations, by epoch."""
+    return {name: merged([arm.evaluations for arm in own], [key])[key] for name, own in arms.items()}
 
 
-def _missing(arms: Arms, epochs: Sequence[float], pick: Callable[[Evaluation], float | None]) -> list[str]:
-    """A sentence for each rule of which some seeds have no finite value at some epochs."""
+def _missing(arms: Arms, epochs: Sequence[float], *keys: str) -> list[str]:
+    """A sentence for each rule of which some seeds lack one of these numbers at some epochs."""
     notes = []
     for name, own in arms.items():
-        known = [{epoch for epoch, one in arm.evaluations.items() if pick(one) is not None} for arm in own]
-        lost = [sorted({int(epoch) for epoch in epochs} - found) for found in known]
-        said = [f"seed {arm.arm.seed}, epoch {text.ranges(gone)}" for arm, gone in zip(own, lost, strict=True) if gone]
+        said = []
+        for arm in own:
+            log = arm.evaluations
+            # Before training there is no training loss.
+            there = [~np.isnan(log.values(key)) | ((log.places == 0) & (key == "train_loss")) for key in keys]
+            lost = np.setdiff1d(epochs, log.places[np.logical_and.reduce(there)]).astype(int).tolist()
+            said += [f"seed {arm.arm.seed}, epoch {text.ranges(lost)}"] if lost else []
         notes += [f"{name}: not finite: {'; '.join(said)}. Mean and band are over the others."] if said else []
     return notes
 
 
 def _accuracy(arms: Arms, colours: Colours, baseline: str | None, split: str, epochs: Sequence[float]) -> Figure:
-    curves = _evaluated(arms, lambda one: one.eval_accuracy)
+    curves = _evaluated(arms, "eval_accuracy")
     base = [(through(curves[baseline].known), BEHIND)] if baseline in curves and len(curves) > 1 else []
     shown = {}
     for name, curve in curves.items():
@@ -169,19 +171,19 @@ def _accuracy(arms: Arms, colours: Colours, baseline: str | None, split: str, ep
         shown[name] = [*(base if name != baseline else []), (curve, Look(colours[name]))], told
     grey = " The baseline’s mean is grey." if base else ""
     caption = text.caption("compared_accuracy", Split=text.capital(split), grey=grey)
-    notes = _missing(arms, epochs, lambda one: one.eval_accuracy)
+    notes = _missing(arms, epochs, "eval_accuracy")
     return Figure(caption, panels(shown, figure.accuracy_scale(list(curves.values())), epochs), notes=notes)
 
 
 def _loss(arms: Arms, colours: Colours, split: str, epochs: Sequence[float]) -> Figure:
-    train, evaluated = _evaluated(arms, lambda one: one.train_loss), _evaluated(arms, lambda one: one.eval_loss)
+    train, evaluated = _evaluated(arms, "train_loss"), _evaluated(arms, "eval_loss")
     scale = figure.loss_scale([*train.values(), *evaluated.values()])
     shown = {}
     for name, colour in colours.items():
         told = f"mean {split} loss {course(evaluated[name], 'epoch')}; training loss {course(train[name], 'epoch')}"
         shown[name] = [(train[name], Look(colour, DASHED.dashes)), (evaluated[name], Look(colour))], told
     looks = {f"{split} loss": PLAIN, "training loss": DASHED}
-    notes = _missing(arms, epochs, lambda one: one.eval_loss if one.epoch == 0 or one.train_loss is not None else None)
+    notes = _missing(arms, epochs, "eval_loss", "train_loss")
     caption = text.caption("compared_loss") + loss_axis(scale)
     return Figure(caption, panels(shown, scale, epochs), key=key(looks), notes=notes)
 

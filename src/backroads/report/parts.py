@@ -7,13 +7,16 @@ import signal
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from backroads.report import figure, text
-from backroads.report.curve import Curve, over_layers, over_seeds
+from backroads.report.curve import Curve, merged, over_layers
 from backroads.report.figure import OVERVIEW, PLAIN, Look, Scale, Series, look
 from backroads.report.page import Block, Figure, Headline, Panel, Problem, Section, Text
 from backroads.report.read import ArmRecord, Record
 from backroads.runs.quantity import Quantity
 
+MAPPED = 120  # columns of a map
 LINES = 4  # layers that get a line each; more become a map, or their median
 NAMED = 12  # of layers, files and so on, in a sentence or a list
 
@@ -116,10 +119,11 @@ def metric_sections(record: Record, arms: Mapping[str, Sequence[ArmRecord]]) -> 
 def _metric(record: Record, arms: Mapping[str, Sequence[ArmRecord]], metric: str, quantity: Quantity) -> Block:
     x, format = axis_name(record), functools.partial(text.measured, quantity=quantity)
     by_rule: dict[str, dict[str, Curve]] = {}
-    for rule, own in arms.items():
-        logs = [arm.readings[metric] for arm in own if metric in arm.readings]
-        found = {layer: [log.curve(layer) for log in logs] for log in logs for layer in log.names}
-        means = {layer: over_seeds(dict(zip(c.x, c.y, strict=True)) for c in curves) for layer, curves in found.items()}
+    read = {rule: [arm.readings[metric] for arm in own if metric in arm.readings] for rule, own in arms.items()}
+    names = dict.fromkeys(layer for logs in read.values() for log in logs for layer in log.columns)
+    for rule, logs in read.items():
+        own = [name for name in names if any(name in log.columns for log in logs)]
+        means = merged(logs, own, together=len(names) > LINES)
         by_rule[rule] = {_layer(layer): Curve(mean.x, mean.y) for layer, mean in means.items() if mean.known}
     shown = {rule: curves for rule, curves in by_rule.items() if curves}
     if not shown:
@@ -130,17 +134,18 @@ def _metric(record: Record, arms: Mapping[str, Sequence[ArmRecord]], metric: str
     looks = {layer: look(n) for n, layer in enumerate(layers)} if len(layers) <= LINES else {}
     caption = f"{quantity.about} {_meaning(quantity, scale)}".strip()
     if len(arms) == 1:
-        (curves,), (own,) = shown.values(), arms.values()
-        lost = [_layer(layer) for layer in own[0].readings[metric].names if own[0].readings[metric].missing(layer)]
+        (curves,), (one,) = shown.values(), arms.values()
+        lost = [_layer(layer) for layer, lines in one[0].readings[metric].lost.items() if lines]
         notes = [f"{text.some(lost, 6)}: not finite at some measurements."] if lost else []
         high = [layer for layer, curve in curves.items() if quantity.unit == "degrees" and (curve.last or 0.0) >= 85]
         if high:
             many = f"{len(high)} of {text.counted(len(curves), 'layer')}"
             caption += f" At 85° or more when last measured: {many}: {text.some(high, NAMED)}."
         if not looks:
-            first, rows = next(iter(curves.values())), [curve.y for curve in curves.values()]
-            label = _range(quantity, curves, x, format)
-            drawing = figure.heat(label, first.x, rows, scale, x, y="layer")
+            label, places = _range(quantity, curves, x, format), next(iter(curves.values())).x
+            shown_at = np.unique(np.linspace(0, len(places) - 1, MAPPED).round().astype(int))
+            rows = [np.array(line)[shown_at].tolist() for line in (places, *(curve.y for curve in curves.values()))]
+            drawing = figure.heat(label, rows[0], rows[1:], scale, x, y="layer")
             return Figure(caption + text.caption("map", x=x), overview=drawing, notes=notes)
         each = {layer: (curve, looks[layer]) for layer, curve in curves.items()}
         caption += f" One line per layer against {x}, with the last value."

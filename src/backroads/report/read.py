@@ -7,6 +7,7 @@ names file, line and field. A last line that was cut off, as a killed run leaves
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from backroads.errors import ConfigError
-from backroads.report.curve import Thinned
+from backroads.report.curve import Log
 from backroads.runs import results, schema
 from backroads.runs.quantity import Quantity
 
@@ -35,6 +36,9 @@ BESIDE: Mapping[str, Any] = {
     "analysis.json": results.MetaAnalysis,
 }
 _RATES = ("learning_rate", "backward_rate", "gradient_norm")
+_EVALUATED = ("step", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "eval_top5")
+_KIND = re.compile(rb'\s*\{"event": "(\w+)"')  # as a run writes a line
+_AT_ONCE = {kind.encode(): adapter for kind, adapter in schema.EVENTS.items() if kind != schema.Start.kind}
 
 
 @dataclass
@@ -45,14 +49,15 @@ class ArmRecord:
         steps: loss, rates and coefficients (``coefficient NAME``) by step.
         losses: loss by epoch.
         readings: by metric, the numbers of each layer by epoch (by step where a run has no epochs).
+        evaluations: the numbers of :class:`backroads.runs.schema.Evaluation`, and "step", by epoch.
         skipped: steps so far whose gradient was not finite.
     """
 
     arm: schema.Arm
-    steps: Thinned = field(default_factory=Thinned)
-    losses: Thinned = field(default_factory=lambda: Thinned(60))  # a dashed line with more points looks solid
-    readings: dict[str, Thinned] = field(default_factory=dict)
-    evaluations: dict[int, schema.Evaluation] = field(default_factory=dict)
+    steps: Log = field(default_factory=Log)
+    losses: Log = field(default_factory=Log)
+    readings: dict[str, Log] = field(default_factory=dict)
+    evaluations: Log = field(default_factory=Log)
     diverged: schema.Diverged | None = None
     step: int = 0
     skipped: int = 0
@@ -61,17 +66,20 @@ class ArmRecord:
         """Take in one event."""
         self.step = max(self.step, event.step)
         if isinstance(event, schema.Step):
-            named = {name: getattr(event, name) for name in _RATES if getattr(event, name) is not None}
-            coefficients = {f"coefficient {name}": value for name, value in event.coefficients.items()}
-            self.steps.add(event.step, {"loss": event.loss, **named, **coefficients})
+            values = {"loss": event.loss, **{name: getattr(event, name) for name in _RATES}}
+            for name, value in event.coefficients.items():
+                values[f"coefficient {name}"] = value
+            self.steps.add(event.step, values)
             self.losses.add(event.step if event.epoch is None else event.epoch, {"loss": event.loss})
             self.skipped = event.skipped
         elif isinstance(event, schema.Readings):
             for metric, by_layer in event.values.items():
-                log = self.readings.setdefault(metric, Thinned(60))
+                log = self.readings.setdefault(metric, Log())
                 log.add(event.step if event.epoch is None else event.epoch, by_layer)
         elif isinstance(event, schema.Evaluation):
-            self.evaluations[event.epoch] = event
+            if self.evaluations.x and self.evaluations.x[-1] == event.epoch:
+                self.evaluations.undo()  # a run that ended within an epoch and then went on to its end
+            self.evaluations.add(event.epoch, {name: getattr(event, name) for name in _EVALUATED})
         elif isinstance(event, schema.Diverged):
             self.diverged = event
 
@@ -99,7 +107,7 @@ class Record:
     start: schema.Start | None = None
     arms: list[ArmRecord] = field(default_factory=list)
     lifetimes: list[schema.Lifetimes] = field(default_factory=list)
-    speeds: Thinned = field(default_factory=Thinned)
+    speeds: Log = field(default_factory=Log)
     memory_mb: float = 0.0
     corrupt: int = 0
     resumes: list[schema.Resumed] = field(default_factory=list)
@@ -250,6 +258,9 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _event(line: bytes, where: str) -> Any:
     """The event in a line; None for a kind that is not known here."""
+    begins = _KIND.match(line)
+    if begins is not None and begins[1] in _AT_ONCE:  # without parsing it twice: logs are long
+        return _validated(_AT_ONCE[begins[1]], line, where)
     data = _parsed(line, where)
     kind = data.get("event")
     if not isinstance(kind, str):

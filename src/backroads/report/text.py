@@ -112,15 +112,16 @@ def some(words: Sequence[str], most: int) -> str:
     return listing(words) if len(words) <= most else listing([*words[:most], f"{len(words) - most} more"])
 
 
-def ranges(numbers: Sequence[int]) -> str:
-    """Sorted whole numbers with runs joined: ``3, 6–15``."""
+def ranges(numbers: Sequence[int], most: int = 12) -> str:
+    """Sorted whole numbers with runs joined: ``3, 6–15``; beyond so many runs the other numbers are counted."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}{DASH}{run[-1]}" for run in runs)
+    shown = [str(run[0]) if len(run) == 1 else f"{run[0]}{DASH}{run[-1]}" for run in runs[:most]]
+    return ", ".join(shown) + (f" and {sum(map(len, runs[most:]))} more" if runs[most:] else "")
 
 
 def setting(value: object) -> str:

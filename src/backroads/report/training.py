@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from backroads.report import figure, parts, text
-from backroads.report.curve import Curve, through
-from backroads.report.figure import EVALUATED, TRAINED, Look
+from backroads.report.curve import Log, line
+from backroads.report.figure import EVALUATED, TRAINED
 from backroads.report.page import Block, Cell, Figure, Page, Panel, Problem, Rows, Section, Table, Text
 from backroads.report.read import ArmRecord, Record
 from backroads.runs.schema import ArmResult, ByLayer
@@ -50,35 +52,39 @@ def training_page(record: Record) -> Page:
 
 def _accuracy(record: Record, arm: ArmRecord, split: str) -> str:
     """The last accuracy, and the best one if that is another epoch's."""
-    known = [(one.eval_accuracy, one) for one in arm.evaluations.values() if one.eval_accuracy is not None]
-    if not known:
-        return "nothing was evaluated yet" if not arm.evaluations else f"no {split} accuracy is finite"
-    last, event = known[-1]
-    words = f"{text.percent(last)}{text.NBSP}% {split} accuracy"
-    if event.epoch == 0:
+    log = arm.evaluations
+    accuracy, epochs, top5 = log.values("eval_accuracy"), log.places, log.values("eval_top5")
+    known = np.flatnonzero(~np.isnan(accuracy))
+    if not len(known):
+        return f"no {split} accuracy is finite" if len(epochs) else "nothing was evaluated yet"
+    end = known[-1]
+    words = f"{text.percent(accuracy[end])}{text.NBSP}% {split} accuracy"
+    if epochs[end] == 0:
         return f"{words} before training"
-    words += "" if record.status == "finished" else f" after epoch {event.epoch}"
-    best, best_event = max(((a, e) for a, e in known if e.epoch > 0), key=lambda one: one[0])
-    if best_event.epoch == event.epoch:
+    words += "" if record.status == "finished" else f" after epoch {epochs[end]:.0f}"
+    trained = known[epochs[known] > 0]
+    best = trained[accuracy[trained].argmax()]
+    if best == end:
         words += ", the best of its epochs"
     else:
-        also = "also " if text.percent(best) == text.percent(last) else ""
-        words += f"; the best, {also}{text.percent(best)}{text.NBSP}%, after epoch {best_event.epoch}"
-    top5 = event.eval_top5 if any((e.eval_top5 or 1.0) < 1 for _, e in known) else None  # 1 with five classes or fewer
-    return words + ("" if top5 is None else f"; top-5 {text.percent(top5)}{text.NBSP}%")
+        also = "also " if text.percent(accuracy[best]) == text.percent(accuracy[end]) else ""
+        words += f"; the best, {also}{text.percent(accuracy[best])}{text.NBSP}%, after epoch {epochs[best]:.0f}"
+    shown = (top5[known] < 1).any() and not np.isnan(top5[end])  # 1 with five classes or fewer
+    return words + (f"; top-5 {text.percent(top5[end])}{text.NBSP}%" if shown else "")
 
 
 def _facts(record: Record) -> list[str | None]:
     start, results = record.start, record.ended
     assert start is not None
-    speeds = [speed for _, speed in record.speeds.curve("speed").known]
+    speeds = record.speeds.values("speed")
+    speeds = speeds[~np.isnan(speeds)]
     again = [str(resume.step) for resume in record.resumes]
     seconds = None if results is None else results.seconds
     return [
         None if start.parameters is None else f"{start.parameters:,} parameters",
         None if start.train_examples is None else f"{start.train_examples:,} training examples",
         None if start.eval_examples is None else f"{start.eval_examples:,} for evaluation",
-        f"{text.number(statistics.median(speeds))} examples a second" if speeds else None,
+        f"{text.number(float(np.median(speeds)))} examples a second" if len(speeds) else None,
         f"{record.memory_mb:,.0f} MiB of memory at most" if record.memory_mb else None,
         f"taken up again at step {text.some(again, 3)}" if again else None,
         None if seconds is None else text.duration(seconds) + (" since then" if again else ""),
@@ -103,49 +109,51 @@ def _problems(record: Record) -> list[Problem]:
 
 
 def _accuracy_figure(arm: ArmRecord, split: str) -> Block:
-    found = list(arm.evaluations.values())
-    if not found:
+    log = arm.evaluations
+    if not log.x:
         return Text("Nothing was evaluated yet.")
-    evaluated = through((one.epoch, one.eval_accuracy) for one in found)
-    trained = through((one.epoch, one.train_accuracy) for one in found if one.epoch > 0)
+    evaluated, begun = log.curve("eval_accuracy"), log.places > 0
+    trained = line(log.places[begun], log.values("train_accuracy")[begun])
     shown = {f"{split} accuracy": (evaluated, EVALUATED), "training accuracy": (trained, TRAINED)}
     scale, caption = figure.accuracy_scale([evaluated, trained]), text.caption("accuracy", split=split)
-    return parts.overview(caption, shown, scale, "epoch", "accuracy, %", text.percent, _lost(shown))
+    notes = _lost(f"{split} accuracy", log, "eval_accuracy") + _lost("training accuracy", log, "train_accuracy", begun)
+    return parts.overview(caption, shown, scale, "epoch", "accuracy, %", text.percent, notes)
 
 
 def _loss_figure(record: Record, arm: ArmRecord, split: str) -> Block:
-    x = parts.axis_name(record)
-    evaluated = through((one.epoch if x == "epoch" else one.step, one.eval_loss) for one in arm.evaluations.values())
-    trained, lost = arm.losses.curve("loss"), arm.losses.missing("loss")
+    x, log = parts.axis_name(record), arm.evaluations
+    places = log.places if x == "epoch" else log.values("step")
+    evaluated, trained = line(places, log.values("eval_loss")), arm.losses.curve("loss")
     if not evaluated.x and not trained.x:
         return Text("No loss was measured yet.")
     shown = {f"{split} loss": (evaluated, EVALUATED), "training loss": (trained, TRAINED)}
     scale = figure.loss_scale([evaluated, trained])
-    means = f"as means of {arm.losses.size} lines of the log" if arm.losses.size > 1 else "by lines of the log"
-    caption = text.caption("loss", x=x, split=split, means=means) + parts.loss_axis(scale)
-    notes = _lost({f"{split} loss": (evaluated, EVALUATED)})
+    caption = text.caption("loss", x=x, split=split) + parts.loss_axis(scale)
+    notes, lost = _lost(f"{split} loss", log, "eval_loss"), arm.losses.lost["loss"]
     notes += [f"training loss: not finite in {text.counted(lost, 'line')} of the log."] if lost else []
     return parts.overview(caption, shown, scale, x, "loss", notes=notes)
 
 
-def _lost(shown: Mapping[str, tuple[Curve, Look]]) -> list[str]:
-    """A sentence for each curve that has no finite value at some epochs."""
-    lost = {name: [int(x) for x, y in zip(c.x, c.y, strict=True) if y != y] for name, (c, _) in shown.items()}
-    return [f"{name}: not finite at epoch{'s' * (len(e) > 1)} {text.ranges(e)}." for name, e in lost.items() if e]
+def _lost(name: str, log: Log, key: str, among: Any = True) -> list[str]:
+    """A sentence if some evaluations, of those ``among`` which a number is expected, have no finite one."""
+    epochs = log.places[np.isnan(log.values(key)) & among].astype(int).tolist()
+    return [f"{name}: not finite at epoch{'s' * (len(epochs) > 1)} {text.ranges(epochs)}."] if epochs else []
 
 
 def _rates(record: Record, arm: ArmRecord) -> list[Block]:
     """Learning rates, scheduled coefficients, the norm of the gradient and the speed against step."""
-    order = [*RATES, *(name for name in arm.steps.names if name.startswith("coefficient "))]
-    curves = {RATES.get(name, name): arm.steps.curve(name) for name in order}
-    curves["examples a second"] = record.speeds.curve("speed")
+    order = [*RATES, *(name for name in arm.steps.columns if name.startswith("coefficient "))]
+    logs = {RATES.get(name, name): (arm.steps, name) for name in order}
+    logs["examples a second"] = (record.speeds, "speed")
     shown = []
-    for name, curve in curves.items():
-        if values := [y for _, y in curve.known]:
+    for name, (measured, key) in logs.items():
+        values = measured.values(key)
+        if len(values := values[~np.isnan(values)]):
             # Most of the curve is far below its highest value.
-            log = min(values) > 0 and statistics.median(values) <= max(values) / 8
-            scale, told = figure.scale_of(values, log=log), f"{name} against step: {parts.course(curve, 'step')}."
-            drawing = figure.lines(told, [(curve, EVALUATED)], scale)
+            log = values.min() > 0 and np.median(values) <= values.max() / 8
+            curve = measured.curve(key)
+            scale, told = figure.scale_of([y for _, y in curve.known], log=log), parts.course(curve, "step")
+            drawing = figure.lines(f"{name} against step: {told}.", [(curve, EVALUATED)], scale)
             shown.append(Panel(f"{name}, log" if log else name, drawing))
     return [Figure(text.caption("rates"), shown)]
 
