@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -104,6 +105,40 @@ START = json.dumps({"event": "start", **as_data(training(epochs=1).of(Start)[0])
         ("results.json", {"split": "third"}, r"field split: expected 'test' or 'validation', but found 'third'"),
         ("results.json", {"seconds": "3"}, r"field seconds: expected a valid number, but found '3'"),
         (
+            "results.json",
+            {"seconds": [[["deep"] * 9] * 9] * 9},
+            r"field seconds: expected a valid number, but found \[\[",
+        ),
+        ("results.json", '{"a": ' + "[" * 100_000, r"results\.json: expected a JSON object"),
+        ("results.json", '{"version": ' + "9" * 5_000 + "}", r"results\.json: expected a JSON object"),
+        ("environment.json", "[" * 100_000, r"environment\.json: expected a JSON object"),
+        ("config.toml", "a = " + "[" * 100_000, r"config\.toml: expected TOML"),
+        ("config.toml", "a = " + "9" * 5_000, r"config\.toml: expected TOML"),
+        (
+            "events.jsonl",
+            START + '{"event": "evaluation", "step": 1, "epoch": 1, "eval_accuracy": 97.5}\n',
+            r"line 2, field eval_accuracy: expected a fraction from 0 to 1, but found 97\.5",
+        ),
+        (
+            "events.jsonl",
+            START + '{"event": "evaluation", "step": 1, "epoch": 1, "eval_top5": -1e999}\n',
+            r"line 2, field eval_top5: expected a fraction from 0 to 1, but found -inf",
+        ),
+        (
+            "events.jsonl",
+            START + '{"event": "step", "step": -1}\n',
+            r"line 2, field step: expected greater than or equal",
+        ),
+        (
+            "events.jsonl",
+            START + f'{{"event": "step", "step": 1{"0" * 400}}}\n',
+            r"line 2, field step: expected less than",
+        ),
+        ("events.jsonl", START + '{"event": "step", "step": 1e999}\n', r"line 2, field step: expected"),
+        ("events.jsonl", START + '{"event": "step", "step": 1.5}\n', r"line 2, field step: expected"),
+        ("events.jsonl", START + '{"event": "step", "step": 1\n', r"line 2: expected a JSON object"),
+        ("events.jsonl", START + '{"event": "step", "step": ' + "[" * 9_999 + "\n", r"line 2: expected a JSON object"),
+        (
             "events.jsonl",
             START + '{"event": "evaluation", "step": 1}\n',
             r"line 2: expected the field epoch, but found none",
@@ -129,6 +164,34 @@ def test_a_damaged_file_is_explained(
     else:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     refused(tmp_path, message)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "said"),
+    [(7.3, "a fraction from 0 to 1, but found 7.3"), (-0.1, "a fraction from 0 to 1"), ("1", "a valid number")],
+)
+def test_accuracies_of_results_are_fractions(accuracy: Any, said: str, tmp_path: Path) -> None:
+    folder = training(epochs=1).write(tmp_path)
+    results = json.loads((folder / "results.json").read_text())
+    results["arms"][0]["accuracy"] = accuracy
+    (folder / "results.json").write_text(json.dumps(results))
+    refused(folder, rf"results\.json, field arms\.0\.accuracy: expected {said}")
+
+
+def test_infinite_numbers_that_must_be_there_are_refused(tmp_path: Path) -> None:
+    folder = training(epochs=1).write(tmp_path)
+    results = json.loads((folder / "results.json").read_text())
+    results["arms"][0]["step_ratio"] = [1.0, float("inf"), 2.0]
+    (folder / "results.json").write_text(json.dumps(results))
+    refused(folder, r"field arms\.0\.step_ratio\.1: expected a finite number, but found inf")
+
+
+@pytest.mark.parametrize("name", ["config.toml", "environment.json", "results.json", "events.jsonl", "system.jsonl"])
+def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    folder = training(epochs=1).write(tmp_path)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    refused(folder, rf"{name}, but it cannot be read \(it is no file\)")
 
 
 @pytest.mark.parametrize("name", ["promote.json", "transfer.json", "evaluation.json", "analysis.json"])

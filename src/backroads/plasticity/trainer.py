@@ -48,7 +48,7 @@ class MetaTraining(Arm):
 
     def __init__(self, network: MetaNetwork, tasks: Tasks) -> None:
         self.network, self.tasks, self.config = network, tasks, network.config
-        self.last = schema.Lifetimes("", 0)
+        self.last = schema.Lifetimes("accuracy", 0)
         self.skipped, self.in_a_row, self.by_parameter, self.losses = 0, 0, Counter[str](), list[float]()
         self.optimizers: dict[str, torch.optim.Adam] = {}
         for group, parameters in network.groups().items():

@@ -101,16 +101,17 @@ class Log:
     x: array[float] = field(default_factory=lambda: array("d"))
     columns: dict[str, array[float]] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)
-    last: Mapping[str, float | None] = field(default_factory=dict)
+    last: dict[str, float | None] = field(default_factory=dict)
 
-    def add(self, x: float, values: Mapping[str, float | None]) -> None:
+    def add(self, x: float, values: dict[str, float | None]) -> None:
         """Append what was measured at x."""
         lines = len(self.x)
         self.x.append(x)
         self.last = values
         for name, value in values.items():
-            column = self.columns.get(name)
-            if column is None:
+            try:
+                column = self.columns[name]
+            except KeyError:
                 column = self.columns[name] = array("d")
             if len(column) < lines:
                 column.extend([NAN] * (lines - len(column)))

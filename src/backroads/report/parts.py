@@ -142,10 +142,10 @@ def _metric(record: Record, arms: Mapping[str, Sequence[ArmRecord]], metric: str
             many = f"{len(high)} of {text.counted(len(curves), 'layer')}"
             caption += f" At 85° or more when last measured: {many}: {text.some(high, NAMED)}."
         if not looks:
-            label, places = _range(quantity, curves, x, format), next(iter(curves.values())).x
-            shown_at = np.unique(np.linspace(0, len(places) - 1, MAPPED).round().astype(int))
-            rows = [np.array(line)[shown_at].tolist() for line in (places, *(curve.y for curve in curves.values()))]
-            drawing = figure.heat(label, rows[0], rows[1:], scale, x, y="layer")
+            label, measured = _range(quantity, curves, x, format), next(iter(curves.values())).x
+            some = np.unique(np.linspace(0, len(measured) - 1, MAPPED).round().astype(int))
+            mapped = [np.array(row)[some].tolist() for row in (measured, *(curve.y for curve in curves.values()))]
+            drawing = figure.heat(label, mapped[0], mapped[1:], scale, x, y="layer")
             return Figure(caption + text.caption("map", x=x), overview=drawing, notes=notes)
         each = {layer: (curve, looks[layer]) for layer, curve in curves.items()}
         caption += f" One line per layer against {x}, with the last value."

@@ -6,13 +6,15 @@ names file, line and field. A last line that was cut off, as a killed run leaves
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -35,7 +37,6 @@ BESIDE: Mapping[str, Any] = {
     "evaluation.json": results.MetaEvaluation,
     "analysis.json": results.MetaAnalysis,
 }
-_RATES = ("learning_rate", "backward_rate", "gradient_norm")
 _EVALUATED = ("step", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "eval_top5")
 _KIND = re.compile(rb'\s*\{"event": "(\w+)"')  # as a run writes a line
 _AT_ONCE = {kind.encode(): adapter for kind, adapter in schema.EVENTS.items() if kind != schema.Start.kind}
@@ -46,8 +47,7 @@ class ArmRecord:
     """What one arm of a run has written.
 
     Attributes:
-        steps: loss, rates and coefficients (``coefficient NAME``) by step.
-        losses: loss by epoch.
+        steps: loss, rates and coefficients (``coefficient NAME``) by step, and "place": the epoch, or else the step.
         readings: by metric, the numbers of each layer by epoch (by step where a run has no epochs).
         evaluations: the numbers of :class:`backroads.runs.schema.Evaluation`, and "step", by epoch.
         skipped: steps so far whose gradient was not finite.
@@ -55,7 +55,6 @@ class ArmRecord:
 
     arm: schema.Arm
     steps: Log = field(default_factory=Log)
-    losses: Log = field(default_factory=Log)
     readings: dict[str, Log] = field(default_factory=dict)
     evaluations: Log = field(default_factory=Log)
     diverged: schema.Diverged | None = None
@@ -66,11 +65,16 @@ class ArmRecord:
         """Take in one event."""
         self.step = max(self.step, event.step)
         if isinstance(event, schema.Step):
-            values = {"loss": event.loss, **{name: getattr(event, name) for name in _RATES}}
+            values = {
+                "place": event.step if event.epoch is None else event.epoch,
+                "loss": event.loss,
+                "learning_rate": event.learning_rate,
+                "backward_rate": event.backward_rate,
+                "gradient_norm": event.gradient_norm,
+            }
             for name, value in event.coefficients.items():
                 values[f"coefficient {name}"] = value
             self.steps.add(event.step, values)
-            self.losses.add(event.step if event.epoch is None else event.epoch, {"loss": event.loss})
             self.skipped = event.skipped
         elif isinstance(event, schema.Readings):
             for metric, by_layer in event.values.items():
@@ -247,16 +251,30 @@ def _read_system(record: Record, path: Path) -> None:
             record.last_saved = event.step
 
 
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Where each line is, for messages, and the line; without empty ones."""
+@dataclass
+class _Place:
+    """Where something was read, for messages. One for a whole file: a text for each line would take its time."""
+
+    path: Path
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.path}, line {self.line}"
+
+
+def _lines(path: Path) -> Iterator[tuple[_Place, bytes]]:
+    """Where each line is, and the line; without empty ones."""
+    place = _Place(path)
     try:
-        with path.open("rb") as file:
-            yield from ((f"{path}, line {number}", line) for number, line in enumerate(file, 1) if line.strip())
+        with _opened(path) as file:
+            for place.line, line in enumerate(file, 1):
+                if not line.isspace():
+                    yield place, line
     except OSError as error:
         raise _missing(path, error) from error
 
 
-def _event(line: bytes, where: str) -> Any:
+def _event(line: bytes, where: _Place) -> Any:
     """The event in a line; None for a kind that is not known here."""
     begins = _KIND.match(line)
     if begins is not None and begins[1] in _AT_ONCE:  # without parsing it twice: logs are long
@@ -295,7 +313,7 @@ def _check_version(data: Mapping[str, Any], where: object) -> None:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(_read(path).decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, "TOML", str(error)) from error
 
 
@@ -303,7 +321,7 @@ def _parsed(content: bytes, where: object) -> dict[str, Any]:
     """The JSON object in ``content``."""
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(where, "a JSON object", str(error)) from error
     if not isinstance(value, dict):
         raise _damaged(where, "a JSON object", repr(value))
@@ -317,17 +335,28 @@ def _validated(adapter: TypeAdapter[T], content: bytes, where: object) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "json_invalid":
+            raise _damaged(where, "a JSON object", first["msg"]) from error
         if first["type"] == "missing":
             raise _damaged(where, f"the field {name}", "none") from error
         place = f"{where}, field {name}" if name else str(where)
-        raise _damaged(place, first["msg"].removeprefix("Input should be "), repr(first["input"])) from error
+        expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        raise _damaged(place, expected, _short(first["input"])) from error
 
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with _opened(path) as file:
+            return file.read()
     except OSError as error:
         raise _missing(path, error) from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a file to be read; what is none, such as a pipe that nobody writes into, is not waited for."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file")
+    return path.open("rb")
 
 
 def _missing(path: Path, error: OSError) -> ConfigError:
@@ -335,6 +364,11 @@ def _missing(path: Path, error: OSError) -> ConfigError:
         f"expected the file {path}, but it cannot be read ({error.strerror}); the run may have stopped before its end: "
         "run its command again"
     )
+
+
+def _short(value: Any) -> str:
+    """A value in few characters, however long or deep it is."""
+    return repr(value) if isinstance(value, str | int | float | None) else reprlib.repr(value)
 
 
 def _damaged(where: object, expected: str, came: str) -> ConfigError:

@@ -123,13 +123,14 @@ def _accuracy_figure(arm: ArmRecord, split: str) -> Block:
 def _loss_figure(record: Record, arm: ArmRecord, split: str) -> Block:
     x, log = parts.axis_name(record), arm.evaluations
     places = log.places if x == "epoch" else log.values("step")
-    evaluated, trained = line(places, log.values("eval_loss")), arm.losses.curve("loss")
+    evaluated = line(places, log.values("eval_loss"))
+    trained = line(arm.steps.values("place"), arm.steps.values("loss"))
     if not evaluated.x and not trained.x:
         return Text("No loss was measured yet.")
     shown = {f"{split} loss": (evaluated, EVALUATED), "training loss": (trained, TRAINED)}
     scale = figure.loss_scale([evaluated, trained])
     caption = text.caption("loss", x=x, split=split) + parts.loss_axis(scale)
-    notes, lost = _lost(f"{split} loss", log, "eval_loss"), arm.losses.lost["loss"]
+    notes, lost = _lost(f"{split} loss", log, "eval_loss"), arm.steps.lost["loss"]
     notes += [f"training loss: not finite in {text.counted(lost, 'line')} of the log."] if lost else []
     return parts.overview(caption, shown, scale, x, "loss", notes=notes)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from backroads.runs.schema import VERSION, Lifetimes, Number
+from backroads.runs.schema import VERSION, Count, Finite, Fraction, Lifetimes, Number
 
 # -- backroads search --------------------------------------------------------------------------------------------------
 
@@ -27,12 +27,12 @@ class SearchGroup:
     """
 
     group: str
-    planned: int
-    ended: dict[str, int]
+    planned: Count
+    ended: dict[str, Count]
     subset: tuple[str, ...] | None = None
-    best: Number = None
-    quartiles: tuple[float, float, float] | None = None
-    best_number: int | None = None
+    best: Fraction = None
+    quartiles: tuple[Finite, Finite, Finite] | None = None
+    best_number: Count | None = None
     best_params: dict[str, Any] | None = None
 
     @property
@@ -45,10 +45,10 @@ class SearchGroup:
 class SearchTrial:
     """A trial that has ended. value: validation accuracy. params: the values that were sampled for it."""
 
-    number: int
+    number: Count
     group: str
     end: TrialEnd
-    value: Number = None
+    value: Fraction = None
     seconds: Number = None
     params: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
@@ -66,15 +66,15 @@ class SearchResults:
 
     kind: Literal["search"]
     settings: dict[str, Any]
-    planned: int
-    settled: int
-    running: int
+    planned: Count
+    settled: Count
+    running: Count
     groups: tuple[SearchGroup, ...]
     trials: tuple[SearchTrial, ...]
-    importances: dict[str, dict[str, float]]
-    lost_attempts: int = 0
+    importances: dict[str, dict[str, Finite]]
+    lost_attempts: Count = 0
     seconds: Number = None
-    version: int = VERSION
+    version: Count = VERSION
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class PromotedTrial:
     """A trial that was trained again on the whole training split. accuracies: of each seed on the test split, None if
     it diverged. mean, interval: over the others; half the width of the 95 % interval of Student's t."""
 
-    number: int
+    number: Count
     group: str
-    validation: Number
-    accuracies: tuple[Number, ...]
-    mean: Number
+    validation: Fraction
+    accuracies: tuple[Fraction, ...]
+    mean: Fraction
     interval: Number
 
 
@@ -95,7 +95,7 @@ class Promotion:
     """``promote.json``. trainings: what has been trained so far, by name, with its settings."""
 
     rows: tuple[PromotedTrial, ...] = ()
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Count, ...] = ()
     trainings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -103,8 +103,8 @@ class Promotion:
 class TransferCell:
     """A rule on one network. lost: its gap to backprop there less that on the searched network, as a fraction."""
 
-    accuracies: tuple[Number, ...]
-    mean: Number
+    accuracies: tuple[Fraction, ...]
+    mean: Fraction
     interval: Number
     lost: Number
 
@@ -123,7 +123,7 @@ class Transfer:
 
     models: tuple[str, ...] = ()
     rows: tuple[TransferRow, ...] = ()
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Count, ...] = ()
     trainings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -137,9 +137,9 @@ Fate = Literal["collapses", "settles", "explodes", "undecided"]
 class FixedPoint:
     """A point (w, b) at which both weights rest, and the eigenvalues of the linearised flow there."""
 
-    w: float
-    b: float
-    eigenvalues: tuple[float, ...]
+    w: Finite
+    b: Finite
+    eigenvalues: tuple[Finite, ...]
     stability: Literal["stable", "unstable", "marginal"]
 
 
@@ -151,12 +151,12 @@ class Moving:
         fate, points: of this system. growth: of each axis of the matrix system at the origin. matrix_fate: its fate.
     """
 
-    pull: float
-    loss: float
-    bound: float
+    pull: Finite
+    loss: Finite
+    bound: Finite
     fate: Fate
     points: tuple[FixedPoint, ...]
-    growth: tuple[float, ...]
+    growth: tuple[Finite, ...]
     matrix_fate: Fate
 
 
@@ -164,20 +164,20 @@ class Moving:
 class Course:
     """A trajectory of two matrices: |W|, |B| and the angle between them, in degrees, over time."""
 
-    times: tuple[float, ...]
-    W: tuple[float, ...]
-    B: tuple[float, ...]
-    angle: tuple[float, ...]
+    times: tuple[Finite, ...]
+    W: tuple[Finite, ...]
+    B: tuple[Finite, ...]
+    angle: tuple[Finite, ...]
 
 
 @dataclass(frozen=True)
 class MatrixPoint:
     """Where the matrix system settles: |W|, |B|, degrees between them, eigenvalues (real, imaginary) there."""
 
-    W: float
-    B: float
-    angle: float
-    eigenvalues: tuple[tuple[float, float], ...]
+    W: Finite
+    B: Finite
+    angle: Finite
+    eigenvalues: tuple[tuple[Finite, Finite], ...]
 
 
 @dataclass(frozen=True)
@@ -202,10 +202,10 @@ class HeldStill:
     finite: bool
     angle: Number
     gain: Number
-    slowest: float
-    fastest: float
+    slowest: Finite
+    fastest: Finite
     largest_step: Number
-    eigenvalue_error: float
+    eigenvalue_error: Finite
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Trajectory:
     """(w, b) over time, from one start."""
 
     fate: Fate
-    points: tuple[tuple[float, float], ...]
+    points: tuple[tuple[Finite, Finite], ...]
 
 
 @dataclass(frozen=True)
@@ -227,14 +227,14 @@ class PhaseDiagram:
 
     across: str
     up: str
-    xs: tuple[float, ...]
-    ys: tuple[float, ...]
+    xs: tuple[Finite, ...]
+    ys: tuple[Finite, ...]
     closed: tuple[tuple[Fate, ...], ...]
-    some_x: tuple[float, ...]
-    some_y: tuple[float, ...]
+    some_x: tuple[Finite, ...]
+    some_y: tuple[Finite, ...]
     followed: tuple[tuple[Fate, ...], ...]
-    agreed: int
-    of: int
+    agreed: Count
+    of: Count
 
 
 @dataclass(frozen=True)
@@ -242,8 +242,8 @@ class MirrorCurve:
     """|B| / |W| and the angle between B and W in degrees, by step."""
 
     name: str
-    gain: tuple[float, ...]
-    angle: tuple[float, ...]
+    gain: tuple[Finite, ...]
+    angle: tuple[Finite, ...]
 
 
 @dataclass(frozen=True)
@@ -251,9 +251,9 @@ class NoiseMirror:
     """A weight mirror on noise of known power, beside mirrors on activity. floor_angle: degrees that the noise of the
     estimate leaves. rate, rows: step size, and samples of each step."""
 
-    rate: float
-    rows: int
-    floor_angle: float
+    rate: Finite
+    rows: Count
+    floor_angle: Finite
     curves: tuple[MirrorCurve, ...]
 
 
@@ -270,7 +270,7 @@ class Outcome:
     fate: Fate
     growth: Number
     angle: Number
-    accuracy: Number
+    accuracy: Fraction
 
 
 @dataclass(frozen=True)
@@ -278,13 +278,13 @@ class NetworkDiagram:
     """Outcomes by row (ys) and column (xs). growth: that the theory expects of the strongest axis of any layer's input,
     on the fine grid (fine_y, fine_x). strengths: of the strongest axis, by layer."""
 
-    xs: tuple[float, ...]
-    ys: tuple[float, ...]
+    xs: tuple[Finite, ...]
+    ys: tuple[Finite, ...]
     outcomes: tuple[tuple[Outcome, ...], ...]
-    strengths: dict[str, float]
-    growth: tuple[tuple[float, ...], ...]
-    fine_x: tuple[float, ...]
-    fine_y: tuple[float, ...]
+    strengths: dict[str, Finite]
+    growth: tuple[tuple[Finite, ...], ...]
+    fine_x: tuple[Finite, ...]
+    fine_y: tuple[Finite, ...]
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ class TheoryResults:
     kind: Literal["theory"]
     settings: dict[str, Any]
     rule: str
-    strengths: tuple[float, ...]
+    strengths: tuple[Finite, ...]
     moving: Moving
     matrix: Matrix
     held: HeldStill
@@ -302,7 +302,7 @@ class TheoryResults:
     diagram: PhaseDiagram
     mirror: NoiseMirror
     network: NetworkDiagram | None = None
-    version: int = VERSION
+    version: Count = VERSION
 
 
 # -- backroads meta eval and analyse -----------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ class MetaEvaluation:
     """``evaluation.json`` of ``backroads meta eval``: lifetimes by number of tasks. step: of the saved weights."""
 
     split: str
-    step: int
+    step: Count
     ways: dict[str, Lifetimes]
     inner_lr: Number = None
     environment: dict[str, Any] = field(default_factory=dict)
@@ -330,9 +330,9 @@ class MetaAnalysis:
     """
 
     split: str
-    step: int
-    lifetimes: int
-    probes: tuple[int, ...]
+    step: Count
+    lifetimes: Count
+    probes: tuple[Count, ...]
     update_angle: dict[str, dict[str, list[Number]]]
     feedback_angle: dict[str, dict[str, Number]]
     interference: dict[str, Number]

@@ -12,19 +12,34 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from backroads.runs.quantity import Quantity
 
 VERSION = 1  # of this schema; written by Start, checked by readers
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
-Number = Annotated[float | None, AfterValidator(_finite)]
+def _fraction(value: float) -> float | None:
+    if value < 0 or value > 1:
+        raise ValueError("a fraction from 0 to 1")
+    return _finite(value)
+
+
+Number = Annotated[float, AfterValidator(_finite)] | None
 """A number that may be missing; NaN and infinities are missing."""
+
+Fraction = Annotated[float, AfterValidator(_fraction)] | None
+"""A number from 0 to 1, such as an accuracy, that may be missing; NaN is missing."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""A number that must be there."""
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+"""How many, or the number of a step, an epoch or a seed."""
 
 ByLayer = dict[str, Number]
 """A number for each layer by its dotted name; the name "" stands for the whole network."""
@@ -40,7 +55,7 @@ class Arm:
     """
 
     name: str
-    seed: int
+    seed: Count
     formulas: dict[str, str] = field(default_factory=dict)
 
 
@@ -67,12 +82,12 @@ class Start(Event):
     kind: ClassVar[str] = "start"
     run: str
     arms: tuple[Arm, ...]
-    steps: int
-    version: int = VERSION
-    steps_per_epoch: int | None = None
-    parameters: int | None = None
-    train_examples: int | None = None
-    eval_examples: int | None = None
+    steps: Count
+    version: Count = VERSION
+    steps_per_epoch: Count | None = None
+    parameters: Count | None = None
+    train_examples: Count | None = None
+    eval_examples: Count | None = None
     metrics: dict[str, Quantity] = field(default_factory=dict)
     baseline: str | None = None
 
@@ -82,16 +97,16 @@ class Step(Event):
     """Means over the steps since the line before, and the rates of the last of them."""
 
     kind: ClassVar[str] = "step"
-    step: int
-    arm: int = 0
+    step: Count
+    arm: Count = 0
     epoch: Number = None
     loss: Number = None
-    accuracy: Number = None
+    accuracy: Fraction = None
     learning_rate: Number = None
     backward_rate: Number = None
     gradient_norm: Number = None
     coefficients: dict[str, Number] = field(default_factory=dict)
-    skipped: int = 0  # meta-steps so far whose gradient was not finite
+    skipped: Count = 0  # meta-steps so far whose gradient was not finite
 
 
 @dataclass(frozen=True)
@@ -99,9 +114,9 @@ class Readings(Event):
     """Metrics of the model at a moment: by metric, then by layer."""
 
     kind: ClassVar[str] = "readings"
-    step: int
+    step: Count
     values: dict[str, ByLayer]
-    arm: int = 0
+    arm: Count = 0
     epoch: Number = None
 
 
@@ -111,14 +126,14 @@ class Evaluation(Event):
     they are not finite."""
 
     kind: ClassVar[str] = "evaluation"
-    step: int
-    epoch: int
-    arm: int = 0
+    step: Count
+    epoch: Count
+    arm: Count = 0
     train_loss: Number = None
-    train_accuracy: Number = None
+    train_accuracy: Fraction = None
     eval_loss: Number = None
-    eval_accuracy: Number = None
-    eval_top5: Number = None
+    eval_accuracy: Fraction = None
+    eval_top5: Fraction = None
 
 
 @dataclass(frozen=True)
@@ -126,9 +141,9 @@ class Diverged(Event):
     """Numbers that were not finite ended an arm. layer: where they were met first."""
 
     kind: ClassVar[str] = "diverged"
-    step: int
+    step: Count
     reason: str
-    arm: int = 0
+    arm: Count = 0
     layer: str | None = None
 
 
@@ -137,15 +152,15 @@ class Lifetimes(Event):
     """Meta-training: what came of some lifetimes on tasks.
 
     Attributes:
-        measure: "accuracy" or "loss". lifetimes: how many. skipped: of them, those that were not finite.
+        measure: what mean, so_far and course are. lifetimes: how many. skipped: of them, those that were not finite.
         so_far: by number of tasks learned, over the tasks so far. course: by task learned (row) and task tested.
     """
 
     kind: ClassVar[str] = "lifetimes"
-    measure: str
-    lifetimes: int
-    step: int = 0
-    skipped: int = 0
+    measure: Literal["accuracy", "mean squared error"]
+    lifetimes: Count
+    step: Count = 0
+    skipped: Count = 0
     mean: Number = None
     interval_95: Number = None
     so_far: list[Number] = field(default_factory=list)
@@ -160,11 +175,11 @@ class Speed(Event):
     """What the steps since the line before took."""
 
     kind: ClassVar[str] = "speed"
-    step: int
+    step: Count
     examples_per_second: Number = None
     step_ms: Number = None
     memory_mb: Number = None
-    corrupt_examples: int = 0
+    corrupt_examples: Count = 0
 
 
 @dataclass(frozen=True)
@@ -172,8 +187,8 @@ class Resumed(Event):
     """The run was resumed. problems: checkpoints that could not be used, and why."""
 
     kind: ClassVar[str] = "resumed"
-    step: int
-    processes: int = 1
+    step: Count
+    processes: Count = 1
     problems: tuple[str, ...] = ()
 
 
@@ -182,7 +197,7 @@ class Saved(Event):
     """A checkpoint was written."""
 
     kind: ClassVar[str] = "saved"
-    step: int
+    step: Count
     seconds: Number = None
 
 
@@ -191,8 +206,8 @@ class Stopped(Event):
     """A signal asked the run to leave, and it did."""
 
     kind: ClassVar[str] = "stopped"
-    step: int
-    signal: int
+    step: Count
+    signal: Count
 
 
 EVENTS: dict[str, TypeAdapter[Any]] = {
@@ -218,21 +233,21 @@ class ArmResult:
     """
 
     name: str
-    seed: int
+    seed: Count
     status: Literal["finished", "diverged"]
-    step: int
+    step: Count
     epochs: Number = None
     reason: str | None = None
     layer: str | None = None
-    accuracy: Number = None
+    accuracy: Fraction = None
     loss: Number = None
-    best_accuracy: Number = None
-    best_epoch: int | None = None
+    best_accuracy: Fraction = None
+    best_epoch: Count | None = None
     readings: dict[str, ByLayer] = field(default_factory=dict)
     collapsed: tuple[str, ...] = ()
     dead: tuple[str, ...] = ()
     step_ms: Number = None
-    step_ratio: tuple[float, float, float] | None = None
+    step_ratio: tuple[Finite, Finite, Finite] | None = None
 
 
 @dataclass(frozen=True)
@@ -245,7 +260,7 @@ class TrainingResults:
     baseline: str | None = None
     corrupt_examples: dict[str, str] = field(default_factory=dict)
     seconds: Number = None
-    version: int = VERSION
+    version: Count = VERSION
 
     @property
     def names(self) -> list[str]:
@@ -259,13 +274,13 @@ class MetaResults:
 
     kind: Literal["meta"]
     status: Literal["finished", "diverged"]
-    step: int
+    step: Count
     reason: str | None = None
     validation: Number = None
-    skipped: int = 0
-    skipped_by_parameter: dict[str, int] = field(default_factory=dict)
+    skipped: Count = 0
+    skipped_by_parameter: dict[str, Count] = field(default_factory=dict)
     seconds: Number = None
-    version: int = VERSION
+    version: Count = VERSION
 
 
 def as_data(value: Any) -> Any:
