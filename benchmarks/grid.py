@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from backroads.runs.environment import environment
-from backroads.runs.folder import write_json
+from backroads.runs.files import write_json
 from backroads.runs.progress import Progress
 from backroads.runs.schema import Stopped
 from backroads.runs.statistics import estimate, paired

@@ -62,7 +62,8 @@ def meta_training(arm: Arm, seed: int, folder: Path, machine: Data, *, lifetimes
     results = meta_train(config, folder, show, resume=True)
     if isinstance(results, Stopped):
         sys.exit(128 + results.signal)
-    network, tasks, step = load_run(folder, "best")
+    network, tasks, found = load_run(folder, "best")
+    step = found.manifest.step
     ways = {}
     for n in EXPERIMENTS[arm.labels["experiment"]][2] or [config.task.tasks]:
         # Long lifetimes of many classes one at a time: their weights at many moments are kept for the course.

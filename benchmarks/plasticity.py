@@ -34,7 +34,7 @@ from backroads.plasticity.settings import resolve
 from backroads.plasticity.tasks.episode import Episodes
 from backroads.plasticity.trainer import meta_gradient
 from backroads.runs.environment import environment
-from backroads.runs.folder import write_json
+from backroads.runs.files import write_json
 
 CONTESTANTS = ("logging", "plain", "ours", "ours, segments", "ours, 4 episodes", "ours, 4 episodes, segments")
 # Small plasticities: at the start of the reference's settings they are zero, and updates would be the identity.

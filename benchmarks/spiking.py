@@ -26,7 +26,7 @@ from backroads.contrib.spiking import Circuit, Evidence, Pair, Recording, Regres
 from backroads.data import load_dataset
 from backroads.models.mlp import mlp
 from backroads.runs.environment import environment
-from backroads.runs.folder import write_json
+from backroads.runs.files import write_json
 from backroads.runs.statistics import estimate
 
 OUT = Path(__file__).parent / "results" / "spiking.json"

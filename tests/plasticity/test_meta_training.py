@@ -61,7 +61,7 @@ class Killed(Exception):
 
 
 def last(path: Path) -> checkpoint.Checkpoint:
-    found = checkpoint.load_newest(path / "checkpoints", set_aside=False)[0]
+    found = checkpoint.load_newest(path / "checkpoints")[0]
     assert found is not None
     return found
 
@@ -296,8 +296,8 @@ def test_recipes_are_settings(name: str) -> None:
 
 def test_a_run_comes_back_from_its_folder(tmp_path: Path) -> None:
     trained(small(), tmp_path / "run")
-    network, _, step = load_run(tmp_path / "run", "newest")
-    assert step == 8
+    network, _, found = load_run(tmp_path / "run", "newest")
+    assert found.manifest.step == 8
     assert network.config == small()
     with pytest.raises(ConfigError, match=r"no config\.toml"):
         load_run(tmp_path, "best")

@@ -186,18 +186,22 @@ def test_unknown_names_are_refused_before_training(tmp_path: Path, data: dict[st
 
 def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
     config = resolve_comparison({**QUICK, "rule_settings": {"weight_mirror": {"amp": 0.02}}})
-    RunFolder(tmp_path / "run", config.as_toml(), {}).close()
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(config.as_toml(), {})
+    folder.close()
     assert resolve_comparison(read_toml(tmp_path / "run" / "config.toml")) == config
 
 
 def test_a_folder_with_content_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("results")
+    folder = RunFolder(tmp_path)
     with pytest.raises(ConfigError, match="not empty"):
-        RunFolder(tmp_path, {}, {})
+        folder.begin({}, {})
+    folder.close()
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
 def test_a_place_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot make the folder"):
-        RunFolder(tmp_path / "file", {}, {})
+        RunFolder(tmp_path / "file")

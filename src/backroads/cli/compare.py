@@ -10,6 +10,7 @@ from backroads.cli.progress import progress
 from backroads.cli.shared import (
     Config,
     Out,
+    Restart,
     Resume,
     base_settings,
     folder_of,
@@ -23,21 +24,28 @@ from backroads.train.comparison import CompareSettings, resolve_comparison
 
 
 @with_flags(CompareSettings)
-def compare(*, settings: dict[str, Any], config: Config = None, out: Out = None, resume: Resume = False) -> None:
+def compare(
+    *,
+    settings: dict[str, Any],
+    config: Config = None,
+    out: Out = None,
+    resume: Resume = False,
+    restart: Restart = False,
+) -> None:
     """Train the same network under several feedback rules and other methods, and compare them.
 
     All take their steps side by side, on the same data from the same initial weights. Writes a run folder like that of
     `backroads train`, and prints a table. It can be interrupted and resumed like a training.
     """
     folder = folder_of(out, "compare")
-    resolved = resolve_comparison(*base_settings(folder, resume=resume, config=config), settings)
+    resolved = resolve_comparison(*base_settings(folder, resume=resume or restart, config=config), settings)
     resolved.arms()  # says what is wrong with the names, if anything is
 
     # After the settings are known to be right: torch takes seconds to import.
     with progress(silent=not is_first_process()) as report:
         from backroads.train.trainer import compare as run
 
-        results = run(resolved, folder, report, resume=resume)
+        results = run(resolved, folder, report, resume=resume, restart=restart)
     if isinstance(results, Stopped):
         leave(results, "compare", folder)
     if is_first_process():

@@ -13,10 +13,10 @@ from cyclopts.validators import Number
 
 from backroads.cli.flags import with_flags
 from backroads.cli.progress import progress
-from backroads.cli.shared import FAILED, Config, Out, Resume, folder_of, leave
-from backroads.plasticity.settings import MetaConfig, load_config, resolve
+from backroads.cli.shared import FAILED, Config, Out, Restart, Resume, folder_of, leave, print_passed_over
+from backroads.plasticity.settings import MetaConfig, resolve
 from backroads.runs.groups import merged
-from backroads.runs.settings import read_settings
+from backroads.runs.settings import read_settings, settings_in
 
 Runs = Annotated[list[Path], Parameter(help="Folders of meta-trainings.")]
 Which = Annotated[
@@ -35,7 +35,14 @@ meta = cyclopts.App(
 
 @meta.command
 @with_flags(MetaConfig)
-def train(*, settings: dict[str, Any], config: Config = None, out: Out = None, resume: Resume = False) -> None:
+def train(
+    *,
+    settings: dict[str, Any],
+    config: Config = None,
+    out: Out = None,
+    resume: Resume = False,
+    restart: Restart = False,
+) -> None:
     """Meta-train a learner on a kind of task.
 
     Writes a run folder: config.toml, environment.json, events.jsonl, system.jsonl, checkpoints, results.json and
@@ -44,8 +51,8 @@ def train(*, settings: dict[str, Any], config: Config = None, out: Out = None, r
     """
     recipe = read_settings(config, "meta") if config is not None else {}
     folder = folder_of(out, "meta")
-    if resume and (folder / "config.toml").exists():
-        recipe = merged(MetaConfig, load_config(folder).model_dump(exclude_none=True), recipe)
+    if (resume or restart) and (old := settings_in(folder)) is not None:
+        recipe = merged(MetaConfig, resolve(old).model_dump(exclude_none=True), recipe)
     resolved = resolve(recipe, settings)
 
     # After the settings are known to be right: torch takes seconds to import.
@@ -53,7 +60,7 @@ def train(*, settings: dict[str, Any], config: Config = None, out: Out = None, r
     from backroads.runs.schema import Stopped
 
     with progress() as report:
-        results = meta_train(resolved, folder, report, resume=resume)
+        results = meta_train(resolved, folder, report, resume=resume, restart=restart)
     if isinstance(results, Stopped):
         leave(results, "meta train", folder)
 
@@ -91,7 +98,8 @@ def evaluate(
     from backroads.runs.results import MetaEvaluation
 
     for run in runs:
-        network, tasks, step = _loaded(run, checkpoint)
+        network, tasks, found = _loaded(run, checkpoint)
+        step = found.manifest.step
         if rates:
             chosen = choose_rate(network, tasks, rates, min(lifetimes, 50))
             print(f"inner rate {chosen:g}, the best of {', '.join(f'{rate:g}' for rate in rates)} on validation tasks")
@@ -100,8 +108,8 @@ def evaluate(
             tasks.check(split, n)
         with progress() as report:
             rows = [measure(network, tasks, split, lifetimes, ways=n, batch=batch, report=report) for n in counts]
-        found = {str(n): row.summary(step) for n, row in zip(counts, rows, strict=True)}
-        for name, row in found.items():
+        lifetimes_of = {str(n): row.summary(step) for n, row in zip(counts, rows, strict=True)}
+        for name, row in lifetimes_of.items():
             unit, percent = (100, " %") if row.measure == "accuracy" else (1, "")
             shown = "not finite" if row.mean is None else f"{unit * row.mean:.4g}"
             shown += "" if row.interval_95 is None else f" +- {unit * row.interval_95:.2g}"
@@ -110,7 +118,9 @@ def evaluate(
                 f"(n = {row.lifetimes} lifetimes of {split}, 95 % interval)"
             )
         rate = network.rule.inner_lr if network.rule.is_gradient else None
-        _write(run, "evaluation.json", MetaEvaluation(split, step, found, rate, environment()))
+        _write(
+            run, "evaluation.json", MetaEvaluation(split, step, lifetimes_of, rate, environment(), found.passed_over)
+        )
 
 
 @meta.command
@@ -132,9 +142,9 @@ def analyse(
     from backroads.runs.environment import environment
 
     for run in runs:
-        network, tasks, step = _loaded(run, checkpoint)
+        network, tasks, used = _loaded(run, checkpoint)
         untrained = MetaNetwork(network.config, tasks.shape)
-        about: dict[str, Any] = {"probes": probes, "step": step, "environment": environment()}
+        about: dict[str, Any] = {"probes": probes, "step": used.manifest.step, "environment": environment()}
         with progress() as report:
             found = analysis.analyse(network, untrained, tasks, split, lifetimes, report=report, **about)
         print(json.dumps(found.interference))
@@ -155,18 +165,19 @@ def report(
 
 
 def _loaded(run: Path, which: Literal["best", "newest"]) -> Any:
-    """Network, tasks and meta-step of a run; prints which weights these are."""
+    """Network, tasks and checkpoint of a run; prints which weights these are."""
     from backroads.plasticity.trainer import load_run
 
-    network, tasks, step = load_run(run, which)
-    print(f"{run.name}: {which} weights, of meta-step {step} of {network.config.meta.meta_steps}")
-    return network, tasks, step
+    network, tasks, found = load_run(run, which)
+    print_passed_over(found.passed_over)
+    print(f"{run.name}: {which} weights, of meta-step {found.manifest.step} of {network.config.meta.meta_steps}")
+    return network, tasks, found
 
 
 def _write(run: Path, name: str, found: Any) -> None:
     """Write a file of results, and the report that shows it."""
     from backroads.report import write_report
-    from backroads.runs.folder import write_json
+    from backroads.runs.files import write_json
 
     write_json(run / name, found)
     print(f"report: {write_report(run)}")

@@ -26,6 +26,7 @@ def evaluate(
     """Evaluate a run's model: loss, top-1 and top-5 over every image once."""
     import torch
 
+    from backroads.cli.shared import print_passed_over
     from backroads.runs.runtime import Runtime
     from backroads.train.build import method_of
     from backroads.train.load import load_config, load_model
@@ -36,6 +37,7 @@ def evaluate(
     if split is not None:
         config = resolve(config.model_dump(), {"split": split})
     model, dataset, found = load_model(run, config, checkpoint)
+    print_passed_over(found.passed_over)
     method = method_of(config)
     cpu = Runtime(torch.device("cpu"))
     measured = measure(lambda x: method.predict(model, x), dataset.evaluate, config, cpu)
@@ -55,10 +57,13 @@ def export(
     program: Annotated[bool, Parameter(help="Write a torch.export program, model.pt2, as well.")] = True,
 ) -> None:
     """Write a run's model as plain torch weights (safetensors) and as a torch.export program."""
+    from backroads.cli.shared import print_passed_over
+    from backroads.runs.files import folder_within
     from backroads.train.export import export as write
 
-    folder = out if out is not None else run / "export"
+    folder = out if out is not None else folder_within(run, "export")
     about = write(run, folder, checkpoint, program=program)
+    print_passed_over(about["passed_over"])
     print(f"{about['model']} of step {about['step']} (bit-identical outputs): {folder}")
 
 

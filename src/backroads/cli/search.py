@@ -164,7 +164,7 @@ def reap(
 def write_results(client: StudyClient, folder: Path) -> Path:
     """Write results.json and the report; returns the report's path."""
     from backroads.report import write_report
-    from backroads.runs.folder import write_json
+    from backroads.runs.files import write_json
     from backroads.search.results import gather
 
     write_json(folder / "results.json", gather(client), indent=None)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 from cyclopts import Parameter
 
 from backroads.runs.schema import Stopped
-from backroads.runs.settings import read_settings, read_toml
+from backroads.runs.settings import read_settings, settings_in
 
 INTERRUPTED, FAILED = 128, 1  # exit status: 128 + signal; 1
 
@@ -22,7 +23,15 @@ Out = Annotated[
     Path | None, Parameter(help="Folder to write the run into; by default runs/COMMAND-TIME, with the present time.")
 ]
 Resume = Annotated[
-    bool, Parameter(help="Go on from the last checkpoint in the folder of --out, or start if there is none.")
+    bool, Parameter(help="Go on from the last checkpoint in the folder of --out, or start if there is no run.")
+]
+Restart = Annotated[
+    bool,
+    Parameter(
+        name="--restart-from-scratch",
+        negative=(),
+        help="Set aside what is in the folder of --out, under a new name within it, and start anew with its settings.",
+    ),
 ]
 
 
@@ -33,8 +42,8 @@ def folder_of(out: Path | None, command: str) -> Path:
 
 def base_settings(folder: Path, *, resume: bool, config: str | None) -> list[dict[str, object]]:
     """Settings below the flags: those of the run that is resumed, and those of a TOML file or recipe."""
-    old = [read_toml(folder / "config.toml")] if resume and (folder / "config.toml").exists() else []
-    return [*old, *([read_settings(config)] if config is not None else [])]
+    old = settings_in(folder) if resume else None
+    return [*([old] if old is not None else []), *([read_settings(config)] if config is not None else [])]
 
 
 def is_first_process() -> bool:
@@ -62,6 +71,12 @@ def print_report(folder: Path) -> None:
         print(f"report: {write_report(folder)}")
     except (BackroadsError, ValueError) as error:
         print(f"backroads: the run is done, but its report was not written: {error}", file=sys.stderr)
+
+
+def print_passed_over(problems: Sequence[str]) -> None:
+    """Say which checkpoints were not used, as they are damaged."""
+    for problem in problems:
+        print(f"backroads: a damaged checkpoint was passed over: {problem}", file=sys.stderr)
 
 
 def print_line(line: str) -> None:

@@ -38,8 +38,9 @@ def theory(
     from backroads.runs.folder import RunFolder
     from backroads.runs.progress import Progress
 
-    run_folder = RunFolder(folder, resolved.model_dump(), environment())
+    run_folder = RunFolder(folder)
     try:
+        run_folder.begin(resolved.model_dump(), environment())
         with progress() as report:
             results = run(resolved, lambda what, done, total: report(Progress(done, total, _line(what, done, total))))
         run_folder.results(results)

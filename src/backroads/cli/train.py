@@ -11,6 +11,7 @@ from backroads.cli.shared import (
     FAILED,
     Config,
     Out,
+    Restart,
     Resume,
     base_settings,
     folder_of,
@@ -23,7 +24,14 @@ from backroads.train.settings import TrainSettings, resolve
 
 
 @with_flags(TrainSettings)
-def train(*, settings: dict[str, Any], config: Config = None, out: Out = None, resume: Resume = False) -> None:
+def train(
+    *,
+    settings: dict[str, Any],
+    config: Config = None,
+    out: Out = None,
+    resume: Resume = False,
+    restart: Restart = False,
+) -> None:
     """Train a model by a feedback rule or another method, on one machine or, started by torchrun, on many.
 
     Writes a run folder: config.toml, environment.json, events.jsonl, system.jsonl, checkpoints, results.json and
@@ -31,13 +39,13 @@ def train(*, settings: dict[str, Any], config: Config = None, out: Out = None, r
     --resume goes on, bit for bit.
     """
     folder = folder_of(out, "train")
-    resolved = resolve(*base_settings(folder, resume=resume, config=config), settings)
+    resolved = resolve(*base_settings(folder, resume=resume or restart, config=config), settings)
 
     # After the settings are known to be right: torch takes seconds to import.
     with progress(silent=not is_first_process()) as report:
         from backroads.train.trainer import train as run
 
-        results = run(resolved, folder, report, resume=resume)
+        results = run(resolved, folder, report, resume=resume, restart=restart)
     if isinstance(results, Stopped):
         leave(results, "train", folder)
     (arm,) = results.arms

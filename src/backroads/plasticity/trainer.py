@@ -24,7 +24,7 @@ from backroads.runs.arm import Arm, DivergedError
 from backroads.runs.loop import Loop, Times, failures_explained
 from backroads.runs.progress import Report
 from backroads.runs.runtime import joined
-from backroads.runs.settings import check_resume
+from backroads.runs.settings import check_resume_in
 from backroads.runs.signals import Stopper
 
 DROP = 0.3  # factor on the rate of forward weights at each of the drop steps
@@ -140,7 +140,7 @@ def not_finite(network: torch.nn.Module) -> list[str]:
 
 
 def meta_train(
-    config: MetaConfig, path: Path, report: Report, *, resume: bool = False
+    config: MetaConfig, path: Path, report: Report, *, resume: bool = False, restart: bool = False
 ) -> schema.MetaResults | schema.Stopped:
     """Meta-train in a run folder, from the start or from its last checkpoint.
 
@@ -148,7 +148,8 @@ def meta_train(
         config: the settings.
         path: the run folder; new, unless ``resume``.
         report: called after every meta-step.
-        resume: go on from the newest whole checkpoint in ``path``, if there is one.
+        resume: go on from the newest whole checkpoint in ``path``, or begin if there is no run.
+        restart: set aside what is in ``path``, under a new name within, and begin.
 
     Returns:
         The results, or the signal that ended the run before its time; the same call with ``resume`` goes on.
@@ -158,9 +159,8 @@ def meta_train(
         RunError: the run cannot go on, such as for a full disk; the last checkpoint is intact.
     """
     settings = config.model_dump(exclude_none=True)
-    old = checkpoint.newest_settings(path / "checkpoints") if resume else None
-    if old is not None:
-        check_resume(old, settings, harmless=HARMLESS, growing=GROWING)
+    if resume and not restart:
+        check_resume_in(path, settings, harmless=HARMLESS, growing=GROWING)
     with (
         joined(config.run.device, threads=config.run.threads) as runtime,
         Stopper() as stopper,
@@ -180,7 +180,7 @@ def meta_train(
             parameters=sum(p.numel() for p in arm.network.parameters()),
         )
         try:
-            if signal := loop.run_in(path, start, settings, keep=run.keep, resume=resume):
+            if signal := loop.run_in(path, start, settings, keep=run.keep, resume=resume, restart=restart):
                 return schema.Stopped(loop.step, signal)
             failed = loop.failed.get(0)
             results = schema.MetaResults(
@@ -200,8 +200,8 @@ def meta_train(
             loop.close()
 
 
-def load_run(path: Path, which: Literal["newest", "best"]) -> tuple[MetaNetwork, Tasks, int]:
-    """The network of a run on the CPU, its tasks, and the meta-step it was saved at.
+def load_run(path: Path, which: Literal["newest", "best"]) -> tuple[MetaNetwork, Tasks, checkpoint.Checkpoint]:
+    """The network of a run on the CPU, its tasks, and the checkpoint it came from.
 
     Args:
         path: the run's folder.
@@ -210,11 +210,12 @@ def load_run(path: Path, which: Literal["newest", "best"]) -> tuple[MetaNetwork,
     Raises:
         ConfigError: there is no such run.
         StateError: it has no whole checkpoint.
+        RunError: its weights are not finite.
     """
     config, folder = load_config(path), path / "checkpoints"
-    newest = checkpoint.load_newest(folder, set_aside=False)[0] if which == "newest" else None
-    found = newest or checkpoint.load_best(folder)
+    found = checkpoint.load_last(folder) if which == "newest" else checkpoint.load_best(folder)
+    checkpoint.require_finite(found.model, found.path)
     tasks = load_tasks(config)
     network = MetaNetwork(config, tasks.shape)
     network.load_state_dict(found.model)
-    return network, tasks, found.manifest.step
+    return network, tasks, found

@@ -13,7 +13,7 @@ from backroads.report.read import Record, read_record
 from backroads.report.search import search_page
 from backroads.report.theory import theory_page
 from backroads.report.training import training_page
-from backroads.runs.folder import write_atomically
+from backroads.runs.files import write_atomically
 
 __all__ = ["write_meta_report", "write_report"]
 

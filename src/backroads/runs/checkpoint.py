@@ -2,8 +2,8 @@
 
 A checkpoint is a folder ``checkpoints/step-000001234`` with ``model.safetensors`` (weights and buffers),
 ``state.pt`` (optimiser and counters; tensors and plain data, read with ``weights_only=True``) and ``manifest.json``
-(SHA-256 of both, step, score of an evaluation at this step, and the run's settings). A folder counts only if its
-manifest is there and both files are what the manifest says. Nothing in a checkpoint is executed.
+(SHA-256 of both and of itself, step, score of an evaluation at this step, and the run's settings). A folder counts only
+if its manifest is there and all three files are what was written. Nothing in a checkpoint is executed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import json
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,26 +23,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from backroads.errors import StateError
-from backroads.runs.folder import write_flushed
+from backroads.errors import RunError, StateError
+from backroads.runs.files import flush_folder, free_name, write_atomically
+from backroads.runs.manifest import MANIFEST, PREFIX, Manifest, read_manifest, steps_in
 
-MODEL, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
-_PREFIX, _ASIDE, _DAMAGED = "step-", ".writing-", "damaged-"
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What a checkpoint says of itself.
-
-    Attributes:
-        step: steps done. score: of the evaluation at this step, higher is better; None if there was none.
-        sha256: file name -> checksum. settings: of the run, as plain data.
-    """
-
-    step: int
-    score: float | None
-    sha256: dict[str, str]
-    settings: dict[str, Any]
+MODEL, STATE = "model.safetensors", "state.pt"
+_ASIDE, _REPLACED, _DAMAGED = ".writing-", ".replaced-", "damaged-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +37,14 @@ class Checkpoint:
 
     Attributes:
         path: its folder. manifest: see there. model: tensors by name. state: what :func:`save` was given.
+        passed_over: what is wrong with newer ones, one line for each.
     """
 
     path: Path
     manifest: Manifest
     model: dict[str, Tensor]
     state: dict[str, Any]
+    passed_over: tuple[str, ...] = ()
 
 
 def save(
@@ -78,21 +66,23 @@ def save(
         OSError: a full disk, a read-only folder; what was there before is untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    put_back(folder)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     files = {MODEL: pack(model), STATE: buffer.getvalue()}
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    manifest = json.dumps({"step": step, "score": score, "sha256": sums, "settings": settings or {}}, indent=2) + "\n"
-    aside, target = folder / f"{_ASIDE}{step:09d}", folder / f"{_PREFIX}{step:09d}"
-    shutil.rmtree(aside, ignore_errors=True)
+    files[MANIFEST] = Manifest(step, score, sums, settings or {}).as_json().encode()
+    target = folder / f"{PREFIX}{step:09d}"
+    aside, replaced = folder / f"{_ASIDE}{secrets.token_hex(8)}", folder / f"{_REPLACED}{target.name}"
     try:
         aside.mkdir()
-        for name, content in {**files, MANIFEST: manifest.encode()}.items():
-            write_flushed(aside / name, content)
-        flush_folder(aside)
-        shutil.rmtree(target, ignore_errors=True)  # one of the same step is older or damaged
+        for name, content in files.items():
+            write_atomically(aside / name, content)
+        if os.path.lexists(target):  # one of the same step: it stays whole until the new one has its name
+            os.rename(target, replaced)
         os.rename(aside, target)
         flush_folder(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -100,34 +90,44 @@ def save(
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` and the best (the first of the highest score), and what was cut off."""
-    steps = _steps(folder)
-    newest = set(steps[-keep:])
-    best = best_step(folder)
-    for step in steps:
-        if step not in newest and step != best:
-            shutil.rmtree(folder / f"{_PREFIX}{step:09d}", ignore_errors=True)
+    """Delete all but the newest ``keep`` and the best (the first of the highest score), and what was cut off.
+
+    Those whose manifest is damaged are set aside.
+    """
+    for path in steps_in(folder):
+        if _manifest(path) is None:
+            set_aside(path)
+    best = _best(folder)
+    for path in steps_in(folder)[:-keep]:
+        if path != best:
+            doomed = folder / f"{_ASIDE}{secrets.token_hex(8)}"
+            os.rename(path, doomed)  # a checkpoint that is half deleted is none
+            shutil.rmtree(doomed, ignore_errors=True)
     for leftover in folder.glob(f"{_ASIDE}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def set_aside(path: Path) -> Path:
+    """Give a damaged checkpoint another name, ``damaged-...``, so that it is neither used nor lost; returns it."""
+    spot = free_name(path.with_name(_DAMAGED + path.name))
+    os.rename(path, spot)
+    return spot
+
+
+def put_back(folder: Path) -> None:
+    """Finish what :func:`save` was killed at: a checkpoint that it was about to replace gets its name back."""
+    for replaced in folder.glob(f"{_REPLACED}{PREFIX}*"):
+        target = folder / replaced.name.removeprefix(_REPLACED)
+        if os.path.lexists(target):
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            os.rename(replaced, target)
+
+
 def best_step(folder: Path) -> int | None:
     """The step of the checkpoint of the highest score; None if none has a score."""
-    scores = []
-    for step in _steps(folder):
-        manifest = _read_manifest(folder / f"{_PREFIX}{step:09d}")
-        if isinstance(manifest, Manifest) and manifest.score is not None:
-            scores.append((manifest.score, -step))
-    return -max(scores)[1] if scores else None
-
-
-def newest_settings(folder: Path) -> dict[str, Any] | None:
-    """The settings in the newest checkpoint whose manifest can be read; None if there is none."""
-    for step in reversed(_steps(folder)):
-        manifest = _read_manifest(folder / f"{_PREFIX}{step:09d}")
-        if isinstance(manifest, Manifest):
-            return manifest.settings
-    return None
+    best = _best(folder)
+    return None if best is None else int(best.name.removeprefix(PREFIX))
 
 
 def load(path: Path) -> Checkpoint:
@@ -136,9 +136,7 @@ def load(path: Path) -> Checkpoint:
     Raises:
         StateError: it is truncated, altered or incomplete.
     """
-    manifest = _read_manifest(path)
-    if isinstance(manifest, str):
-        raise StateError(f"{path}: {manifest}")
+    manifest = read_manifest(path)
     contents = {}
     for name in (MODEL, STATE):
         try:
@@ -156,35 +154,50 @@ def load(path: Path) -> Checkpoint:
         raise StateError(f"{path}: {STATE} holds more than tensors and plain data, refused: {error}") from None
 
 
-def load_newest(folder: Path, *, set_aside: bool = True) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, and what is wrong with newer ones.
+def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, None if there is none, and what is wrong with newer ones, one line for each.
 
-    Args:
-        set_aside: rename damaged ones to ``damaged-...``, so that they are neither used nor lost.
+    Nothing is changed.
     """
     problems: list[str] = []
-    for step in reversed(_steps(folder)):
-        path = folder / f"{_PREFIX}{step:09d}"
+    for path in reversed(steps_in(folder)):
         try:
-            return load(path), problems
+            return dataclasses.replace(load(path), passed_over=tuple(problems)), problems
         except StateError as error:
             problems.append(str(error))
-            if set_aside:
-                spot = path.with_name(_DAMAGED + path.name)
-                shutil.rmtree(spot, ignore_errors=True)
-                os.rename(path, spot)
     return None, problems
 
 
 def load_best(folder: Path) -> Checkpoint:
     """The checkpoint of the highest score, or the newest if none has one; raises StateError."""
-    best = best_step(folder)
-    if best is not None:
-        return load(folder / f"{_PREFIX}{best:09d}")
-    newest, problems = load_newest(folder, set_aside=False)
+    best = _best(folder)
+    return load_last(folder) if best is None else load(best)
+
+
+def load_last(folder: Path) -> Checkpoint:
+    """The newest whole checkpoint; raises StateError, which says what is wrong, if there is none."""
+    newest, problems = load_newest(folder)
     if newest is None:
         raise StateError("; ".join(problems) or f"{folder} holds no checkpoint; has the run written one?")
     return newest
+
+
+def require_finite(tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse weights that hold NaN or infinity.
+
+    Args:
+        tensors: by name. path: of the checkpoint they came from.
+
+    Raises:
+        RunError: names each tensor that does, and says how many of its numbers are not finite.
+    """
+    counts = {name: int((~tensor.isfinite()).sum()) for name, tensor in tensors.items()}
+    bad = [f"{name}: {count} of {tensors[name].numel()}" for name, count in counts.items() if count]
+    if bad:
+        raise RunError(
+            f"{path}: expected finite weights, and these are not (NaN or infinite): {'; '.join(bad)}; "
+            f"take another checkpoint"
+        )
 
 
 def pack(tensors: dict[str, Tensor]) -> bytes:
@@ -198,26 +211,15 @@ def unpack(content: bytes) -> dict[str, Tensor]:
     return dict(sorted(load_tensors(content).items()))
 
 
-def flush_folder(folder: Path) -> None:
-    """Wait until names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _manifest(path: Path) -> Manifest | None:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return read_manifest(path)
+    except StateError:
+        return None
 
 
-def _steps(folder: Path) -> list[int]:
-    found = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*")]
-    return sorted(int(step) for step in found if step.isdigit())
-
-
-def _read_manifest(path: Path) -> Manifest | str:
-    """The manifest, or what is wrong with it."""
-    try:
-        data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        return Manifest(int(data["step"]), data["score"], dict(data["sha256"]), dict(data["settings"]))
-    except OSError as error:
-        return f"cannot read {MANIFEST}: {error.strerror}"
-    except (ValueError, KeyError, TypeError):
-        return f"{MANIFEST} is damaged"
+def _best(folder: Path) -> Path | None:
+    """The checkpoint of the highest score, the first of equals; None if none has a score."""
+    found = [(path, manifest.score) for path in steps_in(folder) if (manifest := _manifest(path)) is not None]
+    scored = [(path, score) for path, score in found if score is not None]
+    return max(scored, key=lambda one: one[1])[0] if scored else None

@@ -19,14 +19,16 @@ from typing import Any
 
 from torch import Tensor
 
-from backroads.errors import RunError
+from backroads.errors import ConfigError, RunError
 from backroads.runs import checkpoint
 from backroads.runs.arm import Arm, DivergedError
 from backroads.runs.environment import environment
-from backroads.runs.folder import RunFolder
+from backroads.runs.folder import CONFIG, RESTART, RunFolder
+from backroads.runs.manifest import steps_in
 from backroads.runs.progress import Progress, Report
 from backroads.runs.runtime import Runtime, is_lost_process
 from backroads.runs.schema import Diverged, Event, Resumed, Saved, Start, Stopped
+from backroads.runs.settings import differences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,7 @@ def failures_explained(path: Path, runtime: Runtime) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        last = checkpoint.load_newest(path / "checkpoints", set_aside=False)[0]
+        last = checkpoint.load_newest(path / "checkpoints")[0]
         kept = f"the checkpoint of step {last.manifest.step} is intact, go on with --resume" if last else "none saved"
         raise RunError(f"{error.strerror or error}: {error.filename or path}; {kept}") from error
     except RuntimeError as error:
@@ -105,22 +107,52 @@ class Loop:
         for number, arm in enumerate(arms):
             arm.record = functools.partial(self._record, number)
 
-    def run_in(self, path: Path, start: Start, settings: dict[str, Any], *, keep: int = 1, resume: bool = False) -> int:
+    def run_in(
+        self,
+        path: Path,
+        start: Start,
+        settings: dict[str, Any],
+        *,
+        keep: int = 1,
+        resume: bool = False,
+        restart: bool = False,
+    ) -> int:
         """Run in a folder, from the start or from its newest whole checkpoint.
 
         Args:
             path: the folder. start: the first event. settings: of the run, as TOML data.
-            keep: checkpoints to keep, beside the best. resume: go on from the newest whole checkpoint, if there is one.
+            keep: checkpoints to keep, beside the best.
+            resume: go on from the newest whole checkpoint, or begin if there is no run, or one that was killed before
+                it wrote a checkpoint: its files are then set aside.
+            restart: begin, whatever is there is set aside.
 
         Returns:
             The signal that ended the run before its time, 0 for none. Call :meth:`close` afterwards.
+
+        Raises:
+            ConfigError: there is something in the folder that this run cannot go on from; nothing was changed.
+            RunError: another process is running in the folder.
         """
         self._settings, self._keep = settings, keep
-        if not (resume and self._resume(path)):
-            if self.runtime.leads:
-                if resume:
-                    RunFolder.clear(path)
-                self.folder = RunFolder(path, settings, environment())
+        found: checkpoint.Checkpoint | None = None
+
+        def opened() -> str | None:
+            """The name of the checkpoint to go on from."""
+            nonlocal found
+            self.folder = RunFolder(path)
+            found = self._find() if resume and not restart and self.folder.has_run else None
+            if found is not None:
+                return found.path.name
+            if self.folder.has_run and (resume or restart):
+                moved = self.folder.set_aside()
+                self._report(f"began anew: what was in {path} is now in {moved}")
+            self.folder.begin(settings, environment())
+            return None
+
+        name = self.runtime.led(opened)
+        if name is not None:
+            self._go_on(found or checkpoint.load(path / "checkpoints" / name))
+        else:
             self._record(0, start)
             self._for_each(lambda arm: arm.read(0))
             self._evaluate()
@@ -247,30 +279,43 @@ class Loop:
         weights, state = self.snapshot()
         if self.folder is not None:
             began = time.perf_counter()
-            state["events_size"] = self.folder.events_size()
+            state["events"] = self.folder.events_state()
             score = self.arms[0].score if evaluated and len(self.arms) == 1 else None
             checkpoint.save(self.folder.checkpoints, self.step, weights, state, score, self._settings)
             checkpoint.prune(self.folder.checkpoints, self._keep)
             self.folder.system(Saved(self.step, time.perf_counter() - began))
         return True
 
-    def _resume(self, path: Path) -> bool:
-        """Go on from the newest whole checkpoint; whether there is one."""
-        found: checkpoint.Checkpoint | None = None
-        problems: list[str] = []
-        if self.runtime.leads:
-            found, problems = checkpoint.load_newest(path / "checkpoints")
-        name = self.runtime.shared(None if found is None else found.path.name)
-        if name is None:
-            return False
-        found = found or checkpoint.load(path / "checkpoints" / name)
+    def _find(self) -> checkpoint.Checkpoint | None:
+        """The checkpoint to go on from, with a log that is as it was then; None if none was ever written."""
+        assert self.folder is not None
+        checkpoint.put_back(self.folder.checkpoints)
+        found, problems = checkpoint.load_newest(self.folder.checkpoints)
+        if found is not None:
+            self.folder.check_events(**found.state["events"])
+        elif problems or self.folder.has_saved():
+            why = "; ".join(problems) or f"{self.folder.checkpoints} holds no checkpoint, and the log tells of one"
+            raise ConfigError(
+                f"resume: no checkpoint can be read: {why}; put them back (is a disk not mounted?), or {RESTART}"
+            )
+        return found
+
+    def _go_on(self, found: checkpoint.Checkpoint) -> None:
+        """Take the run up from a checkpoint. Damaged newer ones are set aside."""
         self.restore(found)
-        if self.runtime.leads:
-            self.folder = RunFolder.reopen(path, found.state["events_size"])
-            self.folder.configure(self._settings)
-            self.folder.system(Resumed(self.step, self.runtime.world, tuple(problems)))
-            for problem in problems:
-                self._report(f"damaged checkpoint set aside: {problem}")
-            self._report(f"going on from step {self.step}")
-            checkpoint.prune(self.folder.checkpoints, self._keep)
-        return True
+        if self.folder is None:
+            return
+        if not (self.folder.path / CONFIG).exists():
+            self._report(f"{CONFIG} was missing, and is written again from the checkpoint")
+        for setting, was, now in differences(found.manifest.settings, self._settings):
+            self._report(f"{setting}: {was!r} so far, {now!r} from here on")
+        self.folder.resume(self._settings, found.state["events"]["size"])
+        for path in reversed(steps_in(self.folder.checkpoints)):
+            if path.name == found.path.name:
+                break
+            checkpoint.set_aside(path)
+        self.folder.system(Resumed(self.step, self.runtime.world, found.passed_over))
+        for problem in found.passed_over:
+            self._report(f"damaged checkpoint set aside: {problem}")
+        self._report(f"going on from step {self.step}")
+        checkpoint.prune(self.folder.checkpoints, self._keep)

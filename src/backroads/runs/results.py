@@ -310,13 +310,19 @@ class TheoryResults:
 
 @dataclass(frozen=True)
 class MetaEvaluation:
-    """``evaluation.json`` of ``backroads meta eval``: lifetimes by number of tasks. step: of the saved weights."""
+    """``evaluation.json`` of ``backroads meta eval``.
+
+    Attributes:
+        step: of the saved weights. ways: lifetimes by number of tasks. passed_over: what is wrong with newer
+            checkpoints, which were not used.
+    """
 
     split: str
     step: Count
     ways: dict[str, Lifetimes]
     inner_lr: Number = None
     environment: dict[str, Any] = field(default_factory=dict)
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

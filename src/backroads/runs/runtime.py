@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from backroads.errors import ConfigError
+from backroads.errors import BackroadsError, ConfigError
 
 
 @dataclasses.dataclass
@@ -61,6 +61,24 @@ class Runtime:
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
+
+    def led(self, act: Callable[[], Any]) -> Any:
+        """What ``act`` returns in the first process, the only one that calls it: as for :meth:`shared`.
+
+        Raises:
+            BackroadsError: what it raised there, in every process, so that none waits for the others.
+        """
+        value: Any = None
+        error: BackroadsError | None = None
+        if self.leads:
+            try:
+                value = act()
+            except BackroadsError as raised:
+                error = raised
+        value, error = self.shared((value, error))
+        if error is not None:
+            raise error
+        return value
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the first one's values, in place."""

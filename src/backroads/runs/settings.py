@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from backroads.errors import ConfigError, nearest
+from backroads.runs.folder import RESTART
 from backroads.runs.groups import flags, groups
+from backroads.runs.manifest import newest_settings
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -131,13 +133,7 @@ def check_resume(
     Raises:
         ConfigError: with one line for each difference.
     """
-    found = []
-    for name, was, now in _differences(old, new):
-        field = name.rpartition(".")[2]
-        grown = field in growing and (now is None or (was is not None and now > was))
-        if field not in harmless and not grown:
-            found.append(f"{name}: the run has {was!r}, now {now!r}")
-    if found:
+    if found := _refused(old, new, harmless, growing):
         raise ConfigError(
             "resume: the settings differ from those of the run:\n  "
             + "\n  ".join(found)
@@ -145,9 +141,50 @@ def check_resume(
         )
 
 
-def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+def check_resume_in(folder: Path, new: dict[str, Any], *, harmless: frozenset[str], growing: frozenset[str]) -> None:
+    """Refuse to go on in a folder with other settings than its newest checkpoint has, or with an altered config.toml.
+
+    Args:
+        folder: of the run; without a checkpoint, nothing is refused. new, harmless, growing: see :func:`check_resume`.
+
+    Raises:
+        ConfigError: with one line for each difference.
+    """
+    saved = newest_settings(folder / "checkpoints")
+    if saved is None:
+        return
+    config = folder / "config.toml"
+    if config.exists() and (found := _refused(saved, read_toml(config), harmless, growing)):
+        raise ConfigError(
+            f"resume: {config} was changed; the settings in the checkpoint are others:\n  "
+            + "\n  ".join(found)
+            + f"\nput it back, or remove it (it is written again from the checkpoint), or {RESTART}"
+        )
+    check_resume(saved, new, harmless=harmless, growing=growing)
+
+
+def settings_in(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run in a folder: its config.toml, or if that is missing, those in its newest checkpoint; None
+    if there is neither. Raises ConfigError for a file that cannot be read."""
+    config = folder / "config.toml"
+    return read_toml(config) if config.exists() else newest_settings(folder / "checkpoints")
+
+
+def _refused(old: dict[str, Any], new: dict[str, Any], harmless: frozenset[str], growing: frozenset[str]) -> list[str]:
+    """The differences that make another run, in words."""
+    found = []
+    for name, was, now in differences(old, new):
+        field = name.rpartition(".")[2]
+        grown = field in growing and (now is None or (was is not None and now > was))
+        if field not in harmless and not grown:
+            found.append(f"{name}: the run has {was!r}, now {now!r}")
+    return found
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """What differs between settings as plain data: dotted name, old value, new value; None for what is not set."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif old != new:
         yield name, old, new

@@ -17,7 +17,7 @@ import torch
 
 from backroads.errors import BackroadsError, ConfigError, RunError
 from backroads.models import build_model
-from backroads.runs.folder import write_json
+from backroads.runs.files import write_json
 from backroads.runs.groups import merged
 from backroads.runs.results import PromotedTrial, Promotion, Transfer, TransferCell, TransferRow
 from backroads.runs.runtime import joined

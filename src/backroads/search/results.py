@@ -13,7 +13,7 @@ import optuna
 import tomli_w
 
 from backroads.errors import RunError
-from backroads.runs.folder import write_atomically
+from backroads.runs.files import write_atomically
 from backroads.runs.results import SearchGroup, SearchResults, SearchTrial
 from backroads.search.record import DIVERGED, ERROR, LOST, RETRIED, Record, settled
 from backroads.search.study import StudyClient

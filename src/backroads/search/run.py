@@ -17,7 +17,7 @@ import tomli_w
 
 from backroads.errors import ConfigError, RunError
 from backroads.runs.environment import environment
-from backroads.runs.folder import write_atomically, write_json
+from backroads.runs.files import write_atomically, write_json
 from backroads.runs.progress import Progress, Report
 from backroads.runs.settings import check_resume, read_run
 from backroads.runs.signals import Stopper

@@ -102,7 +102,7 @@ def run_trial(
 def _newest(attempts: Path, settings: dict[str, object]) -> checkpoint.Checkpoint | None:
     """The checkpoint of the most steps of any attempt at these settings."""
     folders = attempts.iterdir() if attempts.is_dir() else ()
-    found = [checkpoint.load_newest(folder, set_aside=False)[0] for folder in folders]
+    found = [checkpoint.load_newest(folder)[0] for folder in folders]
     same = [one for one in found if one is not None and one.manifest.settings == json.loads(json.dumps(settings))]
     return max(same, key=lambda one: one.manifest.step, default=None)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backroads.extras import extra_named
+from backroads.runs.files import folder_within
 from backroads.runs.schema import Event
 
 
@@ -14,7 +15,8 @@ class Board:
     """Writes the numbers of events as TensorBoard's scalars.
 
     Args:
-        path: folder for the files. arms: names of the run's arms; with several, each has a folder of its own.
+        path: the run's folder; the files go into its ``tensorboard``.
+        arms: names of the run's arms; with several, each has a folder of its own.
 
     Raises:
         MissingDependencyError: TensorBoard is not installed.
@@ -24,7 +26,7 @@ class Board:
         with extra_named("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
         self._writer = SummaryWriter
-        self._paths = [path / name for name in arms] if len(arms) > 1 else [path]
+        self._path, self._names = path, [f"tensorboard/{arm}" for arm in arms] if len(arms) > 1 else ["tensorboard"]
         self._open: dict[int, Any] = {}
 
     def __call__(self, arm: int, event: Event) -> None:
@@ -32,7 +34,7 @@ class Board:
         step = getattr(event, "step", 0)
         if arm not in self._open:
             # What an interrupted run wrote after this step is hidden.
-            self._open[arm] = self._writer(str(self._paths[arm]), purge_step=step)
+            self._open[arm] = self._writer(str(folder_within(self._path, self._names[arm])), purge_step=step)
         for tag, value in _numbers(dataclasses.asdict(event), event.kind):
             self._open[arm].add_scalar(tag, value, step)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from backroads.errors import ConfigError, RunError
 from backroads.runs import checkpoint
-from backroads.runs.folder import write_flushed
+from backroads.runs.files import write_atomically, write_json
 from backroads.train.build import method_of
 from backroads.train.load import load_config, load_model
 
@@ -32,7 +33,7 @@ def export(run: Path, out: Path, which: str = "best", *, program: bool = True) -
             differ (a bug), or the model cannot be exported as a program.
     """
     names = ["model.safetensors", "model.json", *(["model.pt2"] if program else [])]
-    taken = [name for name in names if (out / name).exists()]
+    taken = [name for name in names if os.path.lexists(out / name)]
     if taken:
         raise ConfigError(f"out: {out} has {', '.join(taken)} already; choose another folder, nothing was overwritten")
     config = load_config(run)
@@ -54,6 +55,7 @@ def export(run: Path, out: Path, which: str = "best", *, program: bool = True) -
         "rule": config.rule.name if config.method.name == "feedback" else None,
         "step": found.manifest.step,
         "accuracy": found.manifest.score,
+        "passed_over": found.passed_over,
     }
     out.mkdir(parents=True, exist_ok=True)
     if program:
@@ -62,7 +64,9 @@ def export(run: Path, out: Path, which: str = "best", *, program: bool = True) -
             made = torch.export.export(plain, (x,), dynamic_shapes=({0: batch},))
         except Exception as error:
             raise RunError(f"export: torch.export cannot trace this model: {error}; use --no-program") from error
-        torch.export.save(made, out / "model.pt2")
-    write_flushed(out / "model.safetensors", checkpoint.pack(plain.state_dict()))
-    write_flushed(out / "model.json", (json.dumps(about, indent=2) + "\n").encode())
+        content = io.BytesIO()
+        torch.export.save(made, content)
+        write_atomically(out / "model.pt2", content.getvalue())
+    write_atomically(out / "model.safetensors", checkpoint.pack(plain.state_dict()))
+    write_json(out / "model.json", about)
     return about

@@ -32,13 +32,15 @@ def load_model(run: Path, config: TrainSettings, which: str) -> tuple[torch.nn.M
 
     Raises:
         ConfigError: no such ``which``, or data that are missing. StateError: no whole checkpoint.
+        RunError: weights that are not finite.
     """
     if which not in ("best", "last"):
         raise ConfigError(f"checkpoint: expected 'best' or 'last', got {which!r}")
     folder = run / "checkpoints"
-    last = checkpoint.load_newest(folder, set_aside=False)[0] if which == "last" else None
-    found = last or checkpoint.load_best(folder)  # which says what is wrong where there is none
+    found = checkpoint.load_last(folder) if which == "last" else checkpoint.load_best(folder)
+    weights = found.state["arms"][0]["ema"] or found.model
+    checkpoint.require_finite(weights, found.path)
     dataset = dataset_of(config, torch.device("cpu"))
     model = make_model(config, dataset, method_of(config))
-    model.load_state_dict(found.state["arms"][0]["ema"] or found.model)
+    model.load_state_dict(weights)
     return model.eval(), dataset, found

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backroads.metrics import quantities
-from backroads.runs import checkpoint
 from backroads.runs.loop import Loop, Times, failures_explained
 from backroads.runs.progress import Progress, Report
 from backroads.runs.runtime import joined
 from backroads.runs.schema import Start, Stopped, TrainingResults
-from backroads.runs.settings import check_resume
+from backroads.runs.settings import check_resume_in
 from backroads.runs.signals import Stopper
 from backroads.train.arm import TrainingArm
 from backroads.train.board import Board
@@ -24,12 +23,15 @@ from backroads.train.comparison import BASELINE, CompareSettings
 from backroads.train.settings import GROWING, HARMLESS, TrainSettings
 
 
-def train(config: TrainSettings, path: Path, report: Report, *, resume: bool = False) -> TrainingResults | Stopped:
+def train(
+    config: TrainSettings, path: Path, report: Report, *, resume: bool = False, restart: bool = False
+) -> TrainingResults | Stopped:
     """Train a model in a run folder, from the start or from its last checkpoint.
 
     Args:
         config: the settings. path: the run folder; new, unless ``resume``. report: called after every step.
-        resume: go on from the newest whole checkpoint in ``path``, if there is one.
+        resume: go on from the newest whole checkpoint in ``path``, or begin if there is no run.
+        restart: set aside what is in ``path``, under a new name within, and begin.
 
     Returns:
         The results, or the signal that ended the run before its time; the same call with ``resume`` goes on.
@@ -39,12 +41,16 @@ def train(config: TrainSettings, path: Path, report: Report, *, resume: bool = F
         RunError: the run cannot go on (disk full, another process lost, too many corrupt images); the last checkpoint
             is intact.
     """
-    return run_arms("train", [(name_of(config), config)], config.as_toml(), path, report, resume=resume)
+    named = [(name_of(config), config)]
+    return run_arms("train", named, config.as_toml(), path, report, resume=resume, restart=restart)
 
 
-def compare(config: CompareSettings, path: Path, report: Report, *, resume: bool = False) -> TrainingResults | Stopped:
+def compare(
+    config: CompareSettings, path: Path, report: Report, *, resume: bool = False, restart: bool = False
+) -> TrainingResults | Stopped:
     """Train every rule and method with every seed, side by side in a run folder; arguments as for :func:`train`."""
-    return run_arms("compare", config.arms(), config.as_toml(), path, report, baseline=BASELINE, resume=resume)
+    more: dict[str, Any] = {"baseline": BASELINE, "resume": resume, "restart": restart}
+    return run_arms("compare", config.arms(), config.as_toml(), path, report, **more)
 
 
 def name_of(config: TrainSettings) -> str:
@@ -61,18 +67,18 @@ def run_arms(
     *,
     baseline: str | None = None,
     resume: bool = False,
+    restart: bool = False,
 ) -> TrainingResults | Stopped:
     """Train several arms side by side in a run folder.
 
     Args:
         kind: of the run. named: name and settings of each arm; they differ in rule and seed only.
-        settings: of the run, as TOML data. path, report, resume: as for :func:`train`.
+        settings: of the run, as TOML data. path, report, resume, restart: as for :func:`train`.
         baseline: name of the arms whose accuracy and step time the others are compared with.
     """
     config = named[0][1]
-    old = checkpoint.newest_settings(path / "checkpoints") if resume else None
-    if old is not None:
-        check_resume(old, settings, harmless=HARMLESS, growing=GROWING)
+    if resume and not restart:
+        check_resume_in(path, settings, harmless=HARMLESS, growing=GROWING)
     with (
         joined(config.run.device, threads=config.run.threads, deterministic=config.run.deterministic) as runtime,
         Stopper() as stopper,
@@ -86,7 +92,7 @@ def run_arms(
         times = times_of(config, batches.steps_per_epoch)
         loop = Loop(arms, times, runtime, stop=stopper, report=report, line=lambda step: _line(arms, step))
         if config.run.tensorboard and runtime.leads:
-            loop.listen = Board(path / "tensorboard", [f"{arm.name}-{arm.config.run.seed}" for arm in arms])
+            loop.listen = Board(path, [f"{arm.name}-{arm.config.run.seed}" for arm in arms])
         start = Start(
             kind,
             tuple(arm.about() for arm in arms),
@@ -99,7 +105,7 @@ def run_arms(
             baseline=baseline,
         )
         try:
-            signal = loop.run_in(path, start, settings, keep=config.run.keep, resume=resume)
+            signal = loop.run_in(path, start, settings, keep=config.run.keep, resume=resume, restart=restart)
             if signal:
                 return Stopped(loop.step, signal)
             units = {arm.config.run.seed: arm for arm in arms if arm.name == baseline}
