@@ -11,6 +11,12 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, LiteralString
+
+from backroads.search.faults import retrying
+
+if TYPE_CHECKING:
+    import psycopg
 
 PASSWORD = "open-sesame-4711"
 
@@ -33,12 +39,41 @@ class Postgres:
         self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+            self.port = free.getsockname()[1]
+        self._password = PASSWORD
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"postgresql://searcher:{PASSWORD}@127.0.0.1:{self._port}/postgres"
+        return self.url_of(PASSWORD)
+
+    def url_of(self, password: str, query: str = "") -> str:
+        """The URL with a password before the host, or, where that is empty, with parameters."""
+        user = f"searcher:{password}" if password else "searcher"
+        return f"postgresql://{user}@127.0.0.1:{self.port}/postgres{'?' * bool(query)}{query}"
+
+    def change_password(self, password: str) -> None:
+        """Give the user another one; from now on the server logs every statement but this one."""
+        from psycopg import sql
+
+        with self._connect() as connection:
+            connection.execute("SET log_statement = 'none'")
+            connection.execute(sql.SQL("ALTER ROLE searcher PASSWORD {}").format(password))
+            connection.execute("ALTER ROLE searcher SET log_statement = 'all'")
+        self._password = password
+
+    def stored(self, query: LiteralString) -> list[tuple[object, ...]]:
+        with self._connect() as connection:
+            return connection.execute(query).fetchall()
+
+    def log(self) -> str:
+        return (self._folder / "log").read_text(errors="replace")
+
+    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
+        import psycopg
+
+        words = {"host": "127.0.0.1", "user": "searcher", "dbname": "postgres", "password": self._password}
+        return retrying(lambda: psycopg.connect(**words, port=self.port), 30.0)  # it may be starting
 
     def __enter__(self) -> Postgres:
         secret = self._folder / "secret"
@@ -58,7 +93,7 @@ class Postgres:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self) -> None:
-        words = ["-D", "data", "-p", str(self._port), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        words = ["-D", "data", "-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._bin / "postgres", *words, "-k", self._folder], stdout=log, stderr=log, **self._as_user()
@@ -66,7 +101,7 @@ class Postgres:
         end = time.monotonic() + 30
         while time.monotonic() < end:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
             time.sleep(0.05)
         raise RuntimeError((self._folder / "log").read_text())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import cyclopts
 
@@ -56,11 +58,20 @@ def main(words: list[str] | None = None) -> None:
             with extra_named():
                 app(words, exit_on_error=False, print_error=False)
     except RunError as error:
-        print(f"backroads: {error}", file=sys.stderr)
+        print(f"backroads: {_without_urls(str(error), words)}", file=sys.stderr)
         sys.exit(1)
     except (BackroadsError, cyclopts.CycloptsError) as error:
-        print(f"backroads: {error}", file=sys.stderr)
+        print(f"backroads: {_without_urls(str(error), words)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("backroads: interrupted; what was written so far is in the run folder", file=sys.stderr)
         sys.exit(130)
+
+
+def _without_urls(text: str, words: list[str]) -> str:
+    """A message without the URLs among the words of the command, one of which may have a password."""
+    for word in words:
+        if found := re.search(r"(?s)([\w+.-]+)://.+", word):
+            for url in (found[0], repr(found[0])[1:-1], str(Path(found[0]))):
+                text = text.replace(url, f"{found[1]}://…")
+    return text

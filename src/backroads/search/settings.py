@@ -101,6 +101,13 @@ class Study(Group):
             raise ValueError("letters, digits and . _ + - only")
         return name
 
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _text(cls, storage: Any) -> Any:
+        if storage is not None and not isinstance(storage, str):  # said here without it: it may have a password
+            raise ValueError(f"storage: expected a URL as text, got a {type(storage).__name__}")
+        return storage
+
     @model_validator(mode="after")
     def _enough_grace(self) -> Study:
         if self.grace < 2 * self.heartbeat:
