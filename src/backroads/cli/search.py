@@ -165,10 +165,13 @@ def write_results(client: StudyClient, folder: Path) -> Path:
     """Write results.json and the report; returns the report's path."""
     from backroads.report import write_report
     from backroads.runs.files import write_json
+    from backroads.search.faults import writing
     from backroads.search.results import gather
 
-    write_json(folder / "results.json", gather(client), indent=None)
-    return write_report(folder)
+    results = gather(client)
+    with writing(folder):
+        write_json(folder / "results.json", results, indent=None)
+        return write_report(folder)
 
 
 def _table(client: StudyClient) -> str:

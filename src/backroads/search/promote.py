@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from backroads.errors import BackroadsError, ConfigError, RunError
 from backroads.models import build_model
@@ -22,7 +23,8 @@ from backroads.runs.groups import merged
 from backroads.runs.results import PromotedTrial, Promotion, Transfer, TransferCell, TransferRow
 from backroads.runs.runtime import joined
 from backroads.runs.statistics import estimate
-from backroads.search.record import TrialFailed
+from backroads.search.faults import intact, writing
+from backroads.search.record import Accuracy, TrialFailed
 from backroads.search.results import best_of_groups, ranked, training_of
 from backroads.search.settings import SearchSettings
 from backroads.search.study import StudyClient
@@ -71,7 +73,8 @@ def promote(
         rows.append(PromotedTrial(record.number, record.group, record.value, own, mean.mean, mean.half))
     rows.sort(key=lambda row: -(row.mean or 0.0))
     promotion = Promotion(tuple(rows), tuple(fresh), found)
-    write_json(folder / PROMOTED, promotion, indent=None)
+    with writing(folder):
+        write_json(folder / PROMOTED, promotion, indent=None)
     return promotion
 
 
@@ -127,7 +130,8 @@ def transfer(
 
     rows = tuple(TransferRow(group, {model: cell(group, model) for model in models}) for group in settings)
     table = Transfer(tuple(models), rows, tuple(fresh), found)
-    write_json(folder / TRANSFERRED, table, indent=None)
+    with writing(folder):
+        write_json(folder / TRANSFERRED, table, indent=None)
     return table
 
 
@@ -164,13 +168,14 @@ def _train_all(
     jobs = {
         f"{name}/{seed}": merged(TrainSettings, own, {"seed": seed}) for name, own in settings.items() for seed in seeds
     }
-    known = json.loads(path.read_text(encoding="utf-8"))["trainings"] if path.is_file() else {}
+    known = _trainings(path) if path.is_file() else {}
     done = {name: known[name] for name, job in jobs.items() if name in known and known[name]["settings"] == job}
     left = {name: job for name, job in jobs.items() if name not in done}
 
     def note(name: str, result: dict[str, Any]) -> None:
         done[name] = {"settings": jobs[name], **result}
-        write_json(path, {"trainings": {**known, **done}}, indent=None)
+        with writing(path.parent):
+            write_json(path, {"trainings": {**known, **done}}, indent=None)
         outcome = "diverged" if result["accuracy"] is None else f"test accuracy {100 * result['accuracy']:.2f} %"
         log(f"[{len(done)}/{len(jobs)}] {name}: {outcome}")
 
@@ -183,6 +188,22 @@ def _train_all(
             for future in as_completed(futures):
                 note(futures[future], future.result())
     return {name: tuple(done[f"{name}/{seed}"]["accuracy"] for seed in seeds) for name in settings}, done
+
+
+class _Training(BaseModel):
+    """What is kept of a training; a folder may come from elsewhere, and is checked."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    settings: dict[str, Any]
+    accuracy: Accuracy | None
+    reason: str | None
+
+
+def _trainings(path: Path) -> dict[str, dict[str, Any]]:
+    """The trainings in a file of :func:`_train_all`, by NAME/SEED; raises RunError if it is damaged."""
+    with intact(str(path)):
+        found = json.loads(path.read_text(encoding="utf-8"))["trainings"]
+        return {name: _Training(**one).model_dump() for name, one in found.items()}
 
 
 def _check_models(models: Iterable[str], config: SearchSettings) -> None:

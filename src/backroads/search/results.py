@@ -15,6 +15,7 @@ import tomli_w
 from backroads.errors import RunError
 from backroads.runs.files import write_atomically
 from backroads.runs.results import SearchGroup, SearchResults, SearchTrial
+from backroads.search.faults import writing
 from backroads.search.record import DIVERGED, ERROR, LOST, RETRIED, Record, settled
 from backroads.search.study import StudyClient
 
@@ -142,5 +143,6 @@ def write_best(client: StudyClient, folder: Path, group: str | None = None) -> t
         f'# {line}.\n# It trains on the whole training split; with split = "validation" it repeats the trial.\n'
         + tomli_w.dumps(training_of(client, best[0]))
     )
-    write_atomically(path, text)
+    with writing(folder):
+        write_atomically(path, text)
     return path, line
