@@ -161,11 +161,20 @@ METHODS: dict[str, MethodCase] = {
     "feedback": MethodCase(Feedback("symmetric_alignment")),
     "feedback, mixed": MethodCase(Feedback({"0": "kolen_pollack", "*": "weight_mirror"}), mean=False),
     "backprop": MethodCase(Feedback()),
-    "local_errors": MethodCase(LocalErrors(), (1, 4, 7)),
-    "local_errors, pooled": MethodCase(LocalErrors(limit=30), (1, 4, 7)),
+    "local_errors": MethodCase(LocalErrors(), (1, 4, 7), mean=False),  # compares the examples of each part
     "local_errors, sim": MethodCase(LocalErrors("sim"), (1, 4, 7), mean=False),
-    "local_errors, predsim": MethodCase(LocalErrors("predsim", beta=0.7), (1, 4, 7), mean=False),
-    "local_errors, two blocks": MethodCase(LocalErrors(blocks=("1", "7")), (1, 7)),
+    "local_errors, beta": MethodCase(LocalErrors(beta=0.7), (1, 4, 7), mean=False),
+    "local_errors, bio": MethodCase(LocalErrors(bio=True, beta=0.1, projection=8), (1, 4, 7), mean=False),
+    "local_errors, pred and bio": MethodCase(LocalErrors("pred", bio=True, projection=8), (1, 4, 7)),
+    "local_errors, similar to inputs": MethodCase(
+        LocalErrors("pred", unsupervised="sim", alpha=0.2), (1, 4, 7), mean=False
+    ),
+    "local_errors, decoupled": MethodCase(LocalErrors(decoupled=True), (1, 4, 7), mean=False),
+    "local_errors, not detached": MethodCase(LocalErrors("pred", detach=False)),
+    "layerwise": MethodCase(LocalErrors("pred"), (1, 4, 7)),
+    "layerwise, pooled": MethodCase(LocalErrors("pred", limit=30), (1, 4, 7)),
+    "layerwise, two blocks": MethodCase(LocalErrors("pred", blocks=("1", "7")), (1, 7)),
+    "layerwise, decoupled": MethodCase(LocalErrors("pred", decoupled=True), (1, 4, 7)),
 }
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 import backroads as br
 from backroads.errors import ConfigError, ShapeError
-from backroads.methods.local_errors import LocalErrors, pooling, similarity
+from backroads.methods.heads import pooling, similarity
+from backroads.methods.local_errors import LocalErrors
 from backroads.models import build_model
 
 REPO = Path(__file__).resolve().parents[2]
@@ -30,7 +31,7 @@ FOLDER = Path(os.environ.get("BACKROADS_LOCAL_PARITY", REPO.parent / "shared" / 
 
 
 def recorded(kind: str) -> list[Any]:
-    """The recorded cases of the losses that are implemented, as parameters.
+    """The recorded cases, as parameters.
 
     Some are copied to tests/fixtures; all are read from a folder outside the repository (BACKROADS_LOCAL_PARITY), and
     one skipped parameter says so where it is missing.
@@ -41,12 +42,8 @@ def recorded(kind: str) -> list[Any]:
     if not index.is_file():
         reason = f"no recorded cases: {index} is missing; set BACKROADS_LOCAL_PARITY to the folder of local_loss"
         return [*found, pytest.param(None, id="missing", marks=pytest.mark.skip(reason=reason))]
-    plain = {"loss_unsup": "none", "bio": False, "no_similarity_std": False, "no_detach": False}
     cases = [case for case in json.loads(index.read_text())["cases"] if case["kind"] == kind]
-    return [
-        *found,
-        *(pytest.param(c, id=c["id"]) for c in cases if (c.get("settings") or plain).items() >= plain.items()),
-    ]
+    return [*found, *(pytest.param(case, id=case["id"]) for case in cases)]
 
 
 def arrays(case: dict[str, Any]) -> dict[str, Tensor]:
@@ -66,7 +63,18 @@ def same(name: str, got: Tensor, expected: Tensor) -> None:
 
 def method_of(case: dict[str, Any], **options: Any) -> LocalErrors:
     settings = case["settings"]
-    return LocalErrors(settings["loss_sup"], settings["dim_in_decoder"], beta=settings["beta"], **options)
+    return LocalErrors(
+        settings["loss_sup"],
+        settings["dim_in_decoder"],
+        beta=settings["beta"],
+        bio=settings["bio"],
+        projection=settings["target_proj_size"],
+        unsupervised=settings["loss_unsup"],
+        alpha=settings["alpha"],
+        deviation=not settings["no_similarity_std"],
+        detach=not settings["no_detach"],
+        **options,
+    )
 
 
 def nonlinearity(case: dict[str, Any]) -> nn.Module:
@@ -74,7 +82,10 @@ def nonlinearity(case: dict[str, Any]) -> nn.Module:
 
 
 OURS = {
+    "decoder_y.weight_fa": "encoder.local_head.B",
     "decoder_y": "encoder.local_head.prediction",
+    "decoder_x": "encoder.local_head.reconstruction",
+    "proj_y.weight": "encoder.local_head.P",
     "linear_loss": "encoder.local_head.similarity",
     "conv_loss": "encoder.local_head.similarity",
 }
@@ -123,7 +134,7 @@ def test_a_block_gives_the_recorded_loss_gradients_and_statistics(case: dict[str
     named = dict(model.named_parameters()) | dict(model.named_buffers())
     with torch.no_grad():
         for key, value in given.items():
-            if key.startswith("p."):
+            if key.startswith("p.") and not (case["settings"]["bio"] and key == "p.conv_loss.weight"):  # unused there
                 named[our_name(key[2:])].copy_(value)
 
     local, _ = method.objective(model, x, y, lambda output, _: 0 * output.sum())
@@ -217,6 +228,9 @@ def local_loss(method: LocalErrors, model: nn.Module, x: Tensor, y: Tensor) -> T
     return method.objective(model, x, y, lambda output, _: 0 * output.sum())[0]
 
 
+LAYERWISE = {"loss": "pred"}
+
+
 def mlp(*widths: int, seed: int = 0) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -235,7 +249,7 @@ def labelled(n: int, features: int, classes: int, seed: int = 1) -> tuple[Tensor
 def test_at_the_start_pred_is_that_of_its_bias_and_teaches_the_head_alone() -> None:
     """V = 0: the loss is the cross-entropy of softmax(c), ln C for c = 0, and its gradient to the layer is 0."""
     x, y = labelled(8, 5, 3)
-    method, model = prepared(mlp(5, 4, 3), x)
+    method, model = prepared(mlp(5, 4, 3), x, **LAYERWISE)
     head = model[0].local_head
     assert not head.prediction.weight.any()
     assert 0 < float(head.prediction.bias.detach().abs().max()) <= 1 / math.sqrt(4)
@@ -252,7 +266,7 @@ def test_at_the_start_pred_is_that_of_its_bias_and_teaches_the_head_alone() -> N
 
 def test_one_block_with_its_head_learns_as_backpropagation_of_that_two_layer_network() -> None:
     x, y = labelled(8, 5, 3)
-    method, model = prepared(mlp(5, 4, 3), x)
+    method, model = prepared(mlp(5, 4, 3), x, **LAYERWISE)
     head = model[0].local_head.prediction
     nn.init.normal_(head.weight)
     local_loss(method, model, x, y).backward()
@@ -320,11 +334,87 @@ def test_pooling_is_the_reference_s_loop_and_gives_maps_of_that_size(side: int, 
         if 4 * oh * ow > limit:
             kw *= 2
             ow = math.ceil(side / kw)
-    kernel, padding, inputs = pooling(4, side, side, limit)
-    assert (kernel, inputs) == ((kh, kw), 4 * oh * ow)
-    assert F.avg_pool2d(torch.zeros(1, 4, side, side), kernel, padding=padding).numel() == inputs
-    assert inputs <= max(limit, 4)
-    assert pooling(4, side, 1, limit)[2] <= max(limit, 4)
+    found = pooling((4, side, side), limit)
+    assert (found.kernel, found.inputs) == ((kh, kw), 4 * oh * ow)
+    assert found(torch.zeros(1, 4, side, side)).shape == (1, found.inputs)
+    assert found.inputs <= max(limit, 4)
+    assert pooling((side, 4), limit).inputs <= max(limit, 4)
+
+
+def compared(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference of the correlations of all pairs of rows, of two matrices."""
+    return ((torch.corrcoef(a) - torch.corrcoef(b)) ** 2).mean()
+
+
+def test_unsupervised_losses_compare_a_block_with_its_input() -> None:
+    x, y = labelled(6, 5, 3)
+    for unsupervised in ("sim", "recon"):
+        method, model = prepared(mlp(5, 4, 6, 3), x, loss="pred", unsupervised=unsupervised, alpha=0.3)
+        first, second = model[0].local_head, model[2].local_head
+        h1 = model[1](model[0](x)).detach()
+        h2 = model[3](model[2](h1)).detach()
+        pred = sum(F.cross_entropy(head.prediction(h), y) for head, h in ((first, h1), (second, h2)))
+        if unsupervised == "sim":
+            extra = compared(h1 @ first.similarity.weight.T, x) + compared(h2 @ second.similarity.weight.T, h1)
+        else:
+            assert first.reconstruction is None  # nothing to reconstruct but the data
+            D = second.reconstruction
+            extra = ((torch.tanh(h2 @ D.weight.T + D.bias) - h1) ** 2).mean()
+        expected = 0.7 * pred + 0.3 * extra
+        assert float(local_loss(method, model, x, y).detach()) == pytest.approx(float(expected.detach()), rel=1e-7)
+
+
+def test_convolutions_are_reconstructed_to_the_size_of_their_inputs_whatever_the_stride() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.LeakyReLU(0.01),
+        nn.Flatten(), nn.Linear(4 * 4 * 4, 3),
+    ).double()  # fmt: skip
+    x, y = torch.randn(5, 2, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
+    method, model = prepared(net, x, loss="pred", unsupervised="recon", alpha=0.5)
+    D = model[2].local_head.reconstruction
+    h1 = model[1](model[0](x)).detach()
+    h2 = model[3](model[2](h1)).detach()
+    again = F.leaky_relu(F.conv_transpose2d(h2, D.weight, D.bias, stride=2, padding=1, output_padding=1), 0.01)
+    pred = [F.cross_entropy(model[i].local_head.prediction(h.flatten(1)), y) for i, h in ((0, h1), (2, h2))]
+    expected = 0.5 * (pred[0] + pred[1]) + 0.5 * F.mse_loss(again, h1)
+    assert float(local_loss(method, model, x, y).detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
+
+
+def test_bio_starts_at_ln_2_and_sends_errors_through_a_fixed_matrix() -> None:
+    x, y = labelled(8, 5, 3)
+    method, model = prepared(mlp(5, 4, 3), x, loss="pred", bio=True, projection=7)
+    head = model[0].local_head
+    fixed = {name: value.clone() for name, value in head.named_buffers()}
+    assert {name: tuple(value.shape) for name, value in fixed.items()} == {"P": (7, 3), "B": (7, 4)}
+    assert float(fixed["P"].abs().max()) <= 1 / math.sqrt(3)
+    loss = local_loss(method, model, x, y)
+    assert float(loss.detach()) == pytest.approx(math.log(2), rel=1e-12)
+    loss.backward()
+    # dL/dz = (sigmoid(z) - t) / (n rows), sent to h by B^T: dW = (dz B * tanh'(u))^T x
+    t = (F.one_hot(y, 3).double() @ fixed["P"].T > 0).double()
+    h = torch.tanh(model[0](x)).detach()
+    du = (0.5 - t) / t.numel() @ fixed["B"] * (1 - h**2)
+    torch.testing.assert_close(model[0].weight.grad, du.T @ x, rtol=1e-12, atol=1e-14)
+    assert model[0].weight.grad.any()
+    torch.testing.assert_close(head.prediction.weight.grad, ((0.5 - t) / t.numel()).T @ h, rtol=1e-12, atol=1e-14)
+    assert all(not value.requires_grad for value in fixed.values())
+
+
+def test_without_detaching_the_losses_of_later_blocks_reach_earlier_ones() -> None:
+    """The control experiment: plain automatic differentiation of the sum of all losses."""
+    x, y = labelled(8, 5, 3)
+    method, model = prepared(mlp(5, 4, 6, 3), x, loss="pred", detach=False)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight)
+    method.objective(model, x, y, F.cross_entropy)[0].backward()
+    h1 = torch.tanh(F.linear(x, model[0].weight, model[0].bias))
+    h2 = torch.tanh(F.linear(h1, model[2].weight, model[2].bias))
+    heads = [model[i].local_head.prediction for i in (0, 2)]
+    total = sum(F.cross_entropy(m(h), y) for m, h in zip((*heads, model[4]), (h1, h2, h2), strict=True))
+    for name, p in model.named_parameters():
+        (expected,) = torch.autograd.grad(total, p, retain_graph=True)
+        torch.testing.assert_close(p.grad, expected, rtol=1e-12, atol=1e-14, msg=name)
 
 
 # --- where blocks end ---
@@ -383,6 +473,13 @@ def test_the_loss_does_not_see_dropout_after_the_activation() -> None:
         ({"beta": 1.5}, "beta: expected a number from 0 to 1"),
         ({"beta": math.nan}, "beta: expected a number from 0 to 1"),
         ({"limit": 0}, "limit: expected a number of inputs"),
+        ({"alpha": -0.1, "unsupervised": "sim"}, "alpha: expected a number from 0 to 1"),
+        ({"alpha": 0.1}, "alpha: expected 0 without an unsupervised loss"),
+        ({"alpha": 1, "unsupervised": "recon"}, "expected less than 1 with recon"),
+        ({"unsupervised": "recno"}, "expected one of none, sim, recon, got 'recno'. Did you mean 'recon'"),
+        ({"projection": 0}, "projection: expected a number of rows"),
+        ({"decoupled": True, "detach": False}, "expected detach=True where decoupled=True"),
+        ({"decoupled": "yes"}, "decoupled: expected true or false, got 'yes'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
@@ -411,9 +508,25 @@ class Skips(nn.Module):
         (nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)), {}, ShapeError, r"does not take a sample"),
         (nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), {"blocks": ("relu",)}, ConfigError, "matches no"),
         (nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), {"blocks": "2"}, ConfigError, "the output has no"),
+        (
+            nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 3)),
+            {"unsupervised": "recon", "alpha": 0.1},
+            ConfigError,
+            "recon needs blocks of one linear layer",
+        ),
         (Skips(), {}, ConfigError, "reaches first.weight, which belongs to the block that ends at relu"),
     ],
-    ids=["one layer", "no output", "one class", "one feature", "input", "pattern", "nothing after", "passes by"],
+    ids=[
+        "one layer",
+        "no output",
+        "one class",
+        "one feature",
+        "input",
+        "pattern",
+        "nothing after",
+        "two layers",
+        "passes by",
+    ],
 )
 def test_models_without_blocks_are_refused_untouched(
     model: nn.Module, options: dict[str, Any], error: type[Exception], message: str
@@ -427,8 +540,13 @@ def test_models_without_blocks_are_refused_untouched(
 
 def test_a_limit_below_the_channels_and_a_batch_of_one_under_sim_are_warned_of() -> None:
     x, y = batch()
-    with pytest.warns(UserWarning, match=r"limit 3 is below the channels of 1 \(4\), 4 \(6\)"):
+    with pytest.warns(UserWarning, match="limit 3 is below the channels") as warned:
         prepared(plain_network(), x, limit=3)
+    said = [str(w.message) for w in warned]
+    assert [text.partition(";")[0].removeprefix("local_errors: ") for text in said] == [
+        "limit 3 is below the channels of 1 (4)",
+        "limit 3 is below the channels of 4 (6)",
+    ]
     method, model = prepared(plain_network().eval(), x, loss="sim")
     with pytest.warns(UserWarning, match="one example teaches nothing"):
         loss = local_loss(method, model, x[:1], y[:1])

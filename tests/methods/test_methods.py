@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import backroads as br
 from backroads.errors import ConfigError, ShapeError, UsageError
 from backroads.methods.base import Method
+from backroads.methods.blockwise import Blockwise
 from backroads.methods.feedback import Feedback
 
 TABLE = pytest.mark.parametrize("method", [case.method for case in METHODS.values()], ids=METHODS)
@@ -264,6 +266,7 @@ def test_it_compiles(method: Method) -> None:
         def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             return method.objective(self.model, x, y, F.cross_entropy)
 
+    torch.compiler.reset()  # of the cases before
     plain, compiled = Training(), Training()
     run: Any = torch.compile(compiled, backend="eager", fullgraph=True)
     x, y = batch()
@@ -272,6 +275,63 @@ def test_it_compiles(method: Method) -> None:
         training(x, y)[0].backward()
     for p, q in zip(plain.parameters(), compiled.parameters(), strict=True):
         assert (p.grad is None and q.grad is None) or torch.allclose(p.grad, q.grad, rtol=1e-10, atol=1e-12)
+
+
+class LiveBytes:
+    """Counts the bytes that autograd keeps for backward passes, parameters apart; the most at one time is ``peak``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self.now = self.peak = 0
+
+    def __enter__(self) -> LiveBytes:
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda kept: kept.tensor)
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.hooks.__exit__(*error)
+
+    def pack(self, tensor: Tensor) -> Any:
+        counter, size = self, tensor.nbytes if tensor.untyped_storage().data_ptr() not in self.own else 0
+
+        class Kept:
+            def __init__(self, tensor: Tensor) -> None:
+                self.tensor = tensor
+                counter.now += size
+                counter.peak = max(counter.peak, counter.now)
+
+            def __del__(self) -> None:
+                counter.now -= size
+
+        return Kept(tensor)
+
+
+@pytest.mark.parametrize("name", br.list_methods())
+def test_decoupled_blocks_have_the_same_gradients_and_keep_one_block_at_a_time(name: str) -> None:
+    joint = br.get_method(name)
+    if not isinstance(joint, Blockwise):
+        pytest.skip("not in blocks")
+    decoupled, depth = dataclasses.replace(joint, decoupled=True), 12
+    torch.manual_seed(0)
+    deep = nn.Sequential(*(m for _ in range(depth) for m in (nn.Linear(40, 40), nn.Tanh())), nn.Linear(40, 4)).double()
+    x, y = torch.randn(64, 40, dtype=torch.float64), torch.randint(4, (64,))
+    found, peaks = [], []
+    for method in (joint, decoupled):
+        model = method.prepare(copy.deepcopy(deep), x[:2], 0)
+        with torch.no_grad():
+            for seed, p in enumerate(model.parameters()):
+                p += 0.1 * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(seed))
+        torch.manual_seed(0)
+        with LiveBytes(model) as memory:
+            objective = method.objective(model, x, y, F.cross_entropy)[0]
+        peaks.append(memory.peak)
+        objective.backward()
+        found.append({key: p.grad for key, p in model.named_parameters()})
+    assert all(torch.equal(gradient, found[1][key]) for key, gradient in found[0].items())
+    # What one of the blocks keeps is at most what all keep over their number; three times that leaves room for the
+    # output and for the block that is being made while one is let go.
+    assert peaks[1] < 3 * peaks[0] / (depth + 1)
 
 
 # --- by name ---

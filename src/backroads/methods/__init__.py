@@ -17,6 +17,7 @@ __all__ = ["get_method", "list_methods", "register_method"]
 _METHODS: Registry[Callable[..., Method]] = Registry("method", ConfigError)
 _METHODS.add("feedback", "backroads.methods.feedback:Feedback")
 _METHODS.add("local_errors", "backroads.methods.local_errors:LocalErrors")
+_METHODS.add("layerwise", "backroads.methods.local_errors:layerwise")
 
 
 def register_method(name: str, make: Callable[..., Method] | str) -> None:

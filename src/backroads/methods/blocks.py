@@ -6,7 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn.modules import activation
 from backroads.errors import ConfigError, ShapeError, nearest
 
 _NOT_ELEMENTWISE = {"MultiheadAttention", "GLU", "Softmax", "LogSoftmax", "Softmax2d", "Softmin"}
-_ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name not in _NOT_ELEMENTWISE)
+ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name not in _NOT_ELEMENTWISE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Block:
         parameters: names of what the block's loss reaches.
         shape: of the output of one example, without the batch.
         owner: name of the block's first layer with weights.
+        inputs: shape of what that layer receives of one example; () if it is called by names of arguments only.
     """
 
     end: str
@@ -36,6 +37,7 @@ class Block:
     parameters: tuple[str, ...]
     shape: tuple[int, ...]
     owner: str
+    inputs: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,26 +57,36 @@ class Blocks:
     classes: int
 
 
+Visit = Callable[[int, Tensor], Tensor]
+"""(index of a block, its output) -> what comes after the block gets in its place."""
+
+
 class Cuts:
-    """Ends blocks of a model: inside :meth:`visiting`, no gradient passes the end of a block. Inactive otherwise.
+    """Marks where the blocks of a model begin and end, for :meth:`visiting`. Inactive otherwise.
 
     Args:
         model: the model; gets forward hooks.
         ends: (name of a module, which of its calls), in order.
+        owners: name of the first layer of each block, to keep its inputs; none by default.
+
+    Attributes:
+        inputs: by index of a block, what its first layer received in this pass, without its graph.
     """
 
-    def __init__(self, model: torch.nn.Module, ends: list[tuple[str, int]]) -> None:
-        self.visit: Callable[[int, Tensor], None] | None = None
+    def __init__(self, model: torch.nn.Module, ends: list[tuple[str, int]], owners: Iterable[str] = ()) -> None:
+        self.visit: Visit | None = None
+        self.inputs: dict[int, Tensor] = {}
         by_module: dict[str, dict[int, int]] = {}
         for index, (name, call) in enumerate(ends):
             by_module.setdefault(name, {})[call] = index
         self._hooks = [_End(self, name, calls) for name, calls in by_module.items()]
         self._handles = [model.get_submodule(hook.name).register_forward_hook(hook) for hook in self._hooks]
+        for index, owner in enumerate(owners):
+            self._handles.append(model.get_submodule(owner).register_forward_pre_hook(_Input(self, index)))
 
     @contextlib.contextmanager
-    def visiting(self, visit: Callable[[int, Tensor], None]) -> Iterator[None]:
-        """Inside, ``visit(index of the block, its output)`` is called at each end, and what follows gets the output
-        without its graph. For one forward pass."""
+    def visiting(self, visit: Visit) -> Iterator[None]:
+        """Inside, each output of a block is replaced by what ``visit`` returns for it. For one forward pass."""
         self.visit = visit
         for hook in self._hooks:
             hook.calls = 0
@@ -82,6 +94,7 @@ class Cuts:
             yield
         finally:
             self.visit = None
+            self.inputs.clear()
 
     def remove(self) -> None:
         """Take the hooks off the model."""
@@ -105,8 +118,18 @@ class _End:
             return None
         if not isinstance(output, Tensor):
             raise ConfigError(f"blocks: expected {self.name} to return a tensor, got {type(output).__name__}")
-        self.cuts.visit(index, output)
-        return output.detach()
+        return self.cuts.visit(index, output)
+
+
+class _Input:
+    """The hook of a block's first layer, which keeps its input."""
+
+    def __init__(self, cuts: Cuts, index: int) -> None:
+        self.cuts, self.index = cuts, index
+
+    def __call__(self, module: torch.nn.Module, args: Any) -> None:
+        if self.cuts.visit is not None and args:
+            self.cuts.inputs[self.index] = args[0].detach()
 
 
 def find_blocks(model: torch.nn.Module, sample: Tensor, patterns: tuple[str, ...] = ()) -> Blocks:
@@ -155,7 +178,7 @@ def _ends(model: torch.nn.Module, sample: Tensor, patterns: tuple[str, ...]) -> 
                 ends.append((name, call))
         elif _is_layer(module):
             has_weights = True
-        elif has_weights and isinstance(module, _ACTIVATIONS):
+        elif has_weights and isinstance(module, ACTIVATIONS):
             ends.append((name, call))
             has_weights = False
     if ends and not patterns and not has_weights:
@@ -177,13 +200,26 @@ def _cut(model: torch.nn.Module, sample: Tensor, ends: list[tuple[str, int]]) ->
     """The blocks that end there, and what each one's loss reaches."""
     outputs: list[Tensor] = []
     cuts = Cuts(model, ends)
-    with cuts.visiting(lambda index, h: outputs.append(h)):
+    layers = [name for name, module in model.named_modules() if _is_layer(module)]
+    received: dict[str, tuple[int, ...]] = {}
+    for name in layers:
+
+        def note(module: torch.nn.Module, args: Any, name: str = name) -> None:
+            if args:
+                received.setdefault(name, tuple(args[0].shape[1:]))
+
+        model.get_submodule(name).register_forward_pre_hook(note)
+
+    def keep(index: int, h: Tensor) -> Tensor:
+        outputs.append(h)
+        return h.detach()
+
+    with cuts.visiting(keep):
         output = _output(model, sample)
     if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[0] != len(sample):
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ShapeError(f"expected a model with an output of shape (n, classes), got {got}")
     names = {id(p): name for name, p in model.named_parameters()}
-    layers = [name for name, module in model.named_modules() if _is_layer(module)]
     reached = [[names[id(p)] for p in _leaves(h) if id(p) in names] for h in (*outputs, output)]
     owners: dict[str, int] = {}
     for index, parameters in enumerate(reached):
@@ -203,7 +239,7 @@ def _cut(model: torch.nn.Module, sample: Tensor, ends: list[tuple[str, int]]) ->
         owner = next((layer for layer in layers if any(name.rpartition(".")[0] == layer for name in ordered)), None)
         if owner is None:
             raise ConfigError(f"blocks: the block that ends at {end} has no layer with weights; name another end")
-        blocks.append(Block(end, call, ordered, tuple(h.shape[1:]), owner))
+        blocks.append(Block(end, call, ordered, tuple(h.shape[1:]), owner, received.get(owner, ())))
     unused = tuple(name for name in names.values() if name not in owners)
     return Blocks(tuple(blocks), tuple(reached[-1]), unused, output.shape[1])
 

@@ -6,7 +6,7 @@ Source: A. Nøkland, L. H. Eidnes, "Training Neural Networks with Local Error Si
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 import warnings
 from typing import ClassVar
 
@@ -15,37 +15,49 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import skip_init
 
-from backroads.errors import ConfigError, ShapeError, UsageError, nearest
-from backroads.methods.base import Loss, Method
-from backroads.methods.blocks import Block, Blocks, Cuts, find_blocks
-from backroads.runs.table import aligned
+from backroads.errors import ConfigError, nearest
+from backroads.methods.base import Loss
+from backroads.methods.blocks import ACTIVATIONS, Block, Blocks
+from backroads.methods.blockwise import Blockwise
+from backroads.methods.heads import as_map, draw, linear, pooling, positions_as_map, similarity
 
 LOSSES = ("pred", "sim", "predsim")
-HEAD = "local_head"  # of the first layer of each block
-_STATE = "_local_errors"
+UNSUPERVISED = ("none", "sim", "recon")
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalErrors(Method):
+class LocalErrors(Blockwise):
     """Train each block by a local loss on its output h; the layers after the last block by the task's loss.
 
-    With a head of V, c or A that learns with its block, S the :func:`similarity` of the examples of a batch, and Y the
-    labels as one-hot vectors::
+    With a head of V, c, A and D that learns with its block, S the :func:`similarity` of the examples of a batch, Y the
+    labels as one-hot vectors, and x the input of the block::
 
         pred    = mean cross-entropy(V f(h) + c, y)       f: average pooling, then one vector
         sim     = mean (S(A h) - S(Y))^2                  over all pairs of examples
         predsim = beta sim + (1 - beta) pred              the task's loss is then times 1 - beta, too
+        loss    = alpha unsupervised + (1 - alpha) of one of them, with the unsupervised one of
+        sim     = mean (S(A h) - S(x))^2
+        recon   = mean (phi(D h) - x)^2                   phi: the block's activation; 0 in the first block
 
-    V starts at zero. The objective is the sum of all losses: as gradients stop between blocks, one backward pass and
-    one optimiser give what block-wise updates give. Dropout after an activation is not seen by the block's loss.
-    "sim" compares the examples of one process's batch: under data parallelism or accumulation, of each part alone.
+    With ``bio``, the labels are seen through a fixed random map P, T = P Y, and errors pass no head backwards::
+
+        sim     = mean (S(f(h)) - S(T))^2
+        pred    = mean binary cross-entropy(V f(h) + c, T > 0), whose error reaches h through a fixed B instead of V
+
+    V starts at zero. The objective is the sum of all losses. Dropout after an activation is not seen by the block's
+    loss. "sim" compares the examples of one process's batch; under data parallelism or accumulation, of each part.
 
     Attributes:
         loss: "pred", "sim" or "predsim".
         limit: the most inputs of V; larger maps are pooled until they fit.
-        blocks: names of the modules whose outputs end blocks, with wildcards; see :meth:`plan`. By default, the
-            activation modules.
         beta: weight of sim in "predsim", 0 to 1.
+        bio: take the biologically more plausible losses.
+        projection: rows of P, for ``bio``.
+        unsupervised: "none", "sim" or "recon".
+        alpha: weight of the unsupervised loss, 0 to 1.
+        deviation: sum up maps by the standard deviation of their channels before they are compared.
+
+    The other options are those of :class:`backroads.methods.blockwise.Blockwise`.
 
     Example::
 
@@ -61,278 +73,207 @@ class LocalErrors(Method):
     """
 
     name: ClassVar[str] = "local_errors"
-    loss: str = "pred"
+    loss: str = "predsim"
     limit: int = 4096
-    blocks: tuple[str, ...] = ()
     beta: float = 0.99
+    bio: bool = False
+    projection: int = 128
+    unsupervised: str = "none"
+    alpha: float = 0.0
+    deviation: bool = True
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise ConfigError(
-                f"local_errors: loss: expected one of {', '.join(LOSSES)}, got {self.loss!r}."
-                f"{nearest(str(self.loss), LOSSES)}"
-            )
-        if not 0 <= self.beta <= 1:
-            raise ConfigError(f"local_errors: beta: expected a number from 0 to 1, got {self.beta}")
-        if not isinstance(self.limit, int) or self.limit < 1:
-            raise ConfigError(f"local_errors: limit: expected a number of inputs, 1 or more, got {self.limit!r}")
-        patterns = (self.blocks,) if isinstance(self.blocks, str) else tuple(self.blocks)
-        object.__setattr__(self, "blocks", patterns)
-
-    def plan(self, model: torch.nn.Module, sample: Tensor) -> LocalPlan:
-        """The blocks of a model and their heads; print it. A copy of the model is run on the sample.
-
-        Args:
-            model: any model from (n, ...) to (n, classes). Outputs of blocks may be (n, features), maps (n, channels,
-                height, width) or sequences (n, positions, features).
-            sample: a few inputs, (n, ...).
-
-        Raises:
-            ConfigError: no block can be found, a connection passes the end of a block by, or one class only.
-            ShapeError: for a sample that does not fit, or an output of a block of another shape.
-        """
-        found = find_blocks(model, sample, self.blocks)
-        if found.classes < 2:
-            raise ConfigError("local_errors: expected a model with two outputs or more, one a class, got 1")
-        for block in found.blocks:
-            if not 1 <= len(block.shape) <= 3:
-                raise ShapeError(
-                    f"local_errors: expected the output of {block.end} to be (n, features), (n, positions, features) "
-                    f"or (n, channels, height, width), got {('n', *block.shape)}"
+        super().__post_init__()
+        for key, known in (("loss", LOSSES), ("unsupervised", UNSUPERVISED)):
+            if (value := getattr(self, key)) not in known:
+                raise ConfigError(
+                    f"local_errors: {key}: expected one of {', '.join(known)}, got {value!r}."
+                    f"{nearest(str(value), known)}"
                 )
-            if self.loss != "pred" and _channels(block.shape)[0] == 1:
-                raise ConfigError(f"local_errors: sim needs two features or more, {block.end} has 1; use loss='pred'")
-        return LocalPlan(self, found)
-
-    def prepare(
-        self, model: torch.nn.Module, sample: Tensor, generator: torch.Generator | int | None
-    ) -> torch.nn.Module:
-        """Add a head to the first layer of each block, in place, and return the model. Its own weights stay.
-
-        Outside :meth:`objective` the model computes what it did before.
-
-        Args:
-            model, sample: as for :meth:`plan`, on the same device; inputs later on have the shape of the sample's.
-            generator: CPU generator or seed of c and A; None is torch's global generator.
-
-        Raises:
-            ConfigError, ShapeError: as :meth:`plan`, or if the model is prepared already; it is then untouched.
-        """
-        if hasattr(model, _STATE):
-            raise ConfigError("local_errors: the model has local heads already; call revert(model) first")
-        found = self.plan(model, sample).found
-        if isinstance(generator, int):
-            generator = torch.Generator().manual_seed(generator)
-        heads = [LocalHead(block.shape, found.classes, self, generator) for block in found.blocks]
-        narrow = [
-            f"{block.end} ({head.features})"
-            for head, block in zip(heads, found.blocks, strict=True)
-            if head.features and head.features > self.limit and len(block.shape) > 1
-        ]
-        if narrow:
-            warnings.warn(
-                f"local_errors: limit {self.limit} is below the channels of {', '.join(narrow)}; their maps are pooled "
-                f"to one position, and their heads have as many inputs as channels",
-                stacklevel=2,
+        for key in ("beta", "alpha"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ConfigError(f"local_errors: {key}: expected a number from 0 to 1, got {getattr(self, key)}")
+        for key, of in (("limit", "inputs"), ("projection", "rows")):
+            if not isinstance(value := getattr(self, key), int) or value < 1:
+                raise ConfigError(f"local_errors: {key}: expected a number of {of}, 1 or more, got {value!r}")
+        if self.alpha and self.unsupervised == "none":
+            raise ConfigError(f"local_errors: alpha: expected 0 without an unsupervised loss, got {self.alpha}")
+        if self.alpha == 1 and self.unsupervised == "recon":
+            raise ConfigError(
+                "local_errors: alpha: expected less than 1 with recon, as the first block has none, got 1"
             )
-        for head, block in zip(heads, found.blocks, strict=True):
-            owner = model.get_submodule(block.owner)
-            weight = next(p for p in owner.parameters(recurse=False))
-            owner.add_module(HEAD, head.to(device=weight.device, dtype=weight.dtype))
-        cuts = Cuts(model, [(block.end, block.call) for block in found.blocks])
-        object.__setattr__(model, _STATE, _State(cuts, heads, tuple(sample.shape[1:]), found.classes))
-        return model
 
-    def revert(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Drop the heads, in place, and return the model. A model without heads is returned as it is."""
-        state = model.__dict__.pop(_STATE, None)
-        if state is not None:
-            state.cuts.remove()
-            for module in model.modules():
-                module._modules.pop(HEAD, None)
-        return model
+    @property
+    def compares(self) -> bool:
+        """Whether examples are compared with one another."""
+        return self.loss != "pred" or self.unsupervised == "sim"
+
+    @property
+    def task_weight(self) -> float:
+        """1 - beta with "predsim"."""
+        return 1 - self.beta if self.loss == "predsim" else 1.0
+
+    def formula(self) -> str:
+        return f"local {self.loss}{' (bio)' if self.bio else ''}" + (
+            f", unsupervised {self.unsupervised}" if self.alpha else ""
+        )
+
+    def describe(self, block: Block, model: torch.nn.Module, found: Blocks) -> str:
+        if self.compares and as_map(block.shape)[0] == 1:
+            raise ConfigError(f"local_errors: sim needs two features or more, {block.end} has 1; use loss='pred'")
+        if self.unsupervised != "none" and not block.inputs:
+            raise ConfigError(f"local_errors: expected {block.owner} to be called with its input first, got names only")
+        if self.unsupervised == "recon" and block is not found.blocks[0]:
+            _decoder(block, model, torch.Generator())
+        predicts = f"{pooling(block.shape, self.limit)} -> {self.projection if self.bio else found.classes}"
+        said = {"pred": predicts, "sim": "similarity", "predsim": f"{predicts}, similarity"}[self.loss]
+        return said + {"none": "", "sim": ", similarity of inputs", "recon": ", reconstruction"}[self.unsupervised]
+
+    def head(self, block: Block, model: torch.nn.Module, found: Blocks, generator: torch.Generator | None) -> LocalHead:
+        head = LocalHead(block.shape, found.classes, self, generator)
+        if self.unsupervised == "recon" and block is not found.blocks[0]:
+            head.reconstruction = _decoder(block, model, generator)
+            head.activation.append(model.get_submodule(block.end))
+        if head.prediction is not None and len(block.shape) > 1 and head.prediction.in_features > self.limit:
+            warnings.warn(
+                f"local_errors: limit {self.limit} is below the channels of {block.end} "
+                f"({head.prediction.in_features}); its maps are pooled to one position, and its head has as many "
+                f"inputs as channels",
+                stacklevel=3,
+            )
+        return head
 
     def objective(self, model: torch.nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
-        """The sum of all local losses and of the task's loss, and the output of the network, detached.
+        """The sum of all local losses and of the task's loss, times 1 - beta with "predsim", and the network's output.
 
-        Args:
-            model: prepared.
-            x: inputs, (N, ...).
-            y: labels, (N,), integers from 0.
-            loss: of the task.
-
-        Raises:
-            ShapeError: for inputs that are not finite, and for inputs or labels that do not fit. Nothing has been
-                changed then.
-            UsageError: if the model is not prepared.
+        Args and Raises: as :meth:`backroads.methods.blockwise.Blockwise.objective`.
         """
-        state: _State | None = getattr(model, _STATE, None)
-        if state is None:
-            raise UsageError("local_errors: the model has no local heads; call prepare(model, sample, generator) first")
-        state.check(x, y)
-        if self.loss != "pred" and len(x) == 1:
+        if self.compares and len(x) == 1:
             warnings.warn("local_errors: sim of a batch of one example teaches nothing", stacklevel=2)
-        losses: list[Tensor] = []
-        with state.cuts.visiting(lambda block, h: losses.append(state.heads[block](h, y))):
-            output = model(x)
-        scale = 1 - self.beta if self.loss == "predsim" else 1.0
-        return torch.stack(losses).sum() + scale * loss(output, y), output.detach()
+        return super().objective(model, x, y, loss)
 
-    def formulas(self, model: torch.nn.Module) -> dict[str, str]:
-        """The local loss of each block, under the name of its first layer."""
-        return {name: f"local {self.loss}" for name, module in model.named_modules() if HEAD in module._modules}
+
+layerwise = functools.partial(LocalErrors, loss="pred")
+"""A linear classifier on every block, the plain control: local errors with the loss "pred"."""
 
 
 class LocalHead(torch.nn.Module):
     """A block's own loss, and what of it learns.
 
     Attributes:
-        prediction: V and c, (classes, features); starts at V = 0, and c uniform in +-1/sqrt(features). None for "sim".
-        similarity: A, a linear map of the features or, on maps, a 3x3 convolution of the channels. None for "pred".
-        features: inputs of V; None for "sim".
+        prediction: V and c, (classes or rows of P, features); starts at V = 0, and c uniform in +-1/sqrt(features), or
+            0 with ``bio``. None for "sim".
+        similarity: A, a linear map of the features or, on maps, a 3x3 convolution of the channels. None for "pred", and
+            with ``bio``.
+        reconstruction: D, the transpose of the block's layer in shape. None without "recon", and in the first block.
     """
+
+    P: Tensor
+    B: Tensor
 
     def __init__(
         self, shape: tuple[int, ...], classes: int, method: LocalErrors, generator: torch.Generator | None
     ) -> None:
         super().__init__()
         self.method, self.classes = method, classes
-        channels, height, width = _channels(shape)
-        self.kernel, self.padding, size = pooling(channels, height, width, method.limit)
-        self.features = None if method.loss == "sim" else size
+        self.pooling = pooling(shape, method.limit)
+        channels, size, outputs = as_map(shape)[0], self.pooling.inputs, method.projection if method.bio else classes
         self.prediction: torch.nn.Linear | None = None
         self.similarity: torch.nn.Linear | torch.nn.Conv2d | None = None
-        if self.features is not None:
-            self.prediction = skip_init(torch.nn.Linear, size, classes)
+        self.reconstruction: torch.nn.Linear | torch.nn.ConvTranspose2d | None = None
+        self.activation: list[torch.nn.Module] = []  # the block's own, for the reconstruction; in a list: not a part
+        if method.loss != "sim":
+            self.prediction = linear(size, outputs, generator)
             torch.nn.init.zeros_(self.prediction.weight)
-            _draw(self.prediction.bias, size, generator)
-        if method.loss != "pred":
+            if method.bio:
+                torch.nn.init.zeros_(self.prediction.bias)
+        if method.bio:
+            for name, rows, columns in (("P", outputs, classes), ("B", outputs, size)):
+                if name == "P" or method.loss != "sim":
+                    self.register_buffer(name, torch.empty(rows, columns))
+                    draw(getattr(self, name), columns, generator)
+        elif method.compares:
             if len(shape) == 1:
-                self.similarity = skip_init(torch.nn.Linear, channels, channels, bias=False)
+                self.similarity = linear(channels, channels, generator, bias=False)
             else:
                 self.similarity = skip_init(torch.nn.Conv2d, channels, channels, 3, padding=1, bias=False)
-            weight: Tensor = self.similarity.weight
-            _draw(weight, weight[0].numel(), generator)
+                draw(self.similarity.weight, 9 * channels, generator)
 
-    def forward(self, h: Tensor, y: Tensor) -> Tensor:
+    def forward(self, h: Tensor, y: Tensor, x: Tensor | None = None) -> Tensor:
         """The local loss, a scalar.
 
         Args:
             h: the block's output, (N, features), (N, positions, features) or (N, channels, height, width).
             y: labels, (N,).
+            x: the block's input, without its graph; unsupervised losses compare h with it.
         """
-        beta = {"pred": 0.0, "sim": 1.0, "predsim": self.method.beta}[self.method.loss]
-        h = h.transpose(1, 2).unsqueeze(-1) if h.dim() == 3 else h  # positions are a map of width 1
-        total = h.new_zeros(())
+        method, h = self.method, positions_as_map(h)
+        Y = F.one_hot(y, self.classes).to(h.dtype)
+        T = Y @ self.P.T if method.bio else Y
+        S = None
+        if method.compares:
+            compared = self.pooling.pool(h) if self.similarity is None else self.similarity(h)
+            S = similarity(compared, deviation=method.deviation)
+        loss = h.new_zeros(())
+        beta = {"pred": 0.0, "sim": 1.0, "predsim": method.beta}[method.loss]
         if self.prediction is not None:
-            pooled = h if h.dim() == 2 else F.avg_pool2d(h, self.kernel, padding=self.padding)
-            total = total + (1 - beta) * F.cross_entropy(self.prediction(pooled.flatten(1)), y)
-        if self.similarity is not None:
-            target = similarity(F.one_hot(y, self.classes).to(h.dtype))
-            total = total + beta * F.mse_loss(similarity(self.similarity(h)), target)
-        return total
+            loss = loss + (1 - beta) * self._prediction_loss(h, y, T)
+        if S is not None and method.loss != "pred":
+            loss = loss + beta * F.mse_loss(S, similarity(T))
+        loss = (1 - method.alpha) * loss
+        if S is not None and x is not None and method.unsupervised == "sim":
+            target = similarity(positions_as_map(x), deviation=method.deviation)
+            loss = loss + method.alpha * F.mse_loss(S, target)
+        if self.reconstruction is not None and x is not None:
+            sizes = {"output_size": list(x.shape[2:])} if x.dim() == 4 else {}
+            again = self.activation[0].forward(self.reconstruction(h, **sizes))  # past the hooks of blocks
+            loss = loss + method.alpha * F.mse_loss(again, x)
+        return loss
+
+    def _prediction_loss(self, h: Tensor, y: Tensor, T: Tensor) -> Tensor:
+        assert self.prediction is not None
+        f = self.pooling(h)
+        if not self.method.bio:
+            return F.cross_entropy(self.prediction(f), y)
+        back = F.linear(f, self.B)
+        logits = self.prediction(f.detach()) + (back - back.detach())  # the value of V f(h) + c, the gradient of B f(h)
+        return F.binary_cross_entropy_with_logits(logits, (T > 0).to(logits.dtype))
 
 
-def similarity(X: Tensor) -> Tensor:
-    """The similarity of the examples of a batch, (n, n), each entry from -1 to 1.
+def _decoder(
+    block: Block, model: torch.nn.Module, generator: torch.Generator | None
+) -> torch.nn.Linear | torch.nn.ConvTranspose2d:
+    """D: from the output of a block of one linear layer or convolution to the shape of its input.
 
-    Maps with more than 3 channels and a height above 1 are first summed up by the standard deviation of each channel
-    over its positions; others are flattened. Then, with Xc_i = X_i - mean over features of X_i,
-
-        S_ij = <Xc_i, Xc_j> / ((|Xc_i| + e) (|Xc_j| + e)),   e = 1e-8
-
-    A constant example is at 0 to all, with gradient 0.
-
-    Args:
-        X: (n, features) or (n, channels, height, width).
+    Raises:
+        ConfigError: for another kind of block.
     """
-    if X.dim() == 4 and X.shape[1] > 3 and X.shape[2] > 1:
-        X = X.flatten(2).std(2)
-    X = X.flatten(1)
-    X = X - X.mean(1, keepdim=True)
-    X = X / (torch.linalg.vector_norm(X, dim=1, keepdim=True) + 1e-8)
-    return (X @ X.T).clamp(-1, 1)
-
-
-def pooling(channels: int, height: int, width: int, limit: int) -> tuple[tuple[int, int], tuple[int, int], int]:
-    """The average pooling in front of V: (kernel, padding, inputs of V).
-
-    While channels x height x width after pooling is above the limit, the kernel's height and then its width double.
-    Zeros of the padding count in the mean.
-    """
-    kernel, size = [1, 1], [height, width]
-    while channels * size[0] * size[1] > limit and (kernel[0] < height or kernel[1] < width):
-        for axis, length in enumerate((height, width)):
-            if channels * size[0] * size[1] > limit and kernel[axis] < length:
-                kernel[axis] *= 2
-                size[axis] = math.ceil(length / kernel[axis])
-    padding = [k * (s - d // k) // 2 for k, s, d in zip(kernel, size, (height, width), strict=True)]
-    return (kernel[0], kernel[1]), (padding[0], padding[1]), channels * size[0] * size[1]
-
-
-@dataclasses.dataclass(frozen=True)
-class LocalPlan:
-    """What :meth:`LocalErrors.prepare` would do; print it.
-
-    Attributes:
-        found: the blocks.
-    """
-
-    method: LocalErrors
-    found: Blocks
-
-    def __str__(self) -> str:
-        lines = [("block", "ends at", "learns", "head")]
-        for i, block in enumerate(self.found.blocks, start=1):
-            end = block.end + (f" (call {block.call + 1})" if block.call else "")
-            lines.append((str(i), end, _layers(block.parameters), self._head(block)))
-        lines.append(("output", "", _layers(self.found.output), "the task's loss"))
-        if self.found.unused:
-            lines.append(("unused", "", _layers(self.found.unused), "no loss reaches it"))
-        return "\n".join(aligned(lines))
-
-    def _head(self, block: Block) -> str:
-        kernel, _, inputs = pooling(*_channels(block.shape), self.method.limit)
-        pooled = f"mean over {kernel[0]}x{kernel[1]}, then " if kernel != (1, 1) else ""
-        predicts = f"{pooled}{inputs} -> {self.found.classes}"
-        return {"pred": predicts, "sim": "similarity", "predsim": f"{predicts}, similarity"}[self.method.loss]
-
-
-@dataclasses.dataclass
-class _State:
-    """Of a prepared model: where its blocks end, their heads, and what its inputs are."""
-
-    cuts: Cuts
-    heads: list[LocalHead]
-    shape: tuple[int, ...]
-    classes: int
-
-    def check(self, x: Tensor, y: Tensor) -> None:
-        if x.shape[1:] != self.shape or not len(x):
-            raise ShapeError(f"x: expected inputs of shape {('N', *self.shape)} with N > 0, got {tuple(x.shape)}")
-        if y.shape != x.shape[:1] or y.is_floating_point():
-            raise ShapeError(f"y: expected {len(x)} integer labels, got {y.dtype} of shape {tuple(y.shape)}")
-        if torch.compiler.is_compiling():
-            return  # what follows waits for the device
-        if not (finite := torch.isfinite(x)).all():
-            first = tuple((~finite).nonzero()[0].tolist())
-            raise ShapeError(f"x: expected finite inputs, got {float(x[first])} at index {first}")
-        wrong = (y < 0) | (y >= self.classes)
-        if wrong.any():
-            place = int(wrong.nonzero()[0])
-            raise ShapeError(f"y: expected labels from 0 to {self.classes - 1}, got {int(y[place])} at index {place}")
-
-
-def _channels(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(channels, height, width) of an output without the batch: features are channels, positions are the height."""
-    return {1: (*shape, 1, 1), 2: (*shape[::-1], 1), 3: shape}[len(shape)]  # type: ignore[return-value]
-
-
-def _draw(parameter: Tensor, inputs: int, generator: torch.Generator | None) -> None:
-    """Uniform in +-1/sqrt(inputs), as torch draws it."""
-    with torch.no_grad():
-        parameter.uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=generator)
-
-
-def _layers(parameters: tuple[str, ...]) -> str:
-    return ", ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in parameters))
+    layer, end = model.get_submodule(block.owner), model.get_submodule(block.end)
+    if isinstance(end, ACTIVATIONS):
+        if isinstance(layer, torch.nn.Linear) and block.shape[-1] == layer.out_features and len(block.shape) == 1:
+            return linear(layer.out_features, layer.in_features, generator)
+        if isinstance(layer, torch.nn.Conv2d) and layer.groups == 1 and isinstance(layer.padding, tuple):
+            least = [
+                (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1
+                for size, stride, padding, dilation, kernel in zip(
+                    block.shape[1:], layer.stride, layer.padding, layer.dilation, layer.kernel_size, strict=True
+                )
+            ]
+            sizes = zip(least, block.inputs[1:], layer.stride, strict=True)
+            if block.shape[0] == layer.out_channels and all(a <= size < a + stride for a, size, stride in sizes):
+                made: torch.nn.ConvTranspose2d = skip_init(
+                    torch.nn.ConvTranspose2d,
+                    layer.out_channels,
+                    layer.in_channels,
+                    layer.kernel_size,
+                    stride=layer.stride,
+                    padding=layer.padding,
+                    dilation=layer.dilation,
+                )
+                for parameter in made.parameters():
+                    draw(parameter, made.weight[0].numel(), generator)
+                return made
+    raise ConfigError(
+        f"local_errors: recon needs blocks of one linear layer or 2-d convolution and its activation, and that of "
+        f"{block.owner} ends at {block.end}; leave out unsupervised='recon'"
+    )
