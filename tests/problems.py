@@ -14,7 +14,9 @@ import backroads as br
 from backroads.feedback.nn import AlignedLayer
 from backroads.methods.base import Method
 from backroads.methods.feedback import Feedback
+from backroads.methods.forward_forward import ForwardForward
 from backroads.methods.local_errors import LocalErrors
+from backroads.methods.mono_forward import MonoForward
 
 OUTPUTS = 3  # outputs of the networks below, for direct feedback
 
@@ -161,20 +163,22 @@ METHODS: dict[str, MethodCase] = {
     "feedback": MethodCase(Feedback("symmetric_alignment")),
     "feedback, mixed": MethodCase(Feedback({"0": "kolen_pollack", "*": "weight_mirror"}), mean=False),
     "backprop": MethodCase(Feedback()),
-    "local_errors": MethodCase(LocalErrors(), (1, 4, 7), mean=False),  # compares the examples of each part
+    "local_errors": MethodCase(LocalErrors(), (1, 4, 7)),
+    "local_errors, pooled": MethodCase(LocalErrors(limit=30), (1, 4, 7)),
+    "local_errors, two blocks": MethodCase(LocalErrors(blocks=("1", "7")), (1, 7)),
     "local_errors, sim": MethodCase(LocalErrors("sim"), (1, 4, 7), mean=False),
-    "local_errors, beta": MethodCase(LocalErrors(beta=0.7), (1, 4, 7), mean=False),
-    "local_errors, bio": MethodCase(LocalErrors(bio=True, beta=0.1, projection=8), (1, 4, 7), mean=False),
-    "local_errors, pred and bio": MethodCase(LocalErrors("pred", bio=True, projection=8), (1, 4, 7)),
-    "local_errors, similar to inputs": MethodCase(
-        LocalErrors("pred", unsupervised="sim", alpha=0.2), (1, 4, 7), mean=False
-    ),
-    "local_errors, decoupled": MethodCase(LocalErrors(decoupled=True), (1, 4, 7), mean=False),
-    "local_errors, not detached": MethodCase(LocalErrors("pred", detach=False)),
-    "layerwise": MethodCase(LocalErrors("pred"), (1, 4, 7)),
-    "layerwise, pooled": MethodCase(LocalErrors("pred", limit=30), (1, 4, 7)),
-    "layerwise, two blocks": MethodCase(LocalErrors("pred", blocks=("1", "7")), (1, 7)),
-    "layerwise, decoupled": MethodCase(LocalErrors("pred", decoupled=True), (1, 4, 7)),
+    "local_errors, predsim": MethodCase(LocalErrors("predsim", beta=0.7), (1, 4, 7), mean=False),
+    "local_errors, bio": MethodCase(LocalErrors("predsim", bio=True, beta=0.1, projection=8), (1, 4, 7), mean=False),
+    "local_errors, pred and bio": MethodCase(LocalErrors(bio=True, projection=8), (1, 4, 7)),
+    "local_errors, similar to inputs": MethodCase(LocalErrors(unsupervised="sim", alpha=0.2), (1, 4, 7), mean=False),
+    "local_errors, decoupled": MethodCase(LocalErrors(decoupled=True), (1, 4, 7)),
+    "local_errors, not detached": MethodCase(LocalErrors(detach=False)),
+    "mono_forward": MethodCase(MonoForward(), (1, 4)),  # the last block learns with the output layer
+    "mono_forward, pooled and decoupled": MethodCase(MonoForward(limit=30, decoupled=True), (1, 4)),
+    "forward_forward": MethodCase(ForwardForward(), (1, 4, 7), mean=False),  # draws wrong labels
+    "forward_forward, pixels": MethodCase(ForwardForward(label="pixels", threshold=0.5), (1, 4, 7), mean=False),
+    "forward_forward, decoupled": MethodCase(ForwardForward(decoupled=True), (1, 4, 7), mean=False),
+    "forward_forward, hard": MethodCase(ForwardForward(negatives="hard"), mean=False),
 }
 
 

@@ -228,9 +228,6 @@ def local_loss(method: LocalErrors, model: nn.Module, x: Tensor, y: Tensor) -> T
     return method.objective(model, x, y, lambda output, _: 0 * output.sum())[0]
 
 
-LAYERWISE = {"loss": "pred"}
-
-
 def mlp(*widths: int, seed: int = 0) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -249,7 +246,7 @@ def labelled(n: int, features: int, classes: int, seed: int = 1) -> tuple[Tensor
 def test_at_the_start_pred_is_that_of_its_bias_and_teaches_the_head_alone() -> None:
     """V = 0: the loss is the cross-entropy of softmax(c), ln C for c = 0, and its gradient to the layer is 0."""
     x, y = labelled(8, 5, 3)
-    method, model = prepared(mlp(5, 4, 3), x, **LAYERWISE)
+    method, model = prepared(mlp(5, 4, 3), x)
     head = model[0].local_head
     assert not head.prediction.weight.any()
     assert 0 < float(head.prediction.bias.detach().abs().max()) <= 1 / math.sqrt(4)
@@ -266,7 +263,7 @@ def test_at_the_start_pred_is_that_of_its_bias_and_teaches_the_head_alone() -> N
 
 def test_one_block_with_its_head_learns_as_backpropagation_of_that_two_layer_network() -> None:
     x, y = labelled(8, 5, 3)
-    method, model = prepared(mlp(5, 4, 3), x, **LAYERWISE)
+    method, model = prepared(mlp(5, 4, 3), x)
     head = model[0].local_head.prediction
     nn.init.normal_(head.weight)
     local_loss(method, model, x, y).backward()
@@ -349,7 +346,7 @@ def compared(a: Tensor, b: Tensor) -> Tensor:
 def test_unsupervised_losses_compare_a_block_with_its_input() -> None:
     x, y = labelled(6, 5, 3)
     for unsupervised in ("sim", "recon"):
-        method, model = prepared(mlp(5, 4, 6, 3), x, loss="pred", unsupervised=unsupervised, alpha=0.3)
+        method, model = prepared(mlp(5, 4, 6, 3), x, unsupervised=unsupervised, alpha=0.3)
         first, second = model[0].local_head, model[2].local_head
         h1 = model[1](model[0](x)).detach()
         h2 = model[3](model[2](h1)).detach()
@@ -370,7 +367,7 @@ def test_convolutions_are_reconstructed_to_the_size_of_their_inputs_whatever_the
         nn.Flatten(), nn.Linear(4 * 4 * 4, 3),
     ).double()  # fmt: skip
     x, y = torch.randn(5, 2, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
-    method, model = prepared(net, x, loss="pred", unsupervised="recon", alpha=0.5)
+    method, model = prepared(net, x, unsupervised="recon", alpha=0.5)
     D = model[2].local_head.reconstruction
     h1 = model[1](model[0](x)).detach()
     h2 = model[3](model[2](h1)).detach()
@@ -382,7 +379,7 @@ def test_convolutions_are_reconstructed_to_the_size_of_their_inputs_whatever_the
 
 def test_bio_starts_at_ln_2_and_sends_errors_through_a_fixed_matrix() -> None:
     x, y = labelled(8, 5, 3)
-    method, model = prepared(mlp(5, 4, 3), x, loss="pred", bio=True, projection=7)
+    method, model = prepared(mlp(5, 4, 3), x, bio=True, projection=7)
     head = model[0].local_head
     fixed = {name: value.clone() for name, value in head.named_buffers()}
     assert {name: tuple(value.shape) for name, value in fixed.items()} == {"P": (7, 3), "B": (7, 4)}
@@ -403,7 +400,7 @@ def test_bio_starts_at_ln_2_and_sends_errors_through_a_fixed_matrix() -> None:
 def test_without_detaching_the_losses_of_later_blocks_reach_earlier_ones() -> None:
     """The control experiment: plain automatic differentiation of the sum of all losses."""
     x, y = labelled(8, 5, 3)
-    method, model = prepared(mlp(5, 4, 6, 3), x, loss="pred", detach=False)
+    method, model = prepared(mlp(5, 4, 6, 3), x, detach=False)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight)

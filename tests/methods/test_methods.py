@@ -297,7 +297,7 @@ class LiveBytes:
 
         class Kept:
             def __init__(self, tensor: Tensor) -> None:
-                self.tensor = tensor
+                self.tensor = tensor.detach()  # an output kept with its graph would keep itself
                 counter.now += size
                 counter.peak = max(counter.peak, counter.now)
 

@@ -18,6 +18,8 @@ _METHODS: Registry[Callable[..., Method]] = Registry("method", ConfigError)
 _METHODS.add("feedback", "backroads.methods.feedback:Feedback")
 _METHODS.add("local_errors", "backroads.methods.local_errors:LocalErrors")
 _METHODS.add("layerwise", "backroads.methods.local_errors:layerwise")
+_METHODS.add("mono_forward", "backroads.methods.mono_forward:MonoForward")
+_METHODS.add("forward_forward", "backroads.methods.forward_forward:ForwardForward")
 
 
 def register_method(name: str, make: Callable[..., Method] | str) -> None:

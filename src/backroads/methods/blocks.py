@@ -49,12 +49,14 @@ class Blocks:
         output: names of the parameters after the last block.
         unused: names of parameters that no loss reaches.
         classes: width of the network's output.
+        inputs: shape of the network's input of one example.
     """
 
     blocks: tuple[Block, ...]
     output: tuple[str, ...]
     unused: tuple[str, ...]
     classes: int
+    inputs: tuple[int, ...]
 
 
 Visit = Callable[[int, Tensor], Tensor]
@@ -241,7 +243,7 @@ def _cut(model: torch.nn.Module, sample: Tensor, ends: list[tuple[str, int]]) ->
             raise ConfigError(f"blocks: the block that ends at {end} has no layer with weights; name another end")
         blocks.append(Block(end, call, ordered, tuple(h.shape[1:]), owner, received.get(owner, ())))
     unused = tuple(name for name in names.values() if name not in owners)
-    return Blocks(tuple(blocks), tuple(reached[-1]), unused, output.shape[1])
+    return Blocks(tuple(blocks), tuple(reached[-1]), unused, output.shape[1], tuple(sample.shape[1:]))
 
 
 def _output(model: torch.nn.Module, sample: Tensor) -> Any:

@@ -120,7 +120,7 @@ class Blockwise(Method):
                 owner = model.get_submodule(block.owner)
                 weight = next(p for p in owner.parameters(recurse=False))
                 owner.add_module(HEAD, head.to(device=weight.device, dtype=weight.dtype))
-        object.__setattr__(model, _STATE, Prepared(model, found, heads, tuple(sample.shape[1:])))
+        object.__setattr__(model, _STATE, Prepared(model, found, heads))
         return model
 
     def revert(self, model: torch.nn.Module) -> torch.nn.Module:
@@ -192,16 +192,18 @@ class BlockPlan:
 
 
 class Prepared:
-    """Of a prepared model: where its blocks end, their heads, and what its inputs are."""
+    """Of a prepared model: where its blocks end, and their heads."""
 
-    def __init__(self, model: torch.nn.Module, found: Blocks, heads: list[Any], shape: tuple[int, ...]) -> None:
-        self.found, self.heads, self.shape = found, heads, shape
+    def __init__(self, model: torch.nn.Module, found: Blocks, heads: list[Any]) -> None:
+        self.found, self.heads = found, heads
         self.cuts = Cuts(model, [(b.end, b.call) for b in found.blocks], [b.owner for b in found.blocks])
 
     def check(self, x: Tensor, y: Tensor) -> None:
         """Raise ShapeError for a batch that does not fit."""
-        if x.shape[1:] != self.shape or not len(x):
-            raise ShapeError(f"x: expected inputs of shape {('N', *self.shape)} with N > 0, got {tuple(x.shape)}")
+        if x.shape[1:] != self.found.inputs or not len(x):
+            raise ShapeError(
+                f"x: expected inputs of shape {('N', *self.found.inputs)} with N > 0, got {tuple(x.shape)}"
+            )
         if y.shape != x.shape[:1] or y.is_floating_point():
             raise ShapeError(f"y: expected {len(x)} integer labels, got {y.dtype} of shape {tuple(y.shape)}")
         if torch.compiler.is_compiling():

@@ -48,7 +48,8 @@ class LocalErrors(Blockwise):
     loss. "sim" compares the examples of one process's batch; under data parallelism or accumulation, of each part.
 
     Attributes:
-        loss: "pred", "sim" or "predsim".
+        loss: "pred", "sim" or "predsim". "predsim" is the source's best, and needs an optimiser that rescales
+            gradients, such as Adam: V and the layers after the last block get 1 - beta of theirs.
         limit: the most inputs of V; larger maps are pooled until they fit.
         beta: weight of sim in "predsim", 0 to 1.
         bio: take the biologically more plausible losses.
@@ -73,7 +74,7 @@ class LocalErrors(Blockwise):
     """
 
     name: ClassVar[str] = "local_errors"
-    loss: str = "predsim"
+    loss: str = "pred"
     limit: int = 4096
     beta: float = 0.99
     bio: bool = False
@@ -154,7 +155,7 @@ class LocalErrors(Blockwise):
 
 
 layerwise = functools.partial(LocalErrors, loss="pred")
-"""A linear classifier on every block, the plain control: local errors with the loss "pred"."""
+"""A linear classifier on every block, the plain control: local errors with the loss "pred" unless told otherwise."""
 
 
 class LocalHead(torch.nn.Module):
