@@ -33,10 +33,10 @@ class ForwardForward(Blockwise):
         g    = mean over features of h^2                                       goodness
         loss = mean (log(1 + exp(theta - g(x+))) + log(1 + exp(g(x-) - theta))) / 2
 
-    What the next block gets is h divided by the root of g, so that it cannot read the goodness off its input. Each class
-    is tried in turn to predict; its score is the sum of the goodness of all blocks but the first. The layers after the
-    last block learn from the task's loss on inputs with a neutral label (the mean of all labels); their output is
-    the one that training logs, and the one that a reverted model computes.
+    What the next block gets is h divided by the root of g, so that it cannot read the goodness off its input. To
+    predict, each class is tried in turn; its score is the sum of the goodness of all blocks but the first. The layers
+    after the last block learn from the task's loss on inputs with a neutral label (the mean of all labels); their
+    output is the one that training logs.
 
     Attributes:
         threshold: theta, above 0.
@@ -45,7 +45,8 @@ class ForwardForward(Blockwise):
             everywhere. "auto": "waves" if the first layer is a convolution or there are fewer than 2 K inputs.
         negatives: wrong labels; "uniform": any of them, alike. "hard": drawn by the probabilities that the network's
             own output gives them for the neutral label. Its output then decides which wrong label the layers see.
-        strength: of the label: the one in its one-hot vector, or the root mean square of its wave.
+        strength: of the label: the one in its one-hot vector, or the amplitude of its wave. For inputs with a variance
+            of about 1.
 
     The other options are those of :class:`backroads.methods.blockwise.Blockwise`.
 
@@ -54,10 +55,10 @@ class ForwardForward(Blockwise):
     """
 
     name: ClassVar[str] = "forward_forward"
-    threshold: float = 2.0
+    threshold: float = 1.0
     label: str = "auto"
     negatives: str = "uniform"
-    strength: float = 1.0
+    strength: float = 2.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,7 +97,7 @@ class ForwardForward(Blockwise):
         Args:
             model: prepared.
             x: inputs, (N, ...).
-            y: labels, (N,); None is the neutral label, the mean of all.
+            y: labels, (N,), or (1,) for one label in all; None is the neutral label, the mean of all.
         """
         found = self.prepared(model).found
         K, inputs = found.classes, math.prod(found.inputs)
@@ -154,7 +155,7 @@ class ForwardForward(Blockwise):
                 return normalised(h)
 
             with state.cuts.visiting(visit):
-                model(self.labelled(model, x, torch.full((len(x),), k, device=x.device)))
+                model(self.labelled(model, x, torch.full((1,), k, device=x.device)))
             scores.append(torch.stack(found[first:]).sum(0))
         return torch.stack(scores, dim=1)
 
@@ -170,7 +171,7 @@ def normalised(h: Tensor) -> Tensor:
 
 
 def waves(classes: int, shape: tuple[int, ...]) -> Tensor:
-    """A plane wave for each class over the last two axes, or the last if there is one, with mean square 1.
+    """A plane wave of amplitude 1 for each class over the last two axes, or over the last if there is one.
 
     They differ in orientation and frequency, of 1, 2, ... periods in the input.
 
@@ -180,16 +181,13 @@ def waves(classes: int, shape: tuple[int, ...]) -> Tensor:
     Returns:
         (classes, *shape).
     """
-    size = shape[-2:] if len(shape) > 1 else (1, *shape)
-    orientations = math.ceil(math.sqrt(classes)) if size[0] > 1 else 1
-    v, u = torch.meshgrid(*(torch.arange(n) / n for n in size), indexing="ij")
+    height, width = (1, *shape)[-2:]
+    orientations = math.ceil(math.sqrt(classes)) if height > 1 else 1
+    v, u = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
     made = []
     for k in range(classes):
         angle, frequency = math.pi * (k % orientations) / orientations, 1 + k // orientations
-        wave = torch.cos(2 * math.pi * frequency * (u * math.cos(angle) + v * math.sin(angle)))
-        made.append(wave / wave.pow(2).mean().sqrt())
-    return (
-        torch.stack(made)
-        .reshape(classes, *(1,) * (len(shape) - 2), *(size if len(shape) > 1 else shape))
-        .expand(classes, *shape)
-    )
+        made.append(
+            torch.cos(2 * math.pi * frequency * (u * math.cos(angle) + v * math.sin(angle))).expand(1, *shape)[0]
+        )
+    return torch.stack(made)

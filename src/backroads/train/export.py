@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from backroads.errors import ConfigError, RunError
+from backroads.methods.base import Method
 from backroads.runs import checkpoint
 from backroads.runs.files import write_atomically, write_json
 from backroads.train.build import method_of
 from backroads.train.load import load_config, load_model
 
 
+class Prediction(torch.nn.Module):
+    """A prepared model whose forward pass is the prediction of its method."""
+
+    def __init__(self, model: torch.nn.Module, method: Method) -> None:
+        super().__init__()
+        self.model, self.method = model, method
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ...) -> (N, K)."""
+        return self.method.predict(self.model, x)
+
+
 def export(run: Path, out: Path, which: str = "best", *, program: bool = True) -> dict[str, Any]:
     """Write ``model.safetensors`` (plain torch names, no backward weights), ``model.json`` and ``model.pt2``.
 
-    The outputs of the plain model are compared with those of the converted one, bit for bit, before anything is
-    written.
+    The outputs of the plain model are compared with the method's predictions, bit for bit, before anything is written.
+    A method that predicts by another way than the model's forward pass has that way in ``model.pt2``; its
+    ``model.safetensors`` are the weights alone, and ``model.json`` says so as "predicts".
 
     Args:
         run: folder of the run. out: folder to write into. which: "best" or "last". program: also torch.export.
@@ -40,10 +56,12 @@ def export(run: Path, out: Path, which: str = "best", *, program: bool = True) -
     model, dataset, found = load_model(run, config, which)
     method = method_of(config)
     x = next(iter(dataset.evaluate.eval_batches(4)))[0]
+    forward_pass = type(method).predict is Method.predict
+    predictor = Prediction(copy.deepcopy(model), method)
     with torch.no_grad():
         expected = method.predict(model, x)
         plain = method.revert(model).eval()
-        if not torch.equal(plain(x), expected):
+        if forward_pass and not torch.equal(plain(x), expected):
             raise RunError("export: the plain model's outputs differ from the converted one's; please report this")
     about = {
         "model": config.model.name,
@@ -53,6 +71,7 @@ def export(run: Path, out: Path, which: str = "best", *, program: bool = True) -
         "input_shape": list(dataset.shape),
         "method": config.method.name,
         "rule": config.rule.name if config.method.name == "feedback" else None,
+        "predicts": "the forward pass" if forward_pass else f"{config.method.name}, as in model.pt2",
         "step": found.manifest.step,
         "accuracy": found.manifest.score,
         "passed_over": found.passed_over,
@@ -61,7 +80,7 @@ def export(run: Path, out: Path, which: str = "best", *, program: bool = True) -
     if program:
         try:
             batch = torch.export.Dim("batch", min=1)
-            made = torch.export.export(plain, (x,), dynamic_shapes=({0: batch},))
+            made = torch.export.export(plain if forward_pass else predictor, (x,), dynamic_shapes=({0: batch},))
         except Exception as error:
             raise RunError(f"export: torch.export cannot trace this model: {error}; use --no-program") from error
         content = io.BytesIO()

@@ -1,0 +1,116 @@
+"""Every method by its name: trained, killed and taken up, evaluated, exported, compared, searched and reported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from train.test_resume import assert_same, contents
+
+import backroads as br
+from backroads.data import load_dataset
+from backroads.methods.base import Method
+from backroads.models import build_model
+from backroads.report import write_report
+from backroads.train.build import method_of
+from backroads.train.comparison import resolve_comparison
+from backroads.train.export import export
+from backroads.train.load import load_config, load_model
+from backroads.train.settings import TrainSettings, resolve
+from backroads.train.trainer import compare, train
+
+NAMES = [name for name in br.list_methods() if name != "feedback"]  # whose rules are held by tests of their own
+QUICK: dict[str, Any] = {
+    "data": "digits",
+    "limit": 256,
+    "model": "digits_conv",
+    "model_options": {"width": 4},
+    "epochs": 2,
+    "batch_size": 64,
+    "threads": 1,
+}
+
+
+def settings(name: str, **changes: Any) -> TrainSettings:
+    return resolve({**QUICK, "method": name, **changes})
+
+
+class Killed(BaseException):
+    """Ends a run as a kill would: nothing is written any more."""
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    train(settings(request.param), folder, lambda _: None)
+    return folder
+
+
+def test_a_killed_run_goes_on_bit_for_bit(run: Path, tmp_path: Path) -> None:
+    config, steps = load_config(run), 0
+
+    def killing(_: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 6:  # after the checkpoint of the first epoch
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(config, tmp_path / "broken", killing)
+    train(config, tmp_path / "broken", lambda _: None, resume=True)
+    assert_same(contents(run), contents(tmp_path / "broken"))
+
+
+def test_a_run_is_evaluated_and_exported_as_it_predicts(run: Path, tmp_path: Path) -> None:
+    config = load_config(run)
+    model, data, _ = load_model(run, config, "last")
+    method = method_of(config)
+    x = next(iter(data.evaluate.eval_batches(50)))[0]
+    with torch.no_grad():
+        expected = method.predict(model, x)
+    about = export(run, tmp_path / "plain", "last")
+    program = torch.export.load(tmp_path / "plain" / "model.pt2").module()
+    torch.testing.assert_close(program(x), expected)
+    plain = build_model("digits_conv", classes=10, shape=(1, 8, 8), options={"width": 4})
+    plain.load_state_dict(load_file(tmp_path / "plain" / "model.safetensors"))
+    forward_pass = type(method).predict is Method.predict
+    assert about["predicts"] == ("the forward pass" if forward_pass else f"{config.method.name}, as in model.pt2")
+    assert torch.equal(plain.eval()(x), expected) == forward_pass
+
+
+def test_a_run_says_what_taught_each_layer_and_has_a_report(run: Path) -> None:
+    start = json.loads((run / "events.jsonl").read_text().splitlines()[0])
+    said = start["arms"][0]["formulas"]
+    assert "block1.conv" in said
+    assert said.keys() <= {"block1.conv", "block2.conv", "readout"}
+    assert load_config(run).method.name.replace("_", " ") in write_report(run).read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_trains_and_accumulation_is_taken(name: str, tmp_path: Path) -> None:
+    train(settings(name, epochs=1, precision="bf16", accumulate=2), tmp_path / "run", lambda _: None)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert 0 <= results["arms"][0]["accuracy"] <= 1
+
+
+def test_all_of_them_are_compared(tmp_path: Path) -> None:
+    data = {**QUICK, "epochs": 1, "rules": [], "methods": NAMES, "seeds": [0]}
+    compare(resolve_comparison(data), tmp_path / "run", lambda _: None)
+    arms = json.loads((tmp_path / "run" / "results.json").read_text())["arms"]
+    assert [arm["name"] for arm in arms] == ["backprop", *NAMES]
+    assert all(0 < arm["readings"]["update_angle"][""] < 180 for arm in arms[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_learns_digits(name: str, tmp_path: Path) -> None:
+    """Far above chance, by the default options of the method, on a network of linear layers."""
+    model = {"model": "mlp", "model_options": {"hidden": [128, 128, 128]}}
+    config = settings(name, limit=None, epochs=20, optimizer="adam", learning_rate=3e-3, weight_decay=0.0, **model)
+    train(config, tmp_path / "run", lambda _: None)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["arms"][0]["accuracy"] > 0.8
+    assert len(load_dataset("digits").evaluate) > 300
