@@ -16,6 +16,9 @@ import numpy as np
 
 from backroads.cli import main
 
+TINY = "--model digits_conv --model-options.width 2 --batch-size 8 --threads 1"
+"""Flags of a training that costs next to nothing, on :func:`tiny_images`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Ended:

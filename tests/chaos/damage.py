@@ -90,8 +90,14 @@ def put_code(draw: random.Random, path: Path, outside: Path) -> None:
 
 
 def wrong_type(draw: random.Random, path: Path, outside: Path) -> None:
-    """Another value in place of one within JSON or TOML."""
-    text = path.read_text(encoding="utf-8")
+    """Another value in place of one within JSON or TOML; bits of what is neither."""
+    try:
+        _retype(draw, path, path.read_text(encoding="utf-8"))
+    except ValueError:
+        flip_bits(draw, path, outside)
+
+
+def _retype(draw: random.Random, path: Path, text: str) -> None:
     if path.suffix == ".toml":
         data = tomllib.loads(text)
         _replace(draw, data, [one for one in WRONG if one is not None and one != 2**70])
@@ -108,7 +114,7 @@ def wrong_type(draw: random.Random, path: Path, outside: Path) -> None:
         lines[n] = json.dumps(data)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     else:
-        flip_bits(draw, path, outside)
+        raise ValueError("neither JSON nor TOML")
 
 
 def _replace(draw: random.Random, data: Any, values: list[Any]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos.commands import Ended, call, tiny_images
+from chaos.commands import TINY, Ended, call, tiny_images
 from pydantic.fields import FieldInfo
 
 from backroads import list_methods, list_rules
@@ -43,10 +43,10 @@ NAMES: dict[str, list[str]] = {
 # What would cost hours or gigabytes, or is the case's own.
 LEFT = {"out", "data", "task", "root", "download", "config", "resume", "tensorboard", "workers", "compile"}
 SMALL: dict[str, tuple[type[Any], str]] = {
-    "train": (TrainSettings, "--max-steps 2 --batch-size 8 --threads 1 --model mlp"),
+    "train": (TrainSettings, f"{TINY} --max-steps 2"),
     "compare": (
         CompareSettings,
-        "--max-steps 2 --batch-size 8 --threads 1 --model mlp --seeds 0 --rules kolen_pollack",
+        f"{TINY} --max-steps 2 --seeds 0 --rules kolen_pollack",
     ),
     "meta train": (
         MetaConfig,
@@ -111,7 +111,7 @@ def words_of(draw: random.Random, verb: str) -> list[str]:
             chosen += [f"{dashed}={words[0]}"] if len(words) == 1 else [dashed, *words]
     given, kept = {word.partition("=")[0] for word in chosen}, small.split()
     pairs = zip(kept[::2], kept[1::2], strict=True)
-    return [word for pair in pairs if pair[0] not in given for word in pair] + chosen
+    return [word for pair in pairs if pair[0].partition("-options")[0] not in given for word in pair] + chosen
 
 
 def consistent(ended: Ended, out: Path) -> str | None:

@@ -440,6 +440,16 @@ def test_the_mean_loss_of_the_lines_is_that_of_the_epoch(tmp_path: Path) -> None
     assert events(tmp_path / "r", "evaluation")[1]["train_loss"] == pytest.approx(mean, rel=1e-12)
 
 
+def test_of_equally_good_epochs_the_first_is_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a report says it; the untrained network counts for none of them."""
+    accuracies = iter([0.9, 0.4, 0.5, 0.5])
+    monkeypatch.setattr(
+        arm, "evaluate", lambda *_: {"eval_loss": 1.0, "eval_accuracy": next(accuracies), "eval_top5": 1.0}
+    )
+    found = run(tmp_path / "run", epochs=3)
+    assert (found.best_accuracy, found.best_epoch) == (0.5, 2)
+
+
 def test_evaluation_counts_every_image_once() -> None:
     config = resolve({**QUICK, "batch_size": 50})
     data = dataset_of(config, torch.device("cpu"))

@@ -56,6 +56,31 @@ def test_kolen_pollacks_difference_is_forgotten_by_weight_decay_alone(name: str)
         torch.testing.assert_close(after, (1 - lr * decay) ** steps * start, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    # Under Adam's steps, which are not linear in the gradient, R's are not Q^T times those of W.
+    [("product_feedback_alignment", "sgd"), ("direct_kolen_pollack", "sgd"), ("direct_kolen_pollack", "adamw")],
+)
+def test_what_learns_with_w_forgets_its_difference_by_weight_decay_alone(rule: str, name: str) -> None:
+    """R - Q^T W of a product, in every layer, and D - W of direct feedback, in the last, whose dD is dW."""
+    model = small_network(rule)
+    layers = [layer for _, layer in br.aligned_layers(model)]
+
+    def differences() -> list[torch.Tensor]:
+        if rule == "direct_kolen_pollack":
+            return [(layers[-1].backward_weight - layers[-1].weight).detach()]
+        return [
+            (layer.learned_weight.flatten(1) - layer.fixed_weight[0].T @ layer.weight.flatten(1)).detach()
+            for layer in layers
+        ]
+
+    before, lr, decay, steps = differences(), 0.05, 0.2, 5
+    options = {"momentum": 0.0, "nesterov": False} if name == "sgd" else {}
+    train(model, OPTIMISERS[name](br.param_groups(model, lr, weight_decay=decay, optimiser=name, **options)), steps)
+    for after, start in zip(differences(), before, strict=True):
+        torch.testing.assert_close(after, (1 - lr * decay) ** steps * start, rtol=1e-9, atol=1e-12)
+
+
 def test_under_adamw_symmetric_alignment_takes_the_steps_of_sgd() -> None:
     rule = br.rules.symmetric_alignment(0.3, 0.3)
     model = small_network(rule)
