@@ -4,7 +4,7 @@ A mutation that no test sees has survived: what it changes is held by nothing. R
 wrong in practice; generated mutations (mutmut, cosmic-ray) are thousands, most of them alike, and take days here.
 
     python benchmarks/mutations.py                  all of them, into results/mutations.json
-    python benchmarks/mutations.py --only angle     those with the word in group, name or file; writes nothing
+    python benchmarks/mutations.py --only angle     those with the word in group, name or file; the other rows stay
 
 The exit status is 1 if a mutation survived, and 2 if the table is stale or the tests fail without any mutation.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ from backroads.runs.folder import write_json
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path("src/backroads")
+RESULTS = ROOT / "benchmarks/results/mutations.json"
 LIMIT = 600.0  # seconds for the tests of a mutation; one that hangs is seen
 
 
@@ -95,10 +97,10 @@ def leave(why: str) -> NoReturn:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="a word in the group, name or file of the mutations to run")
+    parser.add_argument("--only", nargs="*", default=[""], help="words in group, name or file of the mutations to run")
     given = parser.parse_args()
-    chosen = [one for one in table() if not given.only or given.only in f"{one.group}: {one.name} {one.file}"]
-    where, rows = environment(), list[dict[str, str | None]]()
+    chosen = [one for one in table() if any(word in f"{one.group}: {one.name} {one.file}" for word in given.only)]
+    where, rows = environment(), dict[str, dict[str, str | None]]()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in ("src", "tests"):
@@ -114,17 +116,18 @@ def main() -> None:
             path.write_text(content, encoding="utf-8")
             by = run_tests(copy, list(one.tests))
             path.write_bytes(right)
-            rows.append({"group": one.group, "mutation": one.name, "file": one.file, "caught_by": by})
+            rows[one.name] = {"group": one.group, "file": one.file, "caught_by": by, "commit": where["commit"]}
             print(f"[{n}/{len(chosen)}] {one.group}: {one.name}: {by or 'SURVIVED'}", flush=True)
-        seen = sorted({row["caught_by"] or "" for row in rows if "::" in (row["caught_by"] or "")})
+        seen = sorted({by for row in rows.values() if (by := row["caught_by"]) is not None and "::" in by})
         if seen and (wrong := run_tests(copy, seen)):
             leave(f"{wrong} fails without any mutation, too")
-    survivors = [row for row in rows if row["caught_by"] is None]
-    print(*(f"SURVIVED: {row['group']}: {row['mutation']}" for row in survivors), sep="\n")
+    survivors = [name for name, row in rows.items() if row["caught_by"] is None]
+    print(*(f"SURVIVED: {name}" for name in survivors), sep="\n")
     print(f"{len(rows) - len(survivors)} of {len(rows)} mutations were seen")
-    if not given.only:
-        results = {"environment": where, "mutations": len(rows), "survived": len(survivors), "rows": rows}
-        write_json(ROOT / "benchmarks/results/mutations.json", results)
+    known = json.loads(RESULTS.read_text(encoding="utf-8"))["mutations"] if RESULTS.exists() else {}
+    both = {one.name: row for one in table() if (row := rows.get(one.name, known.get(one.name)))}
+    lasting = sum(row["caught_by"] is None for row in both.values())
+    write_json(RESULTS, {"environment": where, "n": len(both), "survived": lasting, "mutations": both})
     sys.exit(bool(survivors))
 
 

@@ -74,7 +74,7 @@ def test_killed_at_random_steps_and_writes(kind: str, tmp_path: Path) -> None:
     assert run([*words, "--out", str(whole)], None, log) == 0, log.read_text()
     moments: list[Moment] = [("step" if n % 2 else "write", draw.randint(1, 16)) for n in range(KILLS)]
     for n, moment in enumerate([*moments, None]):
-        there = checkpoint.load_newest(broken / "checkpoints", set_aside=False)[0] is not None
+        there = checkpoint.load_newest(broken / "checkpoints")[0] is not None
         before = resumes(broken)
         status = run([*words, "--out", str(broken), "--resume"], moment, log)
         assert status == (0 if moment is None else -signal.SIGKILL), f"start {n}, {moment}: {log.read_text()[-2000:]}"

@@ -12,6 +12,7 @@ from data.images import make_folder, make_npz
 from torch import Tensor
 
 from backroads.data import Dataset, Source, epoch_order, load_dataset
+from backroads.data.source import limited
 from backroads.errors import ConfigError
 
 Make = Callable[..., Dataset]
@@ -54,6 +55,25 @@ def test_batches_are_normalised_floats_of_the_shape_that_is_promised(make: Make)
         n += 1
     assert n == len(data.train) // 8
     assert data.train.corrupt == {}
+
+
+def test_every_seed_and_epoch_has_an_order_of_its_own() -> None:
+    orders = {(seed, epoch): tuple(epoch_order(50, seed, epoch).tolist()) for seed in range(6) for epoch in range(6)}
+    assert len(set(orders.values())) == 36
+    assert all(sorted(order) == list(range(50)) for order in orders.values())
+
+
+def test_a_limit_takes_images_at_random_and_always_the_same(tmp_path: Path) -> None:
+    """Of images that lie class by class, the first ones would all be of one class."""
+    y = np.repeat(np.arange(4), 50)
+    data = load_dataset(
+        f"npz:{make_npz(tmp_path / 'a.npz', n=200, train_y=y, test_x=None, test_y=None)}", split="validation"
+    )
+    labels, again = ([int(n) for _, y in limited(data, 40).train.eval_batches(10) for n in y] for _ in range(2))
+    assert len(labels) == 40
+    assert labels == again
+    # 40 of 180 without replacement: 10 of each class are expected, with a standard deviation of 2.4.
+    assert all(3 <= labels.count(n) <= 17 for n in range(4))
 
 
 @pytest.mark.parametrize("augment", ["default", "crop_flip", "random_resized"])

@@ -355,6 +355,24 @@ def test_each_projection_of_attention_has_the_angle_of_its_own_update(stacked: b
     assert found["out_proj"] == pytest.approx(0, abs=1e-6)
 
 
+def test_what_training_does_not_reach_is_at_a_right_angle_to_backpropagation() -> None:
+    """An update of zeros has no direction: it counts as 90 degrees, and as nothing in the whole network's."""
+    model = small_network("backprop")
+    x, y = batch()
+
+    def head_only() -> Tensor:
+        return F.cross_entropy(model[8](model[:8](x).detach()), y)
+
+    found = readings(model, lambda: F.cross_entropy(model(x), y), objective=head_only)["update_angle"]
+    assert {name: found[name] for name in ("0", "2", "6")} == dict.fromkeys(("0", "2", "6"), pytest.approx(90))
+    assert found["8"] == pytest.approx(0, abs=1e-6)
+    F.cross_entropy(model(x), y).backward()
+    whole = {name: p.grad for name, p in model.named_parameters()}
+    head = sum(float(grad.square().sum()) for name, grad in whole.items() if name.startswith("8."))
+    everything = sum(float(grad.square().sum()) for grad in whole.values())
+    assert found[""] == pytest.approx(math.degrees(math.acos(math.sqrt(head / everything))), abs=1e-6)
+
+
 def test_direct_feedback_is_measured_by_its_updates_alone() -> None:
     model = small_network(RULES["direct_feedback_alignment"])
     result = measure(model, task(model, *batch()))

@@ -16,6 +16,7 @@ from problems import RULES
 from train.processes import finish
 
 import backroads as br
+from backroads.data.source import limited
 from backroads.errors import ConfigError, RunError
 from backroads.feedback.conversion.groups import clip_gradients, local_gradients
 from backroads.feedback.rules.alignment import MOMENTUM
@@ -26,7 +27,7 @@ from backroads.runs.schema import ArmResult, TrainingResults
 from backroads.runs.signals import Stopper
 from backroads.train import arm
 from backroads.train.arm import collapsed, dead
-from backroads.train.build import dataset_of, make_model, method_of, rules_of
+from backroads.train.build import Batches, dataset_of, make_model, method_of, rules_of
 from backroads.train.optimizers import Optimizers, factor
 from backroads.train.settings import TrainSettings, resolve
 from backroads.train.step import Stepper, evaluate, first_bad
@@ -438,6 +439,17 @@ def test_the_mean_loss_of_the_lines_is_that_of_the_epoch(tmp_path: Path) -> None
     weights = [5, 5, 5, 5, 2]
     mean = sum(w * line["loss"] for w, line in zip(weights, lines, strict=True)) / 22
     assert events(tmp_path / "r", "evaluation")[1]["train_loss"] == pytest.approx(mean, rel=1e-12)
+
+
+def test_every_epoch_of_a_training_has_an_order_of_its_own_and_every_example() -> None:
+    config = resolve({**QUICK, "batch_size": 8})
+    data = limited(dataset_of(config, torch.device("cpu")), 32)
+    batches = Batches(data, config, HERE)
+    seen = [[image.sum().item() for image in batches.at(0, step)[0]] for step in range(12)]
+    epochs = [[image for part in seen[k : k + 4] for image in part] for k in (0, 4, 8)]
+    assert len({tuple(sorted(epoch)) for epoch in epochs}) == 1
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert [image.sum().item() for image in Batches(data, config, HERE).at(0, 5)[0]] == seen[5]  # begun in the middle
 
 
 def test_of_equally_good_epochs_the_first_is_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,68 @@
+"""The loop, with arms that only write down what is asked of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backroads.runs import checkpoint
+from backroads.runs.arm import Arm, DivergedError
+from backroads.runs.loop import Loop, Times
+from backroads.runs.runtime import Runtime
+
+HERE = Runtime(torch.device("cpu"))
+
+
+class Written(Arm):
+    """Writes (its name, step) into a list; at a step of its own its numbers are no longer finite."""
+
+    def __init__(self, name: str, steps: list[tuple[str, int]], diverges_at: int | None = None) -> None:
+        self.name, self.steps, self.diverges_at = name, steps, diverges_at
+
+    def step(self, step: int) -> None:
+        self.steps.append((self.name, step))
+        if step == self.diverges_at:
+            raise DivergedError("too large")
+
+    def log(self, step: int) -> None:
+        pass
+
+    def evaluate(self, step: int) -> None:
+        pass
+
+    def weights(self) -> dict[str, Tensor]:
+        return {"w": torch.zeros(1)}
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        pass
+
+
+def test_each_arm_takes_every_step_and_each_place_equally_often() -> None:
+    """Whoever steps first finds caches cold: times compare only if that is shared."""
+    taken: list[tuple[str, int]] = []
+    Loop([Written(name, taken) for name in "abc"], Times(6, 6), HERE).run()
+    rounds = [taken[k : k + 3] for k in range(0, 18, 3)]
+    assert [sorted(one) for one in rounds] == [[(name, step) for name in "abc"] for step in range(6)]
+    for place in range(3):
+        assert sorted(one[place][0] for one in rounds) == ["a", "a", "b", "b", "c", "c"]
+
+
+def test_an_arm_that_diverged_takes_no_step_after_a_resume_either(tmp_path: Path) -> None:
+    first: list[tuple[str, int]] = []
+    loop = Loop([Written("a", first), Written("b", first, diverges_at=1)], Times(3, 3), HERE)
+    loop.run()
+    assert first.count(("b", 2)) == 0
+    weights, state = loop.snapshot()
+    found = checkpoint.load(checkpoint.save(tmp_path, loop.step, weights, state, None))
+    second: list[tuple[str, int]] = []
+    again = Loop([Written("a", second), Written("b", second)], Times(5, 5), HERE)
+    again.restore(found)
+    again.run()
+    assert second == [("a", 3), ("a", 4)]
+    assert again.failed == loop.failed

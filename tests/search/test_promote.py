@@ -1,0 +1,62 @@
+"""After a search: fresh seeds, means of what was tested, and what is lost in transfer; nothing is really trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backroads.search import promote as module
+from backroads.search.promote import fresh_seeds, promote, transfer
+from backroads.search.run import client_at
+from backroads.search.settings import resolve
+from backroads.search.study import StudyClient
+
+A, B = "backprop", "feedback_alignment"
+CONFIG = resolve({"rules": [A, B], "vary": ["learning_rate"], "trials": 4, "epochs": 2, "seed": 5})
+# Test accuracy by rule and network, plus 0.01 for each seed after the first.
+TESTED = {(A, "digits_conv"): 0.9, (B, "digits_conv"): 0.8, (A, "mlp"): 0.95, (B, "mlp"): 0.6}
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[StudyClient]:
+    with client_at(f"journal:{tmp_path}/study.log", CONFIG) as found:
+        for group, values in ((A, (0.7, 0.75)), (B, (0.74, 0.6))):
+            for value in values:
+                found.run_trial(group, lambda trial, record, params, value=value: value)
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def seeds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The seeds of all trainings so far."""
+    used: list[int] = []
+
+    def tested(settings: dict[str, Any]) -> dict[str, Any]:
+        used.append(settings["run"]["seed"])
+        assert settings["data"]["split"] == "test"
+        model = settings["model"].get("name", "digits_conv")
+        return {"accuracy": TESTED[settings["rule"]["name"], model] + 0.01 * (used[-1] % 10 - 5), "reason": None}
+
+    monkeypatch.setattr(module, "final_accuracy", tested)
+    return used
+
+
+def test_the_best_are_trained_with_seeds_that_no_trial_has_seen(
+    client: StudyClient, seeds: list[int], tmp_path: Path
+) -> None:
+    found = promote(client, tmp_path, top=2, seeds=3, log=lambda line: None)
+    assert client.config.training().run.seed == 5  # that of every trial
+    assert 5 not in seeds
+    assert sorted(seeds) == sorted(2 * fresh_seeds(CONFIG, 3)) == sorted(2 * list(found.seeds))
+    assert len(set(found.seeds)) == 3
+    assert [(row.group, row.validation) for row in found.rows] == [(A, 0.75), (B, 0.74)]
+    assert [row.mean for row in found.rows] == pytest.approx([0.91, 0.81])  # + 0, 0.01, 0.02
+
+
+def test_what_is_lost_in_transfer_is_the_gap_there_less_the_gap_at_home(client: StudyClient, tmp_path: Path) -> None:
+    found = transfer(client, tmp_path, models=["mlp"], top=2, seeds=1, log=lambda line: None)
+    lost = {row.group: row.models["mlp"].lost for row in found.rows}
+    assert lost == {A: pytest.approx(0), B: pytest.approx((0.95 - 0.6) - (0.9 - 0.8))}
