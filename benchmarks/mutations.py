@@ -102,10 +102,8 @@ def main() -> None:
     chosen = [one for one in table() if any(word in f"{one.group}: {one.name} {one.file}" for word in given.only)]
     where, rows = environment(), dict[str, dict[str, str | None]]()
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        for name in ("src", "tests"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", copy)
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "_build"))
         try:
             contents = [one.mutated() for one in chosen]
         except ValueError as error:

@@ -92,11 +92,17 @@ def test_killed_at_random_steps_and_writes(kind: str, tmp_path: Path) -> None:
 SEARCH = f"search {TINY} --epochs 30 --rules kolen_pollack backprop --trials 8 --sampler random"
 
 
-def found_by(folder: Path) -> dict[tuple[str, int], Any]:
-    """Values and outcome of each settled trial."""
+def found_by(folder: Path) -> dict[str, list[Any]]:
+    """Outcome, values and accuracy of the settled trials of each group, in the order of their draws.
+
+    Numbers have gaps where a trial was tried again.
+    """
     with study_in(folder) as client:
-        records = settled(client.all_records())
-        return {(one.group, one.number): (one.outcome, one.trial.params, one.value) for one in records}
+        records = sorted(settled(client.all_records()), key=lambda one: one.number)
+        groups: dict[str, list[Any]] = {group: [] for group in client.groups}
+        for one in records:
+            groups[one.group].append((one.outcome, one.trial.params, one.value))
+        return groups
 
 
 def test_a_search_whose_workers_and_whose_command_are_killed(tmp_path: Path) -> None:
