@@ -100,7 +100,7 @@ def wrong_type(draw: random.Random, path: Path, outside: Path) -> None:
 def _retype(draw: random.Random, path: Path, text: str) -> None:
     if path.suffix == ".toml":
         data = tomllib.loads(text)
-        _replace(draw, data, [one for one in WRONG if one is not None and one != 2**70])
+        _replace(draw, data, [one for one in WRONG if one not in (None, [None], 2**70)])
         path.write_text(tomli_w.dumps(data), encoding="utf-8")
     elif path.suffix == ".json":
         data = json.loads(text)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 import torch
 
-from backroads.errors import ConfigError
+from backroads.errors import ConfigError, StateError
 from backroads.plasticity.analysis import analyse, degrees, feedback_angles, interference
 from backroads.plasticity.evaluate import measure
 from backroads.plasticity.lifetime import Stream, lifetime, loss_of, predict
@@ -301,3 +302,7 @@ def test_a_run_comes_back_from_its_folder(tmp_path: Path) -> None:
     assert network.config == small()
     with pytest.raises(ConfigError, match=r"no config\.toml"):
         load_run(tmp_path, "best")
+    settings = tmp_path / "run/config.toml"
+    settings.write_text(tomli_w.dumps({**resolve(SMALL).model_dump(exclude_none=True), "network": {"hidden": [7]}}))
+    with pytest.raises(StateError, match=r"step-000000008: the weights do not fit the model of the run's config\.toml"):
+        load_run(tmp_path / "run", "newest")

@@ -17,7 +17,7 @@ from train.processes import finish
 
 import backroads as br
 from backroads.data.source import limited
-from backroads.errors import ConfigError, RunError
+from backroads.errors import ConfigError, RunError, StateError
 from backroads.feedback.conversion.groups import clip_gradients, local_gradients
 from backroads.feedback.rules.alignment import MOMENTUM
 from backroads.methods.feedback import Feedback
@@ -28,6 +28,7 @@ from backroads.runs.signals import Stopper
 from backroads.train import arm
 from backroads.train.arm import collapsed, dead
 from backroads.train.build import Batches, dataset_of, make_model, method_of, rules_of
+from backroads.train.load import load_model
 from backroads.train.optimizers import Optimizers, factor
 from backroads.train.settings import TrainSettings, resolve
 from backroads.train.step import Stepper, evaluate, first_bad
@@ -614,6 +615,15 @@ def test_a_folder_that_becomes_read_only_ends_the_run_clearly(tmp_path: Path, mo
     monkeypatch.setattr(checkpoint, "save", fails_later)
     with pytest.raises(RunError, match=r"Read-only file system.*the checkpoint of step 0 is intact"):
         run(tmp_path / "r")
+
+
+@pytest.mark.parametrize("changed", [{"model": {"name": "mlp"}}, {"model": {"options": {"width": 3}}}])
+def test_weights_that_do_not_fit_the_settings_are_one_line(tmp_path: Path, changed: dict[str, Any]) -> None:
+    run(tmp_path / "run", max_steps=2)
+    config = resolve({"model": "digits_conv", "model_options": {"width": 4}}, changed)
+    with pytest.raises(StateError, match=r"step-000000002: the weights do not fit the model of") as told:
+        load_model(tmp_path / "run", config, "last")
+    assert "\n" not in str(told.value)
 
 
 def test_bad_settings_leave_no_folder(tmp_path: Path) -> None:

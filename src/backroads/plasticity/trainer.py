@@ -209,7 +209,7 @@ def load_run(path: Path, which: Literal["newest", "best"]) -> tuple[MetaNetwork,
 
     Raises:
         ConfigError: there is no such run.
-        StateError: it has no whole checkpoint.
+        StateError: it has no whole checkpoint, or one that does not fit the network of its settings.
         RunError: its weights are not finite.
     """
     config, folder = load_config(path), path / "checkpoints"
@@ -217,5 +217,5 @@ def load_run(path: Path, which: Literal["newest", "best"]) -> tuple[MetaNetwork,
     checkpoint.require_finite(found.model, found.path)
     tasks = load_tasks(config)
     network = MetaNetwork(config, tasks.shape)
-    network.load_state_dict(found.model)
+    checkpoint.put_into(network, found.model, found.path)
     return network, tasks, found

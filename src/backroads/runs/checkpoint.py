@@ -154,6 +154,24 @@ def load(path: Path) -> Checkpoint:
         raise StateError(f"{path}: {STATE} holds more than tensors and plain data, refused: {error}") from None
 
 
+def put_into(model: torch.nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Load the weights of a run into the model that its settings describe.
+
+    Args:
+        model: made from the run's settings. weights: its state dict. path: of the checkpoint, for the message.
+
+    Raises:
+        StateError: they do not fit: the settings are not those that the run had.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:200]
+        raise StateError(
+            f"{path}: the weights do not fit the model of the run's config.toml; put that file back as it was ({why})"
+        ) from None
+
+
 def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint, None if there is none, and what is wrong with newer ones, one line for each.
 

@@ -31,7 +31,8 @@ def load_model(run: Path, config: TrainSettings, which: str) -> tuple[torch.nn.M
     With a running mean of weights, that is what is loaded.
 
     Raises:
-        ConfigError: no such ``which``, or data that are missing. StateError: no whole checkpoint.
+        ConfigError: no such ``which``, or data that are missing. StateError: no whole checkpoint, or
+            one that does not fit the model of the settings.
         RunError: weights that are not finite.
     """
     if which not in ("best", "last"):
@@ -42,5 +43,5 @@ def load_model(run: Path, config: TrainSettings, which: str) -> tuple[torch.nn.M
     checkpoint.require_finite(weights, found.path)
     dataset = dataset_of(config, torch.device("cpu"))
     model = make_model(config, dataset, method_of(config))
-    model.load_state_dict(weights)
+    checkpoint.put_into(model, weights, found.path)
     return model.eval(), dataset, found
