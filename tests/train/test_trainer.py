@@ -617,10 +617,10 @@ def test_a_folder_that_becomes_read_only_ends_the_run_clearly(tmp_path: Path, mo
         run(tmp_path / "r")
 
 
-@pytest.mark.parametrize("changed", [{"model": {"name": "mlp"}}, {"model": {"options": {"width": 3}}}])
+@pytest.mark.parametrize("changed", [{"name": "mlp", "options": {"hidden": [4]}}, {"options": {"width": 3}}])
 def test_weights_that_do_not_fit_the_settings_are_one_line(tmp_path: Path, changed: dict[str, Any]) -> None:
     run(tmp_path / "run", max_steps=2)
-    config = resolve({"model": "digits_conv", "model_options": {"width": 4}}, changed)
+    config = resolve({"model": {"name": "digits_conv", "options": {"width": 4}}}, {"model": changed})
     with pytest.raises(StateError, match=r"step-000000002: the weights do not fit the model of") as told:
         load_model(tmp_path / "run", config, "last")
     assert "\n" not in str(told.value)
