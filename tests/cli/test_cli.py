@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from backroads.cli import main
+from backroads.cli.compare import table
 from backroads.cli.progress import progress
 from backroads.runs.groups import flags, groups
 from backroads.runs.progress import Progress
+from backroads.runs.schema import ArmResult, TrainingResults
 
 QUICK = [
     "--epochs",
@@ -51,6 +53,15 @@ def test_compare_prints_plain_lines_and_a_table_and_writes_a_report(tmp_path: Pa
     assert "compare --epochs 1 --seeds 0" in environment["command"]
     for key in ("torch", "python", "cpu", "cores", "started", "backroads"):
         assert environment[key]
+
+
+def test_the_gap_of_a_comparison_is_accuracy_less_the_baselines_of_the_same_seed() -> None:
+    accuracies = {("backprop", 0): 0.9, ("backprop", 1): 0.7, ("worse", 0): 0.85, ("worse", 1): 0.68}
+    arms = tuple(ArmResult(name, seed, "finished", 1, 1.0, accuracy=a) for (name, seed), a in accuracies.items())
+    lines = table(TrainingResults("compare", "test", arms, baseline="backprop")).splitlines()
+    (worse,) = (line for line in lines if line.startswith("worse"))
+    assert "76.50 +- 12.02" in worse
+    assert "-3.50 +- 2.12" in worse  # of -5 and -2
 
 
 @pytest.mark.parametrize(
