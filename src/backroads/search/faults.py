@@ -13,6 +13,7 @@ from urllib.parse import quote
 from backroads.errors import BackroadsError, ConfigError, RunError
 
 T = TypeVar("T")
+PATIENCE = 15.0  # seconds to wait for a storage whose own settings are not known yet
 # By the beginning of SQLite's name of an error: these do not pass while one waits. The others do, or may.
 _LASTING = {
     "SQLITE_CORRUPT": "is damaged",
@@ -39,7 +40,7 @@ def check_file(path: Path, *, journal: bool) -> None:
         if journal:
             _check_journal(path)
         else:
-            retrying(lambda: _check_sqlite(path), 15.0)
+            retrying(lambda: _check_sqlite(path), PATIENCE)
 
 
 def _check_sqlite(path: Path) -> None:

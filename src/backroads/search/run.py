@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import optuna
 import tomli_w
 
 from backroads.errors import ConfigError, RunError
@@ -27,7 +26,7 @@ from backroads.search.process import is_gone
 from backroads.search.record import settled
 from backroads.search.settings import GROWING, HARMLESS, SearchSettings, resolve
 from backroads.search.storage import JOURNAL, check_storage, hide_password, path_of, plain, storage_at, url_of
-from backroads.search.study import StudyClient, load_search, save_search
+from backroads.search.study import StudyClient, load_search, save_search, study_names
 
 LOOK = 0.5  # seconds between looks at the trials of up to eight groups
 FAREWELL = 30.0  # seconds that workers have to leave
@@ -58,7 +57,7 @@ def prepare(config: SearchSettings, folder: Path) -> tuple[SearchSettings, str]:
     if path is None or path.is_file():
         check_storage(url)
         with storage_at(url) as storage:
-            if config.study.name in optuna.get_all_study_names(storage):
+            if config.study.name in study_names(storage, config.study.patience):
                 try:
                     check(load_search(storage, config.study.name)[0])
                 except ConfigError as error:
@@ -190,12 +189,19 @@ def _workers(config: SearchSettings, url: str, folder: Path) -> Iterator[dict[in
 
 
 @contextlib.contextmanager
-def client_at(url: str, config: SearchSettings) -> Iterator[StudyClient]:
-    """A client of the search at a URL, closed at the end; raises ConfigError, RunError."""
+def client_at(url: str, config: SearchSettings, *, make: bool = True) -> Iterator[StudyClient]:
+    """A client of the search at a URL, closed at the end.
+
+    Args:
+        url, config: of the search. make: whether what is missing in the storage is made.
+
+    Raises:
+        ConfigError, RunError: as :func:`backroads.search.storage.storage_at` and :class:`StudyClient`.
+    """
     options = {"heartbeat": config.study.heartbeat, "grace": config.study.grace, "retries": config.study.retries}
     with storage_at(url, **options, patience=config.study.patience) as storage:
         with intact(f"study {config.study.name!r}"):
-            client = retrying(lambda: StudyClient(storage, config), config.study.patience)
+            client = retrying(lambda: StudyClient(storage, config, make=make), config.study.patience)
         yield client
 
 
@@ -207,5 +213,5 @@ def study_in(folder: Path) -> Iterator[StudyClient]:
     check_storage(url)
     with storage_at(url) as storage:
         load_search(storage, config.study.name)
-    with client_at(url, config) as client:
+    with client_at(url, config, make=False) as client:
         yield client

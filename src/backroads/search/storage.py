@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 
 from backroads.errors import ConfigError
 from backroads.extras import missing
-from backroads.search.faults import check_file, intact, retrying
+from backroads.search.faults import PATIENCE, check_file, intact, retrying
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -138,7 +138,7 @@ def path_of(url: str) -> Path | None:
 
 @contextlib.contextmanager
 def storage_at(
-    url: str, *, heartbeat: int = 10, grace: int = 60, retries: int = 2, patience: float = 15.0
+    url: str, *, heartbeat: int = 10, grace: int = 60, retries: int = 2, patience: float = PATIENCE
 ) -> Iterator[BaseStorage]:
     """Optuna's storage at a URL, closed at the end. Tables that are missing are made.
 

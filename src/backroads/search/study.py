@@ -27,8 +27,8 @@ from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState, create_trial
 from pydantic import BaseModel, ConfigDict
 
-from backroads.errors import ConfigError, nearest
-from backroads.search.faults import intact, retrying
+from backroads.errors import ConfigError, RunError, nearest
+from backroads.search.faults import PATIENCE, intact, retrying
 from backroads.search.process import is_gone, process_id
 from backroads.search.record import (
     ATTEMPT,
@@ -56,10 +56,33 @@ class _Search(BaseModel):
 
 
 def save_search(storage: BaseStorage, config: SearchSettings, folder: Path) -> None:
-    """Write settings and folder of a search into its storage."""
-    study = optuna.create_study(storage=storage, study_name=config.study.name, load_if_exists=True)
-    study.set_user_attr(SETTINGS, json.dumps(config.as_toml()))
-    study.set_user_attr(FOLDER, str(folder.resolve()))
+    """Make the studies of a search in its storage, and write its settings and folder there, unless they are there."""
+    found = study_names(storage, config.study.patience)
+
+    def save() -> None:  # the settings last: who finds them finds the rest
+        for group in config.groups:
+            open_study(storage, f"{config.study.name}/{group}", found)
+        study = open_study(storage, config.study.name, found)
+        for name, value in ((SETTINGS, json.dumps(config.as_toml())), (FOLDER, str(folder.resolve()))):
+            if study.user_attrs.get(name) != value:
+                study.set_user_attr(name, value)
+
+    with intact(f"study {config.study.name!r}"):
+        retrying(save, config.study.patience)
+
+
+def study_names(storage: BaseStorage, patience: float) -> set[str]:
+    """Names of all of Optuna's studies in a storage."""
+    with intact("the storage's list of studies"):
+        return set(retrying(lambda: optuna.get_all_study_names(storage), patience))
+
+
+def open_study(storage: BaseStorage, name: str, known: set[str], **words: Any) -> optuna.Study:
+    """An Optuna study; it is made if it is not one of the known. One that is there is not written to: Optuna's own
+    ``load_if_exists`` would."""
+    if name in known:
+        return optuna.load_study(study_name=name, storage=storage, **words)
+    return optuna.create_study(storage=storage, study_name=name, load_if_exists=True, direction="maximize", **words)
 
 
 def load_search(storage: BaseStorage, name: str) -> tuple[SearchSettings, Path]:
@@ -69,7 +92,7 @@ def load_search(storage: BaseStorage, name: str) -> tuple[SearchSettings, Path]:
         ConfigError: the storage has none of this name, with the nearest one. RunError: what is stored is damaged.
     """
     with intact("the storage's list of studies"):
-        studies = storage.get_all_studies()
+        studies = retrying(storage.get_all_studies, PATIENCE)
     found = {study.study_name: study.user_attrs for study in studies if SETTINGS in study.user_attrs}
     if name not in found:
         known = ", ".join(found) or "none"
@@ -87,18 +110,27 @@ class StudyClient:
 
     Args:
         storage: from :func:`backroads.search.storage.storage_at`, with the search's number of retries.
-        config: settings of the search.
+        config: settings of the search. make: whether Optuna's studies are made that are missing, as when a search
+            begins.
+
+    Raises:
+        RunError: a study is missing that is not to be made.
     """
 
-    def __init__(self, storage: BaseStorage, config: SearchSettings) -> None:
+    def __init__(self, storage: BaseStorage, config: SearchSettings, *, make: bool = True) -> None:
         self.storage, self.config, self.groups = storage, config, config.groups
         self.planned = {name: config.planned(name) for name in self.groups}
+        known = study_names(storage, config.study.patience)
+        missing = [name for name in self.groups if f"{config.study.name}/{name}" not in known]
+        if missing and not make:
+            raise RunError(
+                f"storage: it is damaged, it has nothing of {missing[0]}; nothing was changed, put back a copy"
+            )
         self.studies = {
-            name: optuna.create_study(
-                storage=storage,
-                study_name=f"{config.study.name}/{name}",
-                direction="maximize",
-                load_if_exists=True,
+            name: open_study(
+                storage,
+                f"{config.study.name}/{name}",
+                known,
                 sampler=optuna.samplers.RandomSampler(),  # each trial has a sampler of its own, see run_trial
                 pruner=make_pruner(config),
             )
