@@ -82,7 +82,7 @@ def test_it_is_searched_beside_a_method_and_its_best_training_is_evaluated(
         ["search", *words, "--out", "study"],
         ["train", "--config", "study/best.toml", "--out", "run"],
         ["train", "--rule", path, *small, "--out", "own"],
-        ["eval", "own"],
+        ["eval", "own", "--trust"],
     ):
         with pytest.raises(SystemExit) as ended:
             main(line)

@@ -12,11 +12,12 @@ from backroads.cli.shared import (
     Out,
     Restart,
     Resume,
-    base_settings,
+    Trust,
     folder_of,
     is_first_process,
     leave,
     print_report,
+    run_settings,
 )
 from backroads.runs.schema import ArmResult, Stopped, TrainingResults
 from backroads.runs.table import aligned
@@ -31,6 +32,7 @@ def compare(
     out: Out = None,
     resume: Resume = False,
     restart: Restart = False,
+    trust: Trust = False,
 ) -> None:
     """Train the same network under several feedback rules and other methods, and compare them.
 
@@ -38,7 +40,7 @@ def compare(
     `backroads train`, and prints a table. It can be interrupted and resumed like a training.
     """
     folder = folder_of(out, "compare")
-    resolved = resolve_comparison(*base_settings(folder, resume=resume or restart, config=config), settings)
+    resolved = run_settings(resolve_comparison, folder, settings, resume=resume or restart, config=config, trust=trust)
     resolved.arms()  # says what is wrong with the names, if anything is
 
     # After the settings are known to be right: torch takes seconds to import.

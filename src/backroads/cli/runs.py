@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from backroads.cli.shared import Trust
+
 Which = Annotated[
     Literal["best", "last"],
     Parameter(help="Which checkpoint to take: the one with the best evaluation, or the last one."),
@@ -22,6 +24,7 @@ def evaluate(
         Literal["test", "validation"] | None,
         Parameter(help="What to evaluate on; by default what the run evaluated on."),
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Evaluate a run's model: loss, top-1 and top-5 over every image once."""
     import torch
@@ -33,7 +36,7 @@ def evaluate(
     from backroads.train.settings import resolve
     from backroads.train.step import evaluate as measure
 
-    config = load_config(run)
+    config = load_config(run, trust=trust)
     if split is not None:
         config = resolve(config.model_dump(), {"split": split})
     model, dataset, found = load_model(run, config, checkpoint)
@@ -55,6 +58,7 @@ def export(
     out: Annotated[Path | None, Parameter(help="New folder to write into; by default RUN/export.")] = None,
     checkpoint: Which = "best",
     program: Annotated[bool, Parameter(help="Write a torch.export program, model.pt2, as well.")] = True,
+    trust: Trust = False,
 ) -> None:
     """Write a run's model as plain torch weights (safetensors) and as a torch.export program."""
     from backroads.cli.shared import print_passed_over
@@ -62,7 +66,7 @@ def export(
     from backroads.train.export import export as write
 
     folder = out if out is not None else folder_within(run, "export")
-    about = write(run, folder, checkpoint, program=program)
+    about = write(run, folder, checkpoint, program=program, trust=trust)
     print_passed_over(about["passed_over"])
     print(f"{about['model']} of step {about['step']} (bit-identical outputs): {folder}")
 

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from backroads.cli.flags import with_flags
-from backroads.cli.shared import Config, print_line
+from backroads.cli.shared import Config, Trust, print_line
 from backroads.runs.settings import read_settings
 from backroads.runs.table import aligned
 from backroads.search.settings import SearchSettings, resolve
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from backroads.search.study import StudyClient
 
 Study = Annotated[Path, Parameter(help="Folder of the study.")]
+Storage = Annotated[
+    str | None, Parameter(help="Where the trials are kept, if the study's settings name a place outside of its folder.")
+]
 POSITIVE = Number(gte=1)
 
 app = cyclopts.App(
@@ -57,7 +60,8 @@ def search(
     if status == "stopped":
         print(f"backroads: stopped; the same command resumes {folder}", file=sys.stderr)
         sys.exit(130)
-    with study_in(folder) as client:
+    # What was written there are the settings of this very command.
+    with study_in(folder, storage=resolved.study.storage, trust=True) as client:
         print(_table(client))
         try:
             path, line = write_best(client, folder)
@@ -67,16 +71,16 @@ def search(
 
 
 @app.command
-def status(study: Study, /) -> None:
+def status(study: Study, /, *, storage: Storage = None, trust: Trust = False) -> None:
     """Print how many trials of a study are complete, pruned and failed, and the best of each rule or subset."""
     from backroads.search.run import study_in
 
-    with study_in(study) as client:
+    with study_in(study, storage=storage, trust=trust) as client:
         print(_table(client))
 
 
 @app.command
-def report(study: Study, /) -> None:
+def report(study: Study, /, *, storage: Storage = None, trust: Trust = False) -> None:
     """Write STUDY/results.json and STUDY/report.html from what has been finished so far."""
     from backroads.search.run import study_in
 
@@ -86,7 +90,7 @@ def report(study: Study, /) -> None:
 
         print(write_report(study))
         return
-    with study_in(study) as client:
+    with study_in(study, storage=storage, trust=trust) as client:
         print(write_results(client, study))
 
 
@@ -96,12 +100,14 @@ def best(
     /,
     *,
     group: Annotated[str | None, Parameter(help="The best of this rule or subset, such as decay+self.")] = None,
+    storage: Storage = None,
+    trust: Trust = False,
 ) -> None:
     """Write the best configuration as TOML that `backroads train --config` runs."""
     from backroads.search.results import write_best
     from backroads.search.run import study_in
 
-    with study_in(study) as client:
+    with study_in(study, storage=storage, trust=trust) as client:
         path, line = write_best(client, study, group)
         print(f"{line}\n{path}")
 
@@ -115,12 +121,14 @@ def promote(
     seeds: Annotated[int, Parameter(help="How many fresh seeds each is trained with.", validator=POSITIVE)] = 5,
     each: Annotated[bool, Parameter(help="Take the best trial of each of the best rules or subsets.")] = False,
     workers: Annotated[int, Parameter(help="How many processes train.", validator=POSITIVE)] = 1,
+    storage: Storage = None,
+    trust: Trust = False,
 ) -> None:
     """Train the best again with fresh seeds on the whole training split, and test each once."""
     from backroads.search.promote import promote as run
     from backroads.search.run import study_in
 
-    with study_in(study) as client:
+    with study_in(study, storage=storage, trust=trust) as client:
         done = run(client, study, top=top, seeds=seeds, each=each, workers=workers, log=print_line)
         lines = [("trial", "group", "validation, %", "test, % (95 % interval)", "n")]
         for row in done.rows:
@@ -143,6 +151,8 @@ def reap(
     all_: Annotated[
         bool, Parameter(name="--all", help="Free all running trials; no worker of this search may run any more.")
     ] = False,
+    storage: Storage = None,
+    trust: Trust = False,
 ) -> None:
     """Give trials whose worker has died to other workers, for a journal file, which has no heartbeats.
 
@@ -150,7 +160,7 @@ def reap(
     """
     from backroads.search.run import study_in
 
-    with study_in(study) as client:
+    with study_in(study, storage=storage, trust=trust) as client:
         freed = [
             record
             for group in client.groups

@@ -5,14 +5,18 @@ from __future__ import annotations
 import datetime
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from cyclopts import Parameter
 
+from backroads.runs.groups import Group, merged
 from backroads.runs.schema import Stopped
 from backroads.runs.settings import read_settings, settings_in
+from backroads.runs.trust import check_trusted
+
+Schema = TypeVar("Schema", bound=Group)
 
 INTERRUPTED, FAILED = 128, 1  # exit status: 128 + signal; 1
 
@@ -33,6 +37,14 @@ Restart = Annotated[
         help="Set aside what is in the folder of --out, under a new name within it, and start anew with its settings.",
     ),
 ]
+Trust = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        help="Import and run the code (package.module:callable) that the settings in the folder or storage name. Give "
+        "it only for what you, or people you trust, have written.",
+    ),
+]
 
 
 def folder_of(out: Path | None, command: str) -> Path:
@@ -40,10 +52,30 @@ def folder_of(out: Path | None, command: str) -> Path:
     return out if out is not None else Path("runs") / f"{command}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
-def base_settings(folder: Path, *, resume: bool, config: str | None) -> list[dict[str, object]]:
-    """Settings below the flags: those of the run that is resumed, and those of a TOML file or recipe."""
+def run_settings(
+    resolve: Callable[..., Schema],
+    folder: Path,
+    flags: dict[str, Any],
+    *,
+    resume: bool,
+    config: str | None,
+    trust: bool,
+) -> Schema:
+    """The settings of a run: those of the run that is resumed, below those of a TOML file or recipe, below the flags.
+
+    Args:
+        resolve: of the command; it checks settings and fills in defaults. folder: of the run.
+        flags: settings that were given as flags. resume: whether the run goes on. config: a TOML file or recipe.
+        trust: whether code that only the folder names may be run.
+
+    Raises:
+        ConfigError: wrong settings, or some that name code without consent.
+    """
     old = settings_in(folder) if resume else None
-    return [*([old] if old is not None else []), *([read_settings(config)] if config is not None else [])]
+    own = [*([read_settings(config)] if config is not None else []), flags]
+    resolved = resolve(*([old] if old is not None else []), *own)
+    check_trusted(resolved.model_dump(), folder, trust=trust, own=merged(type(resolved), *own))
+    return resolved
 
 
 def is_first_process() -> bool:

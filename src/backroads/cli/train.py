@@ -13,11 +13,12 @@ from backroads.cli.shared import (
     Out,
     Restart,
     Resume,
-    base_settings,
+    Trust,
     folder_of,
     is_first_process,
     leave,
     print_report,
+    run_settings,
 )
 from backroads.runs.schema import ArmResult, Stopped
 from backroads.train.settings import TrainSettings, resolve
@@ -31,6 +32,7 @@ def train(
     out: Out = None,
     resume: Resume = False,
     restart: Restart = False,
+    trust: Trust = False,
 ) -> None:
     """Train a model by a feedback rule or another method, on one machine or, started by torchrun, on many.
 
@@ -39,7 +41,7 @@ def train(
     --resume goes on, bit for bit.
     """
     folder = folder_of(out, "train")
-    resolved = resolve(*base_settings(folder, resume=resume or restart, config=config), settings)
+    resolved = run_settings(resolve, folder, settings, resume=resume or restart, config=config, trust=trust)
 
     # After the settings are known to be right: torch takes seconds to import.
     with progress(silent=not is_first_process()) as report:

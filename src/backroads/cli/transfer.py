@@ -6,8 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from backroads.cli.search import POSITIVE, Study, write_results
-from backroads.cli.shared import print_line
+from backroads.cli.search import POSITIVE, Storage, Study, write_results
+from backroads.cli.shared import Trust, print_line
 from backroads.runs.table import aligned
 
 
@@ -19,6 +19,8 @@ def transfer(
     top: Annotated[int, Parameter(help="How many of the best rules or subsets to train.", validator=POSITIVE)] = 8,
     seeds: Annotated[int, Parameter(help="How many seeds each is trained with.", validator=POSITIVE)] = 3,
     workers: Annotated[int, Parameter(help="How many processes train.", validator=POSITIVE)] = 1,
+    storage: Storage = None,
+    trust: Trust = False,
 ) -> None:
     """Train the best of each rule, unchanged, on other architectures, beside backprop.
 
@@ -29,7 +31,7 @@ def transfer(
     from backroads.search.run import study_in
 
     names = [name for word in models for name in word.split(",") if name]  # "a,b" and "a b" alike
-    with study_in(study) as client:
+    with study_in(study, storage=storage, trust=trust) as client:
         table = run(client, study, models=names, top=top, seeds=seeds, workers=workers, log=print_line)
         lines = [("rule or subset", *table.models)]
         for row in table.rows:

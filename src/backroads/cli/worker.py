@@ -8,6 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from backroads.cli.shared import Trust
+
 
 def worker(
     storage: Annotated[str, Parameter(help="postgresql://USER@HOST/DATABASE, sqlite:///FILE or journal:FILE.")],
@@ -22,6 +24,7 @@ def worker(
     parent: Annotated[
         int | None, Parameter(help="Stop when this process, which started the worker, has ended.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Take trials of a study until all planned ones are settled.
 
@@ -31,6 +34,6 @@ def worker(
     from backroads.cli.shared import print_line
     from backroads.search.worker import work
 
-    how = work(storage, study, folder=folder, most=trials, parent=parent, log=print_line)
+    how = work(storage, study, folder=folder, most=trials, parent=parent, trust=trust, log=print_line)
     if how == "stopped":
         sys.exit(130)

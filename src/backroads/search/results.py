@@ -114,7 +114,9 @@ def _importances(client: StudyClient, group: str, records: list[Record]) -> dict
 def training_of(client: StudyClient, record: Record) -> dict[str, Any]:
     """The settings of a trial, to train it again on the whole training split, as data for TOML."""
     config = client.config
-    found = client.groups[record.group].settings(record.trial.params, config.rule.options)
+    group = client.groups[record.group]
+    params = {name: record.trial.params[name] for name in group.space if name in record.trial.params}
+    found = group.settings(params, config.rule.options)
     return config.training(split="test", **found).as_toml()
 
 

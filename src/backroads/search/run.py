@@ -21,6 +21,7 @@ from backroads.runs.groups import groups
 from backroads.runs.progress import Progress, Report
 from backroads.runs.settings import check_resume, read_run
 from backroads.runs.signals import Stopper
+from backroads.runs.trust import check_trusted, needs_consent
 from backroads.search.faults import intact, retrying, writing
 from backroads.search.process import is_gone
 from backroads.search.record import settled
@@ -163,7 +164,9 @@ def _workers(config: SearchSettings, url: str, folder: Path) -> Iterator[dict[in
     started: dict[int, subprocess.Popen[bytes]] = {}
     try:
         for number in range(config.study.workers):
-            words = ["worker", url, config.study.name, "--folder", str(folder)]
+            # What the user of this search named has consent.
+            consent = ["--trust"] if needs_consent(config.model_dump()) else []
+            words = ["worker", url, config.study.name, "--folder", str(folder), *consent]
             with (folder / f"worker-{number}.log").open("ab") as log:
                 started[number] = subprocess.Popen(
                     [sys.executable, "-m", "backroads", *words, "--parent", str(os.getpid())],
@@ -206,12 +209,29 @@ def client_at(url: str, config: SearchSettings, *, make: bool = True) -> Iterato
 
 
 @contextlib.contextmanager
-def study_in(folder: Path) -> Iterator[StudyClient]:
-    """A client of the search in ``folder``; raises ConfigError, RunError."""
+def study_in(folder: Path, *, storage: str | None = None, trust: bool = False) -> Iterator[StudyClient]:
+    """A client of the search in ``folder``.
+
+    Args:
+        folder: of the search. storage: where its trials are, in place of what its settings say.
+        trust: whether its settings may name code outside of the package, which is then run, and a storage outside of
+            the folder, which is then opened as this user.
+
+    Raises:
+        ConfigError: no search, or one that needs ``storage`` or ``trust``. RunError: the storage does not answer.
+    """
     config = load_settings(folder)
-    url = url_of(config.study.storage, folder)
+    check_trusted(config.model_dump(), folder, trust=trust)
+    url = url_of(config.study.storage if storage is None else hide_password(storage), folder)
+    path = path_of(url)
+    inside = path is not None and path.resolve().is_relative_to(folder.resolve())
+    if storage is None and not (trust or inside):
+        raise ConfigError(
+            f"study: expected a storage within {folder}, and its settings name {plain(url)!r}; if that is right, give "
+            "it with --storage, or give --trust (in Python storage=... or trust=True)"
+        )
     check_storage(url)
-    with storage_at(url) as storage:
-        load_search(storage, config.study.name)
+    with storage_at(url) as opened:
+        load_search(opened, config.study.name)
     with client_at(url, config, make=False) as client:
         yield client

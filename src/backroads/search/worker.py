@@ -19,6 +19,7 @@ from backroads.data import Dataset
 from backroads.errors import BackroadsError, RunError
 from backroads.runs.runtime import Runtime, joined
 from backroads.runs.signals import Stopper
+from backroads.runs.trust import check_trusted
 from backroads.search.faults import reason_of, retrying
 from backroads.search.record import ERROR, INTERRUPTED, SURPLUS, Record, TrialFailed, TrialReassignedError
 from backroads.search.run import client_at
@@ -38,6 +39,7 @@ def work(
     folder: Path | None = None,
     most: int | None = None,
     parent: int | None = None,
+    trust: bool = False,
     log: Callable[[str], None],
 ) -> str:
     """Train trials of a search until none is left.
@@ -47,18 +49,20 @@ def work(
     Args:
         url, name: where the search is. folder: for checkpoints of long trials; None takes the search's own, if it is
             on this machine. most: leave after so many trials. parent: leave when this process is no longer the parent.
+        trust: whether the search's settings may name code outside of the package, which is then run.
         log: called with a line when a trial ends.
 
     Returns:
         "settled": all planned trials are; "enough": ``most`` were trained; "stopped": by a signal.
 
     Raises:
-        ConfigError: settings or data are wrong. RunError: the storage does not answer.
+        ConfigError: settings or data are wrong, or settings need ``trust``. RunError: the storage does not answer.
     """
     url = hide_password(url)
     check_storage(url)
     with storage_at(url) as storage:
         config, own = load_search(storage, name)
+    check_trusted(config.model_dump(), f"study {name}", trust=trust)
     if folder is None and own.is_dir():
         folder = own
     run = config.training().run

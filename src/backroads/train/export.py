@@ -31,7 +31,7 @@ class Prediction(torch.nn.Module):
         return self.method.predict(self.model, x)
 
 
-def export(run: Path, out: Path, which: str = "best", *, program: bool = True) -> dict[str, Any]:
+def export(run: Path, out: Path, which: str = "best", *, program: bool = True, trust: bool = False) -> dict[str, Any]:
     """Write ``model.safetensors`` (plain torch names, no backward weights), ``model.json`` and ``model.pt2``.
 
     The outputs of the plain model are compared with the method's predictions, bit for bit, before anything is written.
@@ -40,19 +40,20 @@ def export(run: Path, out: Path, which: str = "best", *, program: bool = True) -
 
     Args:
         run: folder of the run. out: folder to write into. which: "best" or "last". program: also torch.export.
+        trust: whether the run's settings may name code outside of the package, which is then run.
 
     Returns:
         What ``model.json`` says.
 
     Raises:
-        ConfigError: no run, or ``out`` has these files already. StateError: no whole checkpoint. RunError: outputs
-            differ (a bug), or the model cannot be exported as a program.
+        ConfigError: no run, one that needs ``trust``, or ``out`` has these files already. StateError: no whole
+            checkpoint. RunError: outputs differ (a bug), or the model cannot be exported as a program.
     """
     names = ["model.safetensors", "model.json", *(["model.pt2"] if program else [])]
     taken = [name for name in names if os.path.lexists(out / name)]
     if taken:
         raise ConfigError(f"out: {out} has {', '.join(taken)} already; choose another folder, nothing was overwritten")
-    config = load_config(run)
+    config = load_config(run, trust=trust)
     model, dataset, found = load_model(run, config, which)
     method = method_of(config)
     x = next(iter(dataset.evaluate.eval_batches(4)))[0]

@@ -10,16 +10,26 @@ from backroads.data import Dataset
 from backroads.errors import ConfigError
 from backroads.runs import checkpoint
 from backroads.runs.settings import read_run
+from backroads.runs.trust import check_trusted
 from backroads.train.build import dataset_of, make_model, method_of
 from backroads.train.settings import TrainSettings, resolve
 
 
-def load_config(run: Path) -> TrainSettings:
-    """The settings of a run; raises ConfigError for a folder that is none."""
+def load_config(run: Path, *, trust: bool = False) -> TrainSettings:
+    """The settings of a run.
+
+    Args:
+        run: its folder. trust: whether they may name code outside of the package, which a model made of them runs.
+
+    Raises:
+        ConfigError: for a folder that is none, and for settings that need ``trust``.
+    """
     data = read_run(run)
     if "compare" in data:
         raise ConfigError(f"expected the folder of a training, and {run} is that of a comparison")
-    return resolve(data)
+    config = resolve(data)
+    check_trusted(config.model_dump(), run, trust=trust)
+    return config
 
 
 def load_model(run: Path, config: TrainSettings, which: str) -> tuple[torch.nn.Module, Dataset, checkpoint.Checkpoint]:
