@@ -18,6 +18,10 @@ class RuleError(BackroadsError, ValueError):
     """A rule's name, coefficients or options make no sense: change the rule."""
 
 
+class OptionError(RuleError, TypeError):
+    """A rule, or a part of one, takes no such keyword: write it as the message says."""
+
+
 class ConversionError(BackroadsError, ValueError):
     """The model or a pattern cannot be converted as asked: change the model, the patterns, or ``strict``."""
 

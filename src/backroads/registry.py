@@ -13,6 +13,31 @@ from typing import Any, Generic, TypeVar, cast
 from backroads.errors import BackroadsError, ConfigError, nearest
 
 T = TypeVar("T")
+LONGEST_NAME = 100  # characters of what becomes a file name
+
+
+def check_file_name(name: object, what: str, error: type[BackroadsError] = ConfigError) -> str:
+    """``name``, if it can be the name of a file or folder: it then leads nowhere else.
+
+    Args:
+        name: what shall become a part of a path. what: it, for the message, as in "name" or "group".
+
+    Raises:
+        error: for a name that is empty, "." or "..", longer than 100 characters, or has a separator or a character that
+            cannot be printed; and for what is no text.
+    """
+    if (
+        not isinstance(name, str)
+        or not name.strip(". ")  # "", "." and ".."
+        or len(name) > LONGEST_NAME
+        or not name.isprintable()
+        or set(name) & set("/\\")
+    ):
+        raise error(
+            f"{what}: expected a name that a file can have: 1 to {LONGEST_NAME} characters, not only dots, without / "
+            f"and \\ and signs that cannot be printed; got {name!r:.200}"
+        )
+    return name
 
 
 class Registry(Generic[T]):
@@ -42,11 +67,12 @@ class Registry(Generic[T]):
         """Register ``entry``, an object or its import path, under ``name``.
 
         Raises:
-            The registry's error if the name is taken, or is none: it must be a text without ":", unless it ends in
-            ":PATH" and so stands for a family of names.
+            The registry's error if the name is taken, or is none: it must be a text that a file can be called by, for
+            logs have it in their names, without ":", unless it ends in ":PATH" and so stands for a family of names.
         """
         if not isinstance(name, str) or not name or ":" in name.removesuffix(":PATH"):
             raise self._error(f"expected a name for a {self._kind} without ':', got {name!r}")
+        check_file_name(name, f"{self._kind} name", self._error)
         if name in self._entries:
             raise self._error(f"the {self._kind} name {name!r} is already taken; choose another name")
         if not isinstance(entry, self._of) and not (isinstance(entry, str) and ":" in entry):
@@ -55,6 +81,7 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """The entry called ``name``; raises the registry's error with the nearest name if there is none."""
+        self.check(name)
         if name not in self._entries:
             raise self._error(
                 f"unknown {self._kind} {name!r}.{nearest(name, self._entries)} Known: {', '.join(self._entries)}"
@@ -71,7 +98,16 @@ class Registry(Generic[T]):
             The registry's error for an unknown name, and for a path whose module cannot be imported, does not have
             the name, or has something else there.
         """
+        self.check(name)
         return self._import(name) if ":" in name else self.get(name)
+
+    def check(self, name: object) -> None:
+        """Raise the registry's error if ``name`` is no text, as a name or path has to be."""
+        if not isinstance(name, str):
+            raise self._error(
+                f"expected the name of a {self._kind} or package.module:callable, got {name!r} of type "
+                f"{type(name).__name__}. Known: {', '.join(self._entries)}"
+            )
 
     def __iter__(self) -> Iterator[str]:
         """All registered names, in order of registration. Nothing is imported."""

@@ -26,6 +26,7 @@ from optuna.trial import TrialState, create_trial
 from backroads.cli import main
 from backroads.plasticity.settings import MetaConfig
 from backroads.runs.groups import Group, groups
+from backroads.runs.manifest import Manifest
 from backroads.runs.settings import read_toml
 from backroads.search.run import prepare
 from backroads.search.settings import SearchSettings, resolve
@@ -111,11 +112,17 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Wherever a folder says its settings: its TOML, the manifests of its checkpoints, its database."""
     (folder / "config.toml").write_text(tomli_w.dumps(settings))
     for path in folder.glob("checkpoints/*/manifest.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "settings": settings}))
+        seal(path, settings=settings)
     if (folder / "study.db").is_file():
         with storage_at(f"sqlite:///{folder / 'study.db'}") as storage:
             number = storage.get_study_id_from_name("search")
             storage.set_study_user_attr(number, SETTINGS, json.dumps(settings))
+
+
+def seal(path: Path, **changes: Any) -> None:
+    """Change fields of a manifest, with a checksum that fits."""
+    said = {name: value for name, value in json.loads(path.read_text()).items() if name != "manifest_sha256"}
+    path.write_text(Manifest(**{**said, **changes}).as_json())
 
 
 def hostile(schema: type[Group], settings: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -256,6 +263,87 @@ def test_local_workers_have_the_consent_of_the_search_that_starts_them(
     assert marker.exists()
 
 
+@pytest.mark.parametrize("group", ["../../best", "..", "/tmp/x", "", "symmetric_alignmen"])
+def test_a_group_that_the_search_does_not_have_is_no_file(
+    group: str, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(made.rglob("*"))
+    assert call("search", "best", str(made / "study"), f"--group={group}") == 2
+    assert "expected a rule, subset or method of this search" in capsys.readouterr().err
+    assert [path for path in sorted(made.rglob("*")) if ".db-" not in path.name] == [
+        path for path in before if ".db-" not in path.name
+    ]
+
+
+# -- storages that a folder names --------------------------------------------------------------------------------------
+
+STUDY_VERBS = [verb for verb in VERBS if VERBS[verb][0] == "study" and verb not in ("worker", "report a search")]
+
+
+@pytest.mark.parametrize("verb", STUDY_VERBS)
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "sqlite:////{elsewhere}/study.db",
+        "journal:{elsewhere}/study.log",
+        "journal:../elsewhere/study.log",
+        "postgresql://me:open-sesame@127.0.0.1:1/db",
+        "a link",
+    ],
+)
+def test_a_storage_outside_of_the_folder_is_not_opened(
+    verb: str, storage: str, folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, elsewhere = folders / "study", folders / "elsewhere"
+    elsewhere.mkdir()
+    if storage.startswith("postgresql"):
+        pytest.importorskip("psycopg")
+    if storage == "a link":
+        (study / "study.db").rename(elsewhere / "study.db")
+        (study / "study.db").symlink_to(elsewhere / "study.db")
+    else:
+        settings = read_toml(study / "config.toml")
+        text = storage.format(elsewhere=str(elsewhere).lstrip("/") if "sqlite" in storage else elsewhere)
+        (study / "config.toml").write_text(tomli_w.dumps({**settings, "study": {"storage": text}}))
+    monkeypatch.setenv("PGPASSWORD", "")
+    opened: list[str] = []
+    monkeypatch.setattr("backroads.search.run.storage_at", lambda url, **_: opened.append(url))
+    before = sorted(folders.rglob("*"))
+    assert call(*VERBS[verb][2](study)) == 2
+    said = capsys.readouterr().err
+    assert "expected a storage within" in said
+    assert "--storage" in said
+    assert "elsewhere" in said or "postgresql://me@127.0.0.1:1/db" in said
+    assert "open-sesame" not in said
+    assert not opened
+    assert sorted(folders.rglob("*")) == before
+
+
+@pytest.mark.parametrize("how", [["--trust"], ["--storage", "journal:../elsewhere/study.log"]])
+def test_a_storage_that_is_named_or_trusted_is_opened(how: list[str], tmp_path: Path) -> None:
+    storage = "journal:../elsewhere/study.log"
+    prepare(resolve({"epochs": 1, "trials": 1, "storage": storage}), tmp_path / "study")
+    assert (tmp_path / "elsewhere" / "study.log").is_file()
+    assert call("search", "status", str(tmp_path / "study")) == 2
+    assert call("search", "status", str(tmp_path / "study"), *how) == 0
+
+
+def test_a_journal_within_the_folder_needs_no_consent(tmp_path: Path) -> None:
+    prepare(resolve({"epochs": 1, "trials": 1, "storage": "journal:logs/study.log"}), tmp_path / "study")
+    assert call("search", "status", str(tmp_path / "study")) == 0
+
+
+def test_settings_of_a_manifest_alone_are_a_folders_settings(
+    folders: Path, marker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = read_toml(folders / "run" / "config.toml")
+    write_settings(folders / "run", {**settings, "model": {"name": HOSTILE, "options": {}}})
+    (folders / "run" / "config.toml").unlink()
+    assert call("train", "--resume", "--out", str(folders / "run")) == 2
+    assert "--trust" in capsys.readouterr().err
+    assert not marker.exists()
+
+
 # -- files that would run code if they were read as something else than data -------------------------------------------
 
 
@@ -283,9 +371,8 @@ def test_no_file_of_a_folder_is_unpickled(verb: str, made: Path, tmp_path: Path,
         (folder / name).write_bytes(content)
         manifest = (folder / name).parent / "manifest.json"
         if manifest.is_file() and name.name != "manifest.json":
-            said = json.loads(manifest.read_text())
-            said["sha256"][name.name] = hashlib.sha256(content).hexdigest()
-            manifest.write_text(json.dumps(said))
+            sums = json.loads(manifest.read_text())["sha256"]
+            seal(manifest, sha256={**sums, name.name: hashlib.sha256(content).hexdigest()})
         main_or_error(words(folder))
         assert not marker.exists(), name
         shutil.rmtree(folder)

@@ -109,6 +109,7 @@ def register_dataset(name: str, read: Callable[..., Images[Any]] | str) -> None:
 
 def read_images(name: str, split: str, root: Path | None, download: bool) -> Images[Any]:
     """The images of a name, or of an import path; raises ConfigError with the nearest name."""
+    DATASETS.check(name)
     kind, colon, rest = name.partition(":")
     family = f"{kind}:PATH"
     if family in DATASETS and colon and not rest:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import math
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, ParamSpec, Self, TypeVar
 
-from backroads.errors import RuleError, nearest
+from backroads.errors import OptionError, RuleError, nearest
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def chosen(part: Any, besides: Collection[str] = ()) -> str:
@@ -16,7 +21,48 @@ def chosen(part: Any, besides: Collection[str] = ()) -> str:
     return ", ".join(f"{f.name}={getattr(part, f.name)!r}" for f in fields)
 
 
-class Part:
+@functools.cache
+def _options(make: Callable[..., Any]) -> tuple[str, ...] | None:
+    """The names of what a callable takes by keyword; None if it takes any."""
+    parameters = list(inspect.signature(make).parameters.values())
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+
+
+def _check_options(make: Callable[..., Any], name: str, options: Collection[str]) -> None:
+    known = _options(make)
+    if known is not None:
+        for option in options:
+            if option not in known:
+                took = ", ".join(known) or "none"
+                raise OptionError(f"{name} takes no option {option!r}.{nearest(option, known)} It takes: {took}")
+
+
+def checked_options(make: Callable[P, R]) -> Callable[P, R]:
+    """Decorator of a function that makes a rule: a keyword that it does not take is answered with the nearest one.
+
+    Raises:
+        OptionError: by the function, for such a keyword; nothing is called then.
+    """
+
+    @functools.wraps(make)
+    def checked(*args: P.args, **options: P.kwargs) -> R:
+        _check_options(make, make.__name__, options)
+        return make(*args, **options)
+
+    return checked
+
+
+class Options:
+    """Base of dataclasses for which the same holds: a keyword that is no field is answered with the nearest one."""
+
+    def __new__(cls, /, *args: Any, **options: Any) -> Self:
+        _check_options(cls, cls.__name__, options)
+        return super().__new__(cls)
+
+
+class Part(Options):
     """A frozen dataclass whose text shows only what differs from its defaults (declare it with ``repr=False``)."""
 
     def __repr__(self) -> str:

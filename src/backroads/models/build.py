@@ -68,6 +68,7 @@ def build_model(
         ConfigError: an unknown name or option, or a network that does not map (N, C, H, W) to (N, classes).
         MissingDependencyError: torchvision or timm is needed and not installed.
     """
+    MODELS.check(name)
     source, _, rest = name.partition(":")
     make: Callable[..., torch.nn.Module]
     if source == "torchvision":

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import tomli_w
 
-from backroads.errors import RunError
+from backroads.errors import ConfigError, RunError, nearest
 from backroads.runs.files import write_atomically
 from backroads.runs.results import SearchGroup, SearchResults, SearchTrial
 from backroads.search.faults import writing
@@ -130,8 +130,13 @@ def write_best(client: StudyClient, folder: Path, group: str | None = None) -> t
         The file, and a line about the trial.
 
     Raises:
-        RunError: no trial is complete yet.
+        ConfigError: no such group. RunError: no trial is complete yet.
     """
+    if group is not None and group not in client.groups:
+        raise ConfigError(
+            f"group: expected a rule, subset or method of this search, got {group!r}.{nearest(group, client.groups)} "
+            f"It has: {', '.join(client.groups)}"
+        )
     records = client.all_records()
     best = ranked(record for record in records if group in (None, record.group))
     if not best:

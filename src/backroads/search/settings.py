@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from backroads.registry import check_file_name
 from backroads.runs.groups import Group, merged
 from backroads.runs.settings import checked, parse
 from backroads.search.space import DIMENSIONS, Range, RuleSpace, expanded, groups_of, range_of
@@ -36,6 +37,8 @@ class Space(Group):
     def _once(cls, names: list[str] | None) -> list[str] | None:
         if names is not None and len(set(names)) != len(names):
             raise ValueError("each name once")
+        for name in names or ():
+            check_file_name(name, "rules and methods")  # each has a folder for its trials
         return names
 
     @field_validator("ranges")
@@ -99,7 +102,7 @@ class Study(Group):
     def _plain(cls, name: str) -> str:
         if not re.fullmatch(r"[\w.+-]+", name):
             raise ValueError("letters, digits and . _ + - only")
-        return name
+        return check_file_name(name, "name")
 
     @field_validator("storage", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from pydantic.fields import FieldInfo
 
 from backroads.errors import ConfigError, nearest
+from backroads.registry import check_file_name
 from backroads.runs.groups import Group, merged
 from backroads.runs.settings import checked
 from backroads.train.settings import (
@@ -65,6 +66,8 @@ class Compared(Group):
     def _once(cls, names: list[str] | None) -> list[str] | None:
         if names is not None and len(set(names)) != len(names):
             raise ValueError("each name once")
+        for name in names or ():
+            check_file_name(name, "rules and methods")  # TensorBoard has a folder for each
         return names
 
     @field_validator("seeds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import pickle
@@ -280,6 +281,66 @@ def test_options_a_rule_does_not_take_are_an_error() -> None:
         br.get_rule("weight_mirror", rate=1)
     with pytest.raises(RuleError, match="'backprop' does not take"):
         br.get_rule("backprop", decay=1)
+
+
+@pytest.mark.parametrize("name", br.list_rules())
+def test_a_mistyped_keyword_of_a_named_rule_is_answered_with_the_nearest(name: str) -> None:
+    """Whoever makes the rule, and with the signature in sight."""
+    make = getattr(rules, name)
+    parameters = inspect.signature(make).parameters
+    own = [p.name for p in parameters.values() if p.kind is not p.VAR_KEYWORD]
+    takes_more = len(own) < len(parameters)
+    known = [*own, *(["reduction", "tie_grad", "operations"] if takes_more else [])]
+    for keyword in known:
+        typo = keyword[:-1] + ("y" if keyword[-1] != "y" else "z")
+        with pytest.raises(RuleError, match=f"takes no option '{typo}'. Did you mean '{keyword}'"):
+            make(**{typo: 1})
+        with pytest.raises(RuleError, match=f"'{name}' does not take these options.* Did you mean '{keyword}'"):
+            br.get_rule(name, **{typo: 1})
+    with pytest.raises(RuleError, match="takes no option 'qqq'"):
+        make(qqq=1)
+    assert make.__doc__
+    assert make.__name__ == name
+
+
+@pytest.mark.parametrize(
+    "cls",
+    sorted(
+        {
+            *rules.FeedbackRule.classes.values(),
+            rules.FeedbackRule,
+            *(br.Operations, br.Cadence, br.WeightEstimate, br.Activity, br.WhiteNoise, br.Impulses),
+        },
+        key=lambda cls: cls.__name__,
+    ),
+    ids=lambda cls: cls.__name__,
+)
+def test_a_mistyped_field_of_a_rule_or_its_part_is_answered_with_the_nearest(cls: type[Any]) -> None:
+    for field in (f.name for f in dataclasses.fields(cls) if f.init):
+        with pytest.raises(RuleError, match=rf"{cls.__name__} takes no option '{field}s'. Did you mean '{field}'"):
+            cls(**{f"{field}s": 1})
+    with pytest.raises(RuleError, match=f"{cls.__name__} takes no option 'qqq'"):
+        cls(qqq=1)
+    assert set(inspect.signature(cls).parameters) == {f.name for f in dataclasses.fields(cls) if f.init}
+
+
+def test_the_coefficient_self_is_called_self_with_an_underscore_in_python() -> None:
+    for make in (A, rules.symmetric_alignment):
+        with pytest.raises(RuleError, match=r"takes no option 'self'\. Did you mean 'self_'"):
+            make(self=1)
+
+
+def test_a_rule_of_ones_own_with_a_constructor_of_its_own_takes_what_that_takes() -> None:
+    class Own(rules.FeedbackRule):
+        kind = "own constructor"
+
+        def __init__(self, strength: float, **others: float) -> None:
+            object.__setattr__(self, "strength", strength + sum(others.values()))
+
+    try:
+        assert Own(strength=1.0, more=2.0).strength == 3.0  # type: ignore[attr-defined]
+    finally:
+        rules.FeedbackRule.classes.pop("own constructor")
 
 
 @pytest.mark.parametrize("value", [None, 3, A, ["backprop"], object()], ids=lambda value: type(value).__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from backroads.feedback.checks import checked_options
 from backroads.feedback.primitives import Operations
 from backroads.feedback.rules.alignment import Alignment
 from backroads.feedback.rules.cadence import Cadence
@@ -16,6 +17,7 @@ _PROJECTED: dict[str, Any] = {
 }
 
 
+@checked_options
 def activation_alignment(amp: float = 0.5, sparse: float = 0.5, **options: Any) -> Alignment:
     """Activation alignment: ``dB = sparse M[z x^T] - amp M[y x^T]``: makes B x follow W x (weight estimation).
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from backroads.feedback.checks import checked_options
 from backroads.feedback.rules.base import FeedbackRule, State
 
 
@@ -33,6 +34,7 @@ class Backprop(FeedbackRule):
         return "backprop: B = W"
 
 
+@checked_options
 def backprop() -> Backprop:
     """Backpropagation: ``dx = W^T dy``; see :class:`Backprop`."""
     return Backprop()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from backroads.errors import RuleError, nearest
+from backroads.feedback.checks import Options
 from backroads.feedback.operators import Operator
 
 State = dict[str, Tensor]
@@ -122,7 +123,7 @@ class BackwardOptimiser:
 
 
 @dataclasses.dataclass(frozen=True)
-class FeedbackRule:
+class FeedbackRule(Options):
     """Base of all feedback rules. The defaults are those of a rule with a fixed way back through :meth:`feedback`.
 
     A rule holds no tensors: a layer keeps those of :meth:`state`, under their names, and hands them over.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+from backroads.feedback.checks import checked_options
 from backroads.feedback.rules.direct import DirectRule
 
 
@@ -18,6 +19,7 @@ class DirectFeedback(DirectRule):
         return "direct feedback alignment: dx = D^T e, D fixed and random"
 
 
+@checked_options
 def direct_feedback_alignment(outputs: int | None = None) -> DirectFeedback:
     """Direct feedback alignment: ``dx = D^T e``: the error e of the network's output, straight to each layer.
 

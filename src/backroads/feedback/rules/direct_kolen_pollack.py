@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from backroads.feedback.checks import checked_options
 from backroads.feedback.rules.base import BackwardOptimiser
 from backroads.feedback.rules.direct import DirectRule
 
@@ -34,6 +35,7 @@ class DirectKolenPollack(DirectRule):
         return "direct Kolen-Pollack: dx = D^T e, dD = e x^T"
 
 
+@checked_options
 def direct_kolen_pollack(outputs: int | None = None) -> DirectKolenPollack:
     """Direct Kolen-Pollack: ``dx = D^T e`` with ``dD = sum e x^T``, summed over the batch, and W's weight decay on D.
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from backroads.feedback.checks import checked_options
 from backroads.feedback.rules.direct import DirectRule
 
 
@@ -23,6 +24,7 @@ class DirectRandomTargetProjection(DirectRule):
         return "direct random target projection: dx = D^T t / N, D fixed and random"
 
 
+@checked_options
 def direct_random_target_projection(outputs: int | None = None) -> DirectRandomTargetProjection:
     """Direct random target projection: ``dx = D^T t / N``: the one-hot target t, straight to each hidden layer.
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from backroads.feedback.checks import check_positive
+from backroads.feedback.checks import check_positive, checked_options
 from backroads.feedback.rules.direct import DirectRule
 
 
@@ -35,6 +35,7 @@ class ErrorBroadcast(DirectRule):
         return f"error broadcast: dx = D^T e, dD = {self.rate:g} (D - M[e x^T])"
 
 
+@checked_options
 def error_broadcast(rate: float = 0.01, outputs: int | None = None) -> ErrorBroadcast:
     """Error broadcast and decorrelation: ``dx = D^T e`` with D the running mean of the correlation ``M[e x^T]``.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from backroads.feedback.checks import checked_options
 from backroads.feedback.rules.alignment import Alignment
 from backroads.feedback.rules.weight_mirror import DIMENSIONLESS
 
 
+@checked_options
 def information_alignment(amp: float = 0.001, null: float = 0.001, decay: float = 0.001, **options: Any) -> Alignment:
     """Information alignment: ``dB = decay B - amp M[y x^T] + null M[y r^T]``, r = B^T y. Local.
 

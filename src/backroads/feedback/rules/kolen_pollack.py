@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from backroads.feedback.checks import checked_options
 from backroads.feedback.rules.alignment import Alignment
 
 
+@checked_options
 def kolen_pollack(decay: float = 0.0, **options: Any) -> Alignment:
     """Kolen-Pollack: ``dB = dW_task``: the same increments and the same decay bring B and W together.
 

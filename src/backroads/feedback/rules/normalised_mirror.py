@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from backroads.errors import RuleError
-from backroads.feedback.checks import check_flag, check_positive
+from backroads.feedback.checks import check_flag, check_positive, checked_options
 from backroads.feedback.drive import Drive, Impulses, WhiteNoise
 from backroads.feedback.rules.alignment import Alignment
 from backroads.feedback.rules.cadence import Cadence
 
 
+@checked_options
 def normalised_mirror(
     rate: float | None = None,
     *,

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from backroads.feedback.checks import check_positive
+from backroads.feedback.checks import check_positive, checked_options
 from backroads.feedback.rules.base import BackwardOptimiser, FeedbackRule, Gradients, LayerStep, State, draw_like
 
 
@@ -61,13 +61,13 @@ class ProductFeedbackAlignment(FeedbackRule):
         return "product feedback alignment: dx = R^T Q^T dy, Q fixed, dR = Q^T dW"
 
 
+@checked_options
 def product_feedback_alignment(expansion: float = 1.0) -> ProductFeedbackAlignment:
     """Product feedback alignment: ``dx = R^T (Q^T dy)``: the error passes a population of units between two layers.
 
     Q, (O, M), is fixed and random; R, (M, I) in the layout of W, learns ``dR = Q^T dW`` with W's own optimiser and
-    decay, as in Kolen and Pollack's rule. R comes to Q^T W, and the way back Q R to Q Q^T W, which is W up to what the
-    random products of Q's columns add (E[Q Q^T] = 1): no synapse of the way back is the copy of one of the way forward.
-    In a convolution the units of the middle are channels, and each group has its own.
+    decay, as in Kolen-Pollack. R comes to Q^T W, and the way back Q R to Q Q^T W: W, up to what the random products of
+    Q's columns add (E[Q Q^T] = 1). No synapse copies another. Of a convolution, the middle's units are channels.
 
     Args:
         expansion: M / O, > 0. The angle of Q Q^T W to W is about arctan(1 / sqrt(expansion)) for many outputs.

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from backroads.feedback.checks import check_choice
+from backroads.feedback.checks import check_choice, checked_options
 from backroads.feedback.rules.base import FeedbackRule, Memory, State, draw_like
 
 SIGN_VARIANTS = ("uniform", "batch_random", "fixed_random")
@@ -56,6 +56,7 @@ class SignSymmetry(FeedbackRule):
         return f"sign symmetry: B = {f'{scale} ' if scale else ''}{magnitude}sign(W)"
 
 
+@checked_options
 def sign_symmetry(variant: str = "uniform", scale: str = "filter") -> SignSymmetry:
     """Sign symmetry: B shares the signs of W and has magnitudes of its own.
 

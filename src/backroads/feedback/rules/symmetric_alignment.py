@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from backroads.feedback.checks import checked_options
 from backroads.feedback.rules.alignment import Alignment
 
 
+@checked_options
 def symmetric_alignment(decay: float = 1.0, self_: float = 1.0, **options: Any) -> Alignment:
     """Symmetric alignment: ``dB = decay B - self W``. Reads W (weight estimation); for any input B settles at
     ``(self / decay) W``, and ``decay = self_`` is the fraction of the way covered in a step of rate 1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from backroads.feedback.checks import checked_options
 from backroads.feedback.primitives import Operations
 from backroads.feedback.rules.alignment import Alignment
 from backroads.feedback.rules.cadence import Cadence
@@ -16,6 +17,7 @@ DIMENSIONLESS: dict[str, Any] = {
 }
 
 
+@checked_options
 def weight_mirror(amp: float = 0.003, decay: float = 0.003, **options: Any) -> Alignment:
     """Weight mirror: ``dB = decay B - amp M[y x^T]``. Local.
 
