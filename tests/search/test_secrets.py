@@ -213,14 +213,14 @@ def test_no_verb_writes_or_prints_it(
             run.prepare(resolve(settings), tmp_path / "study")
     else:
         run.prepare(resolve(settings), tmp_path / "study")
-        with run.study_in(tmp_path / "study") as client:
+        with run.study_in(tmp_path / "study", trust=True) as client:
             client.studies["backprop"].add_trial(create_trial(value=0.5))
     for name in ("search", "other"):
         (tmp_path / "own.toml").write_text(tomli_w.dumps({"space": {"rules": ["backprop"]}, "search": {"trials": 1}}))
         words = ["search", "--config", "own.toml", "--workers", "0", "--storage", url, "--out", "study"]
         assert call(*words, *(["--seed", "1"] if name == "other" else [])) == (2 if refused or name == "other" else 0)
         for verb in ("status", "report", "best"):
-            assert call("search", verb, "study") == (2 if refused else 0)
+            assert call("search", verb, "study", "--storage", url) == (2 if refused else 0)
     said = capsys.readouterr()
     assert not shows(said.out + said.err)
     for path in tmp_path.rglob("*"):
