@@ -423,6 +423,7 @@ def test_without_detaching_the_losses_of_later_blocks_reach_earlier_ones() -> No
         ("mlp", {}, 3, "7"),
         ("lenet", {}, 4, "fc3"),
         ("digits_conv", {}, 2, "readout"),
+        ("vgg8b", {}, 7, "33"),
         ("resnet8", {}, 7, "fc"),  # the stem, and each convolution of three blocks
         ("resnet18", {}, 17, "fc"),
         ("resnet18_v2", {"blocks": ("layer*.*",)}, 8, "fc, last.0"),
@@ -432,7 +433,9 @@ def test_without_detaching_the_losses_of_later_blocks_reach_earlier_ones() -> No
 def test_blocks_are_found_in_every_kind_of_network_and_all_of_it_learns(
     name: str, options: dict[str, Any], blocks: int, last: str
 ) -> None:
-    shape = {"mlp": (1, 28, 28), "lenet": (1, 28, 28), "digits_conv": (1, 8, 8)}.get(name, (3, 32, 32))
+    shape = {"mlp": (1, 28, 28), "lenet": (1, 28, 28), "digits_conv": (1, 8, 8), "vgg8b": (1, 28, 28)}.get(
+        name, (3, 32, 32)
+    )
     torch.manual_seed(0)
     model = build_model(name, classes=10, shape=shape)
     method, x = LocalErrors(**options), torch.randn(2, *shape)

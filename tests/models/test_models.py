@@ -14,6 +14,7 @@ from backroads.models import MODELS, build_model, cifar_resnet, imagenet_resnet
 from backroads.models.resnet import Block, PaddedConv2d
 
 SMALL = {"digits_conv": (1, 8, 8), "mlp": (1, 28, 28), "lenet": (1, 28, 28), "vgg": (3, 32, 32), "vit": (3, 32, 32)}
+SMALL |= {"vgg8b": (1, 28, 28)}
 SMALL |= {f"resnet{depth}": (3, 32, 32) for depth in (8, 20, 32)}
 
 # He et al. 2016, tables 1 and 6 (given there as 0.27M, 0.46M, 0.85M, 1.7M), and torchvision's documentation.
@@ -189,3 +190,33 @@ def test_a_vgg_has_the_layers_it_says_and_refuses_what_does_not_fit() -> None:
         build_model("vgg", classes=7, shape=(3, 32, 32), options={"activation": "gell"})
     with pytest.raises(ConfigError, match="at least 8x8 pixels, got 7x9"):
         build_model("vgg", classes=7, shape=(3, 7, 9))
+
+
+@pytest.mark.parametrize(("name", "millions", "convolutions"), [("vgg8b", 8.9, 6), ("vgg11b", 11.6, 9)])
+def test_the_networks_of_local_errors_have_the_published_sizes(name: str, millions: float, convolutions: int) -> None:
+    with torch.device("meta"):
+        model = MODELS.get(name)()
+        wide = MODELS.get(name)(width=2)
+        assert model(torch.empty(2, 3, 32, 32)).shape == (2, 10)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
+    layers = [[m for m in net if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)] for net in (model, wide)]
+    assert len(layers[0]) == int(name[3:-1])
+    assert [2 * m.weight.shape[0] for m in layers[0][:convolutions]] == [m.weight.shape[0] for m in layers[1]][
+        :convolutions
+    ]
+    assert [m.weight.shape[0] for m in layers[1][convolutions:]] == [1024, 10]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dropout": 1.0}, "expected a probability below 1"),
+        ({"width": 0}, "expected a factor above 0"),
+        ({"activation": "leaky"}, "Did you mean 'leaky_relu'"),
+    ],
+)
+def test_a_vgg_b_refuses_what_makes_no_sense(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_model("vgg8b", classes=10, shape=(1, 28, 28), options=options)
+    with pytest.raises(ConfigError, match="at least 16x16 pixels, got 8x8"):
+        build_model("vgg8b", classes=10, shape=(1, 8, 8))

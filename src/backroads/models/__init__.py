@@ -5,7 +5,7 @@ from backroads.models.digits import digits_conv
 from backroads.models.lenet import lenet
 from backroads.models.mlp import mlp
 from backroads.models.resnet import cifar_resnet, imagenet_resnet
-from backroads.models.vgg import vgg
+from backroads.models.vgg import vgg, vgg_b
 from backroads.models.vit import vit
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "mlp",
     "register_model",
     "vgg",
+    "vgg_b",
     "vit",
 ]

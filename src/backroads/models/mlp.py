@@ -12,6 +12,7 @@ from backroads.errors import ConfigError, nearest
 
 ACTIVATIONS: dict[str, type[torch.nn.Module]] = {
     "relu": torch.nn.ReLU,
+    "leaky_relu": torch.nn.LeakyReLU,
     "tanh": torch.nn.Tanh,
     "gelu": torch.nn.GELU,
     "sigmoid": torch.nn.Sigmoid,
@@ -37,7 +38,7 @@ def mlp(
         classes: number of classes.
         shape: (C, H, W) of an image.
         hidden: widths of the hidden layers.
-        activation: "relu", "tanh", "gelu" or "sigmoid"; ConfigError otherwise.
+        activation: "relu", "leaky_relu" (slope 0.01), "tanh", "gelu" or "sigmoid"; ConfigError otherwise.
     """
     make = activation_layer(activation)
     widths = [math.prod(shape), *hidden]
