@@ -55,7 +55,7 @@ def put(x: Tensor, label: list[float]) -> Tensor:
 
 def test_each_layer_separates_right_from_wrong_labels_by_its_mean_square() -> None:
     net, (x, y) = mlp(), data()
-    method = NextLabel(threshold=0.7, strength=2.0)
+    method = NextLabel(threshold=0.7, steepness=3.0, strength=2.0)
     method.prepare(net, x, 0)
     assert "pixels" in str(method.plan(mlp(), x))
     objective, output = method.objective(net, x, y, F.cross_entropy)
@@ -68,8 +68,10 @@ def test_each_layer_separates_right_from_wrong_labels_by_its_mean_square() -> No
     total = F.cross_entropy(neutral, y)
     for layer in range(2):
         good, bad = (h[layer].pow(2).mean(1) for h in (right, other))
-        # -log p(right) and -log(1 - p(wrong)) with p = sigmoid(g - theta)
-        total = total - 0.5 * (torch.sigmoid(good - 0.7).log() + (1 - torch.sigmoid(bad - 0.7)).log()).mean()
+        # -log p(right) and -log(1 - p(wrong))
+        total = (
+            total - 0.5 * (torch.sigmoid(3 * (good - 0.7)).log() + (1 - torch.sigmoid(3 * (bad - 0.7))).log()).mean()
+        )
     assert float(objective.detach()) == pytest.approx(float(total.detach()), rel=1e-6)
     torch.testing.assert_close(output, neutral.detach(), rtol=1e-6, atol=1e-9)
     for name, p in net.named_parameters():
@@ -145,6 +147,7 @@ def test_waves_of_different_classes_are_different_everywhere(classes: int, shape
         ({"label": "pixel"}, "expected one of auto, pixels, waves, got 'pixel'. Did you mean 'pixels'"),
         ({"negatives": "soft"}, "negatives: expected one of uniform, hard"),
         ({"threshold": 0}, "threshold: expected a number above 0"),
+        ({"steepness": -1}, "steepness: expected a number above 0"),
         ({"strength": math.nan}, "strength: expected a number above 0"),
     ],
 )

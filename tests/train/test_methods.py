@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from train.test_resume import assert_same, contents
 
 import backroads as br
-from backroads.data import load_dataset
 from backroads.methods.base import Method
 from backroads.models import build_model
 from backroads.report import write_report
+from backroads.search.settings import resolve as resolve_search
 from backroads.train.build import method_of
 from backroads.train.comparison import resolve_comparison
 from backroads.train.export import export
@@ -105,12 +105,20 @@ def test_all_of_them_are_compared(tmp_path: Path) -> None:
     assert all(0 < arm["readings"]["update_angle"][""] < 180 for arm in arms[1:])
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_search_has_a_group_for_it_whose_trainings_are_accepted(name: str) -> None:
+    search = resolve_search({"methods": [name]})
+    (group,) = search.groups.values()
+    training = search.training(**group.settings({"learning_rate": 0.02, "weight_decay": 0.0}))
+    assert training.method.name == name
+    assert isinstance(method_of(training), Method)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_digits(name: str, tmp_path: Path) -> None:
     """Far above chance, by the default options of the method, on a network of linear layers."""
     model = {"model": "mlp", "model_options": {"hidden": [128, 128, 128]}}
-    config = settings(name, limit=None, epochs=20, optimizer="adam", learning_rate=3e-3, weight_decay=0.0, **model)
+    config = settings(name, limit=None, epochs=20, **model)
     train(config, tmp_path / "run", lambda _: None)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["arms"][0]["accuracy"] > 0.8
-    assert len(load_dataset("digits").evaluate) > 300

@@ -31,7 +31,8 @@ class ForwardForward(Blockwise):
     With h the block's output, and x+ and x- an input with the right and with a wrong label::
 
         g    = mean over features of h^2                                       goodness
-        loss = mean (log(1 + exp(theta - g(x+))) + log(1 + exp(g(x-) - theta))) / 2
+        p    = sigmoid(s (g - theta))                                          that the label is right
+        loss = -mean (log p(x+) + log(1 - p(x-))) / 2
 
     What the next block gets is h divided by the root of g, so that it cannot read the goodness off its input. To
     predict, each class is tried in turn; its score is the sum of the goodness of all blocks but the first. The layers
@@ -40,6 +41,7 @@ class ForwardForward(Blockwise):
 
     Attributes:
         threshold: theta, above 0.
+        steepness: s, above 0. The source sums the squares of n features, which is s = n and n times the threshold.
         label: where the label is put. "pixels": the first K numbers of the input are replaced by a one-hot vector.
             "waves": a plane wave of its own for each class is added to the whole input, so that convolutions see it
             everywhere. "auto": "waves" if the first layer is a convolution or there are fewer than 2 K inputs.
@@ -56,6 +58,7 @@ class ForwardForward(Blockwise):
 
     name: ClassVar[str] = "forward_forward"
     threshold: float = 1.0
+    steepness: float = 4.0
     label: str = "auto"
     negatives: str = "uniform"
     strength: float = 2.0
@@ -68,7 +71,7 @@ class ForwardForward(Blockwise):
                     f"forward_forward: {key}: expected one of {', '.join(known)}, got {value!r}."
                     f"{nearest(str(value), known)}"
                 )
-        for key in ("threshold", "strength"):
+        for key in ("threshold", "steepness", "strength"):
             if not 0 < getattr(self, key) < math.inf:
                 raise ConfigError(f"forward_forward: {key}: expected a number above 0, got {getattr(self, key)}")
 
@@ -134,8 +137,8 @@ class ForwardForward(Blockwise):
         both = torch.cat([self.labelled(model, x, y), self.labelled(model, x, self.wrong(output.detach(), y))])
 
         def block_loss(block: int, h: Tensor) -> Tensor:
-            right, wrong = goodness(h).chunk(2)
-            return torch.cat([F.softplus(self.threshold - right), F.softplus(wrong - self.threshold)]).mean()
+            right, wrong = (self.steepness * (goodness(h) - self.threshold)).chunk(2)
+            return torch.cat([F.softplus(-right), F.softplus(wrong)]).mean()
 
         local = LocalLosses(self, model)
         with state.cuts.visiting(local.visit(block_loss, lambda block, h: normalised(h))):
@@ -173,7 +176,8 @@ def normalised(h: Tensor) -> Tensor:
 def waves(classes: int, shape: tuple[int, ...]) -> Tensor:
     """A plane wave of amplitude 1 for each class over the last two axes, or over the last if there is one.
 
-    They differ in orientation and frequency, of 1, 2, ... periods in the input.
+    They differ in orientation and in frequency, which is spread evenly below half a period a pixel, so that small
+    kernels can tell them apart in images of any size.
 
     Args:
         classes: how many. shape: of an input.
@@ -183,11 +187,12 @@ def waves(classes: int, shape: tuple[int, ...]) -> Tensor:
     """
     height, width = (1, *shape)[-2:]
     orientations = math.ceil(math.sqrt(classes)) if height > 1 else 1
-    v, u = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
+    frequencies = math.ceil(classes / orientations)
+    v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     made = []
     for k in range(classes):
-        angle, frequency = math.pi * (k % orientations) / orientations, 1 + k // orientations
-        made.append(
-            torch.cos(2 * math.pi * frequency * (u * math.cos(angle) + v * math.sin(angle))).expand(1, *shape)[0]
-        )
+        angle = math.pi * (k % orientations) / orientations
+        frequency = 0.5 * (1 + k // orientations) / (frequencies + 1)  # in periods a pixel
+        wave = torch.cos(2 * math.pi * frequency * (u * math.cos(angle) + v * math.sin(angle)))
+        made.append(wave.expand(1, *shape)[0])
     return torch.stack(made)
