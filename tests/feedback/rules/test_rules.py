@@ -25,6 +25,7 @@ NAMES = {
     "feedback_alignment",
     "sign_symmetry",
     "kolen_pollack",
+    "mirrored_kolen_pollack",
     "weight_mirror",
     "normalised_mirror",
     "information_alignment",

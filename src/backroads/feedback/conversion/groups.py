@@ -105,9 +105,10 @@ def clip_gradients(model: torch.nn.Module, limit: float) -> float:
     factor = (limit / (norm + 1e-6)).clamp(max=1.0)  # as clip_grad_norm_ does
     with torch.no_grad():
         for _, layer in aligned_layers(model):
+            scale = 1.0 if layer.alignment_scale is None else layer.alignment_scale
             for name, p in layer.state.items():
                 if p.grad is not None:
-                    layer.rule.clip(name, p, p.grad, factor, layer.alignment_scale)
+                    layer.rule.clip(name, p, p.grad, factor, scale)
     return float(norm)
 
 

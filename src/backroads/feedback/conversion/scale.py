@@ -12,16 +12,19 @@ from backroads.feedback.conversion.swap import aligned_layers
 
 
 class alignment_scale:
-    """Multiply the alignment gradients of all layers of ``model`` by ``scale`` in the forward passes from now on.
+    """Multiply the gradients that the rules give their own weights by ``scale`` in the forward passes from now on.
 
-    The alignment gradient does not depend on the task's loss, so scaling the loss does not scale it:
+    Not needed for ordinary training: without it these gradients are the mean over all uses of a layer in a step, be it
+    the steps of time of a recurrent network or the parts of a batch whose gradients are accumulated. They do not depend
+    on the task's loss, so scaling the loss does not scale them:
 
-    - gradient accumulation over k backward passes sums k alignment gradients: use 1/k;
     - a loss scaler for fp16 divides all gradients by its scale afterwards: use that scale;
-    - 0 switches the alignment off for a step (what is left of B's gradient is the tied one of Kolen-Pollack, or zeros,
+    - under ``torch.compile`` and FSDP passes are not counted: for k accumulated passes use 1/k;
+    - 0 switches the teaching off for a step (what is left of B's gradient is the tied one of Kolen-Pollack, or zeros,
       so that data parallelism stays in step).
 
-    The scale is read in the forward pass and stays until set again; in a ``with`` statement, until its end::
+    Once it is set, gradients of accumulated passes add up, each times its scale; the uses within one pass are still
+    averaged. The scale is read in the forward pass and stays until set again; in a ``with`` statement, until its end::
 
         with br.alignment_scale(model, 1 / k):
             for x, y in micro_batches:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from backroads.feedback.operators import Operator
-from backroads.feedback.rules.base import FeedbackRule, LayerStep, State
+from backroads.feedback.rules.base import FeedbackRule, LayerStep, Memory, State
 
 
 def propagate(
@@ -25,11 +25,11 @@ def propagate(
     rule: FeedbackRule,
     state: State,
     feedback: Tensor | None = None,
+    memory: Memory | None = None,
 ) -> Any:
     """``y = W x + bias``, whose backward pass is the rule's.
 
-    The gradients of the rule's tensors do not scale with the task's loss; see :func:`backroads.alignment_scale` for
-    gradient accumulation.
+    The gradients of the rule's tensors do not scale with the task's loss.
 
     Args:
         x: input, in the dtype to compute in.
@@ -39,6 +39,7 @@ def propagate(
         rule: what carries the error back, and teaches.
         state: the rule's tensors by name, as :meth:`FeedbackRule.begin` hands them over.
         feedback: what carries the error back, if it is at hand; None asks the rule.
+        memory: where a layer counts its uses in a step; None: each use is a step of its own.
 
     Returns:
         y; or (y, carrier) for a rule that broadcasts the output's error. The carrier is a (N, K) tensor of zeros: added
@@ -54,8 +55,8 @@ def propagate(
     # A tensor is handed over once: what carries the error back is often one of the rule's.
     through = next((name for name, tensor in state.items() if tensor is feedback), None)
     made_for_this_pass = None if through is not None else feedback
-    call = _Call(op, rule, tuple(state), through)
-    if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
+    call = _Call(op, rule, tuple(state), through, memory)
+    if not traced():
         return _Layer.apply(x, W, bias, made_for_this_pass, call, *state.values())  # type: ignore[no-untyped-call]
     made = _LayerTraced.apply(x, W, bias, made_for_this_pass, call, *state.values())  # type: ignore[no-untyped-call]
     # In-place operations under compilation would change the output that the Function saves, and vmap makes a
@@ -66,6 +67,11 @@ def propagate(
 def autocast_enabled(device: str) -> bool:
     """Whether autocast is on for a device type; torch raises for those that have none, such as meta."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def traced() -> bool:
+    """Whether a compiler or a function transform (vmap, grad) looks at this pass."""
+    return bool(torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 def recomputing() -> bool:
@@ -80,12 +86,14 @@ class _Call:
     Attributes:
         names: of the rule's tensors, in order.
         through: which of them carries the error back; None: none of them.
+        memory: where the layer counts its uses; None: it does not.
     """
 
     op: Operator
     rule: FeedbackRule
     names: tuple[str, ...]
     through: str | None
+    memory: Memory | None
 
 
 class _Layer(torch.autograd.Function):
@@ -162,6 +170,11 @@ def _backward(ctx: Any, dy: Tensor, e: Tensor | None = None) -> tuple[Any, ...]:
         kept, version = ctx.kept
         y = kept if kept._version == version else None
     call, state = ctx.call, dict(zip(ctx.call.names, tensors, strict=True))
+    rule = call.rule
+    if call.memory is not None:
+        taught = next(tensor for name, tensor in state.items() if needs[_FIXED + call.names.index(name)])
+        if not call.memory.count(torch._C._current_graph_task_id(), taught):
+            rule = rule.without_own()
     step = LayerStep(
         op=call.op,
         x=x,
@@ -178,5 +191,5 @@ def _backward(ctx: Any, dy: Tensor, e: Tensor | None = None) -> tuple[Any, ...]:
         needs_bias=needs[2],
         weight_dtype=ctx.weight_dtype,
     )
-    found = call.rule.backward(step)
+    found = rule.backward(step)
     return found.x, found.W, found.bias, None, None, *(found.state.get(name) for name in call.names)

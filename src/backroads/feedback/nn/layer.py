@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from backroads.errors import RuleError, ShapeError
-from backroads.feedback.functional.layer import autocast_enabled, propagate, recomputing
+from backroads.feedback.functional.layer import autocast_enabled, propagate, recomputing, traced
 from backroads.feedback.nn.broadcast import attach_carrier
 from backroads.feedback.operators import LinearMap, Operator
 from backroads.feedback.rules import as_rule, symmetric_alignment
-from backroads.feedback.rules.base import FeedbackRule, Memory, State
+from backroads.feedback.rules.base import FeedbackRule, Memory, State, Use
 
 MEMORY_KEY = "rule_memory"  # in a state dict: the counters of the rule
 _LINEAR = LinearMap()
 _CAST_BY_AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class _Mean:
+    """A hook on a tensor that a rule teaches: its gradient becomes the mean over the layer's uses in a step."""
+
+    def __init__(self, memory: Memory, taught: Tensor) -> None:
+        self._memory, self._taught = memory, weakref.ref(taught)
+
+    def __call__(self, gradient: Tensor) -> Tensor | None:
+        taught = self._taught()
+        if taught is None or self._memory.backward != torch._C._current_graph_task_id():  # no pass of training
+            return None
+        return self._memory.mean(taught, gradient)
 
 
 class AlignedLayer(torch.nn.Module):
@@ -55,7 +69,7 @@ class AlignedLayer(torch.nn.Module):
             generator: on the CPU; None is torch's global one.
         """
         self._rule = rule
-        self._alignment_scale = 1.0
+        self._alignment_scale: float | None = None
         self.memory = Memory()
         self._as_backprop = False
         self.announces_draws = True
@@ -104,18 +118,19 @@ class AlignedLayer(torch.nn.Module):
         self._refresh()
 
     @property
-    def alignment_scale(self) -> float:
-        """Factor on the gradients of the rule's tensors; see :func:`backroads.alignment_scale`."""
+    def alignment_scale(self) -> float | None:
+        """Factor on the gradients of the rule's tensors; see :func:`backroads.alignment_scale`. None: not set."""
         return self._alignment_scale
 
     @alignment_scale.setter
-    def alignment_scale(self, scale: float) -> None:
+    def alignment_scale(self, scale: float | None) -> None:
         self._alignment_scale = scale
         self._refresh()
 
     def _refresh(self) -> None:
         """The rule as the backward pass uses it, on passes on which it does not act, and on which it does."""
-        self._in_effect = tuple(self._rule.in_effect(self._alignment_scale, active) for active in (False, True))
+        scale = 1.0 if self._alignment_scale is None else self._alignment_scale
+        self._in_effect = tuple(self._rule.in_effect(scale, active) for active in (False, True))
 
     @property
     def state(self) -> State:
@@ -170,14 +185,39 @@ class AlignedLayer(torch.nn.Module):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         rule, x, W, state = self._rule, self.operand(x), self.weight, self.state
         training = self.training and torch.is_grad_enabled()
-        active, tensors = rule.begin(W, state, self.memory, training, recomputing())
+        taught, memory = self._taught(training, state), self.memory
+        first = taught is None or taught._version != memory.seen
+        if first:
+            memory.last = memory.before + memory.uses
+        active, tensors = rule.begin(Use(self.operator, x, W, memory, training, recomputing(), first), state)
+        if taught is not None:
+            memory.seen = taught._version
         if autocast:
             with torch.autocast(x.device.type, enabled=False):
                 feedback = rule.feedback(W, state)
         else:
             feedback = rule.feedback(W, state)
-        made = propagate(x, W, self.bias, self.operator, self._in_effect[active], tensors, feedback)
+        counts = None if taught is None else memory
+        made = propagate(x, W, self.bias, self.operator, self._in_effect[active], tensors, feedback, counts)
         return attach_carrier(*made) if rule.broadcasts else made
+
+    def _taught(self, training: bool, state: State) -> Tensor | None:
+        """A tensor that a pass of training will teach, by which steps are told apart; None where uses do not count.
+
+        Gradients that are means over the uses are made so by a hook, which a copy of the layer has to set anew.
+        """
+        if not (training and self._rule.learns) or traced():
+            return None
+        found: Tensor | None = None
+        for name, tensor in state.items():
+            if tensor.requires_grad:
+                found = tensor if found is None else found
+                if self._rule.averages(name) and not any(
+                    isinstance(h, _Mean) for h in (tensor._backward_hooks or {}).values()
+                ):
+                    tensor.register_hook(_Mean(self.memory, tensor))
+        self.memory.weighted = self._alignment_scale is not None
+        return found
 
     @property
     def parameter(self) -> Tensor:

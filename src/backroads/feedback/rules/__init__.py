@@ -30,6 +30,7 @@ from backroads.feedback.rules.error_broadcast import error_broadcast
 from backroads.feedback.rules.feedback_alignment import feedback_alignment
 from backroads.feedback.rules.information_alignment import information_alignment
 from backroads.feedback.rules.kolen_pollack import kolen_pollack
+from backroads.feedback.rules.mirrored_kolen_pollack import MirroredKolenPollack, mirrored_kolen_pollack
 from backroads.feedback.rules.normalised_mirror import normalised_mirror
 from backroads.feedback.rules.product_feedback_alignment import product_feedback_alignment
 from backroads.feedback.rules.sign_symmetry import SignSymmetry, sign_symmetry
@@ -44,6 +45,7 @@ for _rule in (
     feedback_alignment,
     sign_symmetry,
     kolen_pollack,
+    mirrored_kolen_pollack,
     weight_mirror,
     normalised_mirror,
     information_alignment,
@@ -207,6 +209,7 @@ __all__ = [
     "Drive",
     "FeedbackRule",
     "Impulses",
+    "MirroredKolenPollack",
     "Operations",
     "SignSymmetry",
     "WeightEstimate",
@@ -226,6 +229,7 @@ __all__ = [
     "information_alignment",
     "kolen_pollack",
     "list_rules",
+    "mirrored_kolen_pollack",
     "normalised_mirror",
     "product_feedback_alignment",
     "register_rule",

@@ -25,8 +25,8 @@ from backroads.feedback.rules.base import (
     FeedbackRule,
     Gradients,
     LayerStep,
-    Memory,
     State,
+    Use,
     draw_like,
 )
 from backroads.feedback.rules.cadence import Cadence
@@ -123,19 +123,27 @@ class Alignment(WeightedSum, FeedbackRule):
         output = isinstance(self.drive, Activity) and self.drive.keep_output and self._sum.reads_output
         return _READS[self.reads_weight, output]
 
-    def begin(self, W: Tensor, state: State, memory: Memory, training: bool, repeated: bool) -> tuple[bool, State]:
+    def begin(self, use: Use, state: State) -> tuple[bool, State]:
         if not self.learns:
             return True, {}
         B = {"backward_weight": state["backward_weight"]}
-        if not training:
+        if not use.training:
             return True, B
-        active = self.cadence.tick(memory, repeated)
+        active = self.cadence.tick(use.memory, use.repeated)
         if self.view is None or not self.view.delay_steps:
             return active, B
-        return active, B | {"late_weight": self.view.pass_through(W, state["late_weights"], memory, repeated)}
+        return active, B | {
+            "late_weight": self.view.pass_through(use.W, state["late_weights"], use.memory, use.repeated)
+        }
 
     def in_effect(self, scale: float, active: bool) -> Alignment:
         return self.scaled(scale, float(self.cadence.every) if active else 0.0)
+
+    def averages(self, name: str) -> bool:
+        return not (self.tie_grad or self.update_forward)
+
+    def without_own(self) -> Alignment:
+        return self.scaled(0.0) if self.tie_grad or self.update_forward else self
 
     def feedback(self, W: Tensor, state: State) -> Tensor | None:
         return state["backward_weight"]

@@ -29,6 +29,13 @@ class Memory:
         active: whether the last pass was one on which it acts.
         place: of the oldest copy of W, for a late view of W.
         late: what the last pass saw of W.
+        backward: number of the backward pass that is, or was last, under way.
+        uses: how often the layer was used in what that went through.
+        before: how often in earlier backward passes of the same step, whose gradients are there (accumulation).
+        last: how often in the whole step before.
+        version: of a tensor that the rule teaches, at the last backward pass, as torch counts its changes: it moves
+            when an optimiser steps. seen: at the last forward pass of training.
+        weighted: whether the user gives the gradients of each pass a factor; see :class:`backroads.alignment_scale`.
     """
 
     def __init__(self) -> None:
@@ -36,6 +43,63 @@ class Memory:
         self.active = True
         self.place = 0
         self.late: Tensor | None = None
+        self.backward = self.version = self.seen = -1
+        self.uses = self.before = self.last = 0
+        self.weighted = False
+
+    def count(self, backward: int, taught: Tensor) -> bool:
+        """A backward pass comes to a use of the layer; whether it is the first of its step.
+
+        Args:
+            backward: number of the pass.
+            taught: a tensor that the rule teaches.
+        """
+        if backward != self.backward:
+            stepped = taught.grad is None or taught._version != self.version
+            self.before = 0 if stepped else self.before + self.uses
+            self.uses, self.backward, self.version = 0, backward, taught._version
+        self.uses += 1
+        return self.uses == 1 and (self.weighted or not self.before)
+
+    def mean(self, taught: Tensor, total: Tensor) -> Tensor | None:
+        """What a backward pass adds to ``.grad`` so that it holds the mean over all uses of the layer in the step.
+
+        Args:
+            taught: a tensor that the rule teaches. total: the sum of its gradients over the uses in this pass.
+
+        Returns:
+            None where that is the sum itself. A factor of the user's makes it the mean over this pass alone.
+        """
+        before = 0 if self.weighted else self.before
+        if before + self.uses == 1:
+            return None
+        if before and taught.grad is not None:
+            total = total - taught.grad * self.uses
+        return total / (before + self.uses)
+
+
+@dataclasses.dataclass(slots=True)
+class Use:
+    """One use of a layer in a forward pass.
+
+    Attributes:
+        op: the layer's map.
+        x: its input, (N, ...).
+        W: the forward weight.
+        memory: of the layer; a rule changes it in a pass of ``training`` that is not ``repeated`` alone.
+        training: whether a backward pass that teaches will follow.
+        repeated: whether this repeats an earlier pass (activation checkpointing), and has to see what that saw.
+        first: whether an optimiser has moved the rule's tensors since the use before. Under a compiler, which sees no
+            steps, every use is a first one.
+    """
+
+    op: Operator
+    x: Tensor
+    W: Tensor
+    memory: Memory
+    training: bool
+    repeated: bool
+    first: bool
 
 
 @dataclasses.dataclass(slots=True)
@@ -165,6 +229,9 @@ class FeedbackRule(Options):
         """Two rules of one layout keep the same tensors: a layer can change between them while it trains."""
         return self
 
+    def settle(self, state: State) -> None:
+        """Move what else carries the error back into "backward_weight", so that it alone does."""
+
     @property
     def counters(self) -> dict[str, int]:
         """The numbers of :class:`Memory` that a state dict has to hold: attribute -> modulus."""
@@ -186,12 +253,8 @@ class FeedbackRule(Options):
         """
         return frozenset()
 
-    def begin(self, W: Tensor, state: State, memory: Memory, training: bool, repeated: bool) -> tuple[bool, State]:
+    def begin(self, use: Use, state: State) -> tuple[bool, State]:
         """Called in each forward pass.
-
-        Args:
-            memory: of the layer; to be changed in place, in a pass of ``training`` that is not ``repeated`` (activation
-                checkpointing repeats passes, which then have to see what they saw before).
 
         Returns:
             Whether the rule acts on this pass (see :meth:`in_effect`), and the tensors that the backward pass needs.
@@ -204,6 +267,20 @@ class FeedbackRule(Options):
         Args:
             scale: factor on the gradients of its tensors; see :class:`backroads.alignment_scale`.
             active: what :meth:`begin` said.
+        """
+        return self
+
+    def averages(self, name: str) -> bool:
+        """Whether the gradient of the tensor called ``name`` is the mean over the layer's uses in a step.
+
+        Else it is their sum, as W's own gradient is: of a tensor that has to move as W does.
+        """
+        return not self.optimiser(name, 0.0).follows
+
+    def without_own(self) -> FeedbackRule:
+        """The rule without what does not scale with the task's loss, in gradients that are sums.
+
+        A decay of B beside the task's gradient counts once in a step, however often the layer is used.
         """
         return self
 
@@ -238,6 +315,10 @@ class FeedbackRule(Options):
     def aligns(self) -> bool:
         """Whether B should come to stand along W: a right angle at the end of a training is worth a warning."""
         return False
+
+    def predicted_angle(self, state: State) -> float | None:
+        """Degrees between W and what carries the error back, as the rule itself expects them; None: it does not."""
+        return None
 
     def for_network(self, outputs: int | None) -> FeedbackRule:
         """The rule in a network whose last layer has so many outputs."""

@@ -31,6 +31,7 @@ class DirectRule(FeedbackRule):
     broadcasts: ClassVar[bool] = True
     outputs: int | None = None
     scale: float = dataclasses.field(default=1.0, repr=False, kw_only=True)  # of one pass; see in_effect
+    off: bool = dataclasses.field(default=False, repr=False, kw_only=True)  # in one pass nothing is taught
 
     def __post_init__(self) -> None:
         if self.outputs is not None:
@@ -57,7 +58,10 @@ class DirectRule(FeedbackRule):
         return not self.learns
 
     def in_effect(self, scale: float, active: bool) -> Self:
-        return self if scale == self.scale else dataclasses.replace(self, scale=scale)
+        return self if scale == self.scale else dataclasses.replace(self, scale=scale, off=scale == 0)
+
+    def without_own(self) -> Self:
+        return dataclasses.replace(self, scale=0.0)
 
     def feedback(self, W: Tensor, state: State) -> Tensor | None:
         return None

@@ -29,7 +29,10 @@ class ErrorBroadcast(DirectRule):
 
     def teach(self, e: Tensor, x: Tensor, D: Tensor) -> Tensor | None:
         # e is the error of a mean over the batch, so that the sum over examples is M[e x^T], scaled as the loss is.
-        return self.rate * (self.scale * D - e.t() @ x) if self.scale else torch.zeros_like(D)
+        return torch.zeros_like(D) if self.off else self.rate * (self.scale * D - e.t() @ x)
+
+    def averages(self, name: str) -> bool:
+        return False  # e x^T sums over a layer's uses and over accumulated parts of a batch, as W's gradient does
 
     def __repr__(self) -> str:
         return f"error broadcast: dx = D^T e, dD = {self.rate:g} (D - M[e x^T])"

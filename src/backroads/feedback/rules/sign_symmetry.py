@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backroads.feedback.checks import check_choice, checked_options
-from backroads.feedback.rules.base import FeedbackRule, Memory, State, draw_like
+from backroads.feedback.rules.base import FeedbackRule, State, Use, draw_like
 
 SIGN_VARIANTS = ("uniform", "batch_random", "fixed_random")
 SIGN_SCALES = ("filter", "initial")
@@ -43,7 +43,7 @@ class SignSymmetry(FeedbackRule):
             return B.mul_(_gain(W, B, self.variant == "uniform"))
         return B if self.variant == "fixed_random" else B * state["sign_scale"]
 
-    def begin(self, W: Tensor, state: State, memory: Memory, training: bool, repeated: bool) -> tuple[bool, State]:
+    def begin(self, use: Use, state: State) -> tuple[bool, State]:
         return True, {}  # the way back is made in the forward pass
 
     @property
