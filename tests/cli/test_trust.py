@@ -415,6 +415,22 @@ def test_arrays_of_a_foreign_data_set_are_not_unpickled(folders: Path, tmp_path:
     assert not marker.exists()
 
 
+def test_no_program_is_started_to_read_an_image(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow goes by the content and not by the name, and gives PostScript to Ghostscript, an interpreter."""
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"
+    for split, kind, number in itertools.product(("train", "test"), "ab", range(4)):
+        path = tmp_path / "images" / split / kind / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(eps)
+    assert call("train", *TINY, "--data", f"folder:{tmp_path / 'images'}", "--out", str(tmp_path / "new")) == 2
+    assert not marker.exists()
+
+
 def test_formulas_and_names_in_a_report_are_text(folders: Path, marker: Path) -> None:
     code = f"__import__('pathlib').Path({str(marker)!r}).touch()"
     template = "{{ ''.__class__.__mro__[1].__subclasses__() }}<script>alert(1)</script>"

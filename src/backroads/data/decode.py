@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # Images (N, C, H, W) uint8, their indices (N,) int64 in the batch, and (path, reason) of those that cannot be read.
 Decoded = tuple[Tensor, Tensor, list[tuple[str, str]]]
 
+# What is read, whatever a file is called: pillow would start another program, Ghostscript, for PostScript.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+
 
 def pillow() -> ModuleType:
     """``PIL.Image``; raises MissingDependencyError."""
@@ -57,7 +60,7 @@ class Reading:
 
     def __call__(self, path: str, u: Tensor | None) -> NDArray[np.uint8]:
         """Pixels, (H, W) of a grey image or (H, W, 3); ``u``: random numbers to crop by, (1, COLUMNS), or None."""
-        with pillow().open(path) as image:
+        with pillow().open(path, formats=FORMATS) as image:
             if is_deep(image):
                 raise ValueError("more than 8 bits a channel")
             if image.mode == "P" and "transparency" in image.info:

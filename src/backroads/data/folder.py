@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from backroads.data.decode import is_deep, pillow
+from backroads.data.decode import FORMATS, is_deep, pillow
 from backroads.data.parts import Files, Images
 from backroads.errors import ConfigError
 
@@ -103,7 +103,7 @@ def sample(files: Sequence[Files]) -> tuple[tuple[int, int] | None, bool]:
     for part in files:
         for index in range(0, len(part.y), -(-len(part.y) // SAMPLE)):
             try:
-                with pillow().open(part.path(index)) as image:
+                with pillow().open(part.path(index), formats=FORMATS) as image:
                     deep, size, mode = is_deep(image), (image.height, image.width), image.mode
             except Exception as error:
                 reason = f"{part.path(index)}: {error}"
