@@ -14,6 +14,8 @@ def main() -> None:
     except MissingDependencyError as error:
         print(f"backroads: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # while the packages are imported
+        sys.exit(130)
     run()
 
 

@@ -54,6 +54,16 @@ class MissingDependencyError(BackroadsError, ImportError):
     """An optional package is needed: install the named extra."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short: Python's own, numpy's, or torch's for a CPU or a GPU."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error)
+        for words in ("allocate memory", "out of memory", "not enough memory", "Storage size calculation overflowed")
+    )
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the known name nearest to ``name``, or an empty string.
 

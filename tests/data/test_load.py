@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
 import struct
 import subprocess
 import sys
 import types
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -583,3 +586,128 @@ def test_files_that_are_no_archives(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ConfigError, match="cannot be read"):
         load_dataset(f"npz:{path}")
+
+
+# --- what could fill the memory ---
+
+
+def npy(shape: str, content: bytes = b"", dtype: str = "|u1") -> bytes:
+    """A file of an array whose header says any shape."""
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}"
+    header += " " * (-(len(header) + 11) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + content
+
+
+def archive(path: Path, train_x: bytes, compression: int = zipfile.ZIP_STORED, **said: int) -> Path:
+    """An archive with these bytes as train_x; ``said``: what its directory says of them."""
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr("train_x.npy", train_x)
+        for name in ("train_y", "test_x", "test_y"):
+            file.writestr(f"{name}.npy", npy("(2,)", bytes(2)))
+        for field, value in said.items():
+            setattr(file.getinfo("train_x.npy"), field, value)
+    return path
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    "shape", ["(1000000000000,)", "(10000000, 1000, 1000, 3)", f"({2**62}, {2**62})", "(8, 8, 8, 3)"]
+)
+def test_an_array_larger_than_its_file_is_refused_before_memory_is_asked_for(
+    shape: str, compression: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("an array was read"))
+    path = archive(tmp_path / "a.npz", npy(shape, bytes(100)), compression)
+    with pytest.raises(ConfigError, match=rf"train_x\.npy in .*a\.npz has the shape {re.escape(shape)}, of \d+ bytes"):
+        load_dataset(f"npz:{path}")
+
+
+def test_a_directory_that_lies_about_sizes_is_not_believed(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.npz", npy("(1000000000000,)", bytes(100)), zipfile.ZIP_DEFLATED, file_size=2**41)
+    with pytest.raises(ConfigError, match=r"a\.npz"):
+        load_dataset(f"npz:{path}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x05\x06" + bytes(18),
+        b"\x80\x04\x95",
+        b"not numpy's",
+        npy("(1, 1, 1)", bytes(1)),
+        npy("(" * 2_000 + ")" * 2_000),
+        npy("(-1, 8, 8)", bytes(64)),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_files_that_are_no_archives_of_arrays_are_refused_in_a_line(
+    content: bytes, inside: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.npz"
+    path.write_bytes(content)
+    if inside:
+        archive(path, content)
+    with pytest.raises(ConfigError, match=r"data: |_x: ") as caught:
+        load_dataset(f"npz:{path}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [1, 30, 200, 700])
+def test_an_archive_that_was_cut_off_is_refused(kept: int, tmp_path: Path) -> None:
+    path = make_npz(tmp_path / "a.npz")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ConfigError, match=r"a\.npz cannot be read .*; write it again with numpy\.savez"):
+        load_dataset(f"npz:{path}")
+
+
+def test_pickles_and_encrypted_archives_are_refused_unopened(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "executed",))
+
+    path = make_npz(tmp_path / "a.npz", train_x=np.array([Trap(), Trap()], dtype=object))
+    with pytest.raises(ConfigError, match="a\\.npz cannot be read"):
+        load_dataset(f"npz:{path}")
+    assert not (tmp_path / "executed").exists()
+    content = bytearray(make_npz(path).read_bytes())
+    for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + place] |= 1  # "is encrypted"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="encrypted"):
+        load_dataset(f"npz:{path}")
+
+
+def bomb(path: Path, width: int, height: int) -> None:
+    """A PNG of a hundred bytes whose header says any size."""
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(9))))
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in (*chunks, (b"IEND", b""))
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+@pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 2**31 - 1), (80_000_000, 1), (1, 80_000_000)])
+def test_images_of_absurd_sizes_are_unreadable_images(size: tuple[int, int], tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    for split in ("train", "test"):
+        bomb(folder / split / "dog" / "bomb.png", *size)
+    for options in ({}, {"in_memory": False, "augment": "random_resized"}):
+        data = load_dataset(f"folder:{folder}", corrupt_limit=2, image_size=8, **options)  # type: ignore[arg-type]
+        seen = sum(len(y) for _, y in data.train.train_batches(13 if options else 12, seed=0, epoch=0))
+        seen += sum(len(y) for _, y in data.evaluate.eval_batches(8))
+        assert seen == 24
+        assert {Path(name).name for name in data.train.corrupt} == {"bomb.png"}
+
+
+def test_what_only_calls_itself_an_image_is_not_run(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 12\n%%EndComments\nshowpage\n"
+    (folder / "train" / "dog" / "script.png").write_bytes(script)
+    (folder / "train" / "dog" / "nothing.png").write_bytes(b"")
+    data = load_dataset(f"folder:{folder}", corrupt_limit=2)
+    assert all("UnidentifiedImageError" in reason for reason in data.train.corrupt.values())
+    assert len(data.train.corrupt) == 2
+    with pytest.raises(ConfigError, match="image_size: expected at most 16384, got 1000000000"):
+        load_dataset(f"folder:{folder}", image_size=10**9)

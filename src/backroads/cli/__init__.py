@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import signal
 import sys
+import traceback
 from pathlib import Path
 
 import cyclopts
 
 from backroads import __version__
-from backroads.errors import BackroadsError, RunError
+from backroads.errors import BackroadsError, RunError, is_out_of_memory
 from backroads.extras import extra_named
 
 app = cyclopts.App(
     name="backroads",
-    help="Train neural networks without weight symmetry.",
+    help="Train neural networks without weight symmetry. Where a command fails, --debug shows where.",
     version=__version__,
     help_format="plaintext",  # the other formats take a tenth of a second to import
     default_parameter=cyclopts.Parameter(consume_multiple=True, negative_iterable=(), negative_none=()),
@@ -48,24 +52,69 @@ for _name, _place, _help in (
 def main(words: list[str] | None = None) -> None:
     """Entry point of the ``backroads`` command; ``words`` are those after its name, None for this process's.
 
-    Exit status: 0 done, 1 a run that failed, 2 bad input, 128 + signal interrupted.
+    Exit status: 0 done, 1 a run that failed, 2 bad input, 128 + signal interrupted. Whatever goes wrong is said in a
+    line; ``--debug``, with any command, shows where as well.
     """
     words = sys.argv[1:] if words is None else words
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be in any bytes
     try:
-        if len(words) == 2 and words[1] in ("--help", "-h") and words[0] in app:
-            app.help_print(words[:1])  # cyclopts would first parse the words as a call, a fifth of the time
-        else:
-            with extra_named():
-                app(words, exit_on_error=False, print_error=False)
-    except RunError as error:
-        print(f"backroads: {_without_urls(str(error), words)}", file=sys.stderr)
-        sys.exit(1)
-    except (BackroadsError, cyclopts.CycloptsError) as error:
-        print(f"backroads: {_without_urls(str(error), words)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("backroads: interrupted; what was written so far is in the run folder", file=sys.stderr)
-        sys.exit(130)
+        _run(words)
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            print(_without_urls(traceback.format_exc(), words), file=sys.stderr, end="")
+        status, message = _explained(error)
+        if message:
+            print(f"backroads: {_without_urls(message, words)}", file=sys.stderr)
+        sys.exit(status)
+    finally:
+        _give_up_output()
+
+
+def _run(words: list[str]) -> None:
+    if len(words) == 2 and words[1] in ("--help", "-h") and words[0] in app:
+        app.help_print(words[:1])  # cyclopts would first parse the words as a call, a fifth of the time
+        return
+    try:
+        with extra_named():
+            app(words, exit_on_error=False, print_error=False)
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a pipe that was closed, a full disk
+
+
+def _explained(error: BaseException) -> tuple[int, str]:
+    """Exit status and message of what ended a command."""
+    if isinstance(error, RunError):
+        return 1, str(error)
+    if isinstance(error, BackroadsError | cyclopts.CycloptsError):
+        return 2, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT, "interrupted; what was written so far is in the run folder"
+    if isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE, ""  # as of a command that nobody listens to any more
+    told = (str(error).strip().splitlines() or [""])[0]
+    if is_out_of_memory(error):
+        return 1, (
+            f"error: not enough memory{told and f' ({told})'}; make the batch (--batch-size), the images "
+            "(--image-size) or the model smaller, or split each batch (--accumulate)"
+        )
+    what = ": ".join(filter(None, [type(error).__name__, told]))
+    if isinstance(error, OSError) and error.strerror:
+        what = ": ".join(map(str, filter(None, [error.strerror, error.filename])))
+    return 1, f"error: {what}; run again with --debug to see where"
+
+
+def _give_up_output() -> None:
+    """Drop what is left of the output where none can be written: the interpreter would try again at its end."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _without_urls(text: str, words: list[str]) -> str:

@@ -13,7 +13,18 @@ from cyclopts.validators import Number
 
 from backroads.cli.flags import with_flags
 from backroads.cli.progress import progress
-from backroads.cli.shared import FAILED, Config, Out, Restart, Resume, folder_of, leave, print_passed_over
+from backroads.cli.shared import (
+    FAILED,
+    Config,
+    Out,
+    Restart,
+    Resume,
+    folder_of,
+    leave,
+    print_passed_over,
+    print_report,
+    writing,
+)
 from backroads.plasticity.settings import MetaConfig, resolve
 from backroads.runs.groups import merged
 from backroads.runs.settings import read_settings, settings_in
@@ -64,13 +75,11 @@ def train(
     if isinstance(results, Stopped):
         leave(results, "meta train", folder)
 
-    from backroads.report import write_report
-
     if results.skipped:
         print(f"{results.skipped} meta-steps were skipped, since their gradients were not finite")
     if results.reason is not None:
         print(f"stopped: {results.reason}")
-    print(f"report: {write_report(folder)}")
+    print_report(folder)
     if results.status != "finished":
         sys.exit(FAILED)
 
@@ -161,7 +170,10 @@ def report(
     """Write one page about several runs, side by side, from what they have written so far."""
     from backroads.report import write_meta_report
 
-    print(write_meta_report(runs, out if out is not None else runs[0] / "report.html"))
+    target = out if out is not None else runs[0] / "report.html"
+    with writing(target):
+        write_meta_report(runs, target)
+    print(target)
 
 
 def _loaded(run: Path, which: Literal["best", "newest"]) -> Any:
@@ -179,5 +191,7 @@ def _write(run: Path, name: str, found: Any) -> None:
     from backroads.report import write_report
     from backroads.runs.files import write_json
 
-    write_json(run / name, found)
-    print(f"report: {write_report(run)}")
+    with writing(run / name):
+        write_json(run / name, found)
+        written = write_report(run)
+    print(f"report: {written}")

@@ -22,7 +22,7 @@ def progress(*, silent: bool = False, unit: str = "step") -> Iterator[Callable[[
     if silent:
         yield lambda _: None
         return
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         yield _Lines(unit)
         return
     import rich.progress as rich

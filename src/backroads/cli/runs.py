@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from backroads.cli.shared import Trust
+from backroads.cli.shared import Trust, writing
 
 Which = Annotated[
     Literal["best", "last"],
@@ -66,7 +66,8 @@ def export(
     from backroads.train.export import export as write
 
     folder = out if out is not None else folder_within(run, "export")
-    about = write(run, folder, checkpoint, program=program, trust=trust)
+    with writing(folder):
+        about = write(run, folder, checkpoint, program=program, trust=trust)
     print_passed_over(about["passed_over"])
     print(f"{about['model']} of step {about['step']} (bit-identical outputs): {folder}")
 
@@ -75,4 +76,6 @@ def report(run: Annotated[Path, Parameter(help="Folder of the run, finished or n
     """Write RUN/report.html from what the run has written so far."""
     from backroads.report import write_report
 
-    print(write_report(run))
+    with writing(run):
+        written = write_report(run)
+    print(written)

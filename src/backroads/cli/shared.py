@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from cyclopts import Parameter
 
+from backroads.errors import BackroadsError, RunError
 from backroads.runs.groups import Group, merged
 from backroads.runs.schema import Stopped
 from backroads.runs.settings import read_settings, settings_in
@@ -94,15 +96,29 @@ def leave(stopped: Stopped, command: str, folder: Path) -> NoReturn:
     sys.exit(INTERRUPTED + stopped.signal)
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Answer a full disk, or a folder that may not be written, with a RunError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or path} cannot be written ({error.strerror or error}); make room, or choose a place "
+            "that can be written"
+        ) from error
+
+
 def print_report(folder: Path) -> None:
     """Write the report of a run that has just ended, and say where it is; what goes wrong there is no failed run."""
-    from backroads.errors import BackroadsError
     from backroads.report import write_report
 
     try:
-        print(f"report: {write_report(folder)}")
+        with writing(folder):
+            written = write_report(folder)
     except (BackroadsError, ValueError) as error:
         print(f"backroads: the run is done, but its report was not written: {error}", file=sys.stderr)
+    else:
+        print(f"report: {written}")
 
 
 def print_passed_over(problems: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from backroads.extras import extra_named
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+THINNEST = 1000  # of an image's sides: resized to its shorter one, a thinner image could fill the memory
 # Images (N, C, H, W) uint8, their indices (N,) int64 in the batch, and (path, reason) of those that cannot be read.
 Decoded = tuple[Tensor, Tensor, list[tuple[str, str]]]
 
@@ -33,6 +34,18 @@ def pillow() -> ModuleType:
     with extra_named("reading images"):
         import PIL.Image
     return PIL.Image
+
+
+def open_image(path: str) -> Image:
+    """The image in a file, its pixels not yet read; raises what pillow does, or ValueError.
+
+    Pillow itself refuses images of more than 179 million pixels.
+    """
+    image: Image = pillow().open(path, formats=FORMATS)
+    if max(image.size) > THINNEST * min(image.size):
+        image.close()
+        raise ValueError(f"its sides, {image.width} x {image.height}, differ more than {THINNEST} times")
+    return image
 
 
 def is_deep(image: Image) -> bool:
@@ -60,7 +73,7 @@ class Reading:
 
     def __call__(self, path: str, u: Tensor | None) -> NDArray[np.uint8]:
         """Pixels, (H, W) of a grey image or (H, W, 3); ``u``: random numbers to crop by, (1, COLUMNS), or None."""
-        with pillow().open(path, formats=FORMATS) as image:
+        with open_image(path) as image:
             if is_deep(image):
                 raise ValueError("more than 8 bits a channel")
             if image.mode == "P" and "transparency" in image.info:

@@ -23,6 +23,7 @@ from backroads.data.stream import StreamSource, read_all
 from backroads.errors import ConfigError, nearest
 
 IN_MEMORY_BYTES = 2 * 1024**3  # folders up to this, decoded, are read once and kept
+LARGEST = 16_384  # pixels of a side that images may be resized to
 MARGIN = 256 / 224  # of the shorter side by what evaluation cuts out of it
 
 
@@ -75,6 +76,8 @@ def load_dataset(
     for field, number, least in numbers:
         if number is not None and number < least:
             raise ConfigError(f"{field}: expected {least} or more, got {number}")
+    if image_size is not None and image_size > LARGEST:
+        raise ConfigError(f"image_size: expected at most {LARGEST}, got {image_size}")
     images = read_images(name, split, None if root is None else Path(root).expanduser(), download)
     names = check_dataset(images)
     train, evaluate = images.divided(split)

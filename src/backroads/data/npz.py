@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -11,11 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from backroads.data.parts import Arrays, Images
-from backroads.errors import ConfigError
+from backroads.errors import BackroadsError, ConfigError, is_out_of_memory
 
+MOST = 1032  # times as large as its compressed form a deflated file is at most (zlib, technical details)
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error)  # of an archive
+_AGAIN = "write it again with numpy.savez, from arrays of numbers"
 KEYS = ("train_x", "train_y", "test_x", "test_y")
 
 
@@ -48,15 +55,32 @@ def open_npz(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         with path.open("rb") as file:  # numpy leaves the file of a broken archive open
             arrays = np.load(file, allow_pickle=False)
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
+            if not isinstance(arrays, NpzFile):
                 raise ConfigError(f"data: expected an archive of arrays with names, and {path} is one array")
+            _check_sizes(arrays, path)
             yield arrays
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, ConfigError):
+    except (ValueError, OSError, EOFError, RuntimeError, OverflowError, *_BROKEN) as error:
+        if isinstance(error, BackroadsError) or is_out_of_memory(error):
             raise
-        raise ConfigError(
-            f"data: {path} cannot be read ({error}); write it again with numpy.savez, from arrays of numbers"
-        ) from error
+        raise ConfigError(f"data: {path} cannot be read ({error}); {_AGAIN}") from error
+
+
+def _check_sizes(arrays: NpzFile, path: Path) -> None:
+    """Refuse arrays that are larger than what the file can hold, from their headers, before memory is asked for."""
+    assert arrays.zip is not None  # until it is closed
+    for info in arrays.zip.infolist():
+        held = min(info.file_size, MOST * info.compress_size)
+        with arrays.zip.open(info) as member:
+            version = np.lib.format.read_magic(member)
+            if version not in _HEADERS:
+                raise ConfigError(f"data: {info.filename} in {path} is of version {version}; {_AGAIN}")
+            shape, _, dtype = _HEADERS[version](member)
+        needed = math.prod(shape) * dtype.itemsize
+        if needed > held and not dtype.hasobject:  # pickled objects are refused when they are looked up
+            raise ConfigError(
+                f"data: {info.filename} in {path} has the shape {shape}, of {needed} bytes, and holds no more than "
+                f"{held}; {_AGAIN}"
+            )
 
 
 def read_part(arrays: Mapping[str, Any], name: str) -> Arrays:

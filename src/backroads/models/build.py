@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from backroads.errors import ConfigError, nearest
+from backroads.errors import ConfigError, is_out_of_memory, nearest
 from backroads.extras import extra_named, import_torchvision
 from backroads.models.digits import digits_conv
 from backroads.models.lenet import lenet
@@ -70,26 +70,36 @@ def build_model(
         ConfigError: an unknown name or option, or a network that does not map (N, C, H, W) to (N, classes).
         MissingDependencyError: torchvision or timm is needed and not installed.
     """
-    MODELS.check(name)
-    source, _, rest = name.partition(":")
-    make: Callable[..., torch.nn.Module]
-    if source == "torchvision":
-        make = partial(_torchvision(rest), num_classes=classes)
-    elif source == "timm":
-        make = partial(_timm(rest), num_classes=classes, in_chans=shape[0])
-    else:
-        make = MODELS.resolve(name)
+    make = _maker(name, classes, shape)
     options = options or {}
     try:
         model = call(make, {"classes": classes, "shape": shape}, options, f"model {name!r}")
     except ConfigError:
         raise
-    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-        raise ConfigError(f"model {name!r} cannot be made with {options or 'these settings'}: {error}") from error
+    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError, OverflowError) as error:
+        if is_out_of_memory(error):
+            raise
+        told = str(error).partition("\n")[0]
+        raise ConfigError(f"model {name!r} cannot be made with {options or 'these settings'}: {told}") from error
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(f"model {name!r}: expected a torch.nn.Module, got {type(model).__name__}")
     _check(name, model, classes, shape)
     return model
+
+
+def check_model(name: str) -> None:
+    """Check that there is a network called ``name``, without making it; raises as :func:`build_model`."""
+    _maker(name, 10, (3, 32, 32))
+
+
+def _maker(name: str, classes: int, shape: tuple[int, int, int]) -> Callable[..., torch.nn.Module]:
+    MODELS.check(name)
+    source, _, rest = name.partition(":")
+    if source == "torchvision":
+        return partial(_torchvision(rest), num_classes=classes)
+    if source == "timm":
+        return partial(_timm(rest), num_classes=classes, in_chans=shape[0])
+    return MODELS.resolve(name)
 
 
 def _torchvision(name: str) -> Callable[..., torch.nn.Module]:
@@ -117,6 +127,8 @@ def _check(name: str, model: torch.nn.Module, classes: int, shape: tuple[int, in
         with torch.no_grad():
             output = model.eval()(torch.zeros(1, *shape))
     except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ConfigError(
             f"model {name!r} does not take images of shape {shape}: {str(error).splitlines()[0]}; choose another "
             f"model, or other options or another image_size"

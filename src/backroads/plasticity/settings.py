@@ -181,7 +181,7 @@ class RunSettings(Group):
     """Seed of the weights and of all lifetimes."""
     device: str = "auto"
     """Where to compute: cpu, cuda, or auto for a GPU if there is one."""
-    threads: Count | None = None
+    threads: Annotated[Count, Field(le=1024)] | None = None
     """CPU threads. Default: torch's choice."""
     eval_every: Count = 500
     """Meta-steps between evaluations on validation tasks."""

@@ -14,6 +14,7 @@ from backroads.report.search import search_page
 from backroads.report.theory import theory_page
 from backroads.report.training import training_page
 from backroads.runs.files import write_atomically
+from backroads.runs.schema import printable
 
 __all__ = ["write_meta_report", "write_report"]
 
@@ -37,7 +38,7 @@ def write_report(folder: Path) -> Path:
     """
     record = read_record(folder)
     target = folder / "report.html"
-    write_atomically(target, PAGES[record.kind](record).html())
+    write_atomically(target, printable(PAGES[record.kind](record).html()))
     return target
 
 
@@ -51,5 +52,5 @@ def write_meta_report(folders: Sequence[Path], target: Path) -> Path:
     for folder, record in zip(folders, records, strict=True):
         if record.kind != "meta":
             raise ConfigError(f"expected the folder of a meta-training, and {folder} is one of {record.kind!r}")
-    write_atomically(target, meta_page(records).html())
+    write_atomically(target, printable(meta_page(records).html()))
     return target

@@ -150,11 +150,10 @@ def find_device(name: str, local: int = 0) -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device: {name!r} cannot be used here: {str(error).splitlines()[0]}; `backroads doctor` lists what can"
-        ) from None
+        torch.ones(1, device=device).item()  # "meta" holds no numbers
+    except (RuntimeError, AssertionError, ImportError) as error:
+        why = str(error).partition("\n")[0].partition(". ")[0]
+        raise ConfigError(f"device: {name!r} cannot be used here: {why}; `backroads doctor` lists what can") from None
     return device
 
 

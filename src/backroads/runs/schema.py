@@ -283,14 +283,24 @@ class MetaResults:
     version: Count = VERSION
 
 
+def printable(text: str) -> str:
+    """Text that UTF-8 can hold: bytes of file names that are not UTF-8 are written as escapes, such as \\udcff."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def as_data(value: Any) -> Any:
-    """A dataclass of this module (or plain data) as JSON data: numbers that are not finite become None."""
+    """A dataclass of this module (or plain data) as JSON data: numbers that are not finite become None.
+
+    What no encoding can hold, of the name of a file that is not UTF-8, becomes the text of its escape.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: as_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return printable(value)
     if isinstance(value, dict):
-        return {str(key): as_data(inner) for key, inner in value.items()}
+        return {printable(str(key)): as_data(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [as_data(inner) for inner in value]
     return value

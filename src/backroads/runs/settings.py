@@ -17,6 +17,7 @@ from backroads.errors import ConfigError, nearest
 from backroads.runs.folder import RESTART
 from backroads.runs.groups import flags, groups
 from backroads.runs.manifest import newest_settings
+from backroads.runs.schema import printable
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -31,7 +32,7 @@ def parse(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, brackets within brackets
         return value
 
 
@@ -41,7 +42,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"config: cannot read {path}: {error.strerror}; give the path of a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"config: {path} is not TOML: {error}") from None
 
 
@@ -83,10 +84,23 @@ def _folder(kind: str) -> Traversable:
 
 def checked(schema: type[Schema], data: dict[str, Any]) -> Schema:
     """Settings of any schema from plain data; raises ConfigError naming every wrong field."""
+    unfit = [name for name, value in _texts(data) if not value.isascii() and printable(value) != value]
+    if unfit:
+        why = "expected text in UTF-8, for the settings file; give the file or folder another name, or a link to it"
+        raise ConfigError("\n".join(f"{name}: {why}" for name in unfit))
     try:
         return schema(**data)
     except ValidationError as error:
         raise ConfigError(explain(error, schema)) from None
+
+
+def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """All texts within plain data, with the name of their setting."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else ((name, one) for one in value):
+            yield from _texts(inner, str(key))
 
 
 def explain(error: ValidationError, schema: type[BaseModel]) -> str:

@@ -14,7 +14,7 @@ from backroads.errors import ConfigError
 from backroads.feedback.rules import FeedbackRule, get_rule
 from backroads.methods import get_method
 from backroads.methods.base import Method
-from backroads.models import build_model
+from backroads.models.build import build_model, check_model
 from backroads.phases import NoisePhase
 from backroads.runs.runtime import Runtime
 from backroads.train.settings import TrainSettings
@@ -43,6 +43,17 @@ def phase_of(config: TrainSettings) -> NoisePhase | None:
         return None
     rule: Any = get_rule("normalised_mirror", **config.backward.mirror_options)
     return NoisePhase(config.backward.mirror_steps, rule)
+
+
+def check_names(config: TrainSettings) -> None:
+    """Check the names of model, method and rules, and their options as far as they can be; they cost nothing, data do.
+
+    Raises:
+        ConfigError, RuleError: for what there is not, with the nearest name.
+    """
+    check_model(config.model.name)
+    method_of(config)
+    phase_of(config)
 
 
 def make_model(config: TrainSettings, dataset: Dataset, method: Method) -> torch.nn.Module:

@@ -11,7 +11,7 @@ from backroads.errors import ConfigError
 from backroads.runs import checkpoint
 from backroads.runs.settings import read_run
 from backroads.runs.trust import check_trusted
-from backroads.train.build import dataset_of, make_model, method_of
+from backroads.train.build import check_names, dataset_of, make_model, method_of
 from backroads.train.settings import TrainSettings, resolve
 
 
@@ -47,6 +47,7 @@ def load_model(run: Path, config: TrainSettings, which: str) -> tuple[torch.nn.M
     """
     if which not in ("best", "last"):
         raise ConfigError(f"checkpoint: expected 'best' or 'last', got {which!r}")
+    check_names(config)
     folder = run / "checkpoints"
     found = checkpoint.load_last(folder) if which == "last" else checkpoint.load_best(folder)
     weights = found.state["arms"][0]["ema"] or found.model

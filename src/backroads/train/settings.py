@@ -38,7 +38,7 @@ class Data(Group):
     augment: Literal["default", "none", "crop_flip", "random_resized"] = "default"
     """How training images are varied: random crops and flips, randomly resized parts, or not at all. The default is
     what is usual for the data set."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that read and decode image files; raise it if the GPU waits for images. Data sets that fit in memory
     need none."""
     corrupt_limit: Annotated[int, Field(ge=0)] = 0
@@ -129,7 +129,7 @@ class Schedule(Group):
     """How the learning rate falls over the training: to zero along a cosine or a line, in steps, or not at all."""
     warmup_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Epochs at the start in which the learning rate of W grows linearly from 0; fractions are allowed."""
-    drop_epochs: list[float] = Field(default=[30, 60, 80])
+    drop_epochs: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default=[30, 60, 80])
     """Epochs at which the rates drop, for the schedule 'steps'."""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     """What the rates are multiplied by at each drop, for the schedule 'steps'."""
@@ -198,7 +198,7 @@ class Run(Group):
     """Seed of the initial weights, the order of the data, augmentation and noise."""
     device: str = "auto"
     """Where to compute: cpu, cuda, cuda:1, mps; 'auto' takes a GPU if there is one."""
-    threads: Annotated[int | None, Field(ge=1)] = None
+    threads: Annotated[int | None, Field(ge=1, le=1024)] = None
     """CPU threads; by default torch's choice. One is fastest for very small networks."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the computation; bf16 is faster on recent GPUs, weights stay in fp32."""
@@ -212,7 +212,7 @@ class Run(Group):
     """Compute the statistics of batch normalisation over all processes."""
     log_every: Annotated[int, Field(ge=1)] = 50
     """Steps between two lines of the log with loss, accuracy and rates."""
-    readings_every: Annotated[float, Field(gt=0)] = 1.0
+    readings_every: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Epochs between two readings of the metrics, such as the angle between W and B."""
     checkpoint_every: Annotated[int | None, Field(ge=1)] = None
     """Steps between two checkpoints, beside those that are written after each epoch."""

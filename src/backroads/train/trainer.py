@@ -18,7 +18,7 @@ from backroads.runs.settings import check_resume_in
 from backroads.runs.signals import Stopper
 from backroads.train.arm import TrainingArm
 from backroads.train.board import Board
-from backroads.train.build import Batches, dataset_of
+from backroads.train.build import Batches, check_names, dataset_of
 from backroads.train.comparison import BASELINE, CompareSettings
 from backroads.train.settings import GROWING, HARMLESS, TrainSettings
 
@@ -77,6 +77,8 @@ def run_arms(
         baseline: name of the arms whose accuracy and step time the others are compared with.
     """
     config = named[0][1]
+    for _, own in named:
+        check_names(own)
     if resume and not restart:
         check_resume_in(path, settings, harmless=HARMLESS, growing=GROWING)
     with (
