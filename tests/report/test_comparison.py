@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
 import statistics
 from pathlib import Path
@@ -14,8 +15,10 @@ from report.folders import FEW, MANY, METRICS, RULES, Folder, comparison
 from report.pages import key, labels, page_of, section, summary, table, words
 from scipy import stats
 
+from backroads.cli.compare import table as compared
 from backroads.report import write_report
 from backroads.runs.schema import ArmResult, Evaluation, Readings
+from backroads.runs.statistics import summarise
 
 NAMES = [name.replace("_", " ") for name in RULES]
 
@@ -201,3 +204,34 @@ def test_many_layers_become_their_median_and_range(tmp_path: Path) -> None:
     assert METRICS["weight_angle"].about in words(angle)
     assert not angle.all("ul", class_="key")
     assert "median from 90.0 at epoch 0" in labels(angle)[1]
+
+
+def test_a_gap_is_above_zero_where_the_rule_is_better_than_the_baseline(tmp_path: Path) -> None:
+    # By seed: baseline 0.70 and 0.60; the better rule is 0.20 above it in both, the worse one 0.10 below.
+    own = {"backprop": [0.7, 0.6], "kolen_pollack": [0.9, 0.8], "weight_mirror": [0.6, 0.5]}
+    folder = results_with(comparison(list(own), seeds=2, epochs=1), **own)
+    gaps = {row.name: row.gap.mean for row in summarise(folder.results) if row.gap is not None}
+    assert gaps == {
+        "backprop": 0.0,
+        "kolen_pollack": pytest.approx(0.2),
+        "weight_mirror": pytest.approx(-0.1),
+    }
+    printed = {line.split("  ")[0]: line for line in compared(folder.results).splitlines() if line}
+    assert "+20.00" in printed["kolen pollack"]
+    assert "-10.00" in printed["weight mirror"]
+
+    page = page_of(folder, tmp_path)
+    written = json.loads((tmp_path / "results.json").read_text())["arms"]
+    assert {arm["name"]: arm["accuracy"] for arm in written if arm["seed"] == 0}["kolen_pollack"] == 0.9
+    assert "or above it: kolen pollack; the lowest: weight mirror" in summary(page)
+    assert "(gap −10.0 points)" in summary(page)
+    assert "+20.0" in table(section(page, "results"))["kolen pollack"][1]
+    assert "−10.0" in table(section(page, "results"))["weight mirror"][1]
+    drawings = {svg.attributes["aria-label"]: svg for svg in section(page, "results").all("svg", role="img")}
+    sides = {}
+    for label, svg in drawings.items():
+        (mark,) = svg.all("use")
+        zero = next(path.attributes["d"] for path in svg.all("path") if "M " in path.attributes["d"])
+        sides[label.partition(" points")[0]] = float(mark.attributes["x"]) - float(zero.split()[1])
+    assert sides["Gap of kolen pollack: +20.0"] > 0 > sides["Gap of weight mirror: −10.0"]
+    assert sides["Gap of kolen pollack: +20.0"] == pytest.approx(-2 * sides["Gap of weight mirror: −10.0"], rel=0.01)

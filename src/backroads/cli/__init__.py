@@ -20,6 +20,7 @@ app = cyclopts.App(
     name="backroads",
     help="Train neural networks without weight symmetry. Where a command fails, --debug shows where.",
     version=__version__,
+    suppress_keyboard_interrupt=False,  # main says what is left
     help_format="plaintext",  # the other formats take a tenth of a second to import
     default_parameter=cyclopts.Parameter(consume_multiple=True, negative_iterable=(), negative_none=()),
 )

@@ -101,6 +101,8 @@ def writing(path: Path) -> Iterator[None]:
     """Answer a full disk, or a folder that may not be written, with a RunError that names ``path``."""
     try:
         yield
+    except BrokenPipeError:  # of what was printed
+        raise
     except OSError as error:
         raise RunError(
             f"{error.filename or path} cannot be written ({error.strerror or error}); make room, or choose a place "

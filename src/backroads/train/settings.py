@@ -129,7 +129,7 @@ class Schedule(Group):
     """How the learning rate falls over the training: to zero along a cosine or a line, in steps, or not at all."""
     warmup_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Epochs at the start in which the learning rate of W grows linearly from 0; fractions are allowed."""
-    drop_epochs: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default=[30, 60, 80])
+    drop_epochs: list[float] = Field(default=[30, 60, 80])
     """Epochs at which the rates drop, for the schedule 'steps'."""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     """What the rates are multiplied by at each drop, for the schedule 'steps'."""
@@ -145,8 +145,8 @@ class Schedule(Group):
     @field_validator("drop_epochs")
     @classmethod
     def _growing(cls, epochs: list[float]) -> list[float]:
-        if sorted(epochs) != list(epochs):
-            raise ValueError("epochs in increasing order")
+        if sorted(epochs) != list(epochs) or not all(0 <= epoch < float("inf") for epoch in epochs):
+            raise ValueError("epochs in increasing order, from 0 and finite")
         return epochs
 
 
