@@ -40,7 +40,7 @@ def test_noise_phases_and_estimates_are_settings_too(tmp_path: Path) -> None:
     assert rules_of(config) == symmetric_alignment(
         1.0, 1.0, view=WeightEstimate(keep_probability=0.5, bits=3, sparse_in="steps")
     )
-    assert phase_of(config) == NoisePhase(2, normalised_mirror(error_correcting=True, images=4))
+    assert phase_of(config) == NoisePhase(steps=2, rule=normalised_mirror(error_correcting=True, images=4))
     path = tmp_path / "run.toml"
     path.write_text(tomli_w.dumps(config.as_toml()))
     assert resolve(read_settings(str(path))) == config
@@ -114,3 +114,9 @@ def test_only_differences_that_change_no_weight_are_harmless() -> None:
     with pytest.raises(ConfigError) as caught:
         check(learning_rate=0.2, seed=1)
     assert "learning_rate: the run has 0.1, now 0.2\n  run.seed: the run has 0, now 1" in str(caught.value)
+
+
+def test_a_phase_of_rows_comes_once_unless_it_is_said_how_often() -> None:
+    assert phase_of(resolve({"mirror_rows": 131})) == NoisePhase(131.0)
+    with pytest.raises(ConfigError, match=r"mirror_rows: expected it or mirror_steps, got both \(131 and 2\)"):
+        phase_of(resolve({"mirror_rows": 131, "mirror_steps": 2}))

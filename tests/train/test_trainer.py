@@ -21,6 +21,7 @@ from backroads.errors import ConfigError, RunError, StateError
 from backroads.feedback.conversion.groups import clip_gradients, local_gradients
 from backroads.feedback.rules.alignment import MOMENTUM
 from backroads.methods.feedback import Feedback
+from backroads.phases import NoisePhase
 from backroads.runs import checkpoint
 from backroads.runs.runtime import Runtime
 from backroads.runs.schema import ArmResult, TrainingResults
@@ -652,3 +653,28 @@ def test_a_lost_process_ends_the_others_with_a_clear_message(tmp_path: Path) -> 
     message = (tmp_path / "errors-0.txt").read_text()
     assert "another process of this run was lost" in message
     assert checkpoint.load_newest(tmp_path / "r" / "checkpoints")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs"),
+    [
+        ({"mirror_rows": 2}, [0]),
+        ({"mirror_rows": 2, "mirror_every": 2}, [0, 2]),
+        ({"mirror_steps": 1}, [0, 1, 2, 3]),
+        ({"mirror_steps": 1, "mirror_every": 0}, [0]),
+    ],
+)
+def test_a_mirror_phase_comes_before_the_epochs_that_the_settings_say(
+    settings: dict[str, Any], epochs: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seeds: list[int] = []
+    run = NoisePhase.run
+
+    def noted(self: NoisePhase, model: torch.nn.Module, seed: int, state: Any = None) -> Any:
+        seeds.append(seed)
+        return run(self, model, seed, state)
+
+    monkeypatch.setattr(NoisePhase, "run", noted)
+    quick = {"data": "digits", "model": "mlp", "rule": "kolen_pollack", "epochs": 4, "limit": 64, "batch_size": 32}
+    train(resolve(quick | settings), tmp_path / "run")
+    assert seeds == epochs  # of seed 0: that of an epoch is its number

@@ -108,11 +108,13 @@ class TrainingArm(Arm):
     def _mirror(self, step: int) -> None:
         """The mirror phase before an epoch, if there is one: a function of (seed, epoch), alike in every process."""
         epoch, start = divmod(step, self.steps_per_epoch)
-        if self._phase is not None and start == 0:
+        settings = self.config.backward
+        every = (1 if settings.mirror_steps else 0) if settings.mirror_every is None else settings.mirror_every
+        if self._phase is not None and start == 0 and (epoch % every == 0 if every else epoch == 0):
             taught = self._phase.run(self.model, self.config.run.seed * 1_000_003 + epoch, self._phase_state)
             self._phase_state = taught.state
             layers = aligned_layers(self.model)
-            self.runtime.share(B for _, layer in layers if (B := layer.backward_weight) is not None)
+            self.runtime.share(tensor for _, layer in layers for tensor in layer.state.values())
 
     def step(self, step: int) -> None:
         """Forward, backward and update on the batch of this step; before an epoch, the mirror phase."""

@@ -38,11 +38,19 @@ def rules_of(config: TrainSettings) -> FeedbackRule | dict[str, FeedbackRule]:
 
 
 def phase_of(config: TrainSettings) -> NoisePhase | None:
-    """The mirror phase before each epoch; None without one. Raises RuleError."""
-    if not config.backward.mirror_steps:
-        return None
-    rule: Any = get_rule("normalised_mirror", **config.backward.mirror_options)
-    return NoisePhase(config.backward.mirror_steps, rule)
+    """The mirror phase; None without one. Raises ConfigError, RuleError."""
+    settings = config.backward
+    if settings.mirror_rows and settings.mirror_steps:
+        raise ConfigError(
+            f"mirror_rows: expected it or mirror_steps, got both ({settings.mirror_rows:g} and "
+            f"{settings.mirror_steps}); leave one of them out"
+        )
+    if settings.mirror_rows:
+        return NoisePhase(settings.mirror_rows)
+    if settings.mirror_steps:
+        rule: Any = get_rule("normalised_mirror", **settings.mirror_options)
+        return NoisePhase(rule=rule, steps=settings.mirror_steps)
+    return None
 
 
 def check_names(config: TrainSettings) -> None:

@@ -51,7 +51,7 @@ class Optimizers:
         chosen = {id(p) for part in parameters.values() for p in part}
         groups = [{**g, "params": [p for p in g["params"] if id(p) in chosen]} for g in groups]
         auto = of_b.optimizer == "auto"
-        apart = ("taught",) if auto else ("tied", "taught")
+        apart = ("taught", "constant") if auto else ("tied", "taught", "constant")
         taught = [g for g in groups if g["name"] in apart and g["params"]]
         self.forward = _made(of_w.name, [g for g in groups if g["name"] not in apart and g["params"]])
         self.backward: torch.optim.Optimizer | None = None
@@ -79,7 +79,7 @@ class Optimizers:
         rates = self.rates(step)
         for optimizer, rate in zip((self.forward, self.backward), rates, strict=True):
             for group in optimizer.param_groups if optimizer is not None else ():
-                group["lr"] = rate
+                group["lr"] = self._config.backward.rate if group.get("name") == "constant" else rate
         return rates
 
     def rates(self, step: int) -> tuple[float, float]:

@@ -171,10 +171,16 @@ class Backward(Group):
     """Epochs at the start in which only B learns."""
     alternate_step_freq: Annotated[int | None, Field(ge=1)] = None
     """Train W and B in turns: so many steps of W for each step of B. By default both learn in every step."""
+    mirror_rows: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Rows of white noise for each input of a neuron in a mirror phase, which brings B to W; 131 give 5 degrees, 0 is
+    no such phase."""
     mirror_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps of a mirror phase before each epoch, in which noise drives each layer and only B learns."""
+    """Steps of a mirror phase under the rule normalised_mirror, in place of mirror_rows."""
     mirror_options: dict[str, Any] = Field(default={})
-    """Options of the rule of the mirror phase, normalised_mirror, as in --mirror-options.rate 0.1."""
+    """Options of that rule, as in --mirror-options.rate 0.1."""
+    mirror_every: Annotated[int | None, Field(ge=0)] = None
+    """Epochs from one mirror phase to the next; 0 is one phase alone, before training. By default 0 with mirror_rows,
+    and 1 with mirror_steps."""
 
     _parse = field_validator("mirror_options")(parsed)
 

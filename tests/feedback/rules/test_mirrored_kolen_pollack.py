@@ -383,3 +383,12 @@ def test_a_plain_state_dict_starts_the_filter_anew() -> None:
     for _, layer in br.aligned_layers(net):
         torch.testing.assert_close(layer.variance, 2 * layer.backward_weight.detach().square().sum())
         assert not layer.correction.any()
+
+
+def test_the_predicted_angle_is_a_metric_beside_the_measured_one() -> None:
+    net = br.convert(plain_network(), {"0": RULE(rows=4.0), "*": "kolen_pollack"})
+    found = br.metrics.readings(net, metrics=["weight_angle", "predicted_angle"])
+    assert list(found["predicted_angle"]) == ["0"]
+    B = net[0].backward_weight.detach()
+    P = float(net[0].variance)
+    assert found["predicted_angle"]["0"] == pytest.approx(math.degrees(math.acos(1 - P / float(B.square().sum()) / 2)))

@@ -33,7 +33,8 @@ def param_groups(
     - Backward weights that a local gradient teaches (symmetric alignment and the like): plain SGD at the rate, and with
       the momentum, that the rule names, without decay; under AdamW by the same steps within Adam.
 
-    A learning rate scheduler multiplies all rates alike, which keeps their ratios.
+    A learning rate scheduler multiplies all rates alike, which keeps their ratios. (The rate of a group called
+    "constant" should stay; that it falls with the others does little harm.)
 
     Args:
         model: converted, or plain.
@@ -46,8 +47,9 @@ def param_groups(
         betas: of W, for "adamw".
 
     Returns:
-        A list of groups, each with a "name": "weights", "vectors", "tied" and "taught"; empty ones are left out, and
-        "tied" and "taught" appear once for each of their settings.
+        A list of groups, each with a "name": "weights", "vectors", "tied", "taught" and "constant" (taught at a rate
+        that no schedule should change); empty ones are left out, and the last three appear once for each of their
+        settings.
 
     Raises:
         UsageError: for another optimiser.
@@ -73,13 +75,15 @@ def param_groups(
         if settings.follows:
             decay = weight_decay if settings.decays else 0.0
             groups.append({"name": "tied", "params": parameters, **own, "weight_decay": decay})
-        elif sgd:
+            continue
+        name = "constant" if settings.constant else "taught"
+        if sgd:
             m = settings.momentum
             taught = {"lr": settings.rate, "momentum": m, "nesterov": m > 0, "weight_decay": 0.0}
-            groups.append({"name": "taught", "params": parameters, **taught})
+            groups.append({"name": name, "params": parameters, **taught})
         else:
             plain = {"lr": settings.rate * EPS_OF_PLAIN_STEPS, "betas": (0.0, 0.999), "eps": EPS_OF_PLAIN_STEPS}
-            groups.append({"name": "taught", "params": parameters, **plain, "weight_decay": 0.0})
+            groups.append({"name": name, "params": parameters, **plain, "weight_decay": 0.0})
     return [group for group in groups if group["params"]]
 
 

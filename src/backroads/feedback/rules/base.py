@@ -178,12 +178,14 @@ class BackwardOptimiser:
         follows: the settings of W's own optimiser (kind, rate, momentum), because increments have to be W's own.
         decays: with ``follows``: W's weight decay acts on them too.
         rate, momentum: of plain SGD, without ``follows``; momentum is Nesterov's.
+        constant: the rate is the same in all steps, whatever the schedule of W's.
     """
 
     follows: bool = False
     decays: bool = False
     rate: float = 1.0
     momentum: float = 0.0
+    constant: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -131,7 +131,9 @@ class MirroredKolenPollack(FeedbackRule):
     # -- what others ask -----------------------------------------------------------------------------------------------
 
     def optimiser(self, name: str, momentum: float) -> BackwardOptimiser:
-        return BackwardOptimiser(follows=True, decays=True) if name == "backward_weight" else BackwardOptimiser()
+        if name == "backward_weight":
+            return BackwardOptimiser(follows=True, decays=True)
+        return BackwardOptimiser(constant=True)  # the gain falls by itself
 
     def clip(self, name: str, value: Tensor, gradient: Tensor, factor: float | Tensor, scale: float) -> None:
         if name == "backward_weight":
