@@ -511,7 +511,14 @@ def test_a_metric_of_ones_own_is_registered_once_and_read_with_the_others(monkey
     assert readings(model, metrics=["zeros"]) == {"zeros": {"0": 0, "2": 0, "6": 0, "8": pytest.approx(1 / OUTPUTS)}}
     assert quantities(["zeros"]) == {"zeros": about}
     assert list(readings(model)) == ["weight_angle", "norm_ratio", "zeros"]
-    assert list(quantities()) == ["weight_angle", "norm_ratio", "gradient_angle", "update_angle", "zeros"]
+    assert list(quantities()) == [
+        "weight_angle",
+        "norm_ratio",
+        "gradient_angle",
+        "predicted_angle",
+        "update_angle",
+        "zeros",
+    ]
     with pytest.raises(ConfigError, match="'zeros' is already taken"):
         register_metric("zeros", about)(zeros.compute)
 

@@ -676,5 +676,5 @@ def test_a_mirror_phase_comes_before_the_epochs_that_the_settings_say(
 
     monkeypatch.setattr(NoisePhase, "run", noted)
     quick = {"data": "digits", "model": "mlp", "rule": "kolen_pollack", "epochs": 4, "limit": 64, "batch_size": 32}
-    train(resolve(quick | settings), tmp_path / "run")
+    train(resolve(quick | settings), tmp_path / "run", lambda progress: None)
     assert seeds == epochs  # of seed 0: that of an epoch is its number
