@@ -64,7 +64,7 @@ def meta_picture(what: str) -> str:
 def angles_picture(network: str) -> str:
     """MyST: angle between B and W against the layer, the rules of one network of ``benchmarks/local_rules.py``."""
     curves = {}
-    for row in _rows("local_rules"):
+    for row in _rows("local_rules_short"):
         if row["network"] != network:
             continue
         rule, runs = row["rule"], [list(run["angles"].values()) for run in row["seeds"].values()]

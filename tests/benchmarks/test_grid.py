@@ -88,7 +88,7 @@ def test_other_settings_and_unknown_labels_are_refused(
 
 
 def test_results_from_before_the_grid_can_be_read_and_are_not_written_over(tmp_path: Path) -> None:
-    for name in ("cifar10_resnet8", "local_rules", "update_noise"):
+    for name in ("cifar10_resnet8", "local_rules_short", "update_noise"):
         results = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
         rows = GRID["rows_of"](results)
         assert {"rule", "n", "accuracy_mean", "angle_mean"} <= set.intersection(*map(set, rows))

@@ -14,7 +14,7 @@ from backroads.models import MODELS, build_model, cifar_resnet, imagenet_resnet
 from backroads.models.resnet import Block, PaddedConv2d
 
 SMALL = {"digits_conv": (1, 8, 8), "mlp": (1, 28, 28), "lenet": (1, 28, 28), "vgg": (3, 32, 32), "vit": (3, 32, 32)}
-SMALL |= {"vgg8b": (1, 28, 28)}
+SMALL |= {"vgg8b": (1, 28, 28), "row_lstm": (3, 32, 32)}
 SMALL |= {f"resnet{depth}": (3, 32, 32) for depth in (8, 20, 32)}
 
 # He et al. 2016, tables 1 and 6 (given there as 0.27M, 0.46M, 0.85M, 1.7M), and torchvision's documentation.
@@ -220,3 +220,18 @@ def test_a_vgg_b_refuses_what_makes_no_sense(options: dict[str, object], message
         build_model("vgg8b", classes=10, shape=(1, 28, 28), options=options)
     with pytest.raises(ConfigError, match="at least 16x16 pixels, got 8x8"):
         build_model("vgg8b", classes=10, shape=(1, 8, 8))
+
+
+def test_the_row_lstm_is_torchs_own() -> None:
+    """Its output from torch.nn.LSTM with the same weights, in float64."""
+    torch.manual_seed(0)
+    net = build_model("row_lstm", classes=4, shape=(2, 5, 3), options={"width": 7}).double()
+    own = torch.nn.LSTM(6, 7, batch_first=True, dtype=torch.float64)
+    with torch.no_grad():
+        own.weight_ih_l0.copy_(net.input.weight)
+        own.weight_hh_l0.copy_(net.hidden.weight)
+        own.bias_ih_l0.copy_(net.input.bias)
+        own.bias_hh_l0.zero_()
+    x = torch.randn(8, 2, 5, 3, dtype=torch.float64)
+    _, (h, _) = own(x.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(net(x), net.readout(h[0]), rtol=1e-12, atol=1e-13)

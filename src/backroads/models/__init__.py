@@ -3,6 +3,7 @@
 from backroads.models.build import MODELS, build_model, register_model
 from backroads.models.digits import digits_conv
 from backroads.models.lenet import lenet
+from backroads.models.lstm import row_lstm
 from backroads.models.mlp import mlp
 from backroads.models.resnet import cifar_resnet, imagenet_resnet
 from backroads.models.vgg import vgg, vgg_b
@@ -17,6 +18,7 @@ __all__ = [
     "lenet",
     "mlp",
     "register_model",
+    "row_lstm",
     "vgg",
     "vgg_b",
     "vit",

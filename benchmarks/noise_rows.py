@@ -1,0 +1,68 @@
+"""The price of not transporting weights: accuracy and angle against the rows of noise that a training takes.
+
+    python benchmarks/noise_rows.py --data folder:PATH --runs PATH [--network vgg] [--only rows=131]
+
+Rows are counted for each input of a neuron, over the whole training. Networks and recipes are those of
+``benchmarks/local_rules.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grid import RECIPE, Arm, markdown, parser, rows_of, run_grid, spread
+from local_rules import NETWORKS
+
+ROWS = [10, 30, 131, 1_000, 10_000, 100_000]
+EXAMPLES = 50_000
+
+
+def arms_of(network: str, epochs: int | None) -> list[Arm]:
+    """Backpropagation, Kolen-Pollack without noise, and each rule at each total of rows that it can be given."""
+    made = NETWORKS[network]
+    epochs = epochs or made.epochs
+    steps = epochs * (EXAMPLES // RECIPE["batch_size"])
+    shared = {**RECIPE, **made.recipe, "epochs": epochs, "warmup_epochs": min(1.0, epochs / 2)}
+    shared |= {"model": made.model, "model_options": made.options, "split": "test"}
+    found = [("backprop", 0, {"rule": "backprop"}), ("Kolen-Pollack", 0, {"rule": "kolen_pollack"})]
+    for total in ROWS:
+        each: dict[str, Any] = {"rows": total / steps, "share": 1e-9}
+        found.append(("mirrored Kolen-Pollack", total, {"rule": "mirrored_kolen_pollack", "rule_options": each}))
+        if total <= 1_000:  # a phase of more takes longer than the training
+            found.append(
+                ("one phase, then Kolen-Pollack", total, {"rule": "kolen_pollack", "mirror_rows": float(total)})
+            )
+        rate = {"rows_per_input": total / steps}
+        found.append(("white noise mirror", total, {"rule": "white_noise_mirror", "rule_options": rate}))
+    return [Arm({"network": network, "rule": rule, "rows": rows}, {**shared, **own}) for rule, rows, own in found]
+
+
+def table(results: dict[str, Any]) -> str:
+    """A row for each rule and total: accuracy, gap to backpropagation, mean angle."""
+    cells = [
+        [
+            row["network"],
+            row["rule"],
+            f"{row['rows']:,}",
+            "diverged" if row["accuracy_mean"] is None else spread(row["accuracy_mean"], row["accuracy_std"]),
+            spread(row["gap_points"], row["gap_std"], 1, sign="+"),
+            "" if row["angle_mean"] is None else f"{row['angle_mean']:.1f}°",
+            str(row["n"]),
+        ]
+        for row in rows_of(results)
+    ]
+    head = ["network", "rule", "rows per input, asked for", "accuracy, %", "gap, points", "weight angle", "n"]
+    return markdown(head, cells)
+
+
+def main() -> None:
+    parse = parser(__doc__, "noise_rows")
+    parse.set_defaults(seeds=[0])
+    parse.add_argument("--network", default="resnet8", choices=list(NETWORKS))
+    parse.add_argument("--epochs", type=int, help="in place of the network's own")
+    given = parse.parse_args()
+    print(table(run_grid(arms_of(given.network, given.epochs), given, baseline={"rule": "backprop", "rows": 0})))
+
+
+if __name__ == "__main__":
+    main()
