@@ -125,10 +125,11 @@ def promote(
     trust: Trust = False,
 ) -> None:
     """Train the best again with fresh seeds on the whole training split, and test each once."""
+    from backroads.runs.lock import locked
     from backroads.search.promote import promote as run
     from backroads.search.run import study_in
 
-    with study_in(study, storage=storage, trust=trust) as client:
+    with study_in(study, storage=storage, trust=trust) as client, locked(study):
         done = run(client, study, top=top, seeds=seeds, each=each, workers=workers, log=print_line)
         lines = [("trial", "group", "validation, %", "test, % (95 % interval)", "n")]
         for row in done.rows:

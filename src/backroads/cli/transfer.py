@@ -26,12 +26,13 @@ def transfer(
 
     What is lost in transfer is the gap to backprop there, less the gap on the searched network.
     """
+    from backroads.runs.lock import locked
     from backroads.search.promote import BACKPROP
     from backroads.search.promote import transfer as run
     from backroads.search.run import study_in
 
     names = [name for word in models for name in word.split(",") if name]  # "a,b" and "a b" alike
-    with study_in(study, storage=storage, trust=trust) as client:
+    with study_in(study, storage=storage, trust=trust) as client, locked(study):
         table = run(client, study, models=names, top=top, seeds=seeds, workers=workers, log=print_line)
         lines = [("rule or subset", *table.models)]
         for row in table.rows:

@@ -111,8 +111,9 @@ class RunFolder:
 
     def resume(self, config: dict[str, Any], size: int) -> None:
         """Go on with the run: write its settings, and cut the log back to its first ``size`` bytes."""
-        self.configure(config)
+        open_plain(self.path / SYSTEM).close()  # a link is refused before anything is changed
         self._open_events(size)
+        self.configure(config)
 
     def set_aside(self) -> Path:
         """Move all that is there into a new folder within, and return that.

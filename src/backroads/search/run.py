@@ -16,8 +16,9 @@ import tomli_w
 
 from backroads.errors import ConfigError, RunError
 from backroads.runs.environment import environment
-from backroads.runs.files import write_atomically, write_json
+from backroads.runs.files import open_plain, write_atomically, write_json
 from backroads.runs.groups import groups
+from backroads.runs.lock import LOCK, locked
 from backroads.runs.progress import Progress, Report
 from backroads.runs.settings import check_resume, read_run
 from backroads.runs.signals import Stopper
@@ -52,7 +53,7 @@ def prepare(config: SearchSettings, folder: Path) -> tuple[SearchSettings, str]:
 
     if (folder / "config.toml").is_file():
         check(load_settings(folder))
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise ConfigError(f"out: {folder} exists, is not empty and holds no study; choose another folder")
     path = path_of(url)
     if path is None or path.is_file():
@@ -105,9 +106,20 @@ def search(config: SearchSettings, folder: Path, report: Report) -> str:
         "settled", or "stopped" by a signal: the same call goes on.
 
     Raises:
-        ConfigError: before anything is trained. RunError: all workers are gone, or the storage is.
+        ConfigError: before anything is trained. RunError: all workers are gone, or the storage is, or another process
+            runs a search in the folder.
     """
-    config, url = prepare(config, folder)
+    with contextlib.ExitStack() as stack:
+        there = folder.is_dir()
+        if there:  # a second search changes nothing
+            stack.enter_context(locked(folder))
+        config, url = prepare(config, folder)
+        if not there:
+            stack.enter_context(locked(folder))
+        return _search(config, url, folder, report)
+
+
+def _search(config: SearchSettings, url: str, folder: Path, report: Report) -> str:
     with client_at(url, config) as client:
         for group in client.groups:  # trials of workers that died with an earlier search
             client.release(group)
@@ -167,7 +179,8 @@ def _workers(config: SearchSettings, url: str, folder: Path) -> Iterator[dict[in
             # What the user of this search named has consent.
             consent = ["--trust"] if needs_consent(config.model_dump()) else []
             words = ["worker", url, config.study.name, "--folder", str(folder), *consent]
-            with (folder / f"worker-{number}.log").open("ab") as log:
+            with open_plain(folder / f"worker-{number}.log") as log:
+                log.seek(0, os.SEEK_END)
                 started[number] = subprocess.Popen(
                     [sys.executable, "-m", "backroads", *words, "--parent", str(os.getpid())],
                     stdin=subprocess.DEVNULL,

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backroads.data import Dataset
 from backroads.errors import BackroadsError, RunError
+from backroads.runs.files import folder_within
 from backroads.runs.runtime import Runtime, joined
 from backroads.runs.signals import Stopper
 from backroads.runs.trust import check_trusted
@@ -133,7 +134,7 @@ class _Worker:
         if record.outcome != SURPLUS:
             log(f"{record} in {record.seconds or 0.0:.1f} s")
         if self.folder is not None and record.outcome not in (SURPLUS, INTERRUPTED):
-            shutil.rmtree(self.folder / "trials" / group / str(record.number), ignore_errors=True)
+            shutil.rmtree(folder_within(self.folder, f"trials/{group}/{record.number}"), ignore_errors=True)
         return record
 
     def follow(self) -> str:
@@ -148,6 +149,7 @@ class _Worker:
         self, group: str, number: int, attempt: int, params: dict[str, Any], report: Callable[[int, float], bool]
     ) -> float:
         """The accuracy of a trial. Any error but the storage's ends the trial and not the worker: TrialFailed."""
+        place = self.folder and folder_within(self.folder, f"trials/{group}/{number}/{attempt}")
         try:
             fixed = self.config.rule.options
             config = self.config.training(**self.groups[group].settings(params, fixed))
@@ -158,7 +160,7 @@ class _Worker:
                 report=report,
                 stop=self.stop,
                 report_every=self.config.search.report_every,
-                folder=None if self.folder is None else self.folder / "trials" / group / str(number) / str(attempt),
+                folder=place,
                 checkpoint_seconds=self.config.study.checkpoint_seconds,
             )
         except (TrialFailed, TrialReassignedError, optuna.TrialPruned, RunError, StorageInternalError, SQLAlchemyError):
