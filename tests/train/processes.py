@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import resource
+import signal
 import socket
 import sys
 import time
@@ -102,6 +103,8 @@ def _train(settings: dict[str, Any], path: str, resume: bool, environment: dict[
     from backroads.train.settings import resolve
     from backroads.train.trainer import compare, train
 
+    if (kill := settings.pop("kill", None)) is not None:
+        _die_at(*kill)
     limit = settings.pop("largest_file", None)
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -126,6 +129,57 @@ def _train(settings: dict[str, Any], path: str, resume: bool, environment: dict[
         sys.exit(1)
     sys.stdout.flush()
     os._exit(128 + results.signal if isinstance(results, Stopped) else int(results.arms[0].status == "diverged"))
+
+
+def _die_at(where: str, step: int) -> None:
+    """Arrange that this process is killed at a place in step number ``step``, of the steps done by then."""
+    from backroads.runs import checkpoint
+    from backroads.train import arm
+    from backroads.train.step import Stepper
+
+    at = False  # whether the place is near
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def wrap(owner: Any, name: str, place: int, *, before: str = "", after: str = "") -> None:
+        """Die before or after a call of ``owner.name``, whose argument number ``place`` is the step."""
+        call = getattr(owner, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            nonlocal at
+            outer, at = at, args[place] == step
+            if at and where == before:
+                die()
+            result = call(*args, **kwargs)
+            if args[place] == step and where == after:
+                die()
+            at = outer
+            return result
+
+        setattr(owner, name, wrapped)
+
+    def within(owner: Any, name: str, here: str) -> None:
+        """Die at the second call of ``owner.name`` near the place."""
+        call, calls = getattr(owner, name), 0
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += at
+            if at and where == here and calls == 2:
+                die()
+            return call(*args, **kwargs)
+
+        setattr(owner, name, wrapped)
+
+    wrap(arm.TrainingArm, "step", 1, before="before a step", after="after a step")
+    wrap(Stepper, "update", 1, before="before an update", after="after an update")
+    wrap(arm.TrainingArm, "log", 1, before="before a line", after="after a line")
+    wrap(arm.TrainingArm, "evaluate", 1, after="after an evaluation")
+    within(arm.F, "cross_entropy", "in an evaluation")
+    wrap(checkpoint, "save", 1, before="before saving", after="after saving")
+    within(checkpoint, "write_atomically", "in saving")
+    within(os, "rename", "in the renaming of saving")
 
 
 def _free_port() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from train.processes import finish, start, wait_for_step
 
 from backroads.runs import checkpoint
+from backroads.train.arm import Sums
 
 # Everything that has a state or draws: noise in the rule, a count of steps, momentum, a running mean, accumulation.
 SETTINGS: dict[str, Any] = {
@@ -71,28 +71,47 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
         assert a == b, where
 
 
-@pytest.mark.slow
-def test_killed_at_twenty_random_moments(tmp_path: Path) -> None:
-    settings = {**SETTINGS, "epochs": 60}  # longer than twenty waits
+# Where to kill a run of three epochs of 22 steps, which saves after every second step: the place, and the steps done
+# by then; and the step of the checkpoint that it can then go on from, None for none.
+KILLS: list[tuple[str, int, int | None]] = [
+    ("after an evaluation", 0, None),
+    ("in saving", 0, None),
+    ("after saving", 0, 0),
+    ("before a step", 1, 0),
+    ("before an update", 3, 2),
+    ("after an update", 4, 4),
+    ("in saving", 6, 4),
+    ("after a step", 7, 6),
+    ("before saving", 8, 6),
+    ("after saving", 10, 10),
+    ("before a line", 12, 10),
+    ("after a line", 15, 14),
+    ("in saving", 16, 14),
+    ("before a step", 21, 20),
+    ("in an evaluation", 22, 20),
+    ("after an evaluation", 22, 20),
+    ("before saving", 22, 20),
+    ("in saving", 22, 20),
+    ("after saving", 22, 22),
+    ("before an update", 31, 30),
+    ("after a line", 33, 32),
+    ("in saving", 44, 42),
+    ("after saving", 64, 64),
+    ("in an evaluation", 66, 64),
+    ("in saving", 66, 64),
+]
+
+
+@pytest.mark.parametrize("kills", [[KILLS[i] for i in (3, 6, 13, 19)], pytest.param(KILLS, marks=pytest.mark.slow)])
+def test_killed_at_any_place_of_a_step(tmp_path: Path, kills: list[tuple[str, int, int | None]]) -> None:
+    settings = {**SETTINGS, "epochs": 3}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert finish(settings, whole, resume=False) == [0]
-    draw = random.Random(0)
-    kills = 0
-    for _ in range(200):
-        (process,) = start(settings, broken)
-        delay = draw.uniform(0.02, 0.8)
-        process.join(delay)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            kills += 1
-            if kills == 20:
-                break
-        else:
-            assert process.exitcode == 0
-            break
-    assert kills == 20, f"the run ended after {kills} kills; make it longer"
+    for where, step, _ in kills:
+        assert finish({**settings, "kill": [where, step]}, broken) == [-signal.SIGKILL], (where, step)
     assert finish(settings, broken) == [0]
+    lines = [json.loads(line) for line in (broken / "system.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["event"] == "resumed"] == [n for *_, n in kills if n is not None]
     assert_same(contents(whole), contents(broken))
 
 
@@ -146,6 +165,21 @@ def test_killed_while_two_processes_train(tmp_path: Path) -> None:
             process.join()
     assert finish(settings, broken, world=2) == [0, 0]
     assert_same(contents(whole), contents(broken))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_sums_of_three_processes_are_those_of_any_number(world: int) -> None:
+    """Loss, right answers and examples since an epoch and a line began: rows of three processes, read by ``world``."""
+    rows = torch.arange(18, dtype=torch.float64).view(3, 6) + 1
+    loaded = []
+    for rank in range(world):
+        sums = Sums(torch.device("cpu"))
+        sums.load(rows.tolist(), rank, world)
+        loaded.append(sums)
+    if world == 3:
+        assert [sums.state() for sums in loaded] == rows.tolist()
+    for name, expected in (("epoch", rows[:, :3].sum(0)), ("line", rows[:, 3:].sum(0))):
+        assert torch.tensor([sums.take(name) for sums in loaded]).sum(0).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
