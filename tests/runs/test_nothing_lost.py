@@ -325,9 +325,10 @@ def test_a_run_holds_its_folder_to_its_end(tmp_path: Path) -> None:
         pass
 
 
-def test_the_theory_takes_the_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("words", [["theory", "--points", "3", "--no-network"], ["search", "--trials", "1"]])
+def test_other_commands_take_the_lock(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with locked(tmp_path), pytest.raises(SystemExit) as left:
-        main(["theory", "--points", "3", "--no-network", "--out", str(tmp_path)])
+        main([*words, "--out", str(tmp_path)])
     assert left.value.code == 1
     assert "in use by process" in capsys.readouterr().err
     assert files(tmp_path) == {}
