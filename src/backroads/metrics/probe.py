@@ -146,18 +146,22 @@ def backprop_mode(model: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def undisturbed(model: torch.nn.Module) -> Iterator[None]:
-    """Put buffers, counters of steps, late copies of W and the random state back at the end."""
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    memories = [(layer.memory, dict(vars(layer.memory))) for _, layer in aligned_layers(model)]
-    try:
-        with _random_state_kept(model):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        for memory, before in memories:
-            vars(memory).update(before)
+    """Put buffers, the rules' tensors, what rules remember and the random state back at the end."""
+    layers = [layer for _, layer in aligned_layers(model)]
+    tensors = [*model.buffers(), *(tensor for layer in layers for tensor in layer.state.values())]
+    values = [tensor.detach().clone() for tensor in tensors]
+    memories = [(layer.memory, dict(vars(layer.memory))) for layer in layers]
+    # Rules tell steps apart by torch's counts of changes, which must not move either.
+    with torch.autograd.grad_mode._unsafe_preserve_version_counter(tuple(tensors)):
+        try:
+            with _random_state_kept(model):
+                yield
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(tensors, values, strict=True):
+                    tensor.copy_(value)
+            for memory, before in memories:
+                vars(memory).update(before)
 
 
 def _random_state_kept(model: torch.nn.Module) -> Any:
