@@ -56,14 +56,14 @@ def candidates() -> list[tuple[str, str, dict[str, Any]]]:
     found.append(("activation_alignment", "1, overlap", options))
     for c in (0.003, 0.01, 0.03):
         found.append(("activation_alignment", f"{c}, power", {"amp": c, "sparse": c, **ALL, **CENTRED}))
-    for kind, more, pairs in (
-        ("", {"noise": "normal"}, [(rate, rows) for rate in (0.05, 0.1, 0.2) for rows in (2.0, 8.0)]),
-        ("correcting ", {"error_correcting": True}, [(0.1, 1.0), (0.3, 1.0), (0.3, 4.0)]),
-        ("impulses ", {}, [(rate, rows) for rate in (0.3, 1.0) for rows in (1.0, 2.0)]),
+    for rule, kind, pairs in (
+        ("white_noise_mirror", "", [(rate, rows) for rate in (0.05, 0.1, 0.2) for rows in (2.0, 8.0)]),
+        ("error_correcting_mirror", "correcting ", [(0.1, 1.0), (0.3, 1.0), (0.3, 4.0)]),
+        ("exact_probing", "impulses ", [(rate, rows) for rate in (0.3, 1.0) for rows in (1.0, 2.0)]),
     ):
         for rate, rows in pairs:
-            options = {"rate": rate, "rows_per_input": rows, **more}
-            found.append(("normalised_mirror", f"{kind}{rate}, {rows:g} rows", options))
+            options = {"rate": rate, "rows_per_input": rows}
+            found.append((rule, f"{kind}{rate}, {rows:g} rows", options))
     plain: dict[str, Any] = {"decay": 0.01, "amp": 0.01, "operations": {}, **ALL}
     found.append(("weight_mirror", "0.01 not centred", plain))
     found.append(("information_alignment", "0.01 not centred", {**plain, "null": 0.01}))

@@ -8,8 +8,8 @@ The networks differ in depth, width, activation, normalisation and kind; each ha
 all rules. What teaches B is never touched: every rule has its defaults; weight mirror and information alignment also
 the coefficients of the reference (Kunin et al. 2020).
 
-With ``--choose`` the candidates for the normalised mirror's defaults train ResNet-8 and are judged on a tenth of the
-training split, which they do not see; the test split is not read.
+With ``--choose`` the candidates for the defaults of the mirrors on noise and of exact probing train ResNet-8 and are
+judged on a tenth of the training split, which they do not see; the test split is not read.
 """
 
 from __future__ import annotations
@@ -65,12 +65,9 @@ RULES: dict[str, dict[str, Any]] = {
     "mirrored Kolen-Pollack": {"rule": "mirrored_kolen_pollack"},
     "one phase, then Kolen-Pollack": {"rule": "kolen_pollack", "mirror_rows": 131.0},
     "Kolen-Pollack": {"rule": "kolen_pollack"},
-    "normalised mirror": {"rule": "normalised_mirror"},  # on impulses
-    "normalised mirror, white noise": {"rule": "normalised_mirror", "rule_options": {"noise": "normal"}},
-    "normalised mirror, error-correcting": {
-        "rule": "normalised_mirror",
-        "rule_options": {"error_correcting": True},
-    },
+    "normalised mirror": {"rule": "exact_probing"},
+    "normalised mirror, white noise": {"rule": "white_noise_mirror"},
+    "normalised mirror, error-correcting": {"rule": "error_correcting_mirror"},
     "weight mirror, reference": {
         "rule": "weight_mirror",
         "rule_options": {"amp": 1e-3, "decay": 2e-3, **_REFERENCE},
@@ -85,24 +82,24 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
-def _mirror(**options: Any) -> dict[str, Any]:
-    return {"rule": "normalised_mirror", "rule_options": options}
+def _arm(rule: str, **options: Any) -> dict[str, Any]:
+    return {"rule": rule, "rule_options": options}
 
 
-# For the defaults of each form of the normalised mirror.
+# For the defaults of the mirrors on noise and of exact probing.
 CANDIDATES: dict[str, dict[str, Any]] = {
     "backprop": {"rule": "backprop"},
-    "impulses, rate 1, 1 row": _mirror(rate=1.0, rows_per_input=1.0),
-    "impulses, rate 1, 2 rows": _mirror(rate=1.0, rows_per_input=2.0),
-    "impulses, rate 1, 4 rows": _mirror(rate=1.0, rows_per_input=4.0),
-    "impulses, rate 0.3, 1 row": _mirror(rate=0.3, rows_per_input=1.0),
-    "white noise, rate 0.05, 8 rows": _mirror(noise="normal", rate=0.05, rows_per_input=8.0),
-    "white noise, rate 0.1, 2 rows": _mirror(noise="normal", rate=0.1, rows_per_input=2.0),
-    "white noise, rate 0.1, 8 rows": _mirror(noise="normal", rate=0.1, rows_per_input=8.0),
-    "white noise, rate 0.2, 8 rows": _mirror(noise="normal", rate=0.2, rows_per_input=8.0),
-    "error-correcting, rate 0.1, 1 row": _mirror(error_correcting=True, rate=0.1, rows_per_input=1.0),
-    "error-correcting, rate 0.3, 1 row": _mirror(error_correcting=True, rate=0.3, rows_per_input=1.0),
-    "error-correcting, rate 0.3, 4 rows": _mirror(error_correcting=True, rate=0.3, rows_per_input=4.0),
+    "impulses, rate 1, 1 row": _arm("exact_probing", rate=1.0, rows_per_input=1.0),
+    "impulses, rate 1, 2 rows": _arm("exact_probing", rate=1.0, rows_per_input=2.0),
+    "impulses, rate 1, 4 rows": _arm("exact_probing", rate=1.0, rows_per_input=4.0),
+    "impulses, rate 0.3, 1 row": _arm("exact_probing", rate=0.3, rows_per_input=1.0),
+    "white noise, rate 0.05, 8 rows": _arm("white_noise_mirror", rate=0.05, rows_per_input=8.0),
+    "white noise, rate 0.1, 2 rows": _arm("white_noise_mirror", rate=0.1, rows_per_input=2.0),
+    "white noise, rate 0.1, 8 rows": _arm("white_noise_mirror", rate=0.1, rows_per_input=8.0),
+    "white noise, rate 0.2, 8 rows": _arm("white_noise_mirror", rate=0.2, rows_per_input=8.0),
+    "error-correcting, rate 0.1, 1 row": _arm("error_correcting_mirror", rate=0.1, rows_per_input=1.0),
+    "error-correcting, rate 0.3, 1 row": _arm("error_correcting_mirror", rate=0.3, rows_per_input=1.0),
+    "error-correcting, rate 0.3, 4 rows": _arm("error_correcting_mirror", rate=0.3, rows_per_input=4.0),
 }
 
 

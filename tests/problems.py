@@ -112,6 +112,18 @@ PROBLEMS: dict[str, Problem] = {
     "conv2d of an empty batch": Problem(_conv(2, 2, 3, 3, padding=1), (0, 2, 5, 5)),
     "conv3d": Problem(_conv(3, 2, 3, 2, stride=(1, 2, 1)), (2, 2, 3, 4, 3)),
 }
+# Every option of a convolution's border, for rules on noise of their own.
+BORDERS: dict[str, Problem] = {
+    "stride 2, border 2": Problem(_conv(2, 2, 3, 5, stride=2, padding=2), (2, 2, 7, 6)),
+    "stride 3, dilation 2": Problem(_conv(2, 2, 3, 3, stride=3, dilation=2, padding=1), (2, 2, 9, 8)),
+    "wide border": Problem(_conv(2, 2, 3, 3, padding=(2, 3)), (2, 2, 4, 3)),
+    "map smaller than the kernel": Problem(_conv(2, 2, 3, 3, padding=1), (2, 2, 1, 2)),
+    "same, dilated": Problem(_conv(2, 2, 3, (4, 3), padding="same", dilation=(1, 2)), (2, 2, 5, 6)),
+    "reflect": Problem(_conv(2, 2, 3, 3, padding=1, padding_mode="reflect"), (2, 2, 4, 5)),
+    "replicate, strided": Problem(_conv(2, 2, 3, 3, padding=1, stride=2, padding_mode="replicate"), (2, 2, 5, 5)),
+    "circular 1d in groups": Problem(_conv(1, 4, 4, 3, padding=1, groups=2, padding_mode="circular"), (2, 4, 5)),
+    "zeros 3d": Problem(_conv(3, 1, 2, 3, padding=1), (1, 1, 2, 3, 3)),
+}
 
 
 def small_network(rule: Any, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.nn.Module:

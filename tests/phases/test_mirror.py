@@ -12,10 +12,10 @@ from torch import Tensor
 
 import backroads as br
 from backroads.errors import ConfigError, ConversionError, RuleError, UsageError
-from backroads.feedback.rules import normalised_mirror
+from backroads.feedback.rules import error_correcting_mirror, white_noise_mirror
 from backroads.phases import PHASES, Phase, Taught, get_phase, register_phase
 
-CORRECTING = normalised_mirror(error_correcting=True)
+CORRECTING = error_correcting_mirror()
 
 
 def agree(actual: Any, expected: Any, tolerance: float = 1e-10) -> None:
@@ -28,17 +28,14 @@ def unit_vectors(noise: br.WhiteNoise, x: Tensor, images: int | None = None, gen
     return noise.std * n**0.5 * torch.eye(n, dtype=x.dtype).view(n, *x.shape[1:])
 
 
-@pytest.mark.parametrize("correcting", [False, True])
+@pytest.mark.parametrize("make", [white_noise_mirror, error_correcting_mirror])
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_on_average_a_step_goes_its_rate_of_the_way(
-    problem: str, correcting: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_average_a_step_goes_its_rate_of_the_way(problem: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of a convolution's weights that only ever meet padding: a phase needs no image and has no border."""
     monkeypatch.setattr(br.WhiteNoise, "sample", unit_vectors)
     layer = PROBLEMS[problem].layer("feedback_alignment")
     W, B = layer.weight.detach().clone(), layer.backward_weight.detach().clone()
-    rule = normalised_mirror(0.5, noise="normal", error_correcting=correcting)
-    br.mirror(layer, rule=rule, steps=3, rate=0.4)
+    br.mirror(layer, rule=make(0.5), steps=3, rate=0.4)
     agree(layer.backward_weight, W + (1 - 0.2) ** 3 * (B - W))
 
 
@@ -74,7 +71,7 @@ def test_the_error_correcting_form_brings_b_to_w_and_white_noise_into_its_own() 
     br.mirror(net, rule=CORRECTING, steps=100, seed=0)
     assert max(br.metrics.weight_angles(net).values()) < 1e-3
     net = small_network("feedback_alignment")
-    br.mirror(net, rule=normalised_mirror(noise="normal"), steps=100, seed=0)
+    br.mirror(net, rule=white_noise_mirror(), steps=100, seed=0)
     assert 0.5 < max(br.metrics.weight_angles(net).values()) < 10
 
 

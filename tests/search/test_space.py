@@ -73,7 +73,8 @@ def test_what_makes_no_difference_does_not_vary() -> None:
     assert spaces["none"] == forward
     assert spaces["decay+self"] == forward | {"decay", "self", "backward_rate", "backward_optimizer"}
     assert {"amp", "reduction", "center_input", "every", "noise"} <= spaces["amp"]
-    assert spaces["normalised_mirror"] == forward | {"backward_rate", "backward_optimizer"}
+    for name in ("white_noise_mirror", "error_correcting_mirror", "exact_probing"):
+        assert spaces[name] == forward | {"backward_rate", "backward_optimizer"}
     assert spaces["backprop"] == spaces["kolen_pollack"] == spaces["feedback_alignment"] == forward
 
 

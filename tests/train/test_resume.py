@@ -122,9 +122,9 @@ DRAWING: dict[str, dict[str, Any]] = {
         "rule_options": {"view": {"noise_std": 0.1, "keep_probability": 0.7, "delay_steps": 3}},
         "update_noise": 0.01,
     },
-    "the normalised mirror": {
-        "rule": "normalised_mirror",
-        "rule_options": {"error_correcting": True, "every": 2},
+    "mirrors": {
+        "rule": "error_correcting_mirror",
+        "rule_options": {"every": 2},
         "mirror_steps": 3,
         "mirror_options": {"rows_per_input": 2.0},
         "update_noise": 0.01,
@@ -135,7 +135,7 @@ DRAWING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "world"), [("a view of W", 1), ("the normalised mirror", 2)])
+@pytest.mark.parametrize(("name", "world"), [("a view of W", 1), ("mirrors", 2)])
 def test_noise_and_what_is_late_go_on_after_a_kill(tmp_path: Path, name: str, world: int) -> None:
     settings = {**SETTINGS, "backward_momentum": None, **DRAWING[name], "epochs": 3, "checkpoint_every": 5}
     whole, broken = tmp_path / "whole", tmp_path / "broken"

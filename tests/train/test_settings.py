@@ -8,7 +8,7 @@ import pytest
 import tomli_w
 
 from backroads.errors import ConfigError, RuleError
-from backroads.feedback.rules import WeightEstimate, normalised_mirror, symmetric_alignment
+from backroads.feedback.rules import WeightEstimate, exact_probing, symmetric_alignment
 from backroads.phases import NoisePhase
 from backroads.runs.groups import flags
 from backroads.runs.settings import check_resume, read_settings, recipes
@@ -33,14 +33,14 @@ def test_noise_phases_and_estimates_are_settings_too(tmp_path: Path) -> None:
             "update_noise_on": "backward",
             "update_noise_distribution": "uniform",
             "mirror_steps": 2,
-            "mirror_options": {"error_correcting": "true", "images": "4"},
+            "mirror_options": {"rate": "0.5", "images": "4"},
         }
     )
     assert config.rule.options == {"view": {"bits": 3, "keep_probability": 0.5, "sparse_in": "steps"}}
     assert rules_of(config) == symmetric_alignment(
         1.0, 1.0, view=WeightEstimate(keep_probability=0.5, bits=3, sparse_in="steps")
     )
-    assert phase_of(config) == NoisePhase(steps=2, rule=normalised_mirror(error_correcting=True, images=4))
+    assert phase_of(config) == NoisePhase(steps=2, rule=exact_probing(0.5, images=4))
     path = tmp_path / "run.toml"
     path.write_text(tomli_w.dumps(config.as_toml()))
     assert resolve(read_settings(str(path))) == config

@@ -117,7 +117,7 @@ def _taught(model: torch.nn.Module, rule: FeedbackRule | None) -> list[tuple[str
     # The phase runs the loss R of a sum of primitives; a rule of another kind has none to run on noise.
     if rule is not None and not (isinstance(rule, Alignment) and rule.drive.of_own_size):
         raise RuleError(
-            "mirror: expected an Alignment on a drive of its own size, such as br.rules.normalised_mirror() or one "
+            "mirror: expected an Alignment on a drive of its own size, such as br.rules.white_noise_mirror() or one "
             f"with drive=br.WhiteNoise(images=512), got {rule!r}"
         )
     if rule is not None and (not rule.closed_form or rule.update_forward or rule.tie_grad):

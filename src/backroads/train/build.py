@@ -48,7 +48,7 @@ def phase_of(config: TrainSettings) -> NoisePhase | None:
     if settings.mirror_rows:
         return NoisePhase(settings.mirror_rows)
     if settings.mirror_steps:
-        rule: Any = get_rule("normalised_mirror", **settings.mirror_options)
+        rule: Any = get_rule("exact_probing", **settings.mirror_options)
         return NoisePhase(rule=rule, steps=settings.mirror_steps)
     return None
 

@@ -164,7 +164,7 @@ class Backward(Group):
     """Learning rate of B at its highest, unless B follows the settings of W."""
     momentum: Annotated[float | None, Field(ge=0, lt=1)] = None
     """Momentum of B, unless B follows the settings of W; by default what suits the rule: 0.7 for activation
-    alignment, W's for symmetric alignment, 0.5 for the normalised mirror on impulses, else 0."""
+    alignment, W's for symmetric alignment, 0.5 for exact probing and the error-correcting mirror, else 0."""
     schedule: ScheduleName | Literal["same"] = "same"
     """How the rate of B falls; 'same' is as for W, but without warm-up."""
     delay_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -175,7 +175,7 @@ class Backward(Group):
     """Rows of white noise for each input of a neuron in a mirror phase, which brings B to W; 131 give 5 degrees, 0 is
     no such phase."""
     mirror_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps of a mirror phase under the rule normalised_mirror, in place of mirror_rows."""
+    """Steps of a mirror phase under the rule exact_probing, in place of mirror_rows."""
     mirror_options: dict[str, Any] = Field(default={})
     """Options of that rule, as in --mirror-options.rate 0.1."""
     mirror_every: Annotated[int | None, Field(ge=0)] = None

@@ -189,7 +189,7 @@ def test_a_spectrum_has_its_mean_and_its_condition() -> None:
     assert spectrum(3, 1.5, 1.0) == [1.5, 1.5, 1.5]
 
 
-# --- the normalised mirror ---
+# --- the white-noise mirror ---
 
 
 def test_the_noise_floor_is_what_a_simulation_leaves() -> None:

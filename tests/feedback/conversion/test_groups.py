@@ -116,9 +116,9 @@ def test_under_adamw_symmetric_alignment_takes_the_steps_of_sgd() -> None:
         ("error_broadcast", 0.0),
         # An entry that gets no impulse any more goes m + m^2 + ... = m / (1 - m) times its last step further, which
         # ends at W and not past it up to m = 1/2.
-        ("normalised_mirror", 0.5),
-        (br.rules.normalised_mirror(error_correcting=True), 0.5),
-        (br.rules.normalised_mirror(noise="normal"), 0.0),  # momentum would add up the noise of the estimate
+        ("exact_probing", 0.5),
+        ("error_correcting_mirror", 0.5),
+        ("white_noise_mirror", 0.0),  # momentum would add up the noise of the estimate
     ],
 )
 def test_momentum_of_b_is_what_its_rule_stands(rule: str | br.FeedbackRule, momentum: float) -> None:

@@ -29,7 +29,7 @@ from backroads.feedback.functional import (
 
 PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")
 # "projected_step" and "per_tap_mean" are not for all primitives: they are in the table of rules, and their meaning in
-# tests/rules/test_fixed_points.py and tests/rules/test_normalised_mirror.py.
+# tests/rules/test_fixed_points.py and tests/rules/test_mirrors.py.
 REDUCTIONS = ("sum", "overlap", "mean", "unit_power")
 LINEAR = LinearMap()
 

@@ -21,9 +21,9 @@ WORLD, ROWS = 2, 8
 # Each process has noise, or an estimate, of its own.
 NOISY = {
     "weight_mirror, noise": br.rules.weight_mirror(drive=br.WhiteNoise(std=1.0)),
-    "normalised mirror, noise": br.rules.normalised_mirror(noise="normal", images=3),
-    "normalised mirror, error-correcting": br.rules.normalised_mirror(error_correcting=True),
-    "normalised mirror, impulses": br.rules.normalised_mirror(images=1),
+    "white-noise mirror": br.rules.white_noise_mirror(images=3),
+    "error-correcting mirror": br.rules.error_correcting_mirror(),
+    "exact probing": br.rules.exact_probing(images=1),
     "symmetric alignment, estimated": br.rules.symmetric_alignment(
         view=br.WeightEstimate(noise_std=0.1, keep_probability=0.5)
     ),

@@ -28,9 +28,9 @@ DIRECT = "direct_feedback_alignment"
 NOISY = {
     "weight_mirror, noise": br.rules.weight_mirror(drive=br.WhiteNoise(std=1.0)),
     "all five, on a part": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, cadence=br.Cadence(fraction=0.5)),
-    "normalised mirror, noise": br.rules.normalised_mirror(noise="normal"),
-    "normalised mirror, error-correcting": br.rules.normalised_mirror(images=3, error_correcting=True),
-    "normalised mirror, impulses": br.rules.normalised_mirror(),
+    "white-noise mirror": br.rules.white_noise_mirror(),
+    "error-correcting mirror": br.rules.error_correcting_mirror(images=3),
+    "exact probing": br.rules.exact_probing(),
     "an estimate, sparse and noisy": br.rules.symmetric_alignment(
         view=br.WeightEstimate(noise_std=0.1, keep_probability=0.5, bits=4)
     ),

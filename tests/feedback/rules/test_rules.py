@@ -27,7 +27,9 @@ NAMES = {
     "kolen_pollack",
     "mirrored_kolen_pollack",
     "weight_mirror",
-    "normalised_mirror",
+    "white_noise_mirror",
+    "error_correcting_mirror",
+    "exact_probing",
     "information_alignment",
     "symmetric_alignment",
     "activation_alignment",
@@ -254,7 +256,9 @@ CHOSEN: dict[str, dict[str, float]] = {
     "information_alignment": {"amp": 0.001, "null": 0.001, "decay": 0.001},
     "symmetric_alignment": {"decay": 1.0, "self_": 1.0},
     "activation_alignment": {"amp": 0.5, "sparse": 0.5},
-    "normalised_mirror": {"amp": 1.0, "sparse": 1.0},  # on impulses, the whole way in a step
+    "white_noise_mirror": {"decay": 0.1, "amp": 0.1},
+    "error_correcting_mirror": {"amp": 0.3, "sparse": 0.3},
+    "exact_probing": {"amp": 1.0, "sparse": 1.0},  # the whole way in a step
 }
 
 

@@ -141,7 +141,7 @@ def held(rule: Alignment, W: Tensor, C: Tensor) -> Held:
 
 
 def noise_floor(rate: float, rows: int, inputs: int) -> float:
-    """Relative noise |B - W| / |W| that the normalised mirror keeps while W does not move, as a root mean square.
+    """Relative noise |B - W| / |W| that the white-noise mirror keeps while W does not move, as a root mean square.
 
     ``B <- B + rate (M[y xi^T] / s^2 - B)`` forgets its start at (1 - rate) a step; the noise of the estimate is left.
     With white normal noise, M over n rows, an entry of ``M[y xi^T] / s^2`` has variance ``(|w_o|^2 + w_oi^2) / n``, of

@@ -74,7 +74,7 @@ def theory(config: TheoryConfig, report: Report = lambda what, done, total: None
         held=_held(rule, W, C),
         plane=_plane(rule, config.power),
         diagram=_diagram(config, rule_at, strengths, W, B, C, report),
-        mirror=normalised_mirror(W, C, config.seed),
+        mirror=white_noise_mirror(W, C, config.seed),
         network=_network(config, rule_at, report) if config.network else None,
     )
 
@@ -148,7 +148,7 @@ def _diagram(
     )
 
 
-def normalised_mirror(W: Tensor, C: Tensor, seed: int) -> results.NoiseMirror:
+def white_noise_mirror(W: Tensor, C: Tensor, seed: int) -> results.NoiseMirror:
     """``B <- B + rate (M[y xi^T] / s^2 - B)`` beside the mirror on activity, W held: gain and angle against steps.
 
     Both have decay = amp = rate. The mirror on activity goes to W C; that on noise of known power goes to W.

@@ -27,16 +27,18 @@ from backroads.feedback.rules.direct_feedback_alignment import DirectFeedback, d
 from backroads.feedback.rules.direct_kolen_pollack import direct_kolen_pollack
 from backroads.feedback.rules.direct_random_target_projection import direct_random_target_projection
 from backroads.feedback.rules.error_broadcast import error_broadcast
+from backroads.feedback.rules.error_correcting_mirror import error_correcting_mirror
+from backroads.feedback.rules.exact_probing import exact_probing
 from backroads.feedback.rules.feedback_alignment import feedback_alignment
 from backroads.feedback.rules.information_alignment import information_alignment
 from backroads.feedback.rules.kolen_pollack import kolen_pollack
 from backroads.feedback.rules.mirrored_kolen_pollack import MirroredKolenPollack, mirrored_kolen_pollack
-from backroads.feedback.rules.normalised_mirror import normalised_mirror
 from backroads.feedback.rules.product_feedback_alignment import product_feedback_alignment
 from backroads.feedback.rules.sign_symmetry import SignSymmetry, sign_symmetry
 from backroads.feedback.rules.symmetric_alignment import symmetric_alignment
 from backroads.feedback.rules.view import WeightEstimate
 from backroads.feedback.rules.weight_mirror import weight_mirror
+from backroads.feedback.rules.white_noise_mirror import white_noise_mirror
 from backroads.registry import Registry
 
 _RULES: Registry[Callable[..., FeedbackRule]] = Registry("rule", RuleError)
@@ -47,7 +49,9 @@ for _rule in (
     kolen_pollack,
     mirrored_kolen_pollack,
     weight_mirror,
-    normalised_mirror,
+    white_noise_mirror,
+    error_correcting_mirror,
+    exact_probing,
     information_alignment,
     symmetric_alignment,
     activation_alignment,
@@ -221,6 +225,8 @@ __all__ = [
     "direct_kolen_pollack",
     "direct_random_target_projection",
     "error_broadcast",
+    "error_correcting_mirror",
+    "exact_probing",
     "feedback_alignment",
     "from_dict",
     "from_json",
@@ -230,7 +236,6 @@ __all__ = [
     "kolen_pollack",
     "list_rules",
     "mirrored_kolen_pollack",
-    "normalised_mirror",
     "product_feedback_alignment",
     "register_rule",
     "sign_symmetry",
@@ -238,4 +243,5 @@ __all__ = [
     "to_json",
     "to_toml",
     "weight_mirror",
+    "white_noise_mirror",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backroads.errors import RuleError
 from backroads.feedback.checks import check_flag, check_number, chosen
-from backroads.feedback.drive import Activity, Drive, Impulses
+from backroads.feedback.drive import Activity, Drive
 from backroads.feedback.drive.base import Activities
 from backroads.feedback.operators import Operator
 from backroads.feedback.primitives import PRIMITIVES, Operations, WeightedSum, forward_gradient
@@ -235,8 +235,7 @@ class Alignment(WeightedSum, FeedbackRule):
             return frozenset()
         rates = {"backward_rate", "backward_optimizer"}
         if self.reduction == "per_tap_mean":  # on noise: the coefficients belong together, and a rate is what is left
-            # A step on impulses goes the whole way: times k it would go past.
-            return frozenset(rates if isinstance(self.drive, Impulses) else rates | {"every"})
+            return frozenset(rates)
         found = rates | {name for name, c in self.coefficients.items() if c}
         if self.reads_activities:
             switches = {f.name for f in dataclasses.fields(Operations) if f.name not in ON_ACTIVATION}
