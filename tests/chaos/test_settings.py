@@ -42,6 +42,7 @@ NAMES: dict[str, list[str]] = {
 }
 # What would cost hours or gigabytes, or is the case's own.
 LEFT = {"out", "data", "task", "root", "download", "config", "resume", "tensorboard", "workers", "compile"}
+LEFT |= {"inputs", "outputs", "network_points", "simulated", "network_steps"}  # of theory
 SMALL: dict[str, tuple[type[Any], str]] = {
     "train": (TrainSettings, f"{TINY} --max-steps 2"),
     "compare": (
@@ -145,7 +146,7 @@ def test_random_settings_end_well_or_with_a_message(
         words = [*verb.split(), *words_of(draw, verb), "--out", "run"]
         if verb in ("train", "compare"):
             words += ["--data", f"npz:{images}"]
-        ended = call(*words, seconds=40)
+        ended = call(*words, seconds=150)
         problem = ended.problem or consistent(ended, tmp_path / "run")
         if os.path.exists(MARKER):
             problem = "something was executed"

@@ -68,6 +68,7 @@ def test_the_gap_of_a_comparison_is_accuracy_less_the_baselines_of_the_same_seed
     ("words", "message"),
     [
         (["compare", "--epoch", "3"], "Did you mean --epochs?"),
+        (["train", "--drop-epochs", "[]", "1"], 'Invalid value for --drop-epochs: unable to convert "[]" into float.'),
         (["comare"], 'Did you mean "compare"?'),
         (["compare", "--epochs", "0"], "epochs: expected greater than or equal to 1, got 0"),
         (["compare", "--rules", "feedback_alignmnt"], "Did you mean 'feedback_alignment'?"),

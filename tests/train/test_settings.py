@@ -11,7 +11,7 @@ from backroads.errors import ConfigError, RuleError
 from backroads.feedback.rules import WeightEstimate, exact_probing, symmetric_alignment
 from backroads.phases import NoisePhase
 from backroads.runs.groups import flags
-from backroads.runs.settings import check_resume, read_settings, recipes
+from backroads.runs.settings import check_resume, parse, read_settings, recipes
 from backroads.train.build import phase_of, rules_of
 from backroads.train.settings import GROWING, HARMLESS, TrainSettings, resolve
 
@@ -47,6 +47,12 @@ def test_noise_phases_and_estimates_are_settings_too(tmp_path: Path) -> None:
     assert phase_of(resolve({})) is None
     with pytest.raises(RuleError, match="does not take these options"):
         phase_of(resolve({"mirror_steps": 1, "mirror_options": {"amp": 1}}))
+
+
+@pytest.mark.parametrize("text", ["null", "[1, null]", '{"a": {"b": null}}', "[" * 100_000, "1" * 5_000, "a", ""])
+def test_what_spells_no_value_stays_text_which_toml_can_write(text: str) -> None:
+    assert parse({"a": [text], "b": text}) == {"a": [text], "b": text}
+    tomli_w.dumps(resolve({"rule_options": {"decay": text}}).as_toml())
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,10 @@ app = cyclopts.App(
     version=__version__,
     suppress_keyboard_interrupt=False,  # main says what is left
     help_format="plaintext",  # the other formats take a tenth of a second to import
-    default_parameter=cyclopts.Parameter(consume_multiple=True, negative_iterable=(), negative_none=()),
+    # A list is several words; cyclopts fails an assertion where one of them is a list as JSON, so none is read as such.
+    default_parameter=cyclopts.Parameter(
+        consume_multiple=True, negative_iterable=(), negative_none=(), json_list=False
+    ),
 )
 # Imported when they are called: a command's help waits for nobody else's settings.
 for _name, _place, _help in (

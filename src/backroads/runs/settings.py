@@ -23,7 +23,10 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def parse(value: Any) -> Any:
-    """A flag's text as the number or truth value it spells, within tables and lists too; other values as they are."""
+    """A flag's text as the number or truth value it spells, within tables and lists too; other values as they are.
+
+    A text that spells null, alone or in a list or table, stays a text: no setting is null, and TOML has none.
+    """
     if isinstance(value, dict):
         return {key: parse(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -31,9 +34,15 @@ def parse(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, brackets within brackets
+        found = json.loads(value)
+    except (ValueError, RecursionError):  # no JSON, or more digits or brackets than Python reads
         return value
+    return value if _has_null(found) else found
+
+
+def _has_null(found: Any) -> bool:
+    inner = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+    return found is None or any(map(_has_null, inner))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
