@@ -41,6 +41,8 @@ class Ended:
             return "a traceback"
         if self.status not in (0, 1, 2):
             return f"status {self.status}"
+        if "--debug" in self.err:
+            return "an error that nobody foresaw"
         said = self.err + self.out
         if self.status and not any(word in said for word in ("backroads: ", "diverged", "stopped: ")):
             return f"status {self.status} without a message"

@@ -119,10 +119,11 @@ def test_the_written_out_gradient_is_autograds(labels: bool) -> None:
         torch.testing.assert_close(weights[name][0], expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("rule", ["oja", "hebb"])
-def test_a_step_is_the_rule_written_for_one_synapse(rule: Any) -> None:
+def test_a_step_is_the_rule_written_for_one_synapse(rule: Any, reduction: Any) -> None:
     meta, (x, y) = network(), stream(lifetimes=1, steps=1)
-    weights, outputs = lifetime(meta, Stream(x, y), LocalRule(rule=rule, signal="error"))
+    weights, outputs = lifetime(meta, Stream(x, y), LocalRule(rule=rule, signal="error", reduction=reduction))
     with torch.no_grad():
         a = [x[0, 0]]
         for layer in range(3):
@@ -140,7 +141,7 @@ def test_a_step_is_the_rule_written_for_one_synapse(rule: Any) -> None:
                         q[m, i] * (a[layer][m, j] - (q[m, i] * meta[f"W{layer}"][i, j] if rule == "oja" else 0))
                         for m in range(3)
                     )
-                    expected[i, j] += meta[f"p{layer}"][i, j] * D
+                    expected[i, j] += meta[f"p{layer}"][i, j] * (D / 3 if reduction == "mean" else D)
             torch.testing.assert_close(weights[f"W{layer}"][0], expected, rtol=1e-12, atol=1e-14)
 
 
