@@ -65,9 +65,9 @@ RULES: dict[str, dict[str, Any]] = {
     "mirrored Kolen-Pollack": {"rule": "mirrored_kolen_pollack"},
     "one phase, then Kolen-Pollack": {"rule": "kolen_pollack", "mirror_rows": 131.0},
     "Kolen-Pollack": {"rule": "kolen_pollack"},
-    "normalised mirror": {"rule": "exact_probing"},
-    "normalised mirror, white noise": {"rule": "white_noise_mirror"},
-    "normalised mirror, error-correcting": {"rule": "error_correcting_mirror"},
+    "white-noise mirror": {"rule": "white_noise_mirror"},
+    "error-correcting mirror": {"rule": "error_correcting_mirror"},
+    "exact probing": {"rule": "exact_probing"},  # reads W entry by entry: an upper bound
     "weight mirror, reference": {
         "rule": "weight_mirror",
         "rule_options": {"amp": 1e-3, "decay": 2e-3, **_REFERENCE},
@@ -122,7 +122,8 @@ def table(results: dict[str, Any]) -> str:
             for row in rows
         ]
         return markdown(head, cells)
-    shown = [rule for rule in RULES if any(row["rule"] == rule for row in rows)]
+    present = list(dict.fromkeys(row["rule"] for row in rows))
+    shown = [rule for rule in RULES if rule in present] + [rule for rule in present if rule not in RULES]
     found = {(row["network"], row["rule"]): row for row in rows}
     cells = [[name, *(_cell(found.get((network, rule))) for rule in shown)] for network, name in names.items()]
     return markdown(["network", *shown], cells)

@@ -17,8 +17,8 @@ from local_rules import RULES as LOCAL_RULES
 RULES: dict[str, dict[str, Any]] = {
     **{name: LOCAL_RULES[name] for name in ("backprop", "symmetric alignment")},
     "activation alignment": {"rule": "activation_alignment"},
-    "Kolen-Pollack": {"rule": "kolen_pollack"},
-    **{name: settings for name, settings in LOCAL_RULES.items() if name.startswith("normalised mirror")},
+    **{name: LOCAL_RULES[name] for name in ("Kolen-Pollack", "one phase, then Kolen-Pollack")},
+    **{name: settings for name, settings in LOCAL_RULES.items() if "mirror" in name and "weight" not in name},
 }
 VARIANCES = [0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
 
