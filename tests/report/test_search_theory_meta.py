@@ -16,7 +16,7 @@ from backroads.report import write_report
 from backroads.report.read import read_record
 from backroads.report.search import PRIMITIVES, effects
 from backroads.report.theory import agreement
-from backroads.runs.results import NetworkDiagram, Outcome
+from backroads.runs.results import NetworkDiagram, Outcome, Transfer, TransferCell, TransferRow
 from backroads.runs.schema import Lifetimes, MetaResults, Resumed, Step, Stopped
 
 # --- Search ----------------------------------------------------------------------------------------------------------
@@ -89,6 +89,35 @@ def test_effects_of_primitives_are_means_over_the_others() -> None:
     del scores[frozenset()]
     assert effects({frozenset(): 0.5}) == {}
     assert effects(scores)[2, 2] == pytest.approx(0.03)  # pairs without an accuracy are left out
+
+
+def test_effects_where_seeds_diverged_are_of_medians_and_leave_out_what_mostly_diverged(tmp_path: Path) -> None:
+    folder = search()
+    accuracies = {
+        "none": (0.90, None, 0.92),  # a seed that diverged counts as 0: the median is 0.90
+        "decay": (0.95, 0.97, 0.96),
+        "amp": (None, 0.99, None),  # most diverged: no accuracy
+        "decay+amp": (0.80, 0.80, 0.80),
+    }
+    promotion = folder.beside["promote.json"]
+    rows = tuple(dataclasses.replace(row, accuracies=accuracies[row.group]) for row in promotion.rows)
+    folder.beside["promote.json"] = dataclasses.replace(promotion, rows=rows)
+    effect = table(section(page_of(folder, tmp_path), "together"))
+    assert effect["decay"][0] == "+6.0"  # 0.96 - 0.90; with amp there is nothing to compare it with
+    assert effect["amp"][:2] == ["−10.0", "−16.0"]  # 0.80 - 0.90 with decay too; 0.80 - 0.96
+
+
+def test_points_lost_in_transfer_have_their_sign(tmp_path: Path) -> None:
+    """Backprop: 90 % at home, 95 % there. The rule: 80 % and 60 %: gaps of 10 and 35 points, so 25 are lost."""
+
+    def cells(home: float, there: float, lost: float) -> dict[str, TransferCell]:
+        return {"home": TransferCell((home,), home, None, 0.0), "there": TransferCell((there,), there, None, lost)}
+
+    folder = search()
+    rows = (TransferRow("backprop", cells(0.9, 0.95, 0.0)), TransferRow("decay", cells(0.8, 0.6, 0.25)))
+    folder.beside["transfer.json"] = Transfer(("home", "there"), rows)
+    page = page_of(folder, tmp_path)
+    assert table(section(page, "transfer")) == {"backprop": ["90.0", "95.0"], "decay": ["80.0", "60.0 +25.0"]}
 
 
 # --- Theory ----------------------------------------------------------------------------------------------------------

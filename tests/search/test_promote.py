@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from backroads.cli import main
 from backroads.search import promote as module
 from backroads.search.promote import fresh_seeds, promote, transfer
-from backroads.search.run import client_at
+from backroads.search.run import client_at, prepare, study_in
 from backroads.search.settings import resolve
 from backroads.search.study import StudyClient
 
@@ -60,3 +61,16 @@ def test_what_is_lost_in_transfer_is_the_gap_there_less_the_gap_at_home(client: 
     found = transfer(client, tmp_path, models=["mlp"], top=2, seeds=1, log=lambda line: None)
     lost = {row.group: row.models["mlp"].lost for row in found.rows}
     assert lost == {A: pytest.approx(0), B: pytest.approx((0.95 - 0.6) - (0.9 - 0.8))}
+
+
+def test_the_command_prints_the_points_lost_with_their_sign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Gaps to backprop: 10 points at home, 35 there."""
+    prepare(CONFIG, tmp_path / "study")
+    with study_in(tmp_path / "study") as client:
+        for group in (A, B):
+            client.run_trial(group, lambda trial, record, params: 0.5)
+    with pytest.raises(SystemExit) as left:
+        main(["transfer", str(tmp_path / "study"), "--models", "mlp", "--seeds", "1"])
+    assert left.value.code == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith((A, B))]
+    assert rows == [[A, "90.0", "95.0"], [B, "80.0", "(+0.0)", "60.0", "(+25.0)"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import statistics
 import threading
 import warnings
@@ -15,13 +16,24 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import StorageInternalError
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState, create_trial
 
 from backroads.search import study as module
 from backroads.search.process import is_gone, process_id
-from backroads.search.record import ATTEMPT, DIVERGED, INTERRUPTED, SURPLUS, Record, TrialFailed, TrialReassignedError
+from backroads.search.record import (
+    ATTEMPT,
+    DIVERGED,
+    ERROR,
+    INTERRUPTED,
+    SURPLUS,
+    Record,
+    TrialFailed,
+    TrialReassignedError,
+)
 from backroads.search.run import client_at
 from backroads.search.settings import resolve
+from backroads.search.storage import experimental
 from backroads.search.study import StudyClient
 
 A, B = "backprop", "feedback_alignment"  # both vary the learning rate and nothing else
@@ -347,3 +359,47 @@ def test_what_the_attributes_of_a_lost_trial_say_is_not_taken_for_the_next_attem
     assert waiting.trial.user_attrs[ATTEMPT]["process"] == GONE
     assert waiting.process is None
     assert waiting.trial.state == TrialState.WAITING
+
+
+# -- the ledger: a trial whose worker was killed, and one that failed --------------------------------------------------
+
+
+def test_a_trial_of_a_killed_worker_is_taken_up_once_with_its_values_and_its_number(
+    url: str, client: StudyClient, other: StudyClient
+) -> None:
+    def die(*_: object) -> float:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    child = os.fork()
+    if child == 0:
+        with client_at(url, CONFIG) as own:
+            own.run_trial(A, die)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    freed = [*client.release(A), *other.release(A), *client.release(A)]
+    assert [record.trial.number for record in freed] == [0]
+    assert outcomes(client, A) == ["retried", "waiting"]
+    again = client.run_trial(A, ends(0.5))
+    assert (again.number, again.trial.number) == (0, 1)  # the same trial, its second attempt
+    assert again.trial.params == freed[0].trial.params
+    with experimental():
+        assert RetryHeartbeatStaleTrialCallback.retry_history(again.trial) == [0]
+    assert [record.number for record in client.records(A)] == [0, 0]
+    for _ in range(2):
+        client.run_trial(A, ends(0.5))
+    assert outcomes(client, A) == ["retried", "complete", "complete", "complete"]
+    assert [record.number for record in client.records(A)] == [0, 0, 2, 3]
+    assert client.next_group() == B
+
+
+def test_a_trial_that_failed_is_settled_and_is_not_run_again(client: StudyClient, other: StudyClient) -> None:
+    failed = client.run_trial(A, ends(TrialFailed(ERROR, "MemoryError")))
+    assert (failed.outcome, failed.reason) == (ERROR, "MemoryError")
+    assert client.release(A) == other.release(A, lambda record: True) == []
+    assert outcomes(other, A) == [ERROR]
+    for _ in range(2):
+        assert client.run_trial(A, ends(0.5)).trial.params != failed.trial.params
+    assert outcomes(other, A) == [ERROR, "complete", "complete"]
+    assert other.next_group() == B

@@ -13,9 +13,11 @@ import torch
 
 from backroads.data import Dataset
 from backroads.runs.runtime import Runtime
+from backroads.search import trial as module
 from backroads.search.record import DIVERGED, INTERRUPTED, TrialFailed
 from backroads.search.settings import resolve
 from backroads.search.trial import load_once, run_trial
+from backroads.train.arm import TrainingArm
 from backroads.train.settings import TrainSettings
 from backroads.train.settings import resolve as resolve_training
 from backroads.train.trainer import train
@@ -89,6 +91,39 @@ def test_what_was_cut_off_goes_on_from_its_checkpoint_to_the_same_end(dataset: D
     assert run_trial(CONFIG, dataset, RUNTIME, **hooks, folder=tmp_path / "0002", checkpoint_seconds=0) == whole
     assert told == [1, 2, 3]  # the pruner learns what came before, too
     assert steps == len(dataset.train) // CONFIG.run.batch_size
+
+
+def test_the_momentum_of_B_is_that_of_the_settings_and_is_taken_up_again(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the weights at the end: accuracies of a few hundred images may agree by chance."""
+    arms: list[TrainingArm] = []
+
+    class Noted(TrainingArm):
+        def __init__(self, *words: Any, **more: Any) -> None:
+            super().__init__(*words, **more)
+            arms.append(self)
+
+    monkeypatch.setattr(module, "TrainingArm", Noted)
+    config = resolve(SEARCH.as_toml(), {"backward_momentum": 0.75}).training(
+        rule="alignment", rule_options={"self": 0.1}
+    )
+    assert config.backward.momentum == 0.75
+    steps = iter(range(10**6))
+
+    def tired() -> bool:
+        return next(steps) > 2 * (len(dataset.train) // CONFIG.run.batch_size) + 3  # in the third epoch
+
+    run_trial(config, dataset, RUNTIME)
+    with pytest.raises(TrialFailed, match=INTERRUPTED):
+        run_trial(config, dataset, RUNTIME, stop=tired, folder=tmp_path / "0001", checkpoint_seconds=0)
+    run_trial(config, dataset, RUNTIME, folder=tmp_path / "0002", checkpoint_seconds=0)
+    whole, _, again = (arm.model.state_dict() for arm in arms)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    for arm in (arms[0], arms[2]):
+        backward = arm.stepper.optimizers.backward
+        assert backward is not None
+        assert {group["momentum"] for group in backward.param_groups} == {0.75}
 
 
 def test_a_checkpoint_of_other_settings_is_left_alone(dataset: Dataset, tmp_path: Path) -> None:
