@@ -46,6 +46,18 @@ NETWORKS = {
     "mlp-tanh": Network("mlp", {"hidden": [512, 512, 512], "activation": "tanh"}, epochs=10, recipe=PLAIN),
     "mlp-wide": Network("mlp", {"hidden": [1024, 1024, 1024]}, epochs=10, recipe=PLAIN),
     "resnet20": Network("resnet20", epochs=3),
+    "mlp, Adam": Network(
+        "mlp", {"hidden": [512, 512, 512]}, epochs=4, recipe={**PLAIN, "optimizer": "adam", "learning_rate": 5e-4}
+    ),
+    "mlp, AdamW": Network(
+        "mlp",
+        {"hidden": [512, 512, 512]},
+        epochs=4,
+        recipe={**PLAIN, "optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 0.05},
+    ),
+    "mlp, batch 1,024": Network(
+        "mlp", {"hidden": [512, 512, 512]}, epochs=10, recipe={**PLAIN, "batch_size": 1024, "learning_rate": 0.1}
+    ),
     "resnet8-wide": Network("resnet8", {"width": 32}, epochs=1),
     "resnet56": Network("resnet56", epochs=1),
     "vgg-wide": Network("vgg", {"width": 64}, epochs=1, recipe=PLAIN),
