@@ -265,7 +265,7 @@ def test_a_server_takes_it_and_no_statement_log_or_process_shows_it(
     own = {
         "space": {"rules": ["backprop"]},
         "search": {"trials": 1},
-        "study": {"name": str(len(secret)), "storage": url, "workers": 1},
+        "study": {"name": f"study-{ord(middle[0])}", "storage": url, "workers": 1},
         "run": {"epochs": 1, "batch_size": 512},
         "model": {"options": {"width": 2}},
     }
