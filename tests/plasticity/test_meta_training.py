@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from backroads.errors import ConfigError, StateError
 from backroads.plasticity.analysis import analyse, degrees, feedback_angles, interference
-from backroads.plasticity.evaluate import measure
+from backroads.plasticity.evaluate import Measured, measure
 from backroads.plasticity.lifetime import Stream, lifetime, loss_of, predict
 from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.rule import LocalRule
@@ -244,6 +245,14 @@ def test_lifetimes_start_as_the_settings_say(start: str) -> None:
         assert not weights["W0"].any()
     else:
         assert not torch.equal(weights["W2"][0], weights["W2"][1])
+
+
+def test_the_interval_over_lifetimes_is_that_of_a_sample() -> None:
+    """Of 1, 2 and 6, the mean is 3 and the sample variance (4 + 1 + 9) / 2 = 7; what is not finite counts as skipped."""
+    found = Measured([1.0, math.nan, 2.0, 6.0], [[3.0]], accuracy=False).summary(5)
+    assert (found.mean, found.skipped, found.lifetimes, found.step) == (3.0, 1, 4, 5)
+    assert found.interval_95 == pytest.approx(1.96 * math.sqrt(7 / 3))
+    assert Measured([1.0, math.inf], [[1.0]], accuracy=False).summary(0).interval_95 is None
 
 
 def test_the_course_of_a_lifetime_ends_in_its_score_and_is_the_same_in_any_batch() -> None:
