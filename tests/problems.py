@@ -17,6 +17,7 @@ from backroads.methods.feedback import Feedback
 from backroads.methods.forward_forward import ForwardForward
 from backroads.methods.local_errors import LocalErrors
 from backroads.methods.mono_forward import MonoForward
+from backroads.methods.predictive_coding import PredictiveCoding
 
 OUTPUTS = 3  # outputs of the networks below, for direct feedback
 
@@ -163,11 +164,14 @@ class MethodCase:
             it, of those with index 1, 4 and 7 (the activations); empty for methods in which later weights teach earlier
             layers.
         mean: whether the objective is a mean over examples, so that gradients of parts of a batch add up to the whole.
+        infers: whether the activities settle in steps before the weights learn. The layers after the last block then
+            learn from settled activities, not from those of the forward pass, and a step is not one compiled graph.
     """
 
     method: Method
     local: tuple[int, ...] = ()
     mean: bool = True
+    infers: bool = False
 
 
 # Every method with its defaults and variants that reach every branch. All tests of methods run over this table.
@@ -191,6 +195,9 @@ METHODS: dict[str, MethodCase] = {
     "forward_forward, pixels": MethodCase(ForwardForward(label="pixels", threshold=0.5), (1, 4, 7), mean=False),
     "forward_forward, decoupled": MethodCase(ForwardForward(decoupled=True), (1, 4, 7), mean=False),
     "forward_forward, hard": MethodCase(ForwardForward(negatives="hard"), mean=False),
+    "predictive_coding": MethodCase(PredictiveCoding(), infers=True),
+    "predictive_coding, squared": MethodCase(PredictiveCoding(output="squared"), infers=True),
+    "predictive_coding, fixed": MethodCase(PredictiveCoding("fixed", steps=2, rate=0.5), infers=True),
 }
 
 

@@ -130,6 +130,7 @@ def test_a_copy_of_a_prepared_model_trains_apart_from_it(method: Method) -> None
 
 @TABLE
 def test_update_angles_are_read_for_every_method(method: Method) -> None:
+    (case,) = (case for case in METHODS.values() if case.method is method)
     model, (x, y) = prepared(method), batch()
     found = br.metrics.readings(
         model,
@@ -139,7 +140,8 @@ def test_update_angles_are_read_for_every_method(method: Method) -> None:
     )["update_angle"]
     if predicts_by_its_forward_pass(method):
         assert list(found) == ["0", "2", "6", "8", ""]
-        assert found["8"] == pytest.approx(0, abs=1e-5)  # the last layer learns from the task's loss
+        if not case.infers:
+            assert found["8"] == pytest.approx(0, abs=1e-5)  # the last layer learns from the task's loss
     assert {"0", "2", "6", ""} <= found.keys() <= {"0", "2", "6", "8", ""}
     assert all(0 <= value <= 180 for value in found.values())
     assert all(p.grad is None for p in model.parameters())
@@ -268,7 +270,8 @@ def test_it_compiles(method: Method) -> None:
 
     torch.compiler.reset()  # of the cases before
     plain, compiled = Training(), Training()
-    run: Any = torch.compile(compiled, backend="eager", fullgraph=True)
+    (case,) = (case for case in METHODS.values() if case.method is method)
+    run: Any = torch.compile(compiled, backend="eager", fullgraph=not case.infers)
     x, y = batch()
     for training in (run, plain, run, plain):
         torch.manual_seed(0)

@@ -20,6 +20,7 @@ _METHODS.add("local_errors", "backroads.methods.local_errors:LocalErrors")
 _METHODS.add("layerwise", "backroads.methods.local_errors:layerwise")
 _METHODS.add("mono_forward", "backroads.methods.mono_forward:MonoForward")
 _METHODS.add("forward_forward", "backroads.methods.forward_forward:ForwardForward")
+_METHODS.add("predictive_coding", "backroads.methods.predictive_coding:PredictiveCoding")
 
 
 def register_method(name: str, make: Callable[..., Method] | str) -> None:

@@ -1,0 +1,227 @@
+"""Predictive coding: values settle between the predictions of the layer before and the errors of the layer after.
+
+Sources: J. C. R. Whittington, R. Bogacz, "An Approximation of the Error Backpropagation Algorithm in a Predictive
+Coding Network with Local Hebbian Synaptic Plasticity", Neural Computation 29(5), 2017; for the fixed predictions, B. Millidge,
+A. Tschantz, C. L. Buckley, "Predictive Coding Approximates Backprop along Arbitrary Computation Graphs", arXiv
+2006.04182, 2020.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from backroads.errors import ConfigError, nearest
+from backroads.methods.base import Loss
+from backroads.methods.blocks import Block, Blocks
+from backroads.methods.in_blocks import InBlocks
+from backroads.runs.arm import DivergedError
+
+SCHEDULES = ("energy", "fixed")
+OUTPUTS = ("task", "squared")
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictiveCoding(InBlocks):
+    """Let the values x of all blocks settle with input and target clamped, then teach each block to predict its value.
+
+    With f_l the block l, x_0 the input and C the cost of the output that the layers after the last block make of x_L,
+    the values start at the forward pass and descend on the energy of each example::
+
+        F   = C(x_L, y) + sum over l of 1/2 |x_l - f_l(x_(l-1))|^2
+        x_l <- x_l - rate dF/dx_l = x_l - rate (e_l - J_(l+1)^T e_(l+1)),   e_l = x_l - f_l(x_(l-1))
+
+    J is the derivative of f. The objective is the mean of F over the examples, with the values held. Its gradient in
+    the weights of a block is that of its own prediction error alone.
+
+    Attributes:
+        schedule: "energy": predictions and their derivatives are those of the present values, which descend on F.
+            "fixed": they stay those of the forward pass (the fixed prediction assumption); with rate 1 and as many
+            steps as blocks the gradients are those of backpropagation.
+        steps: of inference, 0 or more; at 0 only the layers after the last block learn.
+        rate: of inference, above 0; at most 1 with "fixed".
+        output: C; "task": the task's loss, such as cross-entropy. "squared": 1/2 |output - one-hot label|^2, as in the
+            first source.
+
+    The option ``blocks`` is that of :class:`backroads.methods.in_blocks.InBlocks`.
+
+    Raises:
+        ConfigError: for values out of range.
+    """
+
+    name: ClassVar[str] = "predictive_coding"
+    schedule: str = "energy"
+    steps: int = 20
+    rate: float = 0.1
+    output: str = "task"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, known in (("schedule", SCHEDULES), ("output", OUTPUTS)):
+            if (value := getattr(self, key)) not in known:
+                raise ConfigError(
+                    f"predictive_coding: {key}: expected one of {', '.join(known)}, got {value!r}."
+                    f"{nearest(str(value), known)}"
+                )
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 0:
+            raise ConfigError(f"predictive_coding: steps: expected a number of steps, 0 or more, got {self.steps!r}")
+        most = 1 if self.schedule == "fixed" else math.inf
+        if not 0 < self.rate <= most or self.rate == math.inf:
+            to = " to 1 with schedule='fixed'" if self.schedule == "fixed" else ""
+            raise ConfigError(f"predictive_coding: rate: expected a number above 0{to}, got {self.rate}")
+
+    def find(self, model: torch.nn.Module, sample: Tensor) -> Blocks:
+        """The blocks of a model; raises as :meth:`plan`, and ConfigError for dropout that would differ in each step."""
+        found = super().find(model, sample)
+        if self.schedule == "energy":
+            refuse_dropout(self.name, model, "or take schedule='fixed', which runs the network once")
+        return found
+
+    def describe(self, block: Block, model: torch.nn.Module, found: Blocks) -> str:
+        return "its prediction error"
+
+    def formula(self) -> str:
+        fixed = " at fixed predictions" if self.schedule == "fixed" else ""
+        return f"prediction error after {self.steps} steps of inference{fixed}"
+
+    # Inference takes gradients within the forward pass, which no compiled graph can.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def objective(self, model: torch.nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+        """The mean energy after inference, and the output of the plain forward pass.
+
+        Args: as :meth:`backroads.methods.base.Method.objective`.
+
+        Raises:
+            ShapeError, UsageError: as :meth:`backroads.methods.blockwise.Blockwise.objective`.
+            DivergedError: if inference left a larger energy than at its start, or none that is finite.
+        """
+        self.prepared(model).check(x, y)
+        if self.schedule == "fixed":
+            return self._fixed(model, x, y, loss)
+        values, energies, output = self.infer(model, x, y, loss)
+        before, after = (float(energy) / len(x) for energy in (energies[0], energies[-1]))
+        if not after <= 1.1 * before + 0.01:  # which leaves room for bfloat16 alone
+            raise DivergedError(
+                f"predictive_coding: inference must lower the energy, and at rate {self.rate} it went from "
+                f"{before:.4g} to {after:.4g} per example; take a smaller rate",
+                self.prepared(model).found.blocks[-1].end,
+            )
+        with still_statistics(model):
+            energy, _, _ = self._energy(model, x, y, loss, [value.detach() for value in values])
+        return energy / len(x), output
+
+    def infer(
+        self, model: torch.nn.Module, x: Tensor, y: Tensor, loss: Loss
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Inference by gradient descent on the energy, whatever the schedule says.
+
+        Args:
+            model: prepared. x: inputs, (N, ...). y: labels, (N,). loss: of the task.
+
+        Returns:
+            The values of the blocks after inference; the energy of the batch, summed up over its examples, before each
+            step and at the end (steps + 1 scalars); and the output of the forward pass, (N, K). No graphs.
+        """
+        with torch.enable_grad():
+            energy, values, output = self._energy(model, x, y, loss, None)
+            energies = [energy.detach()]
+            with still_statistics(model):
+                for _ in range(self.steps):
+                    gradients = torch.autograd.grad(energy, values)
+                    values = [
+                        (value - self.rate * gradient).detach().requires_grad_()
+                        for value, gradient in zip(values, gradients, strict=True)
+                    ]
+                    energy, _, _ = self._energy(model, x, y, loss, values)
+                    energies.append(energy.detach())
+        return [value.detach() for value in values], energies, output.detach()
+
+    def _energy(
+        self, model: torch.nn.Module, x: Tensor, y: Tensor, loss: Loss, values: list[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """F summed up over the examples, the values, and the output; without values those of the forward pass."""
+        errors: list[Tensor] = []
+        used: list[Tensor] = []
+
+        def visit(block: int, h: Tensor) -> Tensor:
+            used.append(leaf(h) if values is None else values[block])
+            errors.append(0.5 * (used[-1] - h).square().sum())
+            return used[-1].clone()  # which an in-place activation may change
+
+        with self.prepared(model).cuts.visiting(visit):
+            output = model(x)
+        return torch.stack([*errors, self._cost(output, y, loss)]).sum(), used, output
+
+    def _cost(self, output: Tensor, y: Tensor, loss: Loss) -> Tensor:
+        """C, summed up over the examples."""
+        if self.output == "task":
+            return len(y) * loss(output, y)
+        full = output.to(torch.promote_types(output.dtype, torch.float32))
+        return 0.5 * (full - F.one_hot(y, output.shape[1])).square().sum()
+
+    def _fixed(self, model: torch.nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+        """The objective with predictions and derivatives of the forward pass."""
+        predictions: list[Tensor] = []
+        values: list[Tensor] = []
+
+        def visit(block: int, h: Tensor) -> Tensor:
+            predictions.append(h)
+            values.append(leaf(h))
+            return values[-1].clone()
+
+        with torch.enable_grad():
+            with self.prepared(model).cuts.visiting(visit):
+                output = model(x)
+            cost = self._cost(output, y, loss)
+            errors = [torch.zeros_like(value) for value in values]
+            for _ in range(self.steps):
+                down = [-error.to(h.dtype) for error, h in zip(errors[1:], predictions[1:], strict=True)]
+                # dF/dx_l without its own error: - J_(l+1)^T e_(l+1), and the derivative of C for the last block.
+                pulls = torch.autograd.grad([*predictions[1:], cost], values, [*down, None], retain_graph=True)
+                errors = [e - self.rate * (e + pull) for e, pull in zip(errors, pulls, strict=True)]
+            # 1/2 |x - h|^2 at the value x = h + e, whose gradient in h is -e.
+            parts = [
+                0.5 * (value.detach() + error - h).square().sum()
+                for value, error, h in zip(values, errors, predictions, strict=True)
+            ]
+            return torch.stack([*parts, cost]).sum() / len(x), output.detach()
+
+
+def leaf(h: Tensor) -> Tensor:
+    """A copy of h without its graph, in float32 or better, that gradients are taken in."""
+    return h.detach().to(torch.promote_types(h.dtype, torch.float32)).requires_grad_()
+
+
+@contextlib.contextmanager
+def still_statistics(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, batch norms normalise as before and leave their running statistics as they are."""
+    kept = []
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.num_batches_tracked is not None:
+            kept.append((module, module.momentum, module.num_batches_tracked, module.num_batches_tracked.clone()))
+            module.momentum = 0.0
+    try:
+        yield
+    finally:
+        for module, momentum, counted, count in kept:
+            module.momentum = momentum
+            counted.copy_(count)
+
+
+def refuse_dropout(method: str, model: torch.nn.Module, otherwise: str) -> None:
+    """Raise ConfigError for a model with dropout, which a method that runs it many times a step cannot take."""
+    for name, module in model.named_modules():
+        if isinstance(module, _DropoutNd) and module.p:
+            raise ConfigError(
+                f"{method}: expected a network without dropout, which would be another one in each step of inference, "
+                f"got {name} with p = {module.p}; set it to 0, {otherwise}"
+            )
