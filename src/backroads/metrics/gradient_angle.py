@@ -14,10 +14,11 @@ from backroads.runs.quantity import Quantity
         "local gradient angle",
         "degrees",
         ideal=0,
-        about="Angle between B^T dy and W^T dy over a batch, for the error dy that arrived at the layer's output.",
+        about="Angle between the error that the layer sends back and W^T dy over a batch, for the error dy that "
+        "arrived at its output.",
     ),
     logged=True,
 )
 def gradient_angle(probe: Probe) -> dict[str, float]:
     """By layer. Local: both sides start from the same dy, so errors of later layers are shared (Kunin et al. 2020)."""
-    return {name: angle(by_B, by_W) for name, (by_B, by_W) in probe.errors_back.items()}
+    return {name: angle(sent, by_W) for name, (sent, by_W) in probe.errors_back.items()}

@@ -11,12 +11,13 @@ from backroads.runs.quantity import Quantity
 @register_metric(
     "gradient_norm_ratio",
     Quantity(
-        "|B^T dy| / |W^T dy|",
+        "|dx| / |W^T dy|",
         ideal=1,
         log=True,
-        about="Norm of B^T dy over that of W^T dy over a batch, for the error dy that arrived at the layer's output.",
+        about="Norm of the error dx that the layer sends back over that of W^T dy over a batch, for the error dy that "
+        "arrived at its output.",
     ),
 )
 def gradient_norm_ratio(probe: Probe) -> dict[str, float]:
     """By layer: what an error is multiplied by on its way through the layer, beside backpropagation."""
-    return {name: norm_ratio(by_B, by_W) for name, (by_B, by_W) in probe.errors_back.items()}
+    return {name: norm_ratio(sent, by_W) for name, (sent, by_W) in probe.errors_back.items()}

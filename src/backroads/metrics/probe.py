@@ -52,8 +52,12 @@ class Probe:
         return found
 
     @cached_property
-    def _training(self) -> tuple[dict[str, Signals], dict[str, Tensor]]:
-        """Of the pass that training makes: each layer's activities and errors, and the gradients by parameter name."""
+    def _training(self) -> tuple[dict[str, list[list[Tensor]]], dict[str, Tensor]]:
+        """Of the pass that training makes: what was recorded of each use of a layer, and gradients by parameter name.
+
+        Of a use: its input, the error of its output, and what carried the error back, where a rule's own backward pass
+        did.
+        """
         recorded: dict[str, list[list[Tensor]]] = {name: [] for name in self.weights}
         hooks = [self.layers[name].register_forward_hook(_recorder(uses)) for name, uses in recorded.items()]
         try:
@@ -61,8 +65,8 @@ class Probe:
         finally:
             for hook in hooks:
                 hook.remove()
-        signals = {name: [(use[0], use[-1]) for use in uses if len(use) > 1] for name, uses in recorded.items()}
-        return signals, gradients
+        reached = {name: [use for use in uses if len(use) > 1] for name, uses in recorded.items()}
+        return {name: uses for name, uses in reached.items() if uses}, gradients
 
     @cached_property
     def signals(self) -> dict[str, Signals]:
@@ -71,19 +75,23 @@ class Probe:
         x is as the layer's linear map sees it (padded where the padding is not zeros); both are in W's dtype.
         """
         found = {}
-        for name, signals in self._training[0].items():
+        for name, uses in self._training[0].items():
             layer, dtype = self.layers[name], self.weights[name][0].dtype
-            if signals:
-                found[name] = [(layer.operand(x.to(dtype)), dy.to(dtype)) for x, dy in signals]
+            found[name] = [(layer.operand(x.to(dtype)), dy.to(dtype)) for x, dy, *_ in uses]
         return found
 
     @cached_property
     def errors_back(self) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
-        """(B^T dy, W^T dy) of each layer, for the dy that arrived, one entry for each use of the layer."""
+        """(F^T dy, W^T dy) of each layer, for the dy that arrived, one entry for each use of the layer.
+
+        F is what carried the error back in this pass: B under most rules.
+        """
         found = {}
         for name, signals in self.signals.items():
             (W, B), op = self.weights[name], self.layers[name].operator
-            found[name] = [op.pullback(dy, B, x) for x, dy in signals], [op.pullback(dy, W, x) for x, dy in signals]
+            carriers = [use[2].to(W.dtype) if len(use) > 2 else B for use in self._training[0][name]]
+            back = [op.pullback(dy, F, x) for (x, dy), F in zip(signals, carriers, strict=True)]
+            found[name] = back, [op.pullback(dy, W, x) for x, dy in signals]
         return found
 
     @cached_property
@@ -170,14 +178,22 @@ def _random_state_kept(model: torch.nn.Module) -> Any:
     return torch.random.fork_rng(devices=sorted(index for index in gpus if index is not None))
 
 
-def _recorder(uses: list[list[Tensor]]) -> Callable[[torch.nn.Module, tuple[Any, ...], Tensor], None]:
-    """A forward hook that notes the layer's input at each use and, once it arrives, the error of its output."""
+def _recorder(uses: list[list[Tensor]]) -> Callable[[AlignedLayer, tuple[Any, ...], Tensor], None]:
+    """A forward hook that notes the layer's input at each use and, once it arrives, the error of its output.
 
-    def hook(layer: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    The layer's own backward pass comes next, and adds what carries that error back.
+    """
+
+    def hook(layer: AlignedLayer, args: tuple[Any, ...], output: Tensor) -> None:
         use = [args[0].detach()]
         uses.append(use)
+
+        def arrived(dy: Tensor) -> None:
+            use.append(dy.detach())
+            layer.memory.carried = use  # until the pass is over, when the memory is put back
+
         if output.requires_grad:
             # A hook on the tensor, because an in-place activation may overwrite the tensor itself.
-            output.register_hook(lambda dy: use.append(dy.detach()))
+            output.register_hook(arrived)
 
     return hook

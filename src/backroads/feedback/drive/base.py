@@ -48,11 +48,22 @@ class Drive(Part):
         """Whether there is more or less of it than there are examples in the batch."""
         return False
 
+    @property
+    def counts_uses(self) -> bool:
+        """Whether :meth:`share` depends on how often a layer is used in a step."""
+        return False
+
     def check(self, rule: WeightedSum) -> None:
         """Raise :class:`RuleError` where the drive and the sum do not go together."""
 
-    def share(self, x: Tensor, W: Tensor, op: Operator) -> float:
-        """What the alignment is slowed by, <= 1, where there should be more activities. Only shapes are read."""
+    def share(self, x: Tensor, W: Tensor, op: Operator, uses: int) -> float:
+        """What the alignment is slowed by, <= 1, where there should be more activities in a step.
+
+        Args:
+            x: the layer's input, (N, ...) or one example. W: its weight. Only shapes are read.
+            op: the layer's map.
+            uses: how often the layer is used in a step of this process, each time on as much as x.
+        """
         return 1.0
 
     def draw(self, x: Tensor, y: Tensor | None, W: Tensor, op: Operator, fraction: float, least: int) -> Activities:

@@ -7,6 +7,7 @@ import math
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from backroads.feedback.checks import check_choice, check_positive
@@ -29,7 +30,10 @@ class WhiteNoise(Drive):
             for each input that the neuron has. What the other inputs add to the estimate of a weight then has
             1 / rows_per_input of the power of the neuron's weights, at any width, kernel and size of the map.
         most: with ``rows_per_input``: no more images than so many for each example of the batch. A layer that gets
-            less than it should is slowed in proportion, which keeps its error and its stability.
+            less than it should is slowed in proportion, which keeps its error and its stability. What counts is what it
+            gets in a whole step, in all its uses, all accumulated parts of the batch and all processes of
+            torch.distributed. (The uses and parts are those of the step before; in the first step, and under a
+            compiler, they count as one.)
 
     Raises:
         RuleError: for another distribution, for numbers that are not finite and > 0, for both ``images`` and
@@ -60,11 +64,20 @@ class WhiteNoise(Drive):
         images, _ = self.amount(x, W, op)
         return Activities(self.sample(x.unsqueeze(0) if op.unbatched(x) else x, images))
 
-    def share(self, x: Tensor, W: Tensor, op: Operator) -> float:
-        return self.amount(x, W, op)[1] if self.rows_per_input is not None else 1.0
+    @property
+    def counts_uses(self) -> bool:
+        return self.rows_per_input is not None
 
-    def amount(self, x: Tensor, W: Tensor, op: Operator) -> tuple[int, float]:
-        """How many images of noise a layer gets, and what its alignment is slowed by where there should be more.
+    def share(self, x: Tensor, W: Tensor, op: Operator, uses: int) -> float:
+        if self.rows_per_input is None:
+            return 1.0
+        images, wanted = self.amount(x, W, op)
+        # The gradients of uses, parts and processes are averaged, and so is their noise.
+        processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        return min(1.0, images * uses * processes / wanted)
+
+    def amount(self, x: Tensor, W: Tensor, op: Operator) -> tuple[int, int]:
+        """How many images of noise a layer gets in one use, and how many it should get in a step.
 
         ``rows_per_input`` asks for noise in proportion to the layer's width, which in a wide layer of a small batch
         would cost far more than the task: no more than ``most`` images come for each example. With a share f of the
@@ -76,10 +89,10 @@ class WhiteNoise(Drive):
         """
         if self.rows_per_input is None:
             assert self.images is not None
-            return self.images, 1.0
+            return self.images, self.images
         wanted = images_needed(self.rows_per_input, W.shape[1], op.taps(x, W))
         most = math.ceil(self.most * (1 if op.unbatched(x) else max(1, x.shape[0])))
-        return (wanted, 1.0) if wanted <= most else (most, most / wanted)
+        return min(wanted, most), wanted
 
     def sample(self, x: Tensor, images: int | None = None, generator: torch.Generator | None = None) -> Tensor:
         """A fresh draw with the dtype, device and shape of ``x``.

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from backroads.feedback.operators import Operator
-from backroads.feedback.rules.base import FeedbackRule, LayerStep, Memory, State
+from backroads.feedback.rules.base import FeedbackRule, LayerStep, State
+from backroads.feedback.rules.memory import Memory
 
 
 def propagate(
@@ -26,6 +27,7 @@ def propagate(
     state: State,
     feedback: Tensor | None = None,
     memory: Memory | None = None,
+    counts: bool = False,
 ) -> Any:
     """``y = W x + bias``, whose backward pass is the rule's.
 
@@ -39,7 +41,8 @@ def propagate(
         rule: what carries the error back, and teaches.
         state: the rule's tensors by name, as :meth:`FeedbackRule.begin` hands them over.
         feedback: what carries the error back, if it is at hand; None asks the rule.
-        memory: where a layer counts its uses in a step; None: each use is a step of its own.
+        memory: of a layer; None: each use is a step of its own.
+        counts: whether this use is counted there among those of a step.
 
     Returns:
         y; or (y, carrier) for a rule that broadcasts the output's error. The carrier is a (N, K) tensor of zeros: added
@@ -55,7 +58,7 @@ def propagate(
     # A tensor is handed over once: what carries the error back is often one of the rule's.
     through = next((name for name, tensor in state.items() if tensor is feedback), None)
     made_for_this_pass = None if through is not None else feedback
-    call = _Call(op, rule, tuple(state), through, memory)
+    call = _Call(op, rule, tuple(state), through, memory, counts)
     if not traced():
         return _Layer.apply(x, W, bias, made_for_this_pass, call, *state.values())  # type: ignore[no-untyped-call]
     made = _LayerTraced.apply(x, W, bias, made_for_this_pass, call, *state.values())  # type: ignore[no-untyped-call]
@@ -86,7 +89,8 @@ class _Call:
     Attributes:
         names: of the rule's tensors, in order.
         through: which of them carries the error back; None: none of them.
-        memory: where the layer counts its uses; None: it does not.
+        memory: of the layer; None: there is none.
+        counts: whether this use is counted there.
     """
 
     op: Operator
@@ -94,6 +98,7 @@ class _Call:
     names: tuple[str, ...]
     through: str | None
     memory: Memory | None
+    counts: bool
 
 
 class _Layer(torch.autograd.Function):
@@ -171,7 +176,7 @@ def _backward(ctx: Any, dy: Tensor, e: Tensor | None = None) -> tuple[Any, ...]:
         y = kept if kept._version == version else None
     call, state = ctx.call, dict(zip(ctx.call.names, tensors, strict=True))
     rule = call.rule
-    if call.memory is not None:
+    if call.counts and call.memory is not None:
         taught = next(tensor for name, tensor in state.items() if needs[_FIXED + call.names.index(name)])
         if not call.memory.count(torch._C._current_graph_task_id(), taught):
             rule = rule.without_own()
@@ -190,6 +195,7 @@ def _backward(ctx: Any, dy: Tensor, e: Tensor | None = None) -> tuple[Any, ...]:
         needs_weight=needs[1],
         needs_bias=needs[2],
         weight_dtype=ctx.weight_dtype,
+        memory=call.memory,
     )
     found = rule.backward(step)
     return found.x, found.W, found.bias, None, None, *(found.state.get(name) for name in call.names)

@@ -14,7 +14,8 @@ from backroads.feedback.functional.layer import autocast_enabled, propagate, rec
 from backroads.feedback.nn.broadcast import attach_carrier
 from backroads.feedback.operators import LinearMap, Operator
 from backroads.feedback.rules import as_rule, symmetric_alignment
-from backroads.feedback.rules.base import FeedbackRule, Memory, State, Use
+from backroads.feedback.rules.base import FeedbackRule, State, Use
+from backroads.feedback.rules.memory import Memory
 
 MEMORY_KEY = "rule_memory"  # in a state dict: the counters of the rule
 _LINEAR = LinearMap()
@@ -197,8 +198,9 @@ class AlignedLayer(torch.nn.Module):
                 feedback = rule.feedback(W, state)
         else:
             feedback = rule.feedback(W, state)
-        counts = None if taught is None else memory
-        made = propagate(x, W, self.bias, self.operator, self._in_effect[active], tensors, feedback, counts)
+        known = None if traced() else memory
+        in_effect = self._in_effect[active]
+        made = propagate(x, W, self.bias, self.operator, in_effect, tensors, feedback, known, taught is not None)
         return attach_carrier(*made) if rule.broadcasts else made
 
     def _taught(self, training: bool, state: State) -> Tensor | None:

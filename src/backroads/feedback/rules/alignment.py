@@ -104,7 +104,8 @@ class Alignment(WeightedSum, FeedbackRule):
     @property
     def counters(self) -> dict[str, int]:
         every = {"step": self.cadence.every} if self.cadence.every > 1 else {}
-        return every | ({"place": self._delay} if self._delay else {})
+        uses = {"before": 2**31, "uses": 2**31} if self.drive.counts_uses else {}  # of a step, when it is over
+        return every | uses | ({"place": self._delay} if self._delay else {})
 
     @property
     def _delay(self) -> int:
@@ -168,12 +169,13 @@ class Alignment(WeightedSum, FeedbackRule):
             drawn = self.drive.draw(step.x, step.output, B, op, self.cadence.fraction, 2 if centred else 1)
             if drawn.y is not None and step.bias is not None:
                 drawn = dataclasses.replace(drawn, y=op.add_bias(drawn.y, step.bias.to(drawn.y.dtype), -1))
-        way_back = self.drive.feedback(drawn, step.W, B, rule) if learns and step.needs_input else B
+        way_back = self.drive.feedback(drawn, step.W, B, rule) if learns else B
         dx, dW, db = step.task(way_back, weight=step.needs_weight or tied)
         if not learns:
             return Gradients(dx, dW if step.needs_weight else None, db)
 
-        share = self.drive.share(step.x, B, op)
+        uses = 1 if step.memory is None else step.memory.last // self.cadence.every
+        share = self.drive.share(step.x, B, op, max(1, uses))
         task = dW if tied else None
         in_one = task if rule.closed_form and share == 1 else None  # the task's gradient is added along the way
         dB: Tensor | None = None

@@ -16,66 +16,10 @@ from torch import Tensor
 from backroads.errors import RuleError, nearest
 from backroads.feedback.checks import Options
 from backroads.feedback.operators import Operator
+from backroads.feedback.rules.memory import Memory
 
 State = dict[str, Tensor]
 """What a rule keeps beside W, by name: parameters, which may learn, and buffers, which do not."""
-
-
-class Memory:
-    """Whole numbers (and tensors of the last pass) that a layer's rule remembers between passes, beside its state.
-
-    Attributes:
-        step: of a rule that does not act on every pass.
-        active: whether the last pass was one on which it acts.
-        place: of the oldest copy of W, for a late view of W.
-        late: what the last pass saw of W.
-        backward: number of the backward pass that is, or was last, under way.
-        uses: how often the layer was used in what that went through.
-        before: how often in earlier backward passes of the same step, whose gradients are there (accumulation).
-        last: how often in the whole step before.
-        version: of a tensor that the rule teaches, at the last backward pass, as torch counts its changes: it moves
-            when an optimiser steps. seen: at the last forward pass of training.
-        weighted: whether the user gives the gradients of each pass a factor; see :class:`backroads.alignment_scale`.
-    """
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.active = True
-        self.place = 0
-        self.late: Tensor | None = None
-        self.backward = self.version = self.seen = -1
-        self.uses = self.before = self.last = 0
-        self.weighted = False
-
-    def count(self, backward: int, taught: Tensor) -> bool:
-        """A backward pass comes to a use of the layer; whether it is the first of its step.
-
-        Args:
-            backward: number of the pass.
-            taught: a tensor that the rule teaches.
-        """
-        if backward != self.backward:
-            stepped = taught.grad is None or taught._version != self.version
-            self.before = 0 if stepped else self.before + self.uses
-            self.uses, self.backward, self.version = 0, backward, taught._version
-        self.uses += 1
-        return self.uses == 1 and (self.weighted or not self.before)
-
-    def mean(self, taught: Tensor, total: Tensor) -> Tensor | None:
-        """What a backward pass adds to ``.grad`` so that it holds the mean over all uses of the layer in the step.
-
-        Args:
-            taught: a tensor that the rule teaches. total: the sum of its gradients over the uses in this pass.
-
-        Returns:
-            None where that is the sum itself. A factor of the user's makes it the mean over this pass alone.
-        """
-        before = 0 if self.weighted else self.before
-        if before + self.uses == 1:
-            return None
-        if before and taught.grad is not None:
-            total = total - taught.grad * self.uses
-        return total / (before + self.uses)
 
 
 @dataclasses.dataclass(slots=True)
@@ -119,6 +63,7 @@ class LayerStep:
         e: error of the network's output, (N, K), for a rule that broadcasts it; else None.
         needs_input, needs_weight, needs_bias: which gradients are asked for.
         weight_dtype: of the gradient of W, which may be wider than that of x (mixed precision).
+        memory: of the layer; None outside of a layer.
     """
 
     op: Operator
@@ -135,16 +80,21 @@ class LayerStep:
     needs_weight: bool
     needs_bias: bool
     weight_dtype: torch.dtype
+    memory: Memory | None = None
 
     def task(
         self, feedback: Tensor, *, input: bool | None = None, weight: bool | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """``(F^T dy, sum dy x^T, sum dy)``: the errors of input, weight and bias when F carries the error back.
 
+        F is noted for metrics, if they measure this pass.
+
         Args:
             feedback: F, in the layout of W.
             input, weight: whether these two are computed; None: where they are asked for.
         """
+        if self.memory is not None and self.memory.carried is not None:
+            self.memory.carried.append(feedback.detach())
         needs = (
             self.needs_input if input is None else input,
             self.needs_weight if weight is None else weight,

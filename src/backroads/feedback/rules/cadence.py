@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from backroads.feedback.checks import Part, check_count, check_positive
-from backroads.feedback.rules.base import Memory
+from backroads.feedback.rules.memory import Memory
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

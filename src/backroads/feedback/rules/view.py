@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backroads.errors import RuleError
 from backroads.feedback.checks import Part, check_choice, check_count, check_number, check_positive
-from backroads.feedback.rules.base import Memory
+from backroads.feedback.rules.memory import Memory
 
 SPARSE_IN = ("synapses", "steps")
 MOST_BITS = 16

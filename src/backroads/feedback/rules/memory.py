@@ -1,0 +1,64 @@
+"""What a layer's rule remembers between passes: where it is in its cadence, and how often the layer was used."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+class Memory:
+    """Whole numbers (and tensors of the last pass) that a layer's rule remembers between passes, beside its state.
+
+    Attributes:
+        step: of a rule that does not act on every pass.
+        active: whether the last pass was one on which it acts.
+        place: of the oldest copy of W, for a late view of W.
+        late: what the last pass saw of W.
+        backward: number of the backward pass that is, or was last, under way.
+        uses: how often the layer was used in what that went through.
+        before: how often in earlier backward passes of the same step, whose gradients are there (accumulation).
+        last: how often in the whole step before.
+        version: of a tensor that the rule teaches, at the last backward pass, as torch counts its changes: it moves
+            when an optimiser steps. seen: at the last forward pass of training.
+        carried: while metrics measure a pass: what carries the error back is appended; None: not now.
+        weighted: whether the user gives the gradients of each pass a factor; see :class:`backroads.alignment_scale`.
+    """
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.active = True
+        self.place = 0
+        self.late: Tensor | None = None
+        self.backward = self.version = self.seen = -1
+        self.uses = self.before = self.last = 0
+        self.weighted = False
+        self.carried: list[Tensor] | None = None
+
+    def count(self, backward: int, taught: Tensor) -> bool:
+        """A backward pass comes to a use of the layer; whether it is the first of its step.
+
+        Args:
+            backward: number of the pass.
+            taught: a tensor that the rule teaches.
+        """
+        if backward != self.backward:
+            stepped = taught.grad is None or taught._version != self.version
+            self.before = 0 if stepped else self.before + self.uses
+            self.uses, self.backward, self.version = 0, backward, taught._version
+        self.uses += 1
+        return self.uses == 1 and (self.weighted or not self.before)
+
+    def mean(self, taught: Tensor, total: Tensor) -> Tensor | None:
+        """What a backward pass adds to ``.grad`` so that it holds the mean over all uses of the layer in the step.
+
+        Args:
+            taught: a tensor that the rule teaches. total: the sum of its gradients over the uses in this pass.
+
+        Returns:
+            None where that is the sum itself. A factor of the user's makes it the mean over this pass alone.
+        """
+        before = 0 if self.weighted else self.before
+        if before + self.uses == 1:
+            return None
+        if before and taught.grad is not None:
+            total = total - taught.grad * self.uses
+        return total / (before + self.uses)
