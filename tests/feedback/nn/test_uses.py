@@ -93,6 +93,32 @@ def test_a_step_of_the_optimiser_begins_a_new_mean(set_to_none):
             torch.testing.assert_close(layer.backward_weight, before[name], rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("parts", [1, 4])
+def test_a_loop_that_gives_its_optimiser_a_closure_teaches_B_the_W_of_the_step_before(parts):
+    """Lightning's order, accumulate_grad_batches being ``parts``: forward pass, zeros at the first part, backward pass;
+    all of the last part within ``step``. Nothing in it knows of B.
+    """
+    net = small_network("symmetric_alignment")
+    opt = torch.optim.SGD(br.param_groups(net, lr=0.05, momentum=0.0))
+    for number in range(3 * parts):
+
+        def closure(number=number):
+            x, y = batch(seed=number)
+            loss = torch.nn.functional.cross_entropy(net(x), y) / parts
+            if number % parts == 0:
+                opt.zero_grad()
+            loss.backward()
+            return loss
+
+        if (number + 1) % parts:
+            closure()
+            continue
+        before = {name: layer.weight.detach().clone() for name, layer in br.aligned_layers(net)}
+        opt.step(closure)
+        for name, layer in br.aligned_layers(net):
+            torch.testing.assert_close(layer.backward_weight, before[name], rtol=0, atol=1e-13)
+
+
 def test_two_graphs_before_their_backward_passes_share_a_step():
     net = small_network("symmetric_alignment")
     losses = [torch.nn.functional.cross_entropy(net(x), y) for x, y in (batch(seed=1), batch(seed=2))]
