@@ -18,6 +18,7 @@ from backroads.methods.forward_forward import ForwardForward
 from backroads.methods.local_errors import LocalErrors
 from backroads.methods.mono_forward import MonoForward
 from backroads.methods.predictive_coding import PredictiveCoding
+from backroads.methods.target_propagation import TargetPropagation
 
 OUTPUTS = 3  # outputs of the networks below, for direct feedback
 
@@ -165,13 +166,15 @@ class MethodCase:
             layers.
         mean: whether the objective is a mean over examples, so that gradients of parts of a batch add up to the whole.
         infers: whether the activities settle in steps before the weights learn. The layers after the last block then
-            learn from settled activities, not from those of the forward pass, and a step is not one compiled graph.
+            learn from settled activities, not from those of the forward pass.
+        one_graph: whether a step compiles into one graph, without gradients taken on the way.
     """
 
     method: Method
     local: tuple[int, ...] = ()
     mean: bool = True
     infers: bool = False
+    one_graph: bool = True
 
 
 # Every method with its defaults and variants that reach every branch. All tests of methods run over this table.
@@ -195,9 +198,11 @@ METHODS: dict[str, MethodCase] = {
     "forward_forward, pixels": MethodCase(ForwardForward(label="pixels", threshold=0.5), (1, 4, 7), mean=False),
     "forward_forward, decoupled": MethodCase(ForwardForward(decoupled=True), (1, 4, 7), mean=False),
     "forward_forward, hard": MethodCase(ForwardForward(negatives="hard"), mean=False),
-    "predictive_coding": MethodCase(PredictiveCoding(), infers=True),
-    "predictive_coding, squared": MethodCase(PredictiveCoding(output="squared"), infers=True),
-    "predictive_coding, fixed": MethodCase(PredictiveCoding("fixed", steps=2, rate=0.5), infers=True),
+    "predictive_coding": MethodCase(PredictiveCoding(), infers=True, one_graph=False),
+    "predictive_coding, squared": MethodCase(PredictiveCoding(output="squared"), infers=True, one_graph=False),
+    "predictive_coding, fixed": MethodCase(PredictiveCoding("fixed", steps=2, rate=0.5), infers=True, one_graph=False),
+    "target_propagation": MethodCase(TargetPropagation(), mean=False, one_graph=False),  # draws noise
+    "target_propagation, plain": MethodCase(TargetPropagation("plain"), mean=False, one_graph=False),
 }
 
 

@@ -21,6 +21,7 @@ _METHODS.add("layerwise", "backroads.methods.local_errors:layerwise")
 _METHODS.add("mono_forward", "backroads.methods.mono_forward:MonoForward")
 _METHODS.add("forward_forward", "backroads.methods.forward_forward:ForwardForward")
 _METHODS.add("predictive_coding", "backroads.methods.predictive_coding:PredictiveCoding")
+_METHODS.add("target_propagation", "backroads.methods.target_propagation:TargetPropagation")
 
 
 def register_method(name: str, make: Callable[..., Method] | str) -> None:

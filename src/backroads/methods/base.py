@@ -74,7 +74,7 @@ class Method:
         return output
 
     def parameter_groups(self, model: torch.nn.Module) -> dict[str, list[torch.nn.Parameter]]:
-        """Parameters by what their optimiser must be: "forward" takes the training's own; others are the method's."""
+        """Parameters by what their optimiser must be: "forward" takes the training's own, "backward" that of B."""
         return {"forward": list(model.parameters())}
 
     def formulas(self, model: torch.nn.Module) -> dict[str, str]:

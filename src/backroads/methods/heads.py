@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import skip_init
 
+from backroads.methods.blocks import ACTIVATIONS, Block
+
 
 @dataclasses.dataclass(frozen=True)
 class Pooling:
@@ -101,3 +103,44 @@ def draw(parameter: Tensor, inputs: int, generator: torch.Generator | None) -> N
     """Uniform in +-1/sqrt(inputs), as torch draws the weights and biases of a layer with so many inputs."""
     with torch.no_grad():
         parameter.uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=generator)
+
+
+def decoder(
+    block: Block, model: torch.nn.Module, generator: torch.Generator | None
+) -> torch.nn.Linear | torch.nn.ConvTranspose2d | None:
+    """A map from the output of a block of one linear layer or convolution to the shape of what that layer receives.
+
+    Args:
+        block: found in the model. model: the model.
+        generator: of its weights and biases, distributed as torch's.
+
+    Returns:
+        The transpose of the block's layer in shape; None for another kind of block.
+    """
+    layer, end = model.get_submodule(block.owner), model.get_submodule(block.end)
+    if not isinstance(end, ACTIVATIONS):
+        return None
+    if isinstance(layer, torch.nn.Linear) and block.shape[-1] == layer.out_features and len(block.shape) == 1:
+        return linear(layer.out_features, layer.in_features, generator)
+    if isinstance(layer, torch.nn.Conv2d) and layer.groups == 1 and isinstance(layer.padding, tuple):
+        least = [
+            (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1
+            for size, stride, padding, dilation, kernel in zip(
+                block.shape[1:], layer.stride, layer.padding, layer.dilation, layer.kernel_size, strict=True
+            )
+        ]
+        sizes = zip(least, block.inputs[1:], layer.stride, strict=True)
+        if block.shape[0] == layer.out_channels and all(a <= size < a + stride for a, size, stride in sizes):
+            made: torch.nn.ConvTranspose2d = skip_init(
+                torch.nn.ConvTranspose2d,
+                layer.out_channels,
+                layer.in_channels,
+                layer.kernel_size,
+                stride=layer.stride,
+                padding=layer.padding,
+                dilation=layer.dilation,
+            )
+            for parameter in made.parameters():
+                draw(parameter, made.weight[0].numel(), generator)
+            return made
+    return None

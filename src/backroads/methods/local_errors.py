@@ -17,9 +17,9 @@ from torch.nn.utils import skip_init
 
 from backroads.errors import ConfigError, nearest
 from backroads.methods.base import Loss
-from backroads.methods.blocks import ACTIVATIONS, Block, Blocks
+from backroads.methods.blocks import Block, Blocks
 from backroads.methods.blockwise import Blockwise
-from backroads.methods.heads import as_map, draw, linear, pooling, positions_as_map, similarity
+from backroads.methods.heads import as_map, decoder, draw, linear, pooling, positions_as_map, similarity
 
 LOSSES = ("pred", "sim", "predsim")
 UNSUPERVISED = ("none", "sim", "recon")
@@ -244,37 +244,11 @@ class LocalHead(torch.nn.Module):
 def _decoder(
     block: Block, model: torch.nn.Module, generator: torch.Generator | None
 ) -> torch.nn.Linear | torch.nn.ConvTranspose2d:
-    """D: from the output of a block of one linear layer or convolution to the shape of its input.
-
-    Raises:
-        ConfigError: for another kind of block.
-    """
-    layer, end = model.get_submodule(block.owner), model.get_submodule(block.end)
-    if isinstance(end, ACTIVATIONS):
-        if isinstance(layer, torch.nn.Linear) and block.shape[-1] == layer.out_features and len(block.shape) == 1:
-            return linear(layer.out_features, layer.in_features, generator)
-        if isinstance(layer, torch.nn.Conv2d) and layer.groups == 1 and isinstance(layer.padding, tuple):
-            least = [
-                (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1
-                for size, stride, padding, dilation, kernel in zip(
-                    block.shape[1:], layer.stride, layer.padding, layer.dilation, layer.kernel_size, strict=True
-                )
-            ]
-            sizes = zip(least, block.inputs[1:], layer.stride, strict=True)
-            if block.shape[0] == layer.out_channels and all(a <= size < a + stride for a, size, stride in sizes):
-                made: torch.nn.ConvTranspose2d = skip_init(
-                    torch.nn.ConvTranspose2d,
-                    layer.out_channels,
-                    layer.in_channels,
-                    layer.kernel_size,
-                    stride=layer.stride,
-                    padding=layer.padding,
-                    dilation=layer.dilation,
-                )
-                for parameter in made.parameters():
-                    draw(parameter, made.weight[0].numel(), generator)
-                return made
-    raise ConfigError(
-        f"local_errors: recon needs blocks of one linear layer or 2-d convolution and its activation, and that of "
-        f"{block.owner} ends at {block.end}; leave out unsupervised='recon'"
-    )
+    """D: from the output of a block to the shape of its input; raises ConfigError for a block that has none."""
+    made = decoder(block, model, generator)
+    if made is None:
+        raise ConfigError(
+            f"local_errors: recon needs blocks of one linear layer or 2-d convolution and its activation, and that of "
+            f"{block.owner} ends at {block.end}; leave out unsupervised='recon'"
+        )
+    return made

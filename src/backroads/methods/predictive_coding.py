@@ -1,29 +1,26 @@
 """Predictive coding: values settle between the predictions of the layer before and the errors of the layer after.
 
 Sources: J. C. R. Whittington, R. Bogacz, "An Approximation of the Error Backpropagation Algorithm in a Predictive
-Coding Network with Local Hebbian Synaptic Plasticity", Neural Computation 29(5), 2017; for the fixed predictions, B. Millidge,
-A. Tschantz, C. L. Buckley, "Predictive Coding Approximates Backprop along Arbitrary Computation Graphs", arXiv
-2006.04182, 2020.
+Coding Network with Local Hebbian Synaptic Plasticity", Neural Computation 29(5), 2017; for the fixed predictions,
+B. Millidge, A. Tschantz, C. L. Buckley, "Predictive Coding Approximates Backprop along Arbitrary Computation Graphs",
+arXiv 2006.04182, 2020.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from backroads.errors import ConfigError, nearest
 from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
 from backroads.methods.in_blocks import InBlocks
+from backroads.methods.inference import leaf, refuse_dropout, still_statistics
 from backroads.runs.arm import DivergedError
 
 SCHEDULES = ("energy", "fixed")
@@ -194,34 +191,3 @@ class PredictiveCoding(InBlocks):
                 for value, error, h in zip(values, errors, predictions, strict=True)
             ]
             return torch.stack([*parts, cost]).sum() / len(x), output.detach()
-
-
-def leaf(h: Tensor) -> Tensor:
-    """A copy of h without its graph, in float32 or better, that gradients are taken in."""
-    return h.detach().to(torch.promote_types(h.dtype, torch.float32)).requires_grad_()
-
-
-@contextlib.contextmanager
-def still_statistics(model: torch.nn.Module) -> Iterator[None]:
-    """Inside, batch norms normalise as before and leave their running statistics as they are."""
-    kept = []
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.num_batches_tracked is not None:
-            kept.append((module, module.momentum, module.num_batches_tracked, module.num_batches_tracked.clone()))
-            module.momentum = 0.0
-    try:
-        yield
-    finally:
-        for module, momentum, counted, count in kept:
-            module.momentum = momentum
-            counted.copy_(count)
-
-
-def refuse_dropout(method: str, model: torch.nn.Module, otherwise: str) -> None:
-    """Raise ConfigError for a model with dropout, which a method that runs it many times a step cannot take."""
-    for name, module in model.named_modules():
-        if isinstance(module, _DropoutNd) and module.p:
-            raise ConfigError(
-                f"{method}: expected a network without dropout, which would be another one in each step of inference, "
-                f"got {name} with p = {module.p}; set it to 0, {otherwise}"
-            )

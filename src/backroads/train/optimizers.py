@@ -50,6 +50,14 @@ class Optimizers:
         )
         chosen = {id(p) for part in parameters.values() for p in part}
         groups = [{**g, "params": [p for p in g["params"] if id(p) in chosen]} for g in groups]
+        # A method's own "backward" parameters, which no feedback rule taught: apart from W, at the rate of B.
+        apart_from_w = {id(p) for p in parameters.get("backward", ())}
+        moved = [p for g in groups if g["name"] in ("weights", "vectors") for p in g["params"] if id(p) in apart_from_w]
+        if moved:
+            for g in groups:
+                g["params"] = [p for p in g["params"] if id(p) not in {id(q) for q in moved}]
+            plain = {"lr": 1.0, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+            groups.append({"name": "taught", "params": moved, **plain})
         auto = of_b.optimizer == "auto"
         apart = ("taught", "constant") if auto else ("tied", "taught", "constant")
         taught = [g for g in groups if g["name"] in apart and g["params"]]
