@@ -29,6 +29,7 @@ COMPARED_RULES = [
     "feedback_alignment",
     "sign_symmetry",
     "kolen_pollack",
+    "mirrored_kolen_pollack",
     "weight_mirror",
     "information_alignment",
     "symmetric_alignment",
@@ -52,7 +53,7 @@ class Compared(Group):
     """Comparison"""
 
     rules: list[str] | None = None
-    """Feedback rules to compare, by name or package.module:callable; backprop, the baseline, is added. By default eight
+    """Feedback rules to compare, by name or package.module:callable; backprop, the baseline, is added. By default nine
     rules, or none if methods are given."""
     methods: list[str] = Field(default=[])
     """Methods without backward weights to compare with the rules, by name or package.module:callable."""
