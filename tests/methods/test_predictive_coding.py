@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from problems import OUTPUTS, batch, plain_network
 from torch import Tensor, nn
 
 from backroads.errors import ConfigError
+from backroads.methods.inference import anywhere
 from backroads.methods.predictive_coding import PredictiveCoding
 from backroads.runs.arm import DivergedError
 
@@ -88,6 +91,23 @@ def test_a_rate_that_is_too_large_is_told() -> None:
         method.objective(model, x, y, F.cross_entropy)
 
 
+def ask(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    try:
+        torch.save([anywhere(torch.tensor(rank == 1)), anywhere(torch.tensor(False))], f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_all_processes_stop_where_one_has_a_larger_energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the others would wait for it."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    torch.multiprocessing.spawn(ask, (str(tmp_path),), nprocs=2)
+    assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [[True, False]] * 2
+    assert anywhere(torch.tensor(True))
+    assert not anywhere(torch.tensor(False))
+
+
 @pytest.mark.parametrize("schedule", ["energy", "fixed"])
 def test_without_steps_only_the_last_layer_learns(schedule: str) -> None:
     x, y = batch()
@@ -127,6 +147,7 @@ def test_the_update_of_a_block_depends_on_later_weights_through_the_values_alone
         ({"output": "gauss"}, "output: expected one of task, squared"),
         ({"steps": -1}, "steps: expected a number of steps, 0 or more, got -1"),
         ({"rate": 0.0}, "rate: expected a number above 0, got 0"),
+        ({"rate": "fast"}, "rate: expected a number above 0, got 'fast'"),
         ({"schedule": "fixed", "rate": 1.5}, "above 0 to 1 with schedule='fixed', got 1.5"),
     ],
 )

@@ -153,6 +153,7 @@ def test_inverses_have_an_optimiser_of_their_own_in_training() -> None:
     [
         ({"reconstruction": "diference"}, "expected one of difference, plain, .* Did you mean 'difference'"),
         ({"step": 0.0}, "step: expected a number above 0, got 0"),
+        ({"step": "small"}, "step: expected a number above 0, got 'small'"),
         ({"noise": -1.0}, "noise: expected a number above 0, got -1"),
     ],
 )

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from backroads.errors import ConfigError
+
+
+def is_rate(value: object) -> bool:
+    """Whether an option is a finite number above 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def leaf(h: Tensor) -> Tensor:
@@ -42,3 +49,11 @@ def refuse_dropout(method: str, model: torch.nn.Module, otherwise: str) -> None:
                 f"{method}: expected a network without dropout, which would be another one in each pass, "
                 f"got {name} with p = {module.p}; set it to 0, {otherwise}"
             )
+
+
+def anywhere(flag: Tensor) -> bool:
+    """Whether a flag, a scalar, is true in any process of data parallelism; to be asked in all of them."""
+    if dist.is_available() and dist.is_initialized():
+        flag = flag.float()
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)

@@ -9,7 +9,6 @@ arXiv 2006.04182, 2020.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import torch
@@ -20,7 +19,7 @@ from backroads.errors import ConfigError, nearest
 from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
 from backroads.methods.in_blocks import InBlocks
-from backroads.methods.inference import leaf, refuse_dropout, still_statistics
+from backroads.methods.inference import anywhere, is_rate, leaf, refuse_dropout, still_statistics
 from backroads.runs.arm import DivergedError
 
 SCHEDULES = ("energy", "fixed")
@@ -71,10 +70,10 @@ class PredictiveCoding(InBlocks):
                 )
         if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 0:
             raise ConfigError(f"predictive_coding: steps: expected a number of steps, 0 or more, got {self.steps!r}")
-        most = 1 if self.schedule == "fixed" else math.inf
-        if not 0 < self.rate <= most or self.rate == math.inf:
-            to = " to 1 with schedule='fixed'" if self.schedule == "fixed" else ""
-            raise ConfigError(f"predictive_coding: rate: expected a number above 0{to}, got {self.rate}")
+        fixed = self.schedule == "fixed"
+        if not is_rate(self.rate) or (fixed and self.rate > 1):
+            to = " to 1 with schedule='fixed'" if fixed else ""
+            raise ConfigError(f"predictive_coding: rate: expected a number above 0{to}, got {self.rate!r}")
 
     def find(self, model: torch.nn.Module, sample: Tensor) -> Blocks:
         """The blocks of a model; raises as :meth:`plan`, and ConfigError for dropout that would differ in each step."""
@@ -105,11 +104,13 @@ class PredictiveCoding(InBlocks):
         if self.schedule == "fixed":
             return self._fixed(model, x, y, loss)
         values, energies, output = self.infer(model, x, y, loss)
-        before, after = (float(energy) / len(x) for energy in (energies[0], energies[-1]))
-        if not after <= 1.1 * before + 0.01:  # which leaves room for bfloat16 alone
+        before, after = energies[0] / len(x), energies[-1] / len(x)
+        risen = ~(after <= 1.1 * before + 0.01)  # which leaves room for bfloat16 alone
+        if anywhere(risen):
             raise DivergedError(
                 f"predictive_coding: inference must lower the energy, and at rate {self.rate} it went from "
-                f"{before:.4g} to {after:.4g} per example; take a smaller rate",
+                f"{float(before):.4g} to {float(after):.4g} per example{'' if risen else ' (up in another process)'}; "
+                f"take a smaller rate",
                 self.prepared(model).found.blocks[-1].end,
             )
         with still_statistics(model):

@@ -19,7 +19,7 @@ from backroads.methods.base import Loss
 from backroads.methods.blocks import ACTIVATIONS, Block, Blocks
 from backroads.methods.heads import decoder
 from backroads.methods.in_blocks import InBlocks
-from backroads.methods.inference import leaf, refuse_dropout, still_statistics
+from backroads.methods.inference import is_rate, leaf, refuse_dropout, still_statistics
 
 RECONSTRUCTIONS = ("difference", "plain")
 
@@ -46,8 +46,8 @@ class TargetPropagation(InBlocks):
     of 1 do not overshoot. The layers after the last block learn from the task's loss.
 
     Attributes:
-        reconstruction: "difference": only changes are to be inverted, as targets need it. In Meulemans et al. changes go
-            on to the output of the network; here each inverse sees its own block alone. "plain": as in Lee et al.
+        reconstruction: "difference": only changes are to be inverted, as targets need it. In Meulemans et al. they go
+            on to the output of the network, here each inverse sees its own block alone. "plain": as in Lee et al.
         step: from h_L to its target, above 0.
         noise: standard deviation of epsilon, above 0.
 
@@ -70,8 +70,8 @@ class TargetPropagation(InBlocks):
                 f"{self.reconstruction!r}.{nearest(str(self.reconstruction), RECONSTRUCTIONS)}"
             )
         for key in ("step", "noise"):
-            if not 0 < getattr(self, key) < math.inf:
-                raise ConfigError(f"target_propagation: {key}: expected a number above 0, got {getattr(self, key)}")
+            if not is_rate(value := getattr(self, key)):
+                raise ConfigError(f"target_propagation: {key}: expected a number above 0, got {value!r}")
 
     def find(self, model: torch.nn.Module, sample: Tensor) -> Blocks:
         """The blocks of a model; raises as :meth:`plan`, and ConfigError for a block that no inverse is known for."""
