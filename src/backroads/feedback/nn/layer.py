@@ -188,7 +188,7 @@ class AlignedLayer(torch.nn.Module):
         training = self.training and torch.is_grad_enabled()
         taught, memory = self._taught(training, state), self.memory
         first = taught is None or taught._version != memory.seen
-        if first:
+        if taught is not None and first:
             memory.last = memory.before + memory.uses
         active, tensors = rule.begin(Use(self.operator, x, W, memory, training, recomputing(), first), state)
         if taught is not None:
