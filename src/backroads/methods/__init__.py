@@ -22,6 +22,10 @@ _METHODS.add("mono_forward", "backroads.methods.mono_forward:MonoForward")
 _METHODS.add("forward_forward", "backroads.methods.forward_forward:ForwardForward")
 _METHODS.add("predictive_coding", "backroads.methods.predictive_coding:PredictiveCoding")
 _METHODS.add("target_propagation", "backroads.methods.target_propagation:TargetPropagation")
+_METHODS.add("node_perturbation", "backroads.methods.perturbation:NodePerturbation")
+_METHODS.add("weight_perturbation", "backroads.methods.perturbation:WeightPerturbation")
+_METHODS.add("three_factor", "backroads.methods.three_factor:ThreeFactor")
+_METHODS.add("reinforce", "backroads.methods.three_factor:reinforce")
 
 
 def register_method(name: str, make: Callable[..., Method] | str) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -70,19 +70,26 @@ class Cuts:
         model: the model; gets forward hooks.
         ends: (name of a module, which of its calls), in order.
         owners: name of the first layer of each block, to keep its inputs; none by default.
+        before: names of those ends that are activations whose input is visited, and not their output.
 
     Attributes:
         inputs: by index of a block, what its first layer received in this pass, without its graph.
     """
 
-    def __init__(self, model: torch.nn.Module, ends: list[tuple[str, int]], owners: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        ends: list[tuple[str, int]],
+        owners: Iterable[str] = (),
+        before: Container[str] = (),
+    ) -> None:
         self.visit: Visit | None = None
         self.inputs: dict[int, Tensor] = {}
         by_module: dict[str, dict[int, int]] = {}
         for index, (name, call) in enumerate(ends):
             by_module.setdefault(name, {})[call] = index
-        self._hooks = [_End(self, name, calls) for name, calls in by_module.items()]
-        self._handles = [model.get_submodule(hook.name).register_forward_hook(hook) for hook in self._hooks]
+        self._hooks = [(_Before if name in before else _End)(self, name, calls) for name, calls in by_module.items()]
+        self._handles = [hook.register(model.get_submodule(hook.name)) for hook in self._hooks]
         for index, owner in enumerate(owners):
             self._handles.append(model.get_submodule(owner).register_forward_pre_hook(_Input(self, index)))
 
@@ -111,6 +118,9 @@ class _End:
         self.cuts, self.name, self.indices = cuts, name, indices
         self.calls = 0
 
+    def register(self, module: torch.nn.Module) -> Any:
+        return module.register_forward_hook(self)
+
     def __call__(self, module: torch.nn.Module, args: Any, output: Any) -> Any:
         if self.cuts.visit is None:
             return None
@@ -121,6 +131,17 @@ class _End:
         if not isinstance(output, Tensor):
             raise ConfigError(f"blocks: expected {self.name} to return a tensor, got {type(output).__name__}")
         return self.cuts.visit(index, output)
+
+
+class _Before(_End):
+    """The same for the first argument of an activation module."""
+
+    def register(self, module: torch.nn.Module) -> Any:
+        return module.register_forward_pre_hook(self)
+
+    def __call__(self, module: torch.nn.Module, args: Any, output: Any = None) -> Any:
+        visited = super().__call__(module, args, args[0])
+        return None if visited is None else (visited, *args[1:])
 
 
 class _Input:

@@ -49,6 +49,14 @@ class InBlocks(Method):
         """A block's loss in a few words, for the log."""
         raise NotImplementedError
 
+    def describe_output(self) -> str:
+        """What teaches the layers after the last block, for the plan."""
+        return "the task's loss"
+
+    def before(self, model: torch.nn.Module, found: Blocks) -> set[str]:
+        """Names of the activation modules whose input is visited in place of their output; see :class:`Cuts`."""
+        return set()
+
     def find(self, model: torch.nn.Module, sample: Tensor) -> Blocks:
         """The blocks of a model; raises as :meth:`plan`."""
         return find_blocks(model, sample, self.blocks)
@@ -77,7 +85,7 @@ class InBlocks(Method):
                     f"or (n, channels, height, width), got {('n', *block.shape)}"
                 )
         losses = tuple(self.describe(block, model, found) for block in found.blocks)
-        return BlockPlan(found, losses)
+        return BlockPlan(found, losses, self.describe_output())
 
     def prepare(
         self, model: torch.nn.Module, sample: Tensor, generator: torch.Generator | int | None
@@ -104,7 +112,7 @@ class InBlocks(Method):
                 owner = model.get_submodule(block.owner)
                 weight = next(p for p in owner.parameters(recurse=False))
                 owner.add_module(HEAD, head.to(device=weight.device, dtype=weight.dtype))
-        object.__setattr__(model, _STATE, Prepared(model, found, heads))
+        object.__setattr__(model, _STATE, Prepared(model, found, heads, self.before(model, found)))
         return model
 
     def revert(self, model: torch.nn.Module) -> torch.nn.Module:
@@ -135,17 +143,19 @@ class BlockPlan:
     Attributes:
         found: the blocks.
         losses: what teaches each, in words.
+        output: what teaches the layers after the last block.
     """
 
     found: Blocks
     losses: tuple[str, ...]
+    output: str = "the task's loss"
 
     def __str__(self) -> str:
         lines = [("block", "ends at", "learns", "from")]
         for i, (block, loss) in enumerate(zip(self.found.blocks, self.losses, strict=True), start=1):
             end = block.end + (f" (call {block.call + 1})" if block.call else "")
             lines.append((str(i), end, _layers(block.parameters), loss))
-        lines.append(("output", "", _layers(self.found.output), "the task's loss"))
+        lines.append(("output", "", _layers(self.found.output), self.output))
         if self.found.unused:
             lines.append(("unused", "", _layers(self.found.unused), "no loss reaches it"))
         return "\n".join(aligned(lines))
@@ -154,9 +164,9 @@ class BlockPlan:
 class Prepared:
     """Of a prepared model: where its blocks end, and their heads."""
 
-    def __init__(self, model: torch.nn.Module, found: Blocks, heads: list[Any]) -> None:
+    def __init__(self, model: torch.nn.Module, found: Blocks, heads: list[Any], before: set[str]) -> None:
         self.found, self.heads = found, heads
-        self.cuts = Cuts(model, [(b.end, b.call) for b in found.blocks], [b.owner for b in found.blocks])
+        self.cuts = Cuts(model, [(b.end, b.call) for b in found.blocks], [b.owner for b in found.blocks], before)
 
     def check(self, x: Tensor, y: Tensor) -> None:
         """Raise ShapeError for a batch that does not fit."""
