@@ -15,11 +15,13 @@ from backroads.feedback.nn import AlignedLayer
 from backroads.methods.base import Method
 from backroads.methods.feedback import Feedback
 from backroads.methods.forward_forward import ForwardForward
+from backroads.methods.hebbian import Hebbian
 from backroads.methods.local_errors import LocalErrors
 from backroads.methods.mono_forward import MonoForward
 from backroads.methods.perturbation import NodePerturbation, WeightPerturbation
 from backroads.methods.predictive_coding import PredictiveCoding
 from backroads.methods.target_propagation import TargetPropagation
+from backroads.methods.softhebb import SoftHebb
 from backroads.methods.three_factor import ThreeFactor, reinforce
 
 OUTPUTS = 3  # outputs of the networks below, for direct feedback
@@ -220,6 +222,14 @@ METHODS: dict[str, MethodCase] = {
     "three_factor, hebb": MethodCase(ThreeFactor(eligibility="hebb", theta=0.1), mean=False, estimated=True),
     "three_factor, running": MethodCase(ThreeFactor(expectation="running"), mean=False, estimated=True, remembers=True),
     "reinforce": MethodCase(reinforce(), mean=False, estimated=True),
+    "hebbian": MethodCase(Hebbian(), (1, 4, 7)),
+    "hebbian, sanger": MethodCase(Hebbian(rule="sanger"), (1, 4, 7)),
+    "hebbian, bcm": MethodCase(Hebbian(rule="bcm", rate=1e-3), (1, 4, 7), remembers=True),
+    "hebbian, cube": MethodCase(Hebbian(rule="nonlinear"), (1, 4, 7)),
+    "hebbian, rectifier": MethodCase(Hebbian(rule="nonlinear", f="rectifier", decorrelate=False), (1, 4, 7)),
+    "softhebb": MethodCase(SoftHebb(), (1, 4, 7), mean=False),
+    "softhebb, soft": MethodCase(SoftHebb(competition="soft", t=2.0), (1, 4, 7), mean=False),
+    "softhebb, hard": MethodCase(SoftHebb(competition="hard", power=0.0), (1, 4, 7), mean=False),
 }
 
 

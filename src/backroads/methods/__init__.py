@@ -26,6 +26,8 @@ _METHODS.add("node_perturbation", "backroads.methods.perturbation:NodePerturbati
 _METHODS.add("weight_perturbation", "backroads.methods.perturbation:WeightPerturbation")
 _METHODS.add("three_factor", "backroads.methods.three_factor:ThreeFactor")
 _METHODS.add("reinforce", "backroads.methods.three_factor:reinforce")
+_METHODS.add("hebbian", "backroads.methods.hebbian:Hebbian")
+_METHODS.add("softhebb", "backroads.methods.softhebb:SoftHebb")
 
 
 def register_method(name: str, make: Callable[..., Method] | str) -> None:
