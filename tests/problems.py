@@ -20,8 +20,8 @@ from backroads.methods.local_errors import LocalErrors
 from backroads.methods.mono_forward import MonoForward
 from backroads.methods.perturbation import NodePerturbation, WeightPerturbation
 from backroads.methods.predictive_coding import PredictiveCoding
-from backroads.methods.target_propagation import TargetPropagation
 from backroads.methods.softhebb import SoftHebb
+from backroads.methods.target_propagation import TargetPropagation
 from backroads.methods.three_factor import ThreeFactor, reinforce
 
 OUTPUTS = 3  # outputs of the networks below, for direct feedback
@@ -211,9 +211,6 @@ METHODS: dict[str, MethodCase] = {
     "predictive_coding, fixed": MethodCase(PredictiveCoding("fixed", steps=2, rate=0.5), infers=True, one_graph=False),
     "target_propagation": MethodCase(TargetPropagation(), mean=False, one_graph=False),  # draws noise
     "target_propagation, plain": MethodCase(TargetPropagation("plain"), mean=False, one_graph=False),
-    "predictive_coding": MethodCase(PredictiveCoding(), infers=True),
-    "predictive_coding, squared": MethodCase(PredictiveCoding(output="squared"), infers=True),
-    "predictive_coding, fixed": MethodCase(PredictiveCoding("fixed", steps=2, rate=0.5), infers=True),
     "node_perturbation": MethodCase(NodePerturbation(), mean=False, estimated=True),
     "node_perturbation, drawn thrice": MethodCase(NodePerturbation(draws=3), mean=False, estimated=True),
     "weight_perturbation": MethodCase(WeightPerturbation(), mean=False, estimated=True),
@@ -222,8 +219,9 @@ METHODS: dict[str, MethodCase] = {
     "three_factor, hebb": MethodCase(ThreeFactor(eligibility="hebb", theta=0.1), mean=False, estimated=True),
     "three_factor, running": MethodCase(ThreeFactor(expectation="running"), mean=False, estimated=True, remembers=True),
     "reinforce": MethodCase(reinforce(), mean=False, estimated=True),
-    "hebbian": MethodCase(Hebbian(), (1, 4, 7)),
-    "hebbian, sanger": MethodCase(Hebbian(rule="sanger"), (1, 4, 7)),
+    "hebbian": MethodCase(Hebbian(), (1, 4, 7), mean=False),
+    "hebbian, as it stands": MethodCase(Hebbian(scaled=False), (1, 4, 7)),
+    "hebbian, sanger": MethodCase(Hebbian(rule="sanger"), (1, 4, 7), mean=False),
     "hebbian, bcm": MethodCase(Hebbian(rule="bcm", rate=1e-3), (1, 4, 7), remembers=True),
     "hebbian, cube": MethodCase(Hebbian(rule="nonlinear"), (1, 4, 7)),
     "hebbian, rectifier": MethodCase(Hebbian(rule="nonlinear", f="rectifier", decorrelate=False), (1, 4, 7)),

@@ -55,9 +55,9 @@ def gaussian() -> tuple[Tensor, Tensor]:
 
 def test_oja_finds_the_first_eigenvector_at_norm_1_and_sanger_all_in_order() -> None:
     x, q = gaussian()
-    w = grown(Hebbian(rate=1.0), net(5, 1), x, 0.1, 300)
+    w = grown(Hebbian(rate=1.0, scaled=False), net(5, 1), x, 0.1, 300)
     torch.testing.assert_close((w @ q.T).abs(), torch.eye(5, dtype=D)[:1], rtol=0, atol=1e-8)
-    W = grown(Hebbian(rule="sanger", rate=1.0), net(5, 3), x, 0.1, 1500)
+    W = grown(Hebbian(rule="sanger", rate=1.0, scaled=False), net(5, 3), x, 0.1, 1500)
     torch.testing.assert_close((W @ q.T).abs(), torch.eye(5, dtype=D)[:3], rtol=0, atol=1e-6)
 
 
@@ -66,12 +66,24 @@ def test_the_rates_at_which_oja_settles_are_the_differences_of_eigenvalues() -> 
     x, q = gaussian()
     for j, rate in ((0, -8.0), (1, -2.0), (4, -3.9)):
         model = net(5, 1)
-        method = Hebbian(rate=1.0)
+        method = Hebbian(rate=1.0, scaled=False)
         method.prepare(model, x, 0)
         with torch.no_grad():
             model[0].weight.copy_((q[0] + 1e-6 * q[j]).unsqueeze(0))
         method.objective(model, x, torch.zeros(50, dtype=torch.long), F.cross_entropy)[0].backward()
         assert float(-model[0].weight.grad[0] @ q[j]) / 1e-6 == pytest.approx(rate, rel=1e-4)
+
+
+def test_scaled_changes_do_not_depend_on_the_size_of_inputs() -> None:
+    x = gaussian()[0]
+    found = []
+    for inputs, method in ((x, Hebbian(rate=1.0)), (30 * x, Hebbian(rate=1.0)), (x, Hebbian(rate=1.0, scaled=False))):
+        model = net(5, 2)
+        method.prepare(model, inputs, 0)
+        method.objective(model, inputs, torch.zeros(50, dtype=torch.long), F.cross_entropy)[0].backward()
+        found.append(model[0].weight.grad)
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0] * 7.4, found[2])  # the eigenvalues add up to 7.4
 
 
 def test_a_unit_under_bcm_chooses_one_pattern() -> None:

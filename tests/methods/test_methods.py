@@ -18,6 +18,7 @@ from backroads.errors import ConfigError, ShapeError, UsageError
 from backroads.methods.base import Method
 from backroads.methods.blockwise import Blockwise
 from backroads.methods.feedback import Feedback
+from backroads.methods.hebbian import Unsupervised
 from backroads.methods.three_factor import ThreeFactor
 
 TABLE = pytest.mark.parametrize("method", [case.method for case in METHODS.values()], ids=METHODS)
@@ -83,7 +84,9 @@ def test_it_learns(method: Method) -> None:
         # Plain Hebb follows no gradient: its bias is held by tests of its own.
         assert int((method.predict(model, x).argmax(1) == y).sum()) > right + 6 or method.eligibility == "hebb"
     else:
-        assert float(F.cross_entropy(method.predict(model, x).detach(), y)) < 0.8 * before
+        # Five features that know no labels leave a read-out less to learn from.
+        part = 0.97 if isinstance(method, Unsupervised) else 0.8
+        assert float(F.cross_entropy(method.predict(model, x).detach(), y)) < part * before
 
 
 @TABLE
@@ -172,12 +175,15 @@ def test_no_gradient_changes_when_all_later_weights_and_heads_are_random_numbers
     with torch.no_grad():
         for p in model.parameters():
             p += 0.1 * torch.randn_like(p)
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
     before = gradients(method, model)
     earlier = [name for name in before if int(name.partition(".")[0]) <= last]
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name not in earlier:
                 p.normal_()
+        for name, value in model.named_buffers():  # what a rule remembers stands as it did
+            value.copy_(buffers[name])
     after = gradients(method, model)
     assert earlier
     assert all(torch.equal(before[name], after[name]) for name in earlier)

@@ -46,6 +46,8 @@ LEARNS: dict[str, dict[str, Any]] = {
     "weight_perturbation": {**DRAWN, "model_options": {"hidden": [16]}, "method_options": {"draws": 16}},
     "three_factor": DRAWN,
     "reinforce": DRAWN,
+    "hebbian": {"method_options": {"rule": "sanger"}, "model_options": {"hidden": [128]}},
+    "softhebb": {"method_options": {"radius": 5.0, "t": 4.0}, "model_options": {"hidden": [128]}},
 }
 
 

@@ -131,14 +131,17 @@ class Layer:
         Returns:
             u = W x without bias, (samples, O), and a function of v, (samples, O), to sum v x^T, (O, I).
         """
-
-        def of(W: Tensor) -> Tensor:
-            linear = isinstance(self.module, torch.nn.Linear)
-            u: Tensor = torch.nn.functional.linear(x, W) if linear else self.module._conv_forward(x, W, None)
-            return (u if linear else u.movedim(1, -1)).reshape(-1, W.shape[0])
-
-        u, pullback, *_ = torch.func.vjp(of, self.W.detach())
+        u, pullback, *_ = torch.func.vjp(lambda W: self._of(x, W), self.W.detach())
         return u, lambda v: pullback(v)[0].flatten(1)
+
+    def power(self, x: Tensor) -> Tensor:
+        """The mean over samples of the squared length of what a unit receives, a scalar."""
+        return self._of(x**2, torch.ones_like(self.W[:1])).mean()
+
+    def _of(self, x: Tensor, W: Tensor) -> Tensor:
+        linear = isinstance(self.module, torch.nn.Linear)
+        u: Tensor = torch.nn.functional.linear(x, W) if linear else self.module._conv_forward(x, W, None)
+        return (u if linear else u.movedim(1, -1)).reshape(-1, W.shape[0])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +157,7 @@ class Hebbian(Unsupervised):
         nonlinear  dW = G - (w . G) w / |w|^2 for each unit, with G = <f(u) x^T>, and then + (I - W W^T) W
 
     The last term of "nonlinear" holds the units at norm 1 and, with ``decorrelate``, apart from each other; without it,
-    its diagonal alone. Biases and norms stand still.
+    its diagonal alone. Biases and norms stand still. "nonlinear" and "bcm" expect inputs of variance 1 and small rates.
 
     Attributes:
         rule: "oja", "sanger", "bcm" or "nonlinear".
@@ -162,6 +165,7 @@ class Hebbian(Unsupervised):
             u if |u| > 1, or the import path ``package.module:callable`` of a function of a tensor, elementwise.
         tau: steps over which the threshold of "bcm" forgets, 1 or more.
         decorrelate: whether the units of "nonlinear" are pushed apart.
+        scaled: whether dW of "oja" and "sanger" is divided by <|x|^2>, so that one rate suits inputs of any size.
 
     The other options are those of :class:`Unsupervised`.
 
@@ -174,6 +178,7 @@ class Hebbian(Unsupervised):
     f: str = "cube"
     tau: float = 10.0
     decorrelate: bool = True
+    scaled: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -183,8 +188,9 @@ class Hebbian(Unsupervised):
             )
         if not 1 <= self.tau < math.inf:
             raise ConfigError(f"hebbian: tau: expected a number of steps, 1 or more, got {self.tau!r}")
-        if not isinstance(self.decorrelate, bool):
-            raise ConfigError(f"hebbian: decorrelate: expected true or false, got {self.decorrelate!r}")
+        for key in ("decorrelate", "scaled"):
+            if not isinstance(value := getattr(self, key), bool):
+                raise ConfigError(f"hebbian: {key}: expected true or false, got {value!r}")
         _FUNCTIONS.resolve(self.f)
 
     def formula(self) -> str:
@@ -213,6 +219,8 @@ class Hebbian(Unsupervised):
             norm = W.pow(2).sum(1, keepdim=True)
             tangent = G - (W * G).sum(1, keepdim=True) / norm.clamp_min(torch.finfo(W.dtype).tiny) * W
             dW = tangent + W - (W @ W.T @ W if self.decorrelate else norm * W)
+        if self.scaled and self.rule in ("oja", "sanger"):
+            dW = dW / layer.power(x).clamp_min(torch.finfo(W.dtype).tiny)
         return dW.reshape(layer.W.shape), None
 
 
