@@ -73,7 +73,8 @@ def test_it_learns(method: Method) -> None:
     before = float(F.cross_entropy(method.predict(model, x).detach(), y))
     right = int((method.predict(model, x).argmax(1) == y).sum())
     torch.manual_seed(0)
-    for _ in range(600 if estimated(method) else 60):  # an estimate needs more steps, by its variance
+    # An estimate needs more steps, by its variance; a read-out, until the layers before it have settled.
+    for _ in range(600 if estimated(method) or isinstance(method, Unsupervised) else 60):
         optimizer.zero_grad()
         objective, output = method.objective(model, x, y, F.cross_entropy)
         objective.backward()
@@ -85,7 +86,7 @@ def test_it_learns(method: Method) -> None:
         assert int((method.predict(model, x).argmax(1) == y).sum()) > right + 6 or method.eligibility == "hebb"
     else:
         # Five features that know no labels leave a read-out less to learn from.
-        part = 0.97 if isinstance(method, Unsupervised) else 0.8
+        part = 0.95 if isinstance(method, Unsupervised) else 0.8
         assert float(F.cross_entropy(method.predict(model, x).detach(), y)) < part * before
 
 
