@@ -55,6 +55,7 @@ RULES: dict[str, br.FeedbackRule] = {
     "direct feedback alignment": br.rules.direct_feedback_alignment(),
     "sign symmetry": br.rules.sign_symmetry(),
     "Kolen-Pollack": br.rules.kolen_pollack(),
+    "mirrored Kolen-Pollack": br.rules.mirrored_kolen_pollack(),
     "symmetric alignment": br.rules.symmetric_alignment(),
     # The data terms of every activity in every step, as in the papers, and with the reduction "unit_power".
     "weight mirror, all activities": br.Alignment(amp=1e-3, decay=2e-3),
@@ -104,9 +105,9 @@ def contestant(
     if arguments.channels_last and x.dim() == 4:
         model.to(memory_format=torch.channels_last)
     groups = br.param_groups(model, lr=1e-3, momentum=0.9)
-    backward = [group for group in groups if group["name"] in ("tied", "taught")]
+    backward = [group for group in groups if group["name"] in ("tied", "taught", "constant")]
     for group in groups:
-        group["fused"] = True if group["name"] == "taught" else None  # as in backroads train
+        group["fused"] = True if group["name"] in ("taught", "constant") else None  # as in backroads train
     optimizer = torch.optim.SGD(groups, lr=1e-3)
     call = torch.compile(model) if arguments.compile else model
 
