@@ -42,7 +42,7 @@ def trains() -> None:
         optimizer.step()
     after = br.metrics.weight_angles(model)
     assert all(after[layer] < before[layer] for layer in before), (before, after)
-    br.mirror(model, steps=2)
+    br.mirror(model, rows=2.0)
 
 
 def has_its_files() -> None:

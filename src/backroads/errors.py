@@ -50,6 +50,18 @@ class RunError(BackroadsError, RuntimeError):
     """A run cannot go on (disk full, a process lost): mend the cause and resume."""
 
 
+class DivergedError(BackroadsError, ArithmeticError):
+    """Numbers of an arm are no longer finite.
+
+    Args:
+        reason: in words. layer: where they were met first.
+    """
+
+    def __init__(self, reason: str, layer: str | None = None) -> None:
+        super().__init__(reason)
+        self.layer = layer
+
+
 class MissingDependencyError(BackroadsError, ImportError):
     """An optional package is needed: install the named extra."""
 

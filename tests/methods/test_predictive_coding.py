@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from problems import OUTPUTS, batch, plain_network
 from torch import Tensor, nn
 
-from backroads.errors import ConfigError
+from backroads.errors import ConfigError, DivergedError
 from backroads.methods.inference import anywhere
 from backroads.methods.predictive_coding import PredictiveCoding
-from backroads.runs.arm import DivergedError
 
 BLOCKS = 3  # of the network below
 

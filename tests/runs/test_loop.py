@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backroads.errors import DivergedError
 from backroads.runs import checkpoint
-from backroads.runs.arm import Arm, DivergedError
+from backroads.runs.arm import Arm
 from backroads.runs.loop import Loop, Times
 from backroads.runs.runtime import Runtime
 

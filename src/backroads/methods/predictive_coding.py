@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backroads.errors import ConfigError, nearest
+from backroads.errors import ConfigError, DivergedError, nearest
 from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
 from backroads.methods.in_blocks import InBlocks
 from backroads.methods.inference import anywhere, is_rate, leaf, refuse_dropout, still_statistics
-from backroads.runs.arm import DivergedError
 
 SCHEDULES = ("energy", "fixed")
 OUTPUTS = ("task", "squared")

@@ -14,13 +14,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from backroads.errors import DivergedError
 from backroads.plasticity.evaluate import measure
 from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.settings import GROWING, HARMLESS, MetaConfig, load_config
 from backroads.plasticity.tasks.episode import Episodes, Tasks, seeded
 from backroads.plasticity.tasks.load import load_tasks
 from backroads.runs import checkpoint, schema
-from backroads.runs.arm import Arm, DivergedError
+from backroads.runs.arm import Arm
 from backroads.runs.loop import Loop, Times, failures_explained
 from backroads.runs.progress import Report
 from backroads.runs.runtime import joined

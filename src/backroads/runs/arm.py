@@ -11,18 +11,6 @@ from torch import Tensor
 from backroads.runs.schema import Speed
 
 
-class DivergedError(Exception):
-    """Numbers of an arm are no longer finite.
-
-    Args:
-        reason: in words. layer: where they were met first.
-    """
-
-    def __init__(self, reason: str, layer: str | None = None) -> None:
-        super().__init__(reason)
-        self.layer = layer
-
-
 class Arm(abc.ABC):
     """What the loop asks of one training.
 

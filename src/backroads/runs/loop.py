@@ -19,9 +19,9 @@ from typing import Any
 
 from torch import Tensor
 
-from backroads.errors import ConfigError, RunError
+from backroads.errors import ConfigError, DivergedError, RunError
 from backroads.runs import checkpoint
-from backroads.runs.arm import Arm, DivergedError
+from backroads.runs.arm import Arm
 from backroads.runs.environment import environment
 from backroads.runs.folder import CONFIG, RESTART, RunFolder
 from backroads.runs.manifest import steps_in

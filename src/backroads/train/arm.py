@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backroads.errors import ConversionError
+from backroads.errors import ConversionError, DivergedError
 from backroads.feedback.conversion import aligned_layers
 from backroads.methods.base import Method
 from backroads.metrics import readings, weight_angles
 from backroads.runs import schema
-from backroads.runs.arm import Arm, DivergedError
+from backroads.runs.arm import Arm
 from backroads.runs.runtime import Runtime
 from backroads.train.build import Batches, make_model, method_of, phase_of
 from backroads.train.runtime import layout, prepare
