@@ -18,6 +18,7 @@ from backroads.feedback.rules.base import BackwardOptimiser, FeedbackRule, Gradi
 
 # Its gradient is B - M[y x^T], M the mean over the rows that a weight meets.
 DIFFERENCE = WeightedSum(decay=1.0, amp=1.0, reduction="per_tap_mean")
+NOISE = {distribution: WhiteNoise(distribution) for distribution in ("normal", "uniform")}
 START = 2.0  # |B - W|^2 / |B|^2 of a B that is drawn like W, independent of it
 
 
@@ -42,7 +43,7 @@ class MirroredKolenPollack(FeedbackRule):
         check_positive("mirrored_kolen_pollack", "rows", self.rows)
         check_positive("mirrored_kolen_pollack", "share", self.share, most=1.0)
         check_positive("mirrored_kolen_pollack", "floor", self.floor, most=1.0)
-        check_choice("mirrored_kolen_pollack", "noise", self.noise, ("normal", "uniform"))
+        check_choice("mirrored_kolen_pollack", "noise", self.noise, tuple(NOISE))
 
     # -- what stands beside W ------------------------------------------------------------------------------------------
 
@@ -125,7 +126,7 @@ class MirroredKolenPollack(FeedbackRule):
 
     def _innovation(self, x: Tensor, W: Tensor, B: Tensor, op: Operator) -> Tensor:
         """``B - V``, V = M[y xi^T] of fresh noise xi, of power 1, where x would be, and y = W xi."""
-        xi = WhiteNoise(self.noise).sample(x.unsqueeze(0) if op.unbatched(x) else x, self.images(x, W, op))
+        xi = NOISE[self.noise].sample(x.unsqueeze(0) if op.unbatched(x) else x, self.images(x, W, op))
         return backward_gradient(xi, None, W, B, DIFFERENCE, op)
 
     # -- what others ask -----------------------------------------------------------------------------------------------
