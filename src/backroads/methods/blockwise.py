@@ -11,6 +11,7 @@ from torch import Tensor
 from backroads.errors import ConfigError
 from backroads.methods.base import Loss
 from backroads.methods.blocks import Visit
+from backroads.methods.checks import check_flags
 from backroads.methods.in_blocks import InBlocks
 
 
@@ -33,9 +34,7 @@ class Blockwise(InBlocks):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("decoupled", "detach"):
-            if not isinstance(value := getattr(self, key), bool):
-                raise ConfigError(f"{self.name}: {key}: expected true or false, got {value!r}")
+        check_flags(self, "decoupled", "detach")
         if self.decoupled and not self.detach:
             raise ConfigError(
                 f"{self.name}: expected detach=True where decoupled=True, got False; leave out one of them"

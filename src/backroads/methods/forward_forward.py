@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backroads.errors import ConfigError, nearest
+from backroads.errors import ConfigError
 from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
 from backroads.methods.blockwise import Blockwise, LocalLosses
+from backroads.methods.checks import check_choice, check_number
 
 LABELS = ("auto", "pixels", "waves")
 NEGATIVES = ("uniform", "hard")
@@ -65,15 +66,10 @@ class ForwardForward(Blockwise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, known in (("label", LABELS), ("negatives", NEGATIVES)):
-            if (value := getattr(self, key)) not in known:
-                raise ConfigError(
-                    f"forward_forward: {key}: expected one of {', '.join(known)}, got {value!r}."
-                    f"{nearest(str(value), known)}"
-                )
+        check_choice(self, "label", LABELS)
+        check_choice(self, "negatives", NEGATIVES)
         for key in ("threshold", "steepness", "strength"):
-            if not 0 < getattr(self, key) < math.inf:
-                raise ConfigError(f"forward_forward: {key}: expected a number above 0, got {getattr(self, key)}")
+            check_number(self, key, above=0)
 
     def describe(self, block: Block, model: torch.nn.Module, found: Blocks) -> str:
         return f"goodness with labels in {self.placing(model, found)}" if block is found.blocks[0] else "goodness"

@@ -8,16 +8,16 @@ Principle in Receptive Field Formation", PLOS Computational Biology 12, 2016.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from backroads.errors import ConfigError, ShapeError, nearest
+from backroads.errors import ConfigError, ShapeError
 from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
+from backroads.methods.checks import check_choice, check_flags, check_number
 from backroads.methods.in_blocks import InBlocks
 from backroads.registry import Registry
 
@@ -50,8 +50,7 @@ class Unsupervised(InBlocks):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.rate < math.inf:
-            raise ConfigError(f"{self.name}: rate: expected a number above 0, got {self.rate!r}")
+        check_number(self, "rate", above=0)
 
     def update(self, layer: Layer, x: Tensor, head: Any, training: bool) -> tuple[Tensor, Tensor | None]:
         """The changes of a layer's W, in its shape, and of its bias, (O,) or None.
@@ -182,15 +181,9 @@ class Hebbian(Unsupervised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rule not in RULES:
-            raise ConfigError(
-                f"hebbian: rule: expected one of {', '.join(RULES)}, got {self.rule!r}.{nearest(str(self.rule), RULES)}"
-            )
-        if not 1 <= self.tau < math.inf:
-            raise ConfigError(f"hebbian: tau: expected a number of steps, 1 or more, got {self.tau!r}")
-        for key in ("decorrelate", "scaled"):
-            if not isinstance(value := getattr(self, key), bool):
-                raise ConfigError(f"hebbian: {key}: expected true or false, got {value!r}")
+        check_choice(self, "rule", RULES)
+        check_number(self, "tau", "a number of steps, 1 or more", least=1)
+        check_flags(self, "decorrelate", "scaled")
         _FUNCTIONS.resolve(self.f)
 
     def formula(self) -> str:

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import skip_init
 
-from backroads.errors import ConfigError, nearest
+from backroads.errors import ConfigError
 from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
 from backroads.methods.blockwise import Blockwise
+from backroads.methods.checks import check_choice, check_number
 from backroads.methods.heads import as_map, decoder, draw, linear, pooling, positions_as_map, similarity
 
 LOSSES = ("pred", "sim", "predsim")
@@ -85,18 +86,12 @@ class LocalErrors(Blockwise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, known in (("loss", LOSSES), ("unsupervised", UNSUPERVISED)):
-            if (value := getattr(self, key)) not in known:
-                raise ConfigError(
-                    f"local_errors: {key}: expected one of {', '.join(known)}, got {value!r}."
-                    f"{nearest(str(value), known)}"
-                )
+        check_choice(self, "loss", LOSSES)
+        check_choice(self, "unsupervised", UNSUPERVISED)
         for key in ("beta", "alpha"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ConfigError(f"local_errors: {key}: expected a number from 0 to 1, got {getattr(self, key)}")
+            check_number(self, key, "a number from 0 to 1", least=0, most=1)
         for key, of in (("limit", "inputs"), ("projection", "rows")):
-            if not isinstance(value := getattr(self, key), int) or value < 1:
-                raise ConfigError(f"local_errors: {key}: expected a number of {of}, 1 or more, got {value!r}")
+            check_number(self, key, f"a number of {of}, 1 or more", least=1, whole=True)
         if self.alpha and self.unsupervised == "none":
             raise ConfigError(f"local_errors: alpha: expected 0 without an unsupervised loss, got {self.alpha}")
         if self.alpha == 1 and self.unsupervised == "recon":

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backroads.errors import ConfigError
 from backroads.methods.blocks import Block, Blocks
 from backroads.methods.blockwise import Blockwise
+from backroads.methods.checks import check_number
 from backroads.methods.heads import linear, pooling, positions_as_map
 
 
@@ -42,8 +42,7 @@ class MonoForward(Blockwise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.limit, int) or self.limit < 1:
-            raise ConfigError(f"mono_forward: limit: expected a number of inputs, 1 or more, got {self.limit!r}")
+        check_number(self, "limit", "a number of inputs, 1 or more", least=1, whole=True)
 
     def find(self, model: torch.nn.Module, sample: Tensor) -> Blocks:
         """The blocks but the last, which learns with the output layer."""

@@ -9,15 +9,14 @@ H. S. Seung, "Learning curves for stochastic gradient descent in linear feedforw
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from backroads.errors import ConfigError
 from backroads.methods.base import Loss
 from backroads.methods.blocks import ACTIVATIONS, Block, Blocks
+from backroads.methods.checks import check_number
 from backroads.methods.in_blocks import InBlocks
 
 
@@ -41,10 +40,8 @@ class Perturbation(InBlocks):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.deviation < math.inf:
-            raise ConfigError(f"{self.name}: deviation: expected a number above 0, got {self.deviation!r}")
-        if not isinstance(self.draws, int) or self.draws < 1:
-            raise ConfigError(f"{self.name}: draws: expected a number of draws, 1 or more, got {self.draws!r}")
+        check_number(self, "deviation", above=0)
+        check_number(self, "draws", "a number of draws, 1 or more", least=1, whole=True)
 
     def describe(self, block: Block, model: torch.nn.Module, found: Blocks) -> str:
         return self.formula()

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backroads.errors import ConfigError, DivergedError, nearest
+from backroads.errors import DivergedError
 from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
+from backroads.methods.checks import check_choice, check_number
 from backroads.methods.in_blocks import InBlocks
-from backroads.methods.inference import anywhere, is_rate, leaf, refuse_dropout, still_statistics
+from backroads.methods.inference import anywhere, leaf, refuse_dropout, still_statistics
 
 SCHEDULES = ("energy", "fixed")
 OUTPUTS = ("task", "squared")
@@ -61,18 +62,12 @@ class PredictiveCoding(InBlocks):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, known in (("schedule", SCHEDULES), ("output", OUTPUTS)):
-            if (value := getattr(self, key)) not in known:
-                raise ConfigError(
-                    f"predictive_coding: {key}: expected one of {', '.join(known)}, got {value!r}."
-                    f"{nearest(str(value), known)}"
-                )
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 0:
-            raise ConfigError(f"predictive_coding: steps: expected a number of steps, 0 or more, got {self.steps!r}")
-        fixed = self.schedule == "fixed"
-        if not is_rate(self.rate) or (fixed and self.rate > 1):
-            to = " to 1 with schedule='fixed'" if fixed else ""
-            raise ConfigError(f"predictive_coding: rate: expected a number above 0{to}, got {self.rate!r}")
+        check_choice(self, "schedule", SCHEDULES)
+        check_choice(self, "output", OUTPUTS)
+        check_number(self, "steps", "a number of steps, 0 or more", least=0, whole=True)
+        if self.schedule == "fixed":
+            check_number(self, "rate", "a number above 0 to 1 with schedule='fixed'", above=0, most=1)
+        check_number(self, "rate", above=0)
 
     def find(self, model: torch.nn.Module, sample: Tensor) -> Blocks:
         """The blocks of a model; raises as :meth:`plan`, and ConfigError for dropout that would differ in each step."""

@@ -8,14 +8,13 @@ Without Feedback", ICLR 2023. Code: NeuromorphicComputing/SoftHebb.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backroads.errors import ConfigError, nearest
+from backroads.methods.checks import check_choice, check_number
 from backroads.methods.hebbian import Layer, Unsupervised
 
 COMPETITIONS = ("anti", "soft", "hard")
@@ -57,18 +56,11 @@ class SoftHebb(Unsupervised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.competition not in COMPETITIONS:
-            raise ConfigError(
-                f"softhebb: competition: expected one of {', '.join(COMPETITIONS)}, got {self.competition!r}."
-                f"{nearest(str(self.competition), COMPETITIONS)}"
-            )
-        for key, value, valid, expected in (
-            ("t", self.t, 0 < self.t < math.inf, "a number above 0"),
-            ("power", self.power, 0 <= self.power < math.inf, "a number, 0 or more"),
-            ("radius", self.radius, self.radius is None or 0 < self.radius < math.inf, "a number above 0, or none"),
-        ):
-            if not valid:
-                raise ConfigError(f"softhebb: {key}: expected {expected}, got {value!r}")
+        check_choice(self, "competition", COMPETITIONS)
+        check_number(self, "t", above=0)
+        check_number(self, "power", "a number, 0 or more", least=0)
+        if self.radius is not None:
+            check_number(self, "radius", "a number above 0, or none", above=0)
 
     @property
     def units(self) -> int:

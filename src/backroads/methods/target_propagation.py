@@ -14,12 +14,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from backroads.errors import ConfigError, nearest
+from backroads.errors import ConfigError
 from backroads.methods.base import Loss
 from backroads.methods.blocks import ACTIVATIONS, Block, Blocks
+from backroads.methods.checks import check_choice, check_number
 from backroads.methods.heads import decoder
 from backroads.methods.in_blocks import InBlocks
-from backroads.methods.inference import is_rate, leaf, refuse_dropout, still_statistics
+from backroads.methods.inference import leaf, refuse_dropout, still_statistics
 
 RECONSTRUCTIONS = ("difference", "plain")
 
@@ -64,14 +65,9 @@ class TargetPropagation(InBlocks):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.reconstruction not in RECONSTRUCTIONS:
-            raise ConfigError(
-                f"target_propagation: reconstruction: expected one of {', '.join(RECONSTRUCTIONS)}, got "
-                f"{self.reconstruction!r}.{nearest(str(self.reconstruction), RECONSTRUCTIONS)}"
-            )
+        check_choice(self, "reconstruction", RECONSTRUCTIONS)
         for key in ("step", "noise"):
-            if not is_rate(value := getattr(self, key)):
-                raise ConfigError(f"target_propagation: {key}: expected a number above 0, got {value!r}")
+            check_number(self, key, above=0)
 
     def find(self, model: torch.nn.Module, sample: Tensor) -> Blocks:
         """The blocks of a model; raises as :meth:`plan`, and ConfigError for a block that no inverse is known for."""

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backroads.errors import ConfigError, nearest
 from backroads.methods.base import Loss
 from backroads.methods.blocks import ACTIVATIONS, Block, Blocks
+from backroads.methods.checks import check_choice, check_number
 from backroads.methods.in_blocks import InBlocks
 
 ELIGIBILITIES = ("likelihood", "hebb")
@@ -63,19 +62,11 @@ class ThreeFactor(InBlocks):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, known in (("eligibility", ELIGIBILITIES), ("expectation", EXPECTATIONS)):
-            if (value := getattr(self, key)) not in known:
-                raise ConfigError(
-                    f"{self.name}: {key}: expected one of {', '.join(known)}, got {value!r}."
-                    f"{nearest(str(value), known)}"
-                )
-        for key, valid, expected in (
-            ("tau", 1 <= self.tau < math.inf, "a number of trials, 1 or more"),
-            ("theta", math.isfinite(self.theta), "a finite number"),
-            ("deviation", 0 < self.deviation < math.inf, "a number above 0"),
-        ):
-            if not valid:
-                raise ConfigError(f"{self.name}: {key}: expected {expected}, got {getattr(self, key)!r}")
+        check_choice(self, "eligibility", ELIGIBILITIES)
+        check_choice(self, "expectation", EXPECTATIONS)
+        check_number(self, "tau", "a number of trials, 1 or more", least=1)
+        check_number(self, "theta", "a finite number")
+        check_number(self, "deviation", above=0)
 
     def formula(self) -> str:
         return f"reward, {self.eligibility}"
