@@ -398,3 +398,18 @@ def test_a_method_of_ones_own_is_registered_once(monkeypatch: pytest.MonkeyPatch
 def test_a_wrong_name_says_what_was_expected(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         br.get_method(name, **options)
+
+
+NUMBERS = [
+    (type(method), field.name)
+    for method in {type(case.method): case.method for case in METHODS.values()}.values()
+    for field in dataclasses.fields(method)
+    if isinstance(field.default, float) or type(field.default) is int
+]
+
+
+@pytest.mark.parametrize("value", ["x", float("nan"), float("inf"), True], ids=str)
+@pytest.mark.parametrize(("make", "option"), NUMBERS, ids=str)
+def test_what_is_no_number_is_told_with_the_option_and_what_came(make: Any, option: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"{make.name}: {option}: expected .*, got {value!r}"):
+        make(**{option: value})

@@ -50,7 +50,7 @@ def contents(run: Path) -> dict[str, Any]:
         "model": found.model,
         "state": found.state,
         "results": results,
-        "best": checkpoint.best_step(run / "checkpoints"),
+        "best": checkpoint.load_best(run / "checkpoints").manifest.step,
         "names": sorted(p.name for p in (run / "checkpoints").iterdir()),
     }
 

@@ -124,12 +124,6 @@ def put_back(folder: Path) -> None:
             os.rename(replaced, target)
 
 
-def best_step(folder: Path) -> int | None:
-    """The step of the checkpoint of the highest score; None if none has a score."""
-    best = _best(folder)
-    return None if best is None else int(best.name.removeprefix(PREFIX))
-
-
 def load(path: Path) -> Checkpoint:
     """Read one checkpoint.
 
