@@ -2,7 +2,9 @@
 
     python benchmarks/noise_rows.py --data folder:PATH --runs PATH [--network vgg] [--only rows=131]
 
-Rows are counted for each input of a neuron, over the whole training. Networks and recipes are those of
+Rows are counted for each input of a neuron, over the whole training. They come in steps spread evenly over it,
+some eight rows in one of them (one example, the least a layer can get, is up to seven in these convolutions); where
+every step has that many, they get more, at most what the batch has. Networks and recipes are those of
 ``benchmarks/local_rules.py``.
 """
 
@@ -15,6 +17,7 @@ from local_rules import NETWORKS
 
 ROWS = [10, 30, 131, 1_000, 10_000, 100_000]
 EXAMPLES = 50_000
+AT_ONCE = 8  # rows in a step, until every step has so many
 
 
 def arms_of(network: str, epochs: int | None) -> list[Arm]:
@@ -26,14 +29,17 @@ def arms_of(network: str, epochs: int | None) -> list[Arm]:
     shared |= {"model": made.model, "model_options": made.options, "split": "test"}
     found = [("backprop", 0, {"rule": "backprop"}), ("Kolen-Pollack", 0, {"rule": "kolen_pollack"})]
     for total in ROWS:
-        each: dict[str, Any] = {"rows": total / steps, "share": 1e-9}
-        found.append(("mirrored Kolen-Pollack", total, {"rule": "mirrored_kolen_pollack", "rule_options": each}))
+        every = max(1, steps // max(1, round(total / AT_ONCE)))
+        rows = total / len(range(0, steps, every))
+        mirrored = {"rule": "mirrored_kolen_pollack", "rule_options": {"rows": rows, "every": every}}
+        found.append(("mirrored Kolen-Pollack", total, mirrored))
         if total <= 1_000:  # a phase of more takes longer than the training
             found.append(
                 ("one phase, then Kolen-Pollack", total, {"rule": "kolen_pollack", "mirror_rows": float(total)})
             )
-        rate = {"rows_per_input": total / steps}
-        found.append(("white noise mirror", total, {"rule": "white_noise_mirror", "rule_options": rate}))
+        # The rule multiplies its gradient by ``every``: with this rate a step with noise goes a tenth of the way.
+        alone: dict[str, Any] = {"rate": 0.1 / every, "rows_per_input": rows, "every": every}
+        found.append(("white noise mirror", total, {"rule": "white_noise_mirror", "rule_options": alone}))
     return [Arm({"network": network, "rule": rule, "rows": rows}, {**shared, **own}) for rule, rows, own in found]
 
 

@@ -4,7 +4,8 @@
 
 All contestants live in one process and take their steps in turn, a step of torch's network between any two of them
 (T A T B T C T ...), so that whatever slows the machine down slows both; a row is the median over rounds of the step's
-time over the mean of torch's steps right before and right after it, with its quartiles. Beside it:
+time over the mean of torch's steps right before and right after it, with its quartiles. Of a rule that acts in every
+k-th step, k rounds are averaged first, so that the median does not pass over the step that costs. Beside it:
 
 - floor: what the ratio must be at least: the multiplications of all matrix products and convolutions, counted while a
   step runs, over torch's, plus the bytes of the elementwise work on B at the memory bandwidth measured here;
@@ -79,9 +80,10 @@ class Contestant:
     step: Step
     model: torch.nn.Module
     optimizers: list[torch.optim.Optimizer]
-    learned: int  # entries of B that are learned
+    learned: float  # entries of B that are learned in a step, in the mean
     made: int  # entries of B that are made from W in each forward pass
     momentum: bool  # of B
+    every: int  # steps from one on which the rule acts to the next
     seconds: list[float] = dataclasses.field(default_factory=list)
     ratios: list[float] = dataclasses.field(default_factory=list)  # to torch's steps beside it
 
@@ -118,15 +120,24 @@ def contestant(
         loss.backward()
         optimizer.step()
 
-    learned = sum(p.numel() for group in backward for p in group["params"])
+    # A "constant" tensor gets a gradient in the steps in which the rule acts alone.
+    learned = sum(
+        p.numel() / (every(rule) if group["name"] == "constant" else 1) for group in backward for p in group["params"]
+    )
     made = sum(p.numel() for p in model.parameters() if p.dim() > 1) if name == "sign symmetry" else 0
-    return Contestant(step, model, [optimizer], learned, made, any(group["momentum"] > 0 for group in backward))
+    momentum = any(group["momentum"] > 0 for group in backward)
+    return Contestant(step, model, [optimizer], learned, made, momentum, every(rule))
+
+
+def every(rule: br.FeedbackRule | None) -> int:
+    """Steps from one on which a rule acts to the next."""
+    return int(getattr(getattr(rule, "cadence", rule), "every", 1))
 
 
 def elementwise_bytes(c: Contestant) -> int:
     """Read W and B and write the gradient, then read both and write B; two more passes with momentum."""
     passes = 6 + 2 * c.momentum
-    return 4 * (c.learned * passes + c.made * 2)
+    return round(4 * (c.learned * passes + c.made * 2))
 
 
 def bandwidth(device: torch.device) -> float:
@@ -192,8 +203,9 @@ def compare(network: str, names: list[str], arguments: argparse.Namespace, speed
             flops[name] = 0
         else:
             with FlopCounterMode(display=False) as counter:
-                c.step()
-            flops[name] = counter.get_total_flops()
+                for _ in range(c.every):
+                    c.step()
+            flops[name] = counter.get_total_flops() / c.every
         for _ in range(arguments.warmup):
             c.step()
 
@@ -218,7 +230,9 @@ def compare(network: str, names: list[str], arguments: argparse.Namespace, speed
     seconds = statistics.median(base.seconds)
     rows = []
     for name, c in present.items():
-        low, middle, high = statistics.quantiles(c.ratios or [1.0, 1.0], n=4)
+        whole = range(0, len(c.ratios) // c.every * c.every, c.every)
+        ratios = [statistics.fmean(c.ratios[i : i + c.every]) for i in whole]
+        low, middle, high = statistics.quantiles(ratios if len(ratios) > 1 else [*ratios, *ratios] or [1.0, 1.0], n=4)
         floor = None
         if flops[name] and name not in BIOTORCH:
             floor = flops[name] / flops[TORCH] + elementwise_bytes(c) / speed / seconds
@@ -231,6 +245,7 @@ def compare(network: str, names: list[str], arguments: argparse.Namespace, speed
                 "options": repr(RULES[name]) if name in RULES else "",
                 "rounds": arguments.steps,
                 "median_seconds": statistics.median(c.seconds),
+                "steps_averaged": c.every,
                 "ratio": middle,
                 "ratio_quartiles": [low, high],
                 "floor": floor,

@@ -104,7 +104,7 @@ def test_weight_decay_shrinks_the_difference_as_it_shrinks_W_and_never_brings_it
 def test_the_gain_is_that_of_the_kalman_filter(q: float) -> None:
     """g = P / (P + |B|^2 / q), which is 1 / (t + 1 + 1 / (2 q)) while |B| stays the same; P <- (1 - g) P."""
     inputs = 50
-    layer = br.nn.Linear(inputs, 7, rule=RULE(rows=q, share=1e-9, floor=1e-9), dtype=torch.float64)
+    layer = br.nn.Linear(inputs, 7, rule=RULE(rows=q, every=1, floor=1e-9), dtype=torch.float64)
     x = torch.randn(256, inputs, dtype=torch.float64)
     opt = torch.optim.SGD(br.param_groups(layer, lr=1e-12, momentum=0.0))
     assert layer.rule.rows_per_input(x, layer.weight, layer.operator) == pytest.approx(q)
@@ -139,7 +139,7 @@ def test_the_predicted_difference_is_the_measured_one(problem: str) -> None:
     found, predicted = [], []
     for seed in range(60):
         torch.manual_seed(seed)
-        layer = made.make(rule=RULE(rows=2.0, floor=1e-9), dtype=torch.float64)
+        layer = made.make(rule=RULE(rows=2.0, every=1, floor=1e-9), dtype=torch.float64)
         with torch.no_grad():  # B drawn like W, of as much power: what the filter starts from
             B = torch.randn_like(layer.weight)
             layer.backward_weight.copy_(B * layer.weight.norm() / B.norm())
@@ -160,7 +160,7 @@ def test_the_angle_is_the_predicted_one_while_W_learns() -> None:
     """131 rows per input: 5 degrees, whatever W did meanwhile."""
     torch.manual_seed(0)
     net = br.convert(
-        torch.nn.Sequential(torch.nn.Linear(40, 200), torch.nn.ReLU(), torch.nn.Linear(200, 10)), RULE(1.0)
+        torch.nn.Sequential(torch.nn.Linear(40, 200), torch.nn.ReLU(), torch.nn.Linear(200, 10)), RULE(1.0, every=1)
     )
     opt = torch.optim.SGD(br.param_groups(net, lr=0.01, momentum=0.9))
     for step in range(131):
@@ -179,7 +179,7 @@ def test_the_floor_keeps_B_with_W_where_increments_are_not_shared() -> None:
     """A random walk of B, of v |W|^2 a step: P settles where the gain is the floor, g R / (2 - g) + v / (g (2 - g))."""
     torch.manual_seed(0)
     inputs, q, g, v = 100, 1.0, 0.1, 1e-3
-    layer = br.nn.Linear(inputs, 50, rule=RULE(rows=q, share=1e-9, floor=g), dtype=torch.float64)
+    layer = br.nn.Linear(inputs, 50, rule=RULE(rows=q, every=1, floor=g), dtype=torch.float64)
     silence(layer)
     x, opt = (
         torch.randn(256, inputs, dtype=torch.float64),
@@ -205,7 +205,7 @@ def test_uses_and_accumulated_parts_count_as_rows(uses: int) -> None:
 
     def variance(accumulated: bool) -> float:
         torch.manual_seed(0)
-        layer = br.nn.Linear(6, 6, rule=RULE(rows=50.0, floor=1e-9), dtype=torch.float64)
+        layer = br.nn.Linear(6, 6, rule=RULE(rows=50.0, every=1, floor=1e-9), dtype=torch.float64)
         with torch.no_grad():  # |B| is |W| from the start on
             layer.backward_weight.copy_(layer.weight)
             layer.variance.copy_(2 * layer.weight.square().sum())
@@ -231,7 +231,7 @@ def test_uses_and_accumulated_parts_count_as_rows(uses: int) -> None:
 @pytest.mark.parametrize("uses", [1, 3, 20])
 def test_the_first_steps_do_not_overshoot_however_often_a_layer_is_used(uses: int) -> None:
     x = torch.randn(64, 6, dtype=torch.float64)
-    layer = br.nn.Linear(6, 6, rule=RULE(rows=4.0), dtype=torch.float64)
+    layer = br.nn.Linear(6, 6, rule=RULE(rows=4.0, every=1), dtype=torch.float64)
     opt = torch.optim.SGD(br.param_groups(layer, lr=1e-12, momentum=0.0))
     for _ in range(5):
         opt.zero_grad()
@@ -252,11 +252,16 @@ def steps(net: torch.nn.Module, opt: torch.optim.Optimizer, numbers: range, call
         opt.step()
 
 
-def test_a_run_taken_up_again_repeats_the_run_bit_for_bit() -> None:
-    """The state dict holds B, C, the variance, and the rows of the last step."""
+@pytest.mark.parametrize("every", [1, 2, 4])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_run_taken_up_again_repeats_the_run_bit_for_bit(every: int, used: bool) -> None:
+    """The state dict holds B, C, the variance, the place in the cadence, and the rows of the last step.
+
+    Also where the network that takes it up was in use before, at another place of the cadence.
+    """
 
     def made() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-        net = small_network(RULE())
+        net = small_network(RULE(every=every))
         return net, torch.optim.SGD(br.param_groups(net, 0.05, weight_decay=0.01))
 
     whole, opt = made()
@@ -265,6 +270,8 @@ def test_a_run_taken_up_again_repeats_the_run_bit_for_bit() -> None:
     steps(first, opt, range(3))
     saved = copy.deepcopy((first.state_dict(), opt.state_dict()))
     second, opt = made()
+    if used:
+        steps(second, opt, range(10, 12))
     second.load_state_dict(saved[0])
     opt.load_state_dict(saved[1])
     steps(second, opt, range(3, 6))
@@ -304,7 +311,7 @@ def test_compilation_keeps_it_exact() -> None:
     """Compiled, C moves into B and each step counts once: the forecast is eager mode's, but for the scatter of |B|."""
     forecasts = {}
     for compiled in (False, True):
-        net = small_network(RULE(rows=2.0), torch.float32)
+        net = small_network(RULE(rows=2.0, every=2), torch.float32)
         opt = torch.optim.SGD(br.param_groups(net, 0.05, weight_decay=0.01))
         steps32(net, opt, torch.compile(net, backend="aot_eager") if compiled else net)
         forecasts[compiled] = [layer.rule.predicted_angle(layer.state) for _, layer in br.aligned_layers(net)]
@@ -322,7 +329,7 @@ def steps32(net: torch.nn.Module, opt: torch.optim.Optimizer, call: Any) -> None
 
 
 def test_bfloat16_activities_teach_B_as_well() -> None:
-    net = small_network(RULE(rows=4.0), torch.float32)
+    net = small_network(RULE(rows=4.0, every=2), torch.float32)
     opt = torch.optim.SGD(br.param_groups(net, 0.05))
     for step in range(60):
         x, y = batch(seed=step, dtype=torch.float32)
@@ -338,7 +345,7 @@ def test_bfloat16_activities_teach_B_as_well() -> None:
 def test_attention_learns_its_way_back() -> None:
     torch.manual_seed(0)
     attention = torch.nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
-    net = br.convert(attention, RULE(rows=4.0))
+    net = br.convert(attention, RULE(rows=4.0, every=2))
     opt = torch.optim.AdamW(br.param_groups(net, 1e-3, optimiser="adamw"))
     for _ in range(30):
         opt.zero_grad()
@@ -348,23 +355,42 @@ def test_attention_learns_its_way_back() -> None:
     assert all(degrees < 20 for degrees in br.metrics.weight_angles(net).values())
 
 
-def test_rows_are_bounded_by_the_batch_and_cost_their_share() -> None:
-    rule, linear = RULE(), br.functional.LinearMap()
+def test_rows_are_bounded_by_the_batch() -> None:
+    rule, linear = RULE(rows=0.5), br.functional.LinearMap()
     W = torch.empty(10, 500)
-    assert rule.images(torch.empty(128, 500), W, linear) == 20  # 0.04 rows per input
-    assert rule.images(torch.empty(8, 500), W, linear) == 8  # no more than there are
-    assert rule.images(torch.empty(1024, 500), W, linear) == 128  # an eighth of the batch in any case
+    assert rule.images(torch.empty(1024, 500), W, linear) == 250
+    assert rule.images(torch.empty(128, 500), W, linear) == 128  # no more than there are
+    assert rule.images(torch.empty(500), W, linear) == 1
     kernel = torch.empty(16, 16, 3, 3)
-    conv = br.nn.Conv2d(16, 16, 3, padding=1, rule=rule)
-    assert rule.images(torch.empty(128, 16, 32, 32), kernel, conv.operator) == 16
-    assert rule.rows_per_input(torch.empty(128, 16, 32, 32), kernel, conv.operator) > 100
+    conv = br.nn.Conv2d(16, 16, 3, padding=1, rule=RULE())
+    x = torch.empty(128, 16, 32, 32)
+    assert RULE().images(x, kernel, conv.operator) < 16  # in a convolution every position is a row
+    assert 64 <= RULE().rows_per_input(x, kernel, conv.operator) < 72
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_noise_comes_in_the_first_step_and_in_every_so_manyth(every: int) -> None:
+    """In the others neither C nor P moves, and nothing but the increments of W moves B."""
+    net = small_network(RULE(every=every, floor=1e-9))
+    opt = torch.optim.SGD(br.param_groups(net, 0.05))
+    for step in range(7):
+        before = [(error(layer), layer.variance.clone()) for _, layer in br.aligned_layers(net)]
+        steps(net, opt, range(step, step + 1))
+        for (_, layer), (D, P) in zip(br.aligned_layers(net), before, strict=True):
+            if step % every == 0:
+                assert float(layer.variance) < float(P)
+                assert float((error(layer) - D).norm()) > 1e-3 * float(D.norm())
+            else:
+                assert torch.equal(layer.variance, P)
+                torch.testing.assert_close(error(layer), D, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"rows": 0}, "rows must be > 0"),
-        ({"share": 1.5}, "share must be > 0 and <= 1"),
+        ({"every": 0}, "every must be"),
+        ({"floor": 2}, "floor must be > 0 and <= 1"),
         ({"floor": -1}, "floor must be a finite number >= 0"),
         ({"noise": "impulses"}, "unknown noise 'impulses'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 import weakref
 from typing import Any, ClassVar, cast
@@ -28,9 +29,11 @@ class _Mean:
     def __init__(self, memory: Memory, taught: Tensor) -> None:
         self._memory, self._taught = memory, weakref.ref(taught)
 
-    def __call__(self, gradient: Tensor) -> Tensor | None:
+    def __call__(self, gradient: Tensor | None) -> Tensor | None:
         taught = self._taught()
-        if taught is None or self._memory.backward != torch._C._current_graph_task_id():  # no pass of training
+        if gradient is None or taught is None:
+            return None
+        if self._memory.backward != torch._C._current_graph_task_id():  # no pass of training
             return None
         return self._memory.mean(taught, gradient)
 
@@ -193,11 +196,10 @@ class AlignedLayer(torch.nn.Module):
         active, tensors = rule.begin(Use(self.operator, x, W, memory, training, recomputing(), first), state)
         if taught is not None:
             memory.seen = taught._version
-        if autocast:
-            with torch.autocast(x.device.type, enabled=False):
+        feedback = tensors.pop("feedback", None)
+        if feedback is None:
+            with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
                 feedback = rule.feedback(W, state)
-        else:
-            feedback = rule.feedback(W, state)
         known = None if traced() else memory
         in_effect = self._in_effect[active]
         made = propagate(x, W, self.bias, self.operator, in_effect, tensors, feedback, known, taught is not None)

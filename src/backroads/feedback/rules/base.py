@@ -209,7 +209,8 @@ class FeedbackRule(Options):
         """Called in each forward pass.
 
         Returns:
-            Whether the rule acts on this pass (see :meth:`in_effect`), and the tensors that the backward pass needs.
+            Whether the rule acts on this pass (see :meth:`in_effect`), and the tensors that the backward pass needs;
+            among them "feedback", if the rule has at hand what :meth:`feedback` would give.
         """
         return True, state
 

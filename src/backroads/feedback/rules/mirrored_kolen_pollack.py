@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from backroads.feedback.checks import check_choice, check_positive, checked_options, chosen
+from backroads.feedback.checks import check_choice, check_count, check_positive, checked_options, chosen
 from backroads.feedback.drive.white_noise import WhiteNoise
 from backroads.feedback.operators import Operator
 from backroads.feedback.primitives import WeightedSum, backward_gradient
@@ -33,15 +33,15 @@ class MirroredKolenPollack(FeedbackRule):
 
     kind: ClassVar[str] = "mirrored_kolen_pollack"
     owns_feedback: ClassVar[bool] = True
-    rows: float = 0.04
-    share: float = 0.125
+    rows: float = 64.0
+    every: int = 8
     floor: float = 1e-3
     noise: str = "normal"
     scale: float = dataclasses.field(default=1.0, kw_only=True)  # of one pass; see in_effect
 
     def __post_init__(self) -> None:
         check_positive("mirrored_kolen_pollack", "rows", self.rows)
-        check_positive("mirrored_kolen_pollack", "share", self.share, most=1.0)
+        check_count("mirrored_kolen_pollack", "every", self.every)
         check_positive("mirrored_kolen_pollack", "floor", self.floor, most=1.0)
         check_choice("mirrored_kolen_pollack", "noise", self.noise, tuple(NOISE))
 
@@ -59,7 +59,8 @@ class MirroredKolenPollack(FeedbackRule):
 
     @property
     def counters(self) -> dict[str, int]:
-        return {"before": 2**31, "uses": 2**31}  # the rows of a step are known when it is over
+        # The rows of a step are known when it is over.
+        return {"step": self.every, "active": 2, "before": 2**31, "uses": 2**31}
 
     def settle(self, state: State) -> None:
         with torch.no_grad():
@@ -69,16 +70,20 @@ class MirroredKolenPollack(FeedbackRule):
     # -- how much noise there is ---------------------------------------------------------------------------------------
 
     def images(self, x: Tensor, W: Tensor, op: Operator) -> int:
-        """How many examples of noise a layer gets beside x: those for ``rows`` and ``share``, at most the batch's."""
+        """How many examples of noise a layer gets in place of x: those for ``rows``, at most the batch's."""
         n = 1 if op.unbatched(x) else max(1, x.shape[0])
-        places = max(1, op.positions(x, W))
-        wanted = max(self.rows * W[0].numel(), self.share * n * places)
-        return min(n, math.ceil(wanted / places - 1e-9))
+        if torch.compiler.is_compiling():  # which has noise in every step
+            n = math.ceil(n / self.every)
+        return min(n, max(1, math.ceil(self.rows / self._rows_of_one(x, W, op) - 1e-9)))
 
     def rows_per_input(self, x: Tensor, W: Tensor, op: Operator) -> float:
         """q of that noise: E|V - W|^2 = |W|^2 / q, or less at borders. A tap that meets a border has fewer rows."""
+        return self.images(x, W, op) * self._rows_of_one(x, W, op)
+
+    def _rows_of_one(self, x: Tensor, W: Tensor, op: Operator) -> float:
+        """The rows per input of one example."""
         reciprocals = math.prod([sum(1 / places for places in axis if places) for axis in op.taps(x, W)])
-        return self.images(x, W, op) / (W.shape[1] * (reciprocals or 1.0))
+        return 1 / (W.shape[1] * (reciprocals or 1.0))
 
     # -- the passes ----------------------------------------------------------------------------------------------------
 
@@ -87,25 +92,36 @@ class MirroredKolenPollack(FeedbackRule):
         return True
 
     def reads(self, state_learns: bool, weight_learns: bool) -> frozenset[str]:
-        return frozenset({"weight"}) if state_learns else frozenset()  # to answer the noise, y = W xi
+        # W answers the noise, y = W xi
+        return frozenset({"weight"}) if state_learns and self.scale else frozenset()
 
     @torch.no_grad()
     def begin(self, use: Use, state: State) -> tuple[bool, State]:
-        B, C, P = state["backward_weight"], state["correction"], state["variance"]
+        B, C, P, memory = state["backward_weight"], state["correction"], state["variance"], use.memory
         transformed = torch._C._are_functorch_transforms_active()  # vmap and grad change nothing in place
-        step = use.training and use.first and not use.repeated and not transformed
+        compiled = torch.compiler.is_compiling()  # it would take a count for a constant: noise in every step
+        learning = use.training and not transformed
+        step = learning and use.first and not use.repeated
         if step:
-            self.settle(state)
+            if memory.active or compiled or memory.seen < 0:
+                self.settle(state)
+            memory.active = compiled or memory.step == 0
+            memory.step = 0 if compiled else (memory.step + 1) % self.every
+        # After that C is zero until the optimiser has stepped, and B alone carries the error back.
+        tensors = {"backward_weight": B, "correction": C} | ({"feedback": B} if learning else {})
+        if not memory.active:
+            return False, tensors
         # R = E|V - W|^2 of the V of a step. |W|^2 is taken to be |B|^2; the rows are those of all uses in a step.
-        rows = self.rows_per_input(use.x, use.W, use.op) * max(1, use.memory.last)
-        R = (B.square().sum() / rows).clamp(min=torch.finfo(B.dtype).tiny)
+        rows = self.rows_per_input(use.x, use.W, use.op) * max(1, memory.last)
+        R = (torch.linalg.vector_norm(B).square() / rows).clamp(min=torch.finfo(B.dtype).tiny)
         if step:
             g = (P / (P + R)).clamp(min=self.floor)
             P.copy_((1 - g).square() * P + g.square() * R)
         # P after the step is g R where g is the filter's own, so that all uses in a step find the gain of the first.
-        return True, {"backward_weight": B, "correction": C, "gain": (P / R).clamp(self.floor, 1.0)}
+        return True, {**tensors, "gain": (P / R).clamp(self.floor, 1.0)}
 
     def in_effect(self, scale: float, active: bool) -> Self:
+        scale = scale if active else 0.0
         return self if scale == self.scale else dataclasses.replace(self, scale=scale)
 
     def feedback(self, W: Tensor, state: State) -> Tensor | None:
@@ -118,7 +134,7 @@ class MirroredKolenPollack(FeedbackRule):
         state: State = {}
         if needs_B and dW is not None:
             state["backward_weight"] = dW.clone() if step.needs_weight else dW
-        if needs_C:
+        if needs_C and self.scale:
             assert step.W is not None
             g = step.state["gain"] * self.scale
             state["correction"] = self._innovation(step.x, step.W, step.feedback, step.op) * g
@@ -157,16 +173,16 @@ class MirroredKolenPollack(FeedbackRule):
 
 @checked_options
 def mirrored_kolen_pollack(
-    rows: float = 0.04, *, share: float = 0.125, floor: float = 1e-3, noise: str = "normal"
+    rows: float = 64.0, *, every: int = 8, floor: float = 1e-3, noise: str = "normal"
 ) -> MirroredKolenPollack:
     """Mirrored Kolen-Pollack: ``dB = dW + g (V - B)``. Local, and nothing to tune.
 
     B gets the increments that W's optimiser gives W (Kolen and Pollack), so that whatever W does leaves the difference
-    D = B - W as it is. In each step noise xi, white and of power 1, drives the layer in place of its input, apart from
-    the task; with y = W xi the mean of y xi^T is an unbiased view V of W, E|V - W|^2 = |W|^2 / q for q rows of noise
-    per input of a neuron, and removes D. As D is a constant seen through noise, the best gain is that of the Kalman
-    filter: ``g = P / (P + R)``, ``P <- (1 - g) P``, R = |B|^2 / q, from P = E|D|^2 = 2 |B|^2 on, when B is drawn like
-    W. While |W| stays the same, P = |W|^2 / (1/2 + rows per input so far): 131 rows over a whole training give an
+    D = B - W as it is. In each eighth step noise xi, white and of power 1, drives the layer in place of its input,
+    apart from the task; with y = W xi the mean of y xi^T is an unbiased view V of W, E|V - W|^2 = |W|^2 / q for q rows
+    of noise per input of a neuron, and removes D. As D is a constant seen through noise, the best gain is that of the
+    Kalman filter: ``g = P / (P + R)``, ``P <- (1 - g) P``, R = |B|^2 / q, from P = E|D|^2 = 2 |B|^2 on, when B is drawn
+    like W. While |W| stays the same, P = |W|^2 / (1/2 + rows per input so far): 131 rows over a whole training give an
     angle of 5 degrees, in any network.
 
     A noise of the mirror alone has to be averaged, and an average lags behind a W that moves; Kolen and Pollack's rule
@@ -175,9 +191,11 @@ def mirrored_kolen_pollack(
     B has to share W's optimiser and C needs plain SGD at rate 1: :func:`backroads.param_groups` sets that up.
 
     Args:
-        rows: of noise in a step, for each input of a neuron: at least so many, if the batch has them; > 0.
-        share: of the batch's rows that goes to noise in any case, > 0 and <= 1. It costs two thirds of that share of
-            the layer's own products; in a convolution, where positions are rows, it gives 10 and more per input.
+        rows: of noise in a step with noise, for each input of a neuron: so many, if the batch has them (a position of a
+            convolution is a row); > 0.
+        every: noise comes in the first step and in every so-manyth from then on; >= 1. As the noise takes two products
+            of the layer's three, a training costs at most 2 / (3 every) more; in convolutions, where ``rows`` is a
+            small part of the batch's, far less. Under torch.compile it comes in each step, in such a part of the batch.
         floor: of g, > 0 and <= 1, for what moves B and W apart (noise in B's increments, rounding).
         noise: "normal" or "uniform".
 
@@ -187,4 +205,4 @@ def mirrored_kolen_pollack(
     Sources: Kolen, Pollack, ICNN 1994; Akrout et al., NeurIPS 2019 (both halves); Kalman, J. Basic Eng. 82 (1960). The
     combination is ours.
     """
-    return MirroredKolenPollack(rows, share, floor, noise)
+    return MirroredKolenPollack(rows, every, floor, noise)
