@@ -147,6 +147,8 @@ def run_grid(
         found["seeds"] = dict(sorted(found["seeds"].items(), key=lambda item: int(item[0])))
         write_json(given.out, recorded())
         print(f"{arm.name}, seed {seed}: {outcome.get('status', 'done')}", flush=True)
+    if record and not todo:  # what is worked out from the outcomes may have changed
+        write_json(given.out, recorded())
     return recorded()
 
 
@@ -242,6 +244,7 @@ def accuracies(seeds: dict[str, Data], baseline: dict[str, Data]) -> Data:
         "accuracy_std": own.std,
         "gap_points": None if gap.mean is None else 100 * gap.mean,
         "gap_std": None if gap.std is None else 100 * gap.std,
+        "gap_half": None if gap.half is None else 100 * gap.half,  # of the paired 95 % interval of its mean
         "angle_mean": statistics.fmean(angles) if angles else None,
         "angle_max": max(angles) if angles else None,
         "diverged": sum(run["status"] == "diverged" for run in seeds.values()),
@@ -277,6 +280,12 @@ def spread(mean: float | None, std: float | None, factor: float = 100, digits: i
     if mean is None:
         return "-"
     return f"{factor * mean:{sign}.{digits}f}" + ("" if std is None else f" ± {factor * std:.{digits}f}")
+
+
+def gap_of(row: Data) -> str:
+    """A row's gap in points; of several seeds with the 95 % interval of its mean, paired by seed."""
+    gap, half = row["gap_points"], row.get("gap_half")
+    return spread(gap, None, 1, sign="+") + ("" if half is None else f" [{gap - half:+.2f}, {gap + half:+.2f}]")
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from grid import RECIPE, RESULTS, Arm, markdown, parser, rows_of, run_grid, spread
+from grid import RECIPE, RESULTS, Arm, gap_of, markdown, parser, rows_of, run_grid, spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +115,22 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 }
 
 
+def details(results: dict[str, Any]) -> str:
+    """A row for each arm: accuracy with its spread over seeds, gap with its paired interval, angles, n."""
+    cells = [
+        [
+            row["network"],
+            row["rule"],
+            str(row["n"]),
+            "diverged" if row["accuracy_mean"] is None else spread(row["accuracy_mean"], row["accuracy_std"]),
+            gap_of(row) if row["rule"] != "backprop" else "",
+            "" if row["angle_mean"] is None else f"{row['angle_mean']:.1f}° ({row['angle_max']:.1f}°)",
+        ]
+        for row in rows_of(results)
+    ]
+    return markdown(["network", "rule", "n", "accuracy, %", "gap, points", "mean angle (largest)"], cells)
+
+
 def table(results: dict[str, Any]) -> str:
     """Gaps to backprop by network and rule, in points, with the mean angle; candidates in a row each."""
     rows = rows_of(results)
@@ -128,7 +144,7 @@ def table(results: dict[str, Any]) -> str:
                 names[row["network"]],
                 row["rule"],
                 "diverged" if row["accuracy_mean"] is None else spread(row["accuracy_mean"], None),
-                _gap(row),
+                gap_of(row),
                 "" if row["angle_mean"] is None else f"{row['angle_mean']:.1f}°",
             ]
             for row in rows
@@ -148,14 +164,7 @@ def _cell(row: dict[str, Any] | None) -> str:
         return f"diverged ({row['diverged']} of {row['n']})"
     if row["rule"] == "backprop":
         return spread(row["accuracy_mean"], row["accuracy_std"]) + " %"
-    return _gap(row) + ("" if row["angle_mean"] is None else f" ({row['angle_mean']:.0f}°)")
-
-
-def _gap(row: dict[str, Any]) -> str:
-    """In points; of several seeds with the sample standard deviation and their number."""
-    return spread(row["gap_points"], row["gap_std"], 1, sign="+") + (
-        f", n = {row['n']}" if row["gap_std"] is not None else ""
-    )
+    return gap_of(row) + ("" if row["angle_mean"] is None else f" ({row['angle_mean']:.0f}°)")
 
 
 def main() -> None:

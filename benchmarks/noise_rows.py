@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from grid import RECIPE, Arm, markdown, parser, rows_of, run_grid, spread
+from grid import RECIPE, Arm, gap_of, markdown, parser, rows_of, run_grid, spread
 from local_rules import NETWORKS
 
 ROWS = [10, 30, 131, 1_000, 10_000, 100_000]
@@ -51,7 +51,7 @@ def table(results: dict[str, Any]) -> str:
             row["rule"],
             f"{row['rows']:,}",
             "diverged" if row["accuracy_mean"] is None else spread(row["accuracy_mean"], row["accuracy_std"]),
-            spread(row["gap_points"], row["gap_std"], 1, sign="+"),
+            gap_of(row),
             "" if row["angle_mean"] is None else f"{row['angle_mean']:.1f}°",
             str(row["n"]),
         ]

@@ -66,6 +66,7 @@ def test_numbers_are_means_over_seeds_and_gaps_are_paired(run: Callable[..., tup
     assert mirror["accuracy_mean"] == pytest.approx((0.85 + 0.71) / 2)
     gaps = [100 * (0.85 - 0.9), 100 * (0.71 - 0.7)]  # of the seeds that did not diverge
     assert (mirror["gap_points"], mirror["gap_std"]) == pytest.approx((statistics.fmean(gaps), statistics.stdev(gaps)))
+    assert mirror["gap_half"] == pytest.approx(12.7062 * statistics.stdev(gaps) / 2**0.5, rel=1e-5)  # t(1) at 0.975
     assert (mirror["angle_mean"], mirror["angle_max"]) == (10.0, 20.0)
 
 

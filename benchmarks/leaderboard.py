@@ -1,0 +1,214 @@
+"""Every rule and every method on the same task, budget and seeds: accuracy, cost, memory, and what each one needs.
+
+    python benchmarks/leaderboard.py --task digits --data digits --runs PATH --choose    # the rates, first
+    python benchmarks/leaderboard.py --task digits --data digits --runs PATH             # then the accuracies
+    python benchmarks/leaderboard.py --task mnist --data mnist --root PATH --runs PATH [--choose]
+    python benchmarks/leaderboard.py --task cifar10 --data folder:PATH --runs PATH [--choose]
+    python benchmarks/step_time.py --networks "mlp, batch 128" --methods                 # what a step costs
+
+``--choose`` trains each with every rate of W of the same short list, on seed 0, and is judged on a part of the training
+split that is not trained on. Nothing else is chosen: rules and methods have their defaults. The accuracies are then of
+the best rate, on the test split, with fresh seeds. Where a method cannot train the task's network, it has another one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, NamedTuple
+
+from grid import RESULTS, Arm, gap_of, markdown, parser, rows_of, run_grid, spread
+
+RATES = [0.003, 0.01, 0.03, 0.1, 0.3]
+SHARED: dict[str, Any] = {
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "schedule": "cosine",
+    "warmup_epochs": 0.5,
+    "keep": 1,
+    "checkpoint_every": 200,
+}
+MLP: dict[str, Any] = {"model": "mlp", "model_options": {"hidden": [512, 512]}}
+TASKS: dict[str, dict[str, Any]] = {
+    "digits": {"model": "digits_conv", "epochs": 10, "batch_size": 32},
+    "mnist": {**MLP, "epochs": 3, "batch_size": 128, "augment": "none"},
+    "cifar10": {"model": "resnet8", "epochs": 5, "batch_size": 128, "augment": "crop_flip", "channels_last": True},
+}
+
+
+class Card(NamedTuple):
+    """What a way to assign credit asks of the tissue or the chip that runs it.
+
+    Attributes:
+        family: of the table and the picture.
+        reads_W: whether the way back, or what teaches it, reads the forward weights.
+        phases: whether it needs phases apart from the forward pass and one backward sweep.
+        locking: whether a layer has to wait for all later ones before it learns.
+        signed: whether single units get a signed error.
+        derivative: whether the derivative of the activation is used.
+        extra: weights beside W.
+        local: whether all that changes a weight is at hand at its two ends, or broadcast as one number to all.
+    """
+
+    family: str
+    reads_W: bool
+    phases: bool
+    locking: bool
+    signed: bool
+    derivative: bool
+    extra: str
+    local: bool
+
+
+_FEEDBACK = Card("learned feedback", False, False, True, True, True, "B", True)
+_NON_LOCAL = _FEEDBACK._replace(family="weight estimation", reads_W=True, local=False)
+_FIXED = _FEEDBACK._replace(family="fixed feedback", extra="fixed B")
+_LOCAL_LOSS = Card("local losses", False, False, False, True, True, "a head a block", True)
+_ONE_NUMBER = Card("one number for all", False, True, True, False, False, "none", True)
+CARDS: dict[str, Card] = {
+    "backprop": Card("backpropagation", True, False, True, True, True, "none", False),
+    "symmetric_alignment": _NON_LOCAL,
+    "activation_alignment": _NON_LOCAL,
+    "sign_symmetry": _NON_LOCAL._replace(extra="signs of W"),
+    "exact_probing": _NON_LOCAL,  # impulses read W entry by entry: an upper bound
+    "kolen_pollack": _FEEDBACK,
+    "mirrored_kolen_pollack": _FEEDBACK._replace(phases=True),
+    "white_noise_mirror": _FEEDBACK._replace(phases=True),
+    "error_correcting_mirror": _FEEDBACK._replace(phases=True, local=False),
+    "weight_mirror": _FEEDBACK,
+    "information_alignment": _FEEDBACK,
+    "feedback_alignment": _FIXED,
+    "product_feedback_alignment": _FEEDBACK._replace(extra="two chains of B"),
+    "direct_feedback_alignment": _FIXED,
+    "direct_kolen_pollack": _FEEDBACK,
+    "direct_random_target_projection": _FIXED._replace(locking=False, signed=False),
+    "error_broadcast": _FIXED._replace(extra="a correlation with the error"),
+    "local_errors": _LOCAL_LOSS,
+    "layerwise": _LOCAL_LOSS,
+    "mono_forward": _LOCAL_LOSS._replace(extra="a projection a block"),
+    "forward_forward": _LOCAL_LOSS._replace(phases=True, signed=False, extra="none"),
+    "predictive_coding": Card("energies and targets", True, True, True, True, True, "none", True),
+    "target_propagation": Card("energies and targets", False, True, True, True, True, "an inverse a block", True),
+    "node_perturbation": _ONE_NUMBER,
+    "weight_perturbation": _ONE_NUMBER,
+    "three_factor": _ONE_NUMBER._replace(phases=False),
+    "reinforce": _ONE_NUMBER._replace(phases=False),
+    "hebbian": Card("no error at all", False, False, False, False, False, "none", True),
+    "softhebb": Card("no error at all", False, False, False, False, False, "none", True),
+}
+RULES = list(CARDS)[: list(CARDS).index("error_broadcast") + 1]
+# Where a method cannot train the task's network.
+OWN: dict[str, dict[str, dict[str, Any]]] = {}
+
+# Error in percent, as a repository or its logs state it; recipes and networks differ from ours.
+PUBLISHED: dict[str, str] = {
+    "backprop": "8.6 (ResNet-20, BioTorch); 1.5 on MNIST (Akrout et al., logs)",
+    "feedback_alignment": "32.2 (ResNet-20, BioTorch); 2.2 on MNIST (Akrout et al., logs)",
+    "direct_feedback_alignment": "45.9 (ResNet-20, BioTorch)",
+    "sign_symmetry": "10.1 (ResNet-20, uniform, BioTorch)",
+    "kolen_pollack": "1.53 on MNIST (Akrout et al., logs)",
+    "weight_mirror": "1.51 on MNIST (Akrout et al., logs)",
+    "local_errors": "5.6 (VGG8B, predsim, its README); 0.31 on MNIST (VGG8B)",
+    "forward_forward": "1.45 on MNIST (loeweX/Forward-Forward)",
+    "softhebb": "19.7, 0.6 on MNIST (their deep networks, README)",
+}
+
+
+def settings_of(task: str, name: str) -> dict[str, Any]:
+    """Settings of a training of one rule or method, without its rate."""
+    own = {"rule": name} if name in RULES else {"method": name}
+    return {**SHARED, **TASKS[task], **OWN.get(name, {}).get(task, {}), **own}
+
+
+def choices(task: str) -> list[Arm]:
+    """Each rule and method at every rate, on a validation part."""
+    return [
+        Arm({"name": name, "rate": rate}, {**settings_of(task, name), "learning_rate": rate, "split": "validation"})
+        for name in CARDS
+        for rate in RATES
+    ]
+
+
+def finals(task: str, chosen: dict[str, Any]) -> list[Arm]:
+    """Each rule and method for which a rate was chosen, at that rate, on the test split."""
+    best: dict[str, tuple[float, float]] = {}
+    for row in rows_of(chosen):
+        if row["accuracy_mean"] is not None:
+            best[row["name"]] = max(best.get(row["name"], (-1.0, 0.0)), (row["accuracy_mean"], -row["rate"]))
+    return [
+        Arm({"name": name}, {**settings_of(task, name), "learning_rate": -best[name][1], "split": "test"})
+        for name in CARDS
+        if name in best
+    ]
+
+
+def table(results: dict[str, Any]) -> str:
+    """Accuracy and gap of each rule and method on one task, the best first."""
+    rows = sorted(rows_of(results), key=lambda row: -(row["accuracy_mean"] or 0.0))
+    head = ["rule or method", "family", "accuracy, %", "gap to backprop, points", "rate of W", "n"]
+    cells = [
+        [
+            f"`{row['name']}`",
+            CARDS[row["name"]].family,
+            "diverged" if row["accuracy_mean"] is None else spread(row["accuracy_mean"], row["accuracy_std"]),
+            "" if row["name"] == "backprop" else gap_of(row),
+            f"{row['settings']['learning_rate']:g}",
+            str(row["n"]) + (f", {row['diverged']} diverged" if row["diverged"] else ""),
+        ]
+        for row in rows
+    ]
+    return markdown(head, cells)
+
+
+def cards() -> str:
+    """The plausibility card: what each way to assign credit needs."""
+
+    def sign(value: bool) -> str:
+        return "yes" if value else "-"
+
+    head = ["rule or method", "reads W", "phases", "locking", "signed errors", "f′", "weights beside W", "local"]
+    cells = [
+        [
+            f"`{name}`",
+            *(sign(c) for c in (card.reads_W, card.phases, card.locking, card.signed, card.derivative)),
+            card.extra,
+            sign(card.local),
+        ]
+        for name, card in CARDS.items()
+    ]
+    return markdown(head, cells)
+
+
+def published() -> str:
+    """What repositories state, beside which ours can be read."""
+    return markdown(
+        ["rule or method", "published error, %, on CIFAR-10 unless said"], [[f"`{k}`", v] for k, v in PUBLISHED.items()]
+    )
+
+
+def main() -> None:
+    parse = parser(__doc__, "leaderboard")
+    parse.add_argument("--task", required=True, choices=list(TASKS))
+    parse.add_argument("--choose", action="store_true", help="try the rates, on a validation part")
+    parse.set_defaults(seeds=None, out=None)
+    given = parse.parse_args()
+    choice = RESULTS / f"leaderboard_{given.task}_rates.json"
+    given.out = given.out or (choice if given.choose else RESULTS / f"leaderboard_{given.task}.json")
+    given.seeds = given.seeds or ([0] if given.choose else [1, 2, 3])  # seed 0 chose the rates
+    if given.choose:
+        results = run_grid(choices(given.task), given, baseline={"name": "backprop"})
+        print(
+            markdown(
+                ["name", "rate", "accuracy, %"],
+                [[r["name"], f"{r['rate']:g}", spread(r["accuracy_mean"], None)] for r in rows_of(results)],
+            )
+        )
+        return
+    if not choice.exists():
+        sys.exit(f"expected rates in {choice}; run with --choose first")
+    arms = finals(given.task, json.loads(choice.read_text(encoding="utf-8")))
+    print(table(run_grid(arms, given, baseline={"name": "backprop"})))
+
+
+if __name__ == "__main__":
+    main()
