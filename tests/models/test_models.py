@@ -31,6 +31,11 @@ PARAMETERS = {
 }
 
 
+def test_one_width_is_one_hidden_layer() -> None:
+    one, same = (build_model("mlp", classes=4, shape=(1, 5, 5), options={"hidden": h}) for h in (7, [7]))
+    assert [p.shape for p in one.parameters()] == [p.shape for p in same.parameters()]
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_sizes_are_the_published_ones(name: str) -> None:
     large = int(name.removeprefix("resnet")) in (18, 34, 50, 101, 152)

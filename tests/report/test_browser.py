@@ -5,6 +5,7 @@ One page is spoiled on purpose, to see that the measurements notice.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from report.browser import PAPER, check, measure, needs_browser
 from report.folders import FOLDERS, MANY, METRICS, Folder, comparison, diverged, training
 
 from backroads.report import write_report
-from backroads.runs.schema import Arm, Resumed, Start
+from backroads.runs.schema import Arm, Fields, Resumed, Start
 
 pytestmark = needs_browser
 
@@ -43,7 +44,8 @@ def crowded() -> Folder:
     folder = diverged(training((LONG, "conv"), epochs=2, coefficients={LONG: 0.1}), 80, LONG, LONG)
     arm = Arm(LONG, 0, {LONG: LONG, "conv": LONG})
     folder.events[0] = dataclasses.replace(folder.of(Start)[0], arms=(arm,), metrics=METRICS)
-    own = dataclasses.replace(folder.results.arms[0], collapsed=(LONG,), dead=(LONG,))
+    images = Fields(LONG, 500, (40, 5, 5, 3), base64.b64encode(bytes(range(250)) * 12).decode())
+    own = dataclasses.replace(folder.results.arms[0], collapsed=(LONG,), dead=(LONG,), fields=images)
     folder.results = dataclasses.replace(folder.results, arms=(own,), corrupt_examples={LONG: LONG})
     folder.config |= {"model": LONG, "data": LONG, "split": LONG, LONG: {LONG: LONG}}
     folder.environment |= {"command": f"backroads train --{LONG} {LONG}", LONG: LONG}

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import itertools
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from report.folders import FEW, MANY, PER_EPOCH, Folder, diverged, training
 from report.pages import key, labels, page_of, section, summary, table, words
 from report.reader import Element
 
-from backroads.report import figure, text
+from backroads.errors import ConfigError
+from backroads.report import figure, text, write_report
 from backroads.report.page import words as breaking
 from backroads.runs.quantity import Quantity
-from backroads.runs.schema import Arm, Evaluation, Readings, Resumed, Speed, Start, Step, Stopped, as_data
+from backroads.runs.schema import Arm, Evaluation, Fields, Readings, Resumed, Speed, Start, Step, Stopped, as_data
 
 
 def fixed(folder: Folder) -> Folder:
@@ -333,3 +339,53 @@ def test_what_a_training_writes_is_understood(tmp_path: Path) -> None:
     assert [name.split()[1] for name in table(section(page, "rules"), 1)] == list(own.readings["weight_angle"])
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == json.loads(json.dumps(as_data(results)))
     assert "could not be read" not in page.text
+
+
+def stored(shape: tuple[int, int, int, int], units: int, layer: str = "conv1") -> Fields:
+    """Bytes 0, 1, 2, ... as images."""
+    return Fields(layer, units, shape, base64.b64encode(bytes(n % 256 for n in range(math.prod(shape)))).decode())  # type: ignore[arg-type]
+
+
+def with_fields(fields: Fields | None) -> Folder:
+    folder = training(epochs=1)
+    own = dataclasses.replace(folder.results.arms[0], fields=fields)
+    folder.results = dataclasses.replace(folder.results, arms=(own,))
+    return folder
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_of_the_first_layer_are_shown_as_images(channels: int, tmp_path: Path) -> None:
+    """The picture holds the stored bytes, one colour a weight, and nothing (transparent) between units."""
+    fields = stored((4, 3, 3, channels), 12)
+    page = page_of(with_fields(fields), tmp_path)
+    shown = section(page, "fields")
+    assert label(page, "fields") == "Weights of conv1: the first 4 of 12 units, as images of 3 by 3 pixels."
+    (link,) = [value for image in shown.all("image") for key, value in image.attributes.items() if key == "href"]
+    with Image.open(io.BytesIO(base64.b64decode(link.partition("base64,")[2]))) as opened:
+        pixels = np.array(opened.convert("RGBA"))
+    side = 3 * 8 + 2  # 8 pixels a weight, 2 between units; 3 units in the first row
+    assert pixels.shape == (2 * side - 2, 3 * side - 2, 4)
+    assert not pixels[:, 24:26, 3].any()
+    assert not pixels[24:26, :, 3].any()
+    expected = np.frombuffer(base64.b64decode(fields.values), np.uint8).reshape(fields.shape)
+    for k in range(4):
+        unit = pixels[side * (k // 3) :, side * (k % 3) :][:24, :24][4::8, 4::8]
+        assert (unit[..., 3] == 255).all()
+        np.testing.assert_array_equal(unit[..., :3], np.broadcast_to(expected[k], (3, 3, 3)))
+
+
+def test_without_weights_of_images_there_is_no_such_section(tmp_path: Path) -> None:
+    page = page_of(with_fields(None), tmp_path)
+    assert "First layer" not in [h.text for h in page.all("h2")]
+
+
+@pytest.mark.parametrize(
+    "change", [{"values": "AAAA"}, {"values": "no base64!"}, {"shape": [4, 3, 3, 2]}, {"shape": [0, 3, 3, 1]}]
+)
+def test_weights_that_do_not_fit_their_shape_are_damage(change: dict[str, object], tmp_path: Path) -> None:
+    folder = with_fields(stored((4, 3, 3, 1), 4)).write(tmp_path)
+    data = json.loads((folder / "results.json").read_text())
+    data["arms"][0]["fields"] |= change
+    (folder / "results.json").write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match=r"results.json, field arms.0.fields.*the run folder is damaged"):
+        write_report(folder)

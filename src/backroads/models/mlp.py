@@ -29,7 +29,7 @@ def activation_layer(name: str) -> type[torch.nn.Module]:
 def mlp(
     classes: int = 10,
     shape: tuple[int, int, int] = (1, 28, 28),
-    hidden: Sequence[int] = (1024, 1024, 1024),
+    hidden: Sequence[int] | int = (1024, 1024, 1024),
     activation: str = "relu",
 ) -> torch.nn.Module:
     """Flatten, then linear layers with an activation between them. Input (N, C, H, W), output (N, classes).
@@ -37,11 +37,11 @@ def mlp(
     Args:
         classes: number of classes.
         shape: (C, H, W) of an image.
-        hidden: widths of the hidden layers.
+        hidden: widths of the hidden layers; a number is the width of one.
         activation: "relu", "leaky_relu" (slope 0.01), "tanh", "gelu" or "sigmoid"; ConfigError otherwise.
     """
     make = activation_layer(activation)
-    widths = [math.prod(shape), *hidden]
+    widths = [math.prod(shape), *([hidden] if isinstance(hidden, int) else hidden)]
     layers: list[torch.nn.Module] = [torch.nn.Flatten()]
     for inputs, outputs in itertools.pairwise(widths):
         layers += [torch.nn.Linear(inputs, outputs), make()]

@@ -5,6 +5,7 @@ A drawing holds numbers and fixed words; names that users chose stand in the pag
 
 from __future__ import annotations
 
+import base64
 import itertools
 import math
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from backroads.report.curve import Curve
 from backroads.report.svg import AXIS, HEAT, REFERENCE, SERIES, TEXT, Size, draw
 from backroads.report.text import short
+from backroads.runs.schema import Fields
 
 OVERVIEW = Size(370, 270, left=48, right=10, top=10, bottom=36)
 HALF = Size(300, 250, left=48, right=12, top=10, bottom=36)
@@ -196,6 +198,26 @@ def cells(axes: Axes, xs: Sequence[float], ys: Sequence[float], rows: Sequence[S
         if colour is not None:  # without smoothing: no seams between cells that touch
             path = Path.make_compound_path(*paths)
             axes.add_patch(PathPatch(path, facecolor=colour, linewidth=0, antialiased=False))
+
+
+def images(label: str, fields: Fields) -> Markup:
+    """Images of units side by side, on a page of any colour."""
+    stored = np.frombuffer(base64.b64decode(fields.values), np.uint8).reshape(fields.shape)
+    n, height, width, _ = fields.shape
+    columns = math.ceil(math.sqrt(1.5 * n * height / width))
+    rows, columns = math.ceil(n / columns), min(n, columns)
+    scale = max(1, math.ceil(24 / max(height, width)))  # pixels a weight, so that the gap of 2 is narrow
+    shown = np.zeros((rows * (scale * height + 2) - 2, columns * (scale * width + 2) - 2, 4), np.uint8)
+    for k, image in enumerate(stored):
+        top, left = (k // columns) * (scale * height + 2), (k % columns) * (scale * width + 2)
+        place = shown[top : top + scale * height, left : left + scale * width]
+        place[..., :3], place[..., 3] = image.repeat(scale, 0).repeat(scale, 1), 255
+
+    def paint(axes: Axes) -> None:
+        axes.set_axis_off()
+        axes.imshow(shown, interpolation="none", aspect="auto")
+
+    return draw(label, Size(370, max(1, round(370 * shown.shape[0] / shown.shape[1]))), paint)
 
 
 def points(

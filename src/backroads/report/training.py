@@ -43,6 +43,7 @@ def training_page(record: Record) -> Page:
             Section("accuracy", "Accuracy", [_accuracy_figure(arm, split)]),
             Section("loss", "Loss", [_loss_figure(record, arm, split)]),
             *parts.metric_sections(record, {arm.arm.name: [arm]}),
+            Section("fields", "First layer", _fields(record)),
             Section("rates", "Rates", _rates(record, arm)),
             Section("rules", "Rules", _rules(record, arm)),
             Section("resume", "Go on", resume),
@@ -139,6 +140,19 @@ def _lost(name: str, log: Log, key: str, among: Any = True) -> list[str]:
     """A sentence if some evaluations, of those ``among`` which a number is expected, have no finite one."""
     epochs = log.places[np.isnan(log.values(key)) & among].astype(int).tolist()
     return [f"{name}: not finite at epoch{'s' * (len(epochs) > 1)} {text.ranges(epochs)}."] if epochs else []
+
+
+def _fields(record: Record) -> list[Block]:
+    """The weights of the layer that sees the images, at the end; nothing where there is none."""
+    fields = record.ended.arms[0].fields if record.ended is not None else None
+    if fields is None:
+        return []
+    n, height, width, channels = fields.shape
+    shown = text.counted(n, "unit") if n == fields.units else f"the first {n} of {fields.units} units"
+    name = f"{fields.layer}: {shown}" if fields.layer else shown
+    drawing = figure.images(f"Weights of {name}, as images of {height} by {width} pixels.", fields)
+    about = text.caption("fields", colour="" if channels == 1 else " in every colour")
+    return [Figure(about, [Panel(name, drawing)], large=True)]
 
 
 def _rates(record: Record, arm: ArmRecord) -> list[Block]:

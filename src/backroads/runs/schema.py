@@ -7,6 +7,7 @@ decided (speed, interruptions) goes to ``system.jsonl``, in the same form. No to
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import math
 from dataclasses import dataclass, field
@@ -221,6 +222,29 @@ EVENTS: dict[str, TypeAdapter[Any]] = {
 
 
 @dataclass(frozen=True)
+class Fields:
+    """Weights of the units of a layer as small images, to be looked at.
+
+    Attributes:
+        layer: its dotted name. units: how many it has.
+        shape: of the images: (units shown, height, width, channels), with 1 or 3 channels.
+        values: base64 of one byte a number, 128 + 127 w / max |w| of the unit.
+
+    Raises:
+        ValueError: unless there are as many values as the shape says.
+    """
+
+    layer: str
+    units: Count
+    shape: tuple[Count, Count, Count, Literal[1, 3]]
+    values: str
+
+    def __post_init__(self) -> None:
+        if len(base64.b64decode(self.values, validate=True)) != math.prod(self.shape) or not math.prod(self.shape):
+            raise ValueError(f"as many bytes, in base64, as the shape {self.shape} says, and at least one")
+
+
+@dataclass(frozen=True)
 class ArmResult:
     """How one arm ended.
 
@@ -229,7 +253,8 @@ class ArmResult:
             diverged. best_accuracy, best_epoch: of the evaluations on the validation part, where there is one.
         readings: metrics at the end, by metric and layer. collapsed: layers whose B should have come to W and stands at
             a right angle to it. dead: layers whose W got no gradient. step_ms: median. step_ratio: of its steps' times
-            to those of the baseline, measured interleaved: lower quartile, median, upper quartile.
+            to those of the baseline, measured interleaved: lower quartile, median, upper quartile. fields: weights of the
+            layer that sees the images, of a training that has one.
     """
 
     name: str
@@ -248,6 +273,7 @@ class ArmResult:
     dead: tuple[str, ...] = ()
     step_ms: Number = None
     step_ratio: tuple[Finite, Finite, Finite] | None = None
+    fields: Fields | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from backroads.runs import schema
 from backroads.runs.arm import Arm
 from backroads.runs.runtime import Runtime
 from backroads.train.build import Batches, make_model, method_of, phase_of
+from backroads.train.fields import first_layer
 from backroads.train.runtime import layout, prepare
 from backroads.train.settings import TrainSettings
 from backroads.train.step import Step, Stepper, evaluate, first_bad, weights_finite
@@ -259,12 +260,15 @@ class TrainingArm(Arm):
             reason, layer = failed.reason, failed.layer
             return dataclasses.replace(found, step=failed.step, epochs=epochs, reason=reason, layer=layer)
         assert self.evaluation is not None
+        with self.stepper.evaluated() as model:
+            seen = None if self.compared else first_layer(model, self.data.shape)
         return dataclasses.replace(
             found,
             accuracy=self.evaluation.eval_accuracy,
             loss=self.evaluation.eval_loss,
             readings=self._readings(),
             collapsed=tuple(collapsed(self.model, weight_angles(self.model))),
+            fields=seen,
         )
 
 
