@@ -253,8 +253,8 @@ class ArmResult:
             diverged. best_accuracy, best_epoch: of the evaluations on the validation part, where there is one.
         readings: metrics at the end, by metric and layer. collapsed: layers whose B should have come to W and stands at
             a right angle to it. dead: layers whose W got no gradient. step_ms: median. step_ratio: of its steps' times
-            to those of the baseline, measured interleaved: lower quartile, median, upper quartile. fields: weights of the
-            layer that sees the images, of a training that has one.
+            to those of the baseline, measured interleaved: lower quartile, median, upper quartile.
+        fields: weights of the layer that sees the images, of a training that has one.
     """
 
     name: str
