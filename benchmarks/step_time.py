@@ -42,12 +42,13 @@ Step = Callable[[], None]
 NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int]] = {
     "resnet20": ("resnet20", {}, (3, 32, 32), 128),
     "resnet18": ("resnet18", {}, (3, 224, 224), 16),
+    "resnet8": ("resnet8", {}, (3, 32, 32), 128),
     "mlp, batch 128": ("mlp", {"hidden": [1024, 1024, 1024]}, (1, 28, 28), 128),
     "mlp, batch 1024": ("mlp", {"hidden": [1024, 1024, 1024]}, (1, 28, 28), 1024),
     "vit": ("vit", {}, (3, 32, 32), 128),
     "resnet50": ("resnet50", {}, (3, 224, 224), 256),
 }
-ON_CPU = [name for name in NETWORKS if name != "resnet50"]
+ON_CPU = [name for name in NETWORKS if name not in ("resnet50", "resnet8")]
 
 TORCH = "torch"
 RULES: dict[str, br.FeedbackRule] = {
@@ -70,6 +71,8 @@ RULES: dict[str, br.FeedbackRule] = {
     "information alignment": br.rules.information_alignment(),
     "activation alignment": br.rules.activation_alignment(),
 }
+# Methods with their defaults, by the names of the library.
+METHODS = [name for name in br.list_methods() if name != "feedback"]
 BIOTORCH = {"BioTorch, feedback alignment": "fa", "BioTorch, uniform sign symmetry": "usf"}
 
 
@@ -96,9 +99,11 @@ def contestant(
     torch.manual_seed(0)
     classes = 10
     model = build_model(model_name, classes=classes, shape=shape, options=options)
-    rule = RULES.get(name)
+    rule, method = RULES.get(name), br.get_method(name) if name in METHODS else None
     if rule is not None:
         br.convert(model, rule, generator=1)
+    elif method is not None:
+        model = method.prepare(model, x[:2].cpu(), 1)
     elif name in BIOTORCH:
         from biotorch.module.biomodule import BioModule
 
@@ -106,6 +111,8 @@ def contestant(
     model.to(x.device)
     if arguments.channels_last and x.dim() == 4:
         model.to(memory_format=torch.channels_last)
+    if method is not None:
+        return _of_method(method, model, x, labels, arguments)
     groups = br.param_groups(model, lr=1e-3, momentum=0.9)
     backward = [group for group in groups if group["name"] in ("tied", "taught", "constant")]
     for group in groups:
@@ -127,6 +134,23 @@ def contestant(
     made = sum(p.numel() for p in model.parameters() if p.dim() > 1) if name == "sign symmetry" else 0
     momentum = any(group["momentum"] > 0 for group in backward)
     return Contestant(step, model, [optimizer], learned, made, momentum, every(rule))
+
+
+def _of_method(
+    method: Any, model: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor, arguments: argparse.Namespace
+) -> Contestant:
+    """A method and its one optimiser."""
+    parameters = [p for group in method.parameter_groups(model).values() for p in group]
+    optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
+            objective, _ = method.objective(model, x, labels, F.cross_entropy)
+        objective.backward()
+        optimizer.step()
+
+    return Contestant(step, model, [optimizer], 0, 0, False, 1)
 
 
 def every(rule: br.FeedbackRule | None) -> int:
@@ -296,6 +320,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=None)
     parser.add_argument("--rules", nargs="*", choices=list(RULES), default=list(RULES))
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=None, help="methods as well; alone: all")
     parser.add_argument("--steps", type=int, default=20, help="rounds that are timed")
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
@@ -307,7 +332,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     networks = arguments.networks or (ON_CPU if arguments.device == "cpu" else list(NETWORKS))
-    names = [TORCH, *arguments.rules, *(BIOTORCH if has_biotorch() else ())]
+    methods = METHODS if arguments.methods == [] else arguments.methods or []
+    names = [TORCH, *arguments.rules, *methods, *(BIOTORCH if has_biotorch() else ())]
     speed = bandwidth(torch.device(arguments.device))
     result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for network in networks:
