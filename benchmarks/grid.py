@@ -85,7 +85,7 @@ def parser(text: str | None, out: str, *, data: bool = True) -> argparse.Argumen
         made.add_argument("--data", required=True, help="as of backroads train, such as cifar10 or folder:PATH")
         made.add_argument("--root", help="folder of the data set, for those that torchvision knows")
         made.add_argument("--device", default="auto")
-        made.add_argument("--precision", default="fp32")
+        made.add_argument("--precision", help="in place of that of the arms, which is fp32 unless they say another")
         made.add_argument("--compile", action="store_true")
     made.add_argument("--runs", type=Path, required=True, help="folder of the run folders, kept between calls")
     made.add_argument("--only", nargs="*", default=[], help="arms by label, as in network=vgg rule='normalised*'")
@@ -166,7 +166,7 @@ def _read(path: Path, arms: list[Arm], machine: Data) -> dict[str, Data]:
     if "arms" not in old:
         sys.exit(f"{path} was not written by this grid and cannot be gone on with; give another --out")
     for key in ("data", "precision"):
-        if old["settings"].get(key) != _recorded(machine).get(key):
+        if (old["settings"].get(key) or "fp32") != (_recorded(machine).get(key) or "fp32"):
             sys.exit(f"{path} is of {key} {old['settings'].get(key)!r}; give another --out")
     record = {Arm(found["labels"], {}).name: found for found in old["arms"]}
     for arm in arms:

@@ -37,15 +37,16 @@ class Network:
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-PLAIN = {"learning_rate": 0.02, "clip_norm": 5.0}  # of W; without normalisation a higher rate is not stable
+PLAIN: dict[str, Any] = {"learning_rate": 0.02, "clip_norm": 5.0}  # of W; unnormalised, a higher rate is not stable
+HALF: dict[str, Any] = {"precision": "bf16"}  # on convolutions and attention two to three times as fast
 NETWORKS = {
     "mlp": Network("mlp", {"hidden": [512, 512, 512]}, epochs=10, recipe=PLAIN),
-    "resnet8": Network("resnet8", epochs=6),
-    "vgg": Network("vgg", epochs=4, recipe=PLAIN),
+    "resnet8": Network("resnet8", epochs=6, recipe=HALF),
+    "vgg": Network("vgg", epochs=4, recipe=PLAIN | HALF),
     "lstm": Network("row_lstm", {"width": 128}, epochs=4, recipe={"learning_rate": 0.1, "clip_norm": 1.0}),
     "mlp-tanh": Network("mlp", {"hidden": [512, 512, 512], "activation": "tanh"}, epochs=10, recipe=PLAIN),
     "mlp-wide": Network("mlp", {"hidden": [1024, 1024, 1024]}, epochs=10, recipe=PLAIN),
-    "resnet20": Network("resnet20", epochs=3),
+    "resnet20": Network("resnet20", epochs=3, recipe=HALF),
     "mlp, Adam": Network(
         "mlp", {"hidden": [512, 512, 512]}, epochs=4, recipe={**PLAIN, "optimizer": "adam", "learning_rate": 5e-4}
     ),
@@ -58,15 +59,15 @@ NETWORKS = {
     "mlp, batch 1,024": Network(
         "mlp", {"hidden": [512, 512, 512]}, epochs=10, recipe={**PLAIN, "batch_size": 1024, "learning_rate": 0.1}
     ),
-    "resnet8-wide": Network("resnet8", {"width": 32}, epochs=1),
-    "resnet56": Network("resnet56", epochs=1),
-    "vgg-wide": Network("vgg", {"width": 64}, epochs=1, recipe=PLAIN),
-    "vgg-tanh": Network("vgg", {"activation": "tanh"}, epochs=2, recipe=PLAIN),
+    "resnet8-wide": Network("resnet8", {"width": 32}, epochs=1, recipe=HALF),
+    "resnet56": Network("resnet56", epochs=1, recipe=HALF),
+    "vgg-wide": Network("vgg", {"width": 64}, epochs=1, recipe=PLAIN | HALF),
+    "vgg-tanh": Network("vgg", {"activation": "tanh"}, epochs=2, recipe=PLAIN | HALF),
     "vit": Network(
         "vit",
         {"width": 96, "depth": 4},
         epochs=2,
-        recipe={"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "clip_norm": 1.0},
+        recipe={"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "clip_norm": 1.0} | HALF,
     ),
 }
 # The reference has no normalisation and no 1/2: its numbers in our convention, sums over positions, no operations.
