@@ -1,1 +1,1 @@
-"""What stands beside the library proper: theory of the primitives, estimates of W by spikes."""
+"""What stands beside the library proper: theory of the primitives, estimates of W by spikes, learners of streams."""
