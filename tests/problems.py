@@ -13,6 +13,7 @@ from torch import Tensor
 import backroads as br
 from backroads.feedback.nn import AlignedLayer
 from backroads.methods.base import Method
+from backroads.methods.equilibrium_propagation import EquilibriumPropagation
 from backroads.methods.feedback import Feedback
 from backroads.methods.forward_forward import ForwardForward
 from backroads.methods.hebbian import Hebbian
@@ -159,9 +160,21 @@ def batch(n: int = 6, dtype: torch.dtype = torch.float64, seed: int = 1) -> tupl
     return torch.randn(n, 2, 6, 6, dtype=dtype, generator=generator), torch.randint(OUTPUTS, (n,), generator=generator)
 
 
+def plain_network(dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.nn.Module:
+    """:func:`small_network` before conversion."""
+    return br.revert(small_network("backprop", dtype, seed))
+
+
+def network_without_norm(dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.nn.Module:
+    """:func:`plain_network` with nothing in place of the batch norm."""
+    net = plain_network(dtype, seed)
+    net[3] = torch.nn.Identity()
+    return net
+
+
 @dataclasses.dataclass(frozen=True)
 class MethodCase:
-    """A method and what holds for it on :func:`plain_network`.
+    """A method and what holds for it on its network.
 
     Attributes:
         method: with its options.
@@ -174,6 +187,7 @@ class MethodCase:
         one_graph: whether a step compiles into one graph, without gradients taken on the way.
         estimated: whether its gradients are estimates from draws in every layer, the output layer, too.
         remembers: whether a part of a batch changes what the next one teaches.
+        network: (dtype, seed) -> the plain network, whose layers are "0", "2", "6" and "8", of :func:`batch`.
     """
 
     method: Method
@@ -183,6 +197,7 @@ class MethodCase:
     one_graph: bool = True
     estimated: bool = False
     remembers: bool = False
+    network: Callable[..., torch.nn.Module] = plain_network
 
 
 # Every method with its defaults and variants that reach every branch. All tests of methods run over this table.
@@ -209,6 +224,18 @@ METHODS: dict[str, MethodCase] = {
     "predictive_coding": MethodCase(PredictiveCoding(), infers=True, one_graph=False),
     "predictive_coding, squared": MethodCase(PredictiveCoding(output="squared"), infers=True, one_graph=False),
     "predictive_coding, fixed": MethodCase(PredictiveCoding("fixed", steps=2, rate=0.5), infers=True, one_graph=False),
+    **{
+        f"equilibrium_propagation{name}": MethodCase(
+            EquilibriumPropagation(**options), infers=True, one_graph=False, network=network_without_norm
+        )
+        for name, options in {
+            "": {},
+            ", one-sided": {"two_sided": False},
+            ", squared": {"output": "squared"},
+            ", B by Kolen-Pollack": {"feedback": "kolen_pollack"},
+            ", fixed B": {"feedback": "feedback_alignment"},
+        }.items()
+    },
     "target_propagation": MethodCase(TargetPropagation(), mean=False, one_graph=False),  # draws noise
     "target_propagation, plain": MethodCase(TargetPropagation("plain"), mean=False, one_graph=False),
     "node_perturbation": MethodCase(NodePerturbation(), mean=False, estimated=True),
@@ -229,8 +256,3 @@ METHODS: dict[str, MethodCase] = {
     "softhebb, soft": MethodCase(SoftHebb(competition="soft", t=2.0), (1, 4, 7), mean=False),
     "softhebb, hard": MethodCase(SoftHebb(competition="hard", power=0.0), (1, 4, 7), mean=False),
 }
-
-
-def plain_network(dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.nn.Module:
-    """:func:`small_network` before conversion."""
-    return br.revert(small_network("backprop", dtype, seed))

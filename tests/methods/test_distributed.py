@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from problems import METHODS, batch, plain_network
+from problems import METHODS, batch, network_without_norm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,8 +23,7 @@ MEANS = [name for name, case in METHODS.items() if case.mean]
 class Objective(nn.Module):
     def __init__(self, method: Method) -> None:
         super().__init__()
-        net = plain_network()
-        net[3] = nn.Identity()  # batch norm couples the examples of a batch
+        net = network_without_norm()  # batch norm couples the examples of a batch
         self.method, self.model = method, method.prepare(net, batch(2)[0], 0)
         with torch.no_grad():  # heads that have left zero
             for seed, p in enumerate(self.model.parameters()):

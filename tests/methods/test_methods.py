@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import METHODS, OUTPUTS, batch, plain_network
+from problems import METHODS, OUTPUTS, MethodCase, batch, plain_network
 from torch import Tensor, nn
 
 import backroads as br
@@ -31,12 +31,17 @@ def predicts_by_its_forward_pass(method: Method) -> bool:
     return type(method).predict is Method.predict
 
 
-def estimated(method: Method) -> bool:
-    return any(case.estimated for case in METHODS.values() if case.method is method)
+def case_of(method: Method) -> MethodCase:
+    (case,) = (case for case in METHODS.values() if case.method is method)
+    return case
+
+
+def network(method: Method, dtype: torch.dtype = torch.float64) -> nn.Module:
+    return case_of(method).network(dtype)
 
 
 def prepared(method: Method, dtype: torch.dtype = torch.float64) -> nn.Module:
-    return method.prepare(plain_network(dtype), batch(2, dtype)[0], 0)
+    return method.prepare(network(method, dtype), batch(2, dtype)[0], 0)
 
 
 def gradients(method: Method, model: nn.Module, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -74,7 +79,7 @@ def test_it_learns(method: Method) -> None:
     right = int((method.predict(model, x).argmax(1) == y).sum())
     torch.manual_seed(0)
     # An estimate needs more steps, by its variance; a read-out, until the layers before it have settled.
-    for _ in range(600 if estimated(method) or isinstance(method, Unsupervised) else 60):
+    for _ in range(600 if case_of(method).estimated or isinstance(method, Unsupervised) else 60):
         optimizer.zero_grad()
         objective, output = method.objective(model, x, y, F.cross_entropy)
         objective.backward()
@@ -93,7 +98,7 @@ def test_it_learns(method: Method) -> None:
 @TABLE
 def test_reverting_gives_plain_torch_with_the_learned_weights_and_the_same_forward_pass(method: Method) -> None:
     model, (x, _) = prepared(method), batch()
-    plain = plain_network()
+    plain = network(method)
     optimizer = torch.optim.SGD(method.parameter_groups(model)["forward"], lr=0.1)
     gradients(method, model)
     optimizer.step()
@@ -110,14 +115,14 @@ def test_reverting_gives_plain_torch_with_the_learned_weights_and_the_same_forwa
 
 @TABLE
 def test_the_model_itself_computes_what_it_did_before(method: Method) -> None:
-    model, plain, (x, _) = prepared(method), plain_network(), batch()
+    model, plain, (x, _) = prepared(method), network(method), batch()
     assert torch.equal(model(x), plain(x))
     assert torch.equal(model.eval()(x), plain.eval()(x))
 
 
 @TABLE
 def test_planning_touches_nothing_and_can_be_printed(method: Method) -> None:
-    model, state = plain_network(), torch.get_rng_state()
+    model, state = network(method), torch.get_rng_state()
     before = copy.deepcopy(model.state_dict())
     text = str(method.plan(model, batch(2)[0]))
     assert {"0", "8"} <= set(text.replace(",", " ").split())
@@ -255,7 +260,7 @@ def test_bad_batches_are_refused_before_anything_changes(method: Method, change:
 
 @CHECKED
 def test_a_model_is_prepared_once_and_before_training(method: Method) -> None:
-    model, (x, y) = plain_network(), batch()
+    model, (x, y) = network(method), batch()
     with pytest.raises(UsageError, match="call prepare"):
         method.objective(model, x, y, F.cross_entropy)
     method.prepare(model, x, 0)
@@ -288,7 +293,7 @@ def test_it_compiles(method: Method) -> None:
 
     torch.compiler.reset()  # of the cases before
     plain, compiled = Training(), Training()
-    (case,) = (case for case in METHODS.values() if case.method is method)
+    case = case_of(method)
     run: Any = torch.compile(compiled, backend="eager", fullgraph=case.one_graph)
     x, y = batch()
     for training in (run, plain, run, plain):

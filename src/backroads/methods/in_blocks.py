@@ -119,7 +119,9 @@ class InBlocks(Method):
         """Drop the heads, in place, and return the model. A model that is not prepared is returned as it is."""
         state: Prepared | None = model.__dict__.pop(_STATE, None)
         if state is not None:
-            state.cuts.remove()
+            for cuts in (state.cuts, state.received):
+                if cuts is not None:
+                    cuts.remove()
             for module in model.modules():
                 module._modules.pop(HEAD, None)
         return model
@@ -162,7 +164,14 @@ class BlockPlan:
 
 
 class Prepared:
-    """Of a prepared model: where its blocks end, and their heads."""
+    """Of a prepared model: where its blocks end, and their heads.
+
+    Attributes:
+        cuts: at the outputs of the blocks.
+        received: at what the activations that end them receive, for a method that needs both; else None.
+    """
+
+    received: Cuts | None = None
 
     def __init__(self, model: torch.nn.Module, found: Blocks, heads: list[Any], before: set[str]) -> None:
         self.found, self.heads = found, heads

@@ -7,11 +7,29 @@ from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from backroads.errors import ConfigError
+from backroads.methods.base import Loss
+
+OUTPUTS = ("task", "squared")
+"""What the cost of the network's output can be."""
+
+
+def output_cost(kind: str, output: Tensor, y: Tensor, loss: Loss) -> Tensor:
+    """The cost of the output, summed up over the examples.
+
+    Args:
+        kind: "task": the task's loss. "squared": 1/2 |output - one-hot label|^2.
+        output: (N, K). y: labels, (N,). loss: of the task, a mean over examples.
+    """
+    if kind == "task":
+        return len(y) * loss(output, y)
+    full = output.to(torch.promote_types(output.dtype, torch.float32))
+    return 0.5 * (full - F.one_hot(y, output.shape[1])).square().sum()
 
 
 def leaf(h: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ import dataclasses
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from backroads.errors import DivergedError
@@ -20,10 +19,9 @@ from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
 from backroads.methods.checks import check_choice, check_number
 from backroads.methods.in_blocks import InBlocks
-from backroads.methods.inference import anywhere, leaf, refuse_dropout, still_statistics
+from backroads.methods.inference import OUTPUTS, anywhere, leaf, output_cost, refuse_dropout, still_statistics
 
 SCHEDULES = ("energy", "fixed")
-OUTPUTS = ("task", "squared")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,14 +149,7 @@ class PredictiveCoding(InBlocks):
 
         with self.prepared(model).cuts.visiting(visit):
             output = model(x)
-        return torch.stack([*errors, self._cost(output, y, loss)]).sum(), used, output
-
-    def _cost(self, output: Tensor, y: Tensor, loss: Loss) -> Tensor:
-        """C, summed up over the examples."""
-        if self.output == "task":
-            return len(y) * loss(output, y)
-        full = output.to(torch.promote_types(output.dtype, torch.float32))
-        return 0.5 * (full - F.one_hot(y, output.shape[1])).square().sum()
+        return torch.stack([*errors, output_cost(self.output, output, y, loss)]).sum(), used, output
 
     def _fixed(self, model: torch.nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """The objective with predictions and derivatives of the forward pass."""
@@ -173,7 +164,7 @@ class PredictiveCoding(InBlocks):
         with torch.enable_grad():
             with self.prepared(model).cuts.visiting(visit):
                 output = model(x)
-            cost = self._cost(output, y, loss)
+            cost = output_cost(self.output, output, y, loss)
             errors = [torch.zeros_like(value) for value in values]
             for _ in range(self.steps):
                 down = [-error.to(h.dtype) for error, h in zip(errors[1:], predictions[1:], strict=True)]

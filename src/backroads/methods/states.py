@@ -1,0 +1,85 @@
+"""What methods share in which each block has a state that its activation makes of what it receives, and of errors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backroads.errors import ConfigError
+from backroads.methods.blocks import ACTIVATIONS, Block, Blocks, Cuts
+from backroads.methods.in_blocks import InBlocks
+from backroads.methods.inference import refuse_dropout
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InStates(InBlocks):
+    """Run a network with given states in place of the outputs of its blocks, and see what each block receives.
+
+    A block is then u_l(s_(l-1)), all that comes before its activation, and the activation rho: its output in a plain
+    forward pass is rho(u_l). Blocks have to end at activation modules, and dropout is refused.
+
+    ``blocks`` is that of :class:`backroads.methods.in_blocks.InBlocks`.
+    """
+
+    def find(self, model: torch.nn.Module, sample: Tensor) -> Blocks:
+        """The blocks of a model; raises as :meth:`plan`, and ConfigError for dropout or another end of a block."""
+        found = super().find(model, sample)
+        refuse_dropout(self.name, model, "as states settle in several passes")
+        for block in found.blocks:
+            if not isinstance(end := model.get_submodule(block.end), ACTIVATIONS):
+                raise ConfigError(
+                    f"{self.name}: expected blocks that end at an activation module, such as torch.nn.ReLU, got "
+                    f"{block.end}, a {type(end).__name__}; name other ends by blocks=(...)"
+                )
+            self.check_block(block, model)
+        return found
+
+    def check_block(self, block: Block, model: torch.nn.Module) -> None:
+        """Raise ConfigError for a block that the method cannot teach."""
+
+    def prepare(
+        self, model: torch.nn.Module, sample: Tensor, generator: torch.Generator | int | None
+    ) -> torch.nn.Module:
+        super().prepare(model, sample, generator)
+        state = self.prepared(model)
+        ends = [(block.end, block.call) for block in state.found.blocks]
+        state.received = Cuts(model, ends, before={block.end for block in state.found.blocks})
+        return model
+
+    def run(
+        self, model: torch.nn.Module, x: Tensor, state: Callable[[int, Tensor, Tensor], Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        """One pass through the network with states of one's own.
+
+        Args:
+            model: prepared.
+            x: inputs, (N, ...).
+            state: (index of a block, u, rho(u) without its graph) -> the state that the next block gets.
+
+        Returns:
+            What each block received, u, with its graph back to the state before it; and the network's output, (N, K).
+        """
+        prepared = self.prepared(model)
+        assert prepared.received is not None  # since prepare
+        received: list[Tensor] = []
+
+        def receive(index: int, u: Tensor) -> Tensor:
+            received.append(u)
+            return u.detach().clone()  # which an activation in place changes
+
+        def give(index: int, h: Tensor) -> Tensor:
+            return state(index, received[index], h).clone()
+
+        with prepared.received.visiting(receive), prepared.cuts.visiting(give):
+            output: Any = model(x)
+        return received, output
+
+    def activate(self, model: torch.nn.Module, index: int, u: Tensor) -> Tensor:
+        """rho(u) of a block, for a u that nothing else needs."""
+        end = model.get_submodule(self.prepared(model).found.blocks[index].end)
+        made: Tensor = end.forward(u)  # past the hooks of blocks
+        return made
