@@ -91,3 +91,9 @@ def spiking(part: str) -> str:
     """One part of ``benchmarks/spiking.py``."""
     where = results("spiking")[part]["environment"]
     return f"{table_of('spiking', part)}\n\n{source('python benchmarks/' + where['command'], where)}"
+
+
+def receptive_fields() -> str:
+    """Measures of fields, from ``benchmarks/receptive_fields.py``."""
+    where = results("receptive_fields")["environment"]
+    return f"{table_of('receptive_fields')}\n\n{source('python benchmarks/' + where['command'], where)}"
