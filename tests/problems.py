@@ -254,5 +254,6 @@ METHODS: dict[str, MethodCase] = {
     "hebbian, rectifier": MethodCase(Hebbian(rule="nonlinear", f="rectifier", decorrelate=False), (1, 4, 7)),
     "softhebb": MethodCase(SoftHebb(), (1, 4, 7), mean=False),
     "softhebb, soft": MethodCase(SoftHebb(competition="soft", t=2.0), (1, 4, 7), mean=False),
+    "softhebb, by block": MethodCase(SoftHebb(rate=(0.1, 0.02, 0.3), t=(1.0, 0.5, 2.0)), (1, 4, 7), mean=False),
     "softhebb, hard": MethodCase(SoftHebb(competition="hard", power=0.0), (1, 4, 7), mean=False),
 }

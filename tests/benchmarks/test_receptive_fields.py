@@ -27,7 +27,7 @@ def script() -> dict[str, Any]:
 
 
 def mixture(sparse: bool) -> tuple[Tensor, Tensor]:
-    """Samples (N, 6) = s A^T of variance-1 sources that are Laplacian (sparse) or Gaussian, and A, which is no rotation."""
+    """Samples (N, 6) = s A^T of sources of variance 1, Laplacian (sparse) or Gaussian, and A, which is no rotation."""
     generator = torch.Generator().manual_seed(3)
     s = torch.randn(N, SOURCES, dtype=D, generator=generator)
     if sparse:  # the root of an exponential variable times a Gaussian one is Laplacian

@@ -20,6 +20,7 @@ import backroads as br
 from backroads.errors import ConfigError, ShapeError
 from backroads.methods.hebbian import Hebbian, Unsupervised
 from backroads.methods.softhebb import SoftHebb
+from backroads.models.softhebb import softhebb
 
 D = torch.float64
 REPO = Path(__file__).parents[2]
@@ -201,6 +202,54 @@ def test_softhebb_draws_norms_to_1_and_its_largest_change_is_the_rate() -> None:
     torch.testing.assert_close(*found)
 
 
+def test_the_deep_network_learns_as_written_down_layer_by_layer() -> None:
+    """Two steps against the equations, with the published rates of each layer; the read-out learns by the task's loss.
+
+    Norm, patches, u, y, dW and pooling are computed from patches by matrices, not by convolutions.
+    """
+    t, rate, powers = (1.0, 0.65, 0.25), (0.08, 0.005, 0.01), (0.7, 1.4, 1.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: Any = softhebb(classes=3, shape=(2, 8, 8), width=0.05, dropout=0.0).double()
+    x, y = torch.randn(4, 2, 8, 8, dtype=D, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 1])
+    method = SoftHebb(t=t, rate=rate, radius=3.0)
+    method.prepare(model, x, 0)
+    weights = [model.get_submodule(f"conv{n}").weight.detach().clone() for n in (1, 2, 3)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    for _ in range(2):
+        optimizer.zero_grad()
+        method.objective(model, x, y, F.cross_entropy)[0].backward()
+        h = x
+        for layer, W in enumerate(weights):
+            h = (h - h.mean((0, 2, 3), keepdim=True)) / (h.var((0, 2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
+            (kernel, border), size = ((5, 2), (3, 1))[layer > 0], h.shape[-1]
+            patches = F.unfold(F.pad(h, (border,) * 4, mode="reflect"), kernel).transpose(1, 2).flatten(0, 1)
+            flat = W.flatten(1)
+            u = patches @ flat.T
+            odds = (t[layer] * u).softmax(1)
+            signs = torch.where(u == u.max(1, keepdim=True).values, 1.0, -1.0)
+            answers = signs * odds
+            dW = answers.T @ patches - (answers * u).sum(0)[:, None] * flat
+            r = rate[layer] * ((flat.norm(dim=1) - 1).abs() + 1e-10).sqrt()
+            weights[layer] = (flat + r[:, None] * dW / dW.abs().max()).reshape(W.shape)
+            h = (u - u.mean(1, keepdim=True)).relu() ** powers[layer]
+            h = h.reshape(len(x), size, size, -1).permute(0, 3, 1, 2)
+            h = F.max_pool2d(h, 4, 2, 1) if layer < 2 else h.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).mean((3, 5))
+        loss = F.cross_entropy(h.flatten(1) @ model.readout.weight.detach().T + model.readout.bias.detach(), y)
+        assert float(F.cross_entropy(model(x).detach(), y)) == pytest.approx(float(loss), abs=1e-12)
+        optimizer.step()
+        for n, W in enumerate(weights, 1):
+            torch.testing.assert_close(model.get_submodule(f"conv{n}").weight.detach(), W, rtol=1e-10, atol=1e-12)
+
+
+def test_rates_by_block_need_one_for_each() -> None:
+    with pytest.raises(
+        ConfigError, match=r"softhebb: t: expected a number, or 3, one for each block, got \(1.0, 2.0\)"
+    ):
+        SoftHebb(t=(1.0, 2.0)).plan(plain_network(), batch(2)[0])
+    assert SoftHebb(rate=[0.1, 0.2]) == SoftHebb(rate=(0.1, 0.2))  # type: ignore[arg-type]
+
+
 def test_labels_teach_the_read_out_alone() -> None:
     model, (x, y) = plain_network(), batch()
     for method in (Hebbian(rule="oja"), SoftHebb()):
@@ -223,6 +272,9 @@ def test_labels_teach_the_read_out_alone() -> None:
         ("hebbian", {"tau": 0.5}, "tau: expected a number of steps, 1 or more"),
         ("hebbian", {"rate": -1}, "rate: expected a number above 0"),
         ("softhebb", {"t": 0}, "t: expected a number above 0"),
+        ("softhebb", {"t": [1.0, 0.0]}, "t: expected a number above 0, or one for each block"),
+        ("softhebb", {"rate": []}, "rate: expected a number above 0, or one for each block"),
+        ("hebbian", {"rate": (1.0, "fast")}, "rate: expected a number above 0, or one for each block"),
         ("softhebb", {"competition": "soft_anti"}, "competition: expected one of anti, soft, hard"),
         ("softhebb", {"radius": -1.0}, "radius: expected a number above 0, or none"),
     ],

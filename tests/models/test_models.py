@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from backroads.errors import ConfigError
 from backroads.extras import import_torchvision
 from backroads.models import MODELS, build_model, cifar_resnet, imagenet_resnet
 from backroads.models.resnet import Block, PaddedConv2d
+from backroads.models.softhebb import Triangle
 
 SMALL = {"digits_conv": (1, 8, 8), "mlp": (1, 28, 28), "lenet": (1, 28, 28), "vgg": (3, 32, 32), "vit": (3, 32, 32)}
-SMALL |= {"vgg8b": (1, 28, 28), "row_lstm": (3, 32, 32)}
+SMALL |= {"vgg8b": (1, 28, 28), "row_lstm": (3, 32, 32), "softhebb": (1, 8, 8)}
 SMALL |= {f"resnet{depth}": (3, 32, 32) for depth in (8, 20, 32)}
 
 # He et al. 2016, tables 1 and 6 (given there as 0.27M, 0.46M, 0.85M, 1.7M), and torchvision's documentation.
@@ -34,6 +36,33 @@ PARAMETERS = {
 def test_one_width_is_one_hidden_layer() -> None:
     one, same = (build_model("mlp", classes=4, shape=(1, 5, 5), options={"hidden": h}) for h in (7, [7]))
     assert [p.shape for p in one.parameters()] == [p.shape for p in same.parameters()]
+
+
+def test_the_triangle_is_what_stands_above_the_mean_of_the_channels_to_a_power() -> None:
+    u = torch.tensor([[-1.0, 0.0, 4.0], [2.0, 2.0, 2.0]], dtype=torch.float64)  # means 1 and 2
+    torch.testing.assert_close(Triangle(0.7)(u), torch.tensor([[0, 0, 3.0**0.7], [0, 0, 0]], dtype=torch.float64))
+    maps = u[:, :, None, None].expand(2, 3, 2, 5)
+    torch.testing.assert_close(Triangle(1.4)(maps)[:, 2, 1, 4], torch.tensor([3.0**1.4, 0], dtype=torch.float64))
+    u.requires_grad_()
+    Triangle(0.7)(u).sum().backward()  # d/du: 0.7 z^-0.3 (1 for the unit itself - 1/3 for each)
+    slope = 0.7 * 3**-0.3
+    expected = torch.tensor([[-slope / 3, -slope / 3, 2 * slope / 3], [0, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(u.grad, expected)
+
+
+def test_the_network_of_softhebb_has_its_published_sizes() -> None:
+    model = build_model("softhebb", classes=10, shape=(3, 32, 32))
+    kernels = [tuple(p.shape) for p in model.parameters() if p.dim() == 4]
+    assert kernels == [(96, 3, 5, 5), (384, 96, 3, 3), (1536, 384, 3, 3)]
+    assert sum(p.numel() for p in model.parameters()) == sum(map(math.prod, kernels)) + 24_576 * 10 + 10
+    assert [m.power for m in model if isinstance(m, Triangle)] == [0.7, 1.4, 1.0]
+    narrow = build_model("softhebb", classes=10, shape=(3, 32, 32), options={"width": 0.25})
+    assert [len(p) for p in narrow.parameters() if p.dim() == 4] == [24, 96, 384]
+    for options, message in (({"width": 0}, "width"), ({"dropout": 1.0}, "dropout")):
+        with pytest.raises(ConfigError, match=message):
+            build_model("softhebb", classes=10, shape=(3, 32, 32), options=options)
+    with pytest.raises(ConfigError, match="at least 8x8"):
+        build_model("softhebb", classes=10, shape=(3, 7, 32))
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

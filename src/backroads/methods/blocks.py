@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn.modules import activation
 
 from backroads.errors import ConfigError, ShapeError, nearest
+from backroads.models.softhebb import Triangle
 
 _NOT_ELEMENTWISE = {"MultiheadAttention", "GLU", "Softmax", "LogSoftmax", "Softmax2d", "Softmin"}
-ACTIVATIONS = tuple(getattr(activation, name) for name in activation.__all__ if name not in _NOT_ELEMENTWISE)
+ACTIVATIONS = (*(getattr(activation, name) for name in activation.__all__ if name not in _NOT_ELEMENTWISE), Triangle)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,17 @@ def check_number(
         whole: whether it has to be a whole number.
     """
     value = getattr(method, key)
-    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not (number and above < value < math.inf and least <= value <= most):
+    if not _is_number(value, whole) or not (above < value < math.inf and least <= value <= most):
         raise ConfigError(f"{method.name}: {key}: expected {expected}, got {value!r}")
+
+
+def check_by_block(method: Method, key: str) -> None:
+    """Raise :class:`ConfigError` unless the option ``key`` is a finite number above 0, or a tuple of such numbers."""
+    value = getattr(method, key)
+    for number in value if isinstance(value, tuple) and value else (value,):
+        if not _is_number(number) or not 0 < number < math.inf:
+            raise ConfigError(f"{method.name}: {key}: expected a number above 0, or one for each block, got {value!r}")
+
+
+def _is_number(value: object, whole: bool = False) -> bool:
+    return isinstance(value, int if whole else int | float) and not isinstance(value, bool)

@@ -17,7 +17,7 @@ from torch import Tensor
 from backroads.errors import ConfigError, ShapeError
 from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
-from backroads.methods.checks import check_choice, check_flags, check_number
+from backroads.methods.checks import check_by_block, check_choice, check_flags, check_number
 from backroads.methods.in_blocks import InBlocks
 from backroads.registry import Registry
 
@@ -38,7 +38,7 @@ class Unsupervised(InBlocks):
     A subclass says in :meth:`update` how a layer's W and bias change.
 
     Attributes:
-        rate: factor of the layers' learning rate on that of the read-out, above 0.
+        rate: factor of the layers' learning rate on that of the read-out, above 0; one number, or one for each block.
 
     ``blocks`` is that of :class:`backroads.methods.in_blocks.InBlocks`; a block has one layer with weights.
 
@@ -46,11 +46,20 @@ class Unsupervised(InBlocks):
         ConfigError: for values out of range.
     """
 
-    rate: float = 0.01
+    rate: float | tuple[float, ...] = 0.01
+    by_block: ClassVar[tuple[str, ...]] = ("rate",)  # options that may have a number for each block
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "rate", above=0)
+        for key in self.by_block:
+            value = getattr(self, key)
+            object.__setattr__(self, key, tuple(value) if isinstance(value, list) else value)
+            check_by_block(self, key)
+
+    def of_block(self, key: str, index: int) -> float:
+        """The number that an option of ``by_block`` has for the block with this index."""
+        value = getattr(self, key)
+        return float(value[index] if isinstance(value, tuple) else value)
 
     def update(self, layer: Layer, x: Tensor, head: Any, training: bool) -> tuple[Tensor, Tensor | None]:
         """The changes of a layer's W, in its shape, and of its bias, (O,) or None.
@@ -64,6 +73,12 @@ class Unsupervised(InBlocks):
         raise NotImplementedError
 
     def describe(self, block: Block, model: torch.nn.Module, found: Blocks) -> str:
+        for key in self.by_block:
+            value = getattr(self, key)
+            if isinstance(value, tuple) and len(value) != len(found.blocks):
+                raise ConfigError(
+                    f"{self.name}: {key}: expected a number, or {len(found.blocks)}, one for each block, got {value}"
+                )
         layers = {name.rpartition(".")[0] for name in block.parameters if model.get_parameter(name).dim() > 1}
         owner = model.get_submodule(block.owner)
         known = isinstance(owner, torch.nn.Linear | torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d)
@@ -94,7 +109,7 @@ class Unsupervised(InBlocks):
 
         def visit(index: int, h: Tensor) -> Tensor:
             block = state.found.blocks[index]
-            layer = Layer(model.get_submodule(block.owner))
+            layer = Layer(model.get_submodule(block.owner), index)
             with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
                 received = state.cuts.inputs[index].to(layer.W.dtype)
                 dW, db = self.update(layer, received, state.heads[index], model.training)
@@ -102,7 +117,9 @@ class Unsupervised(InBlocks):
             for p in map(model.get_parameter, block.parameters):
                 change = changes.get(id(p))
                 # 0 in value; a bias or norm that the rule does not teach has gradient 0.
-                taught.append(((p - p.detach()) * (0.0 if change is None else -self.rate * change)).sum())
+                taught.append(
+                    ((p - p.detach()) * (0.0 if change is None else -self.of_block("rate", index) * change)).sum()
+                )
             return h.detach()
 
         with state.cuts.visiting(visit):
@@ -114,11 +131,11 @@ class Layer:
     """A linear layer or convolution as samples: each position of a map is one.
 
     Attributes:
-        module: the layer. W: its weight. flat: the weight as (O, I), without its graph.
+        module: the layer. index: of its block, from 0. W: its weight. flat: the weight as (O, I), without its graph.
     """
 
-    def __init__(self, module: Any) -> None:
-        self.module, self.W = module, module.weight
+    def __init__(self, module: Any, index: int) -> None:
+        self.module, self.index, self.W = module, index, module.weight
         self.flat = self.W.detach().flatten(1)
 
     def project(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

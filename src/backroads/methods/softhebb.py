@@ -37,7 +37,7 @@ class SoftHebb(Unsupervised):
 
     Attributes:
         competition: "anti" (the published deep networks), "soft" or "hard".
-        t: inverse temperature, above 0.
+        t: inverse temperature, above 0; one number, or one for each block.
         power: of the distance from norm 1; 0 for one rate for all.
         radius: norm to which each unit's weights are brought at the start; None leaves them. Below 1 little is learned.
 
@@ -48,16 +48,16 @@ class SoftHebb(Unsupervised):
     """
 
     name: ClassVar[str] = "softhebb"
-    rate: float = 0.1
+    by_block: ClassVar[tuple[str, ...]] = ("rate", "t")
+    rate: float | tuple[float, ...] = 0.1
     competition: str = "anti"
-    t: float = 1.0
+    t: float | tuple[float, ...] = 1.0
     power: float = 0.5
     radius: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "competition", COMPETITIONS)
-        check_number(self, "t", above=0)
         check_number(self, "power", "a number, 0 or more", least=0)
         if self.radius is not None:
             check_number(self, "radius", "a number above 0, or none", above=0)
@@ -86,12 +86,12 @@ class SoftHebb(Unsupervised):
         return model
 
     def update(self, layer: Layer, x: Tensor, head: Any, training: bool) -> tuple[Tensor, Tensor | None]:
-        W, b = layer.flat, layer.module.bias
+        W, b, t = layer.flat, layer.module.bias, self.of_block("t", layer.index)
         u, correlate = layer.project(x)
         if b is not None:
             u = u + b
         winner = F.one_hot(u.argmax(1), u.shape[1])
-        y = winner.to(u) if self.competition == "hard" else (self.t * u).softmax(1)
+        y = winner.to(u) if self.competition == "hard" else (t * u).softmax(1)
         if self.competition == "anti":
             y = y * (2 * winner - 1)
         dW = correlate(y) - (y * u).sum(0).unsqueeze(1) * W
@@ -99,5 +99,5 @@ class SoftHebb(Unsupervised):
         dW = r.unsqueeze(1) * dW / (dW.abs().max() + 1e-30)
         if b is None:
             return dW.reshape(layer.W.shape), None
-        db = y.sum(0) * (-self.t * b).exp() - len(u)
-        return dW.reshape(layer.W.shape), r / self.t * db / (db.abs().max() + 1e-30)
+        db = y.sum(0) * (-t * b).exp() - len(u)
+        return dW.reshape(layer.W.shape), r / t * db / (db.abs().max() + 1e-30)

@@ -6,6 +6,7 @@ from backroads.models.lenet import lenet
 from backroads.models.lstm import row_lstm
 from backroads.models.mlp import mlp
 from backroads.models.resnet import cifar_resnet, imagenet_resnet
+from backroads.models.softhebb import softhebb
 from backroads.models.vgg import vgg, vgg_b
 from backroads.models.vit import vit
 
@@ -19,6 +20,7 @@ __all__ = [
     "mlp",
     "register_model",
     "row_lstm",
+    "softhebb",
     "vgg",
     "vgg_b",
     "vit",

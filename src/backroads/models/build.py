@@ -15,6 +15,7 @@ from backroads.models.lenet import lenet
 from backroads.models.lstm import row_lstm
 from backroads.models.mlp import mlp
 from backroads.models.resnet import cifar_resnet, imagenet_resnet
+from backroads.models.softhebb import softhebb
 from backroads.models.vgg import vgg, vgg_b
 from backroads.models.vit import vit
 from backroads.registry import Registry, call
@@ -29,7 +30,7 @@ for _depth in (18, 34, 50, 101, 152):
     MODELS.add(f"resnet{_depth}_v2", partial(imagenet_resnet, _depth, 2))
 for _depth in (8, 11):
     MODELS.add(f"vgg{_depth}b", partial(vgg_b, _depth))
-for _model in (vgg, vit, row_lstm):
+for _model in (vgg, vit, row_lstm, softhebb):
     MODELS.add(_model.__name__, _model)
 
 
