@@ -6,7 +6,7 @@ A page has a line such as ``<!-- from code: rule backprop -->``; it is replaced 
 - ``rules``: the table of all named rules with their defaults;
 - ``rule NAME``: one of them;
 - ``settings CLASS``: a table of settings, from their pydantic class (``package.module:Class``);
-- ``FUNCTION WORDS``: what a function of :mod:`tables` or :mod:`pictures` makes of the words that follow its name.
+- ``FUNCTION WORDS``: what a function of :mod:`tables`, :mod:`pictures` or :mod:`weights` makes of the words that follow its name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 import pictures
 import tables
+import weights
 from pydantic import BaseModel
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -42,9 +43,10 @@ def fill_in(app: Sphinx, page: str, source: list[str]) -> None:
 def generated(kind: str, words: str) -> str:
     """The Markdown that stands for one mark."""
     own = {make.__name__: make for make in (api, rules, rule, settings)}
-    make = own.get(kind) or getattr(tables, kind, None) or getattr(pictures, kind, None)
+    make = own.get(kind) or next((getattr(m, kind) for m in (tables, pictures, weights) if hasattr(m, kind)), None)
     if make is None:
-        raise ExtensionError(f"unknown mark {kind!r}: expected {', '.join(own)}, or a function of tables or pictures")
+        where = "a function of tables, pictures or weights"
+        raise ExtensionError(f"unknown mark {kind!r}: expected {', '.join(own)}, or {where}")
     return str(make(words) if words else make())
 
 

@@ -20,7 +20,6 @@ from backroads.report.curve import Curve, through
 from backroads.report.figure import OVERVIEW, Scale, look, swatch
 from backroads.report.read import read_record
 from backroads.runs.results import TheoryResults
-from backroads.runs.schema import Fields
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 RECORDED = RESULTS / "theory"
@@ -112,16 +111,6 @@ def spiking_picture() -> str:
                 (math.log10(seconds), statistics.fmean(a) / 100) for seconds, a in found.items()
             )
     return _curves("angle", curves, "log10 of the simulated seconds", "angle, degrees")
-
-
-def fields_picture(name: str) -> str:
-    """MyST: the weights of each of the layers in a file of results, as images under their names."""
-    layers = json.loads((RESULTS / f"{name}.json").read_text())["layers"]
-    shown = []
-    for title, layer in layers.items():
-        drawing = figure.images(f"Weights under {title}, as images", Fields(**layer["fields"]))
-        shown.append(f"<div><code>{title}</code></div>{drawing}")
-    return _raw(*shown)
 
 
 def _curves(title: str, curves: dict[str, Any], xlabel: str, ylabel: str, log: bool = False) -> str:

@@ -95,5 +95,20 @@ def spiking(part: str) -> str:
 
 def receptive_fields() -> str:
     """Measures of fields, from ``benchmarks/receptive_fields.py``."""
-    where = results("receptive_fields")["environment"]
-    return f"{table_of('receptive_fields')}\n\n{source('python benchmarks/' + where['command'], where)}"
+    return _with_source("receptive_fields")
+
+
+def linsker() -> str:
+    """Shapes of cells, from ``benchmarks/linsker.py``."""
+    return _with_source("linsker")
+
+
+def softhebb(part: str) -> str:
+    """Accuracies on one data set, from ``benchmarks/softhebb.py``."""
+    where = results("softhebb")[part]["environment"]
+    return f"{table_of('softhebb', part)}\n\n{source('python benchmarks/' + where['command'], where)}"
+
+
+def _with_source(name: str) -> str:
+    where = results(name)["environment"]
+    return f"{table_of(name)}\n\n{source('python benchmarks/' + where['command'], where)}"
