@@ -3,8 +3,8 @@
     python benchmarks/linsker.py
 
 400 inputs at places drawn from N(0, I) around each cell, all weights at first uniform within 0.05 of 0, bounds of 1.
-The covariance of the inputs is exp(-d^2 / (2 0.7^2)); in the last row that of a layer of centre-surround cells (widths 0.6
-and 1.2). A picture shows at each pixel the weight of the nearest input, within 2.2 of the cell.
+The covariance of the inputs is exp(-d^2 / (2 0.7^2)); in the last row that of a layer of centre-surround cells (widths
+0.6 and 1.2). A picture shows at each pixel the weight of the nearest input, within 2.2 of the cell.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ A page has a line such as ``<!-- from code: rule backprop -->``; it is replaced 
 - ``rules``: the table of all named rules with their defaults;
 - ``rule NAME``: one of them;
 - ``settings CLASS``: a table of settings, from their pydantic class (``package.module:Class``);
-- ``FUNCTION WORDS``: what a function of :mod:`tables`, :mod:`pictures` or :mod:`weights` makes of the words that follow its name.
+- ``FUNCTION WORDS``: what a function of :mod:`tables`, :mod:`pictures` or :mod:`weights` makes of the words that follow
+  its name.
 """
 
 from __future__ import annotations
