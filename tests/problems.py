@@ -13,6 +13,7 @@ from torch import Tensor
 import backroads as br
 from backroads.feedback.nn import AlignedLayer
 from backroads.methods.base import Method
+from backroads.methods.dual_propagation import DualPropagation
 from backroads.methods.equilibrium_propagation import EquilibriumPropagation
 from backroads.methods.feedback import Feedback
 from backroads.methods.forward_forward import ForwardForward
@@ -236,6 +237,8 @@ METHODS: dict[str, MethodCase] = {
             ", fixed B": {"feedback": "feedback_alignment"},
         }.items()
     },
+    "dual_propagation": MethodCase(DualPropagation(), one_graph=False),
+    "dual_propagation, squared": MethodCase(DualPropagation(sweeps=3, output="squared"), infers=True, one_graph=False),
     "target_propagation": MethodCase(TargetPropagation(), mean=False, one_graph=False),  # draws noise
     "target_propagation, plain": MethodCase(TargetPropagation("plain"), mean=False, one_graph=False),
     "node_perturbation": MethodCase(NodePerturbation(), mean=False, estimated=True),
