@@ -78,7 +78,9 @@ def water_filling(eigenvalues: Tensor, power: float, noise: float) -> Tensor:
         raise ShapeError(f"eigenvalues: expected 0 or more, and one above 0, got {values.tolist()}")
     floor = noise / values  # infinite where nothing can be learned
     rising = floor.sort().values
-    levels = (power + rising.cumsum(0)) / torch.arange(1, len(values) + 1)  # nu, if so many axes are used
+    levels = (power + rising.cumsum(0)) / torch.arange(
+        1, len(values) + 1, device=values.device
+    )  # nu, if so many axes are used
     used = int((levels > rising).sum())
     return (levels[used - 1] - floor).clamp_min(0)
 
@@ -101,7 +103,7 @@ def settle(u: Tensor, Q: Tensor, a: float, steps: int) -> Tensor:
     bound = 2 / float(torch.linalg.eigvalsh(Q)[-1].clamp_min(torch.finfo(Q.dtype).tiny))
     if not 0 < a < bound:
         raise ConfigError(f"a: expected above 0 and below 2 / (largest eigenvalue of Q) = {bound:.6g}, got {a!r}")
-    F = torch.eye(len(Q), dtype=Q.dtype) - a * Q
+    F = torch.eye(len(Q), dtype=Q.dtype, device=Q.device) - a * Q
     v = torch.zeros_like(u)
     for _ in range(steps):
         v = u + v @ F
