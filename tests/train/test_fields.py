@@ -67,6 +67,13 @@ def test_a_linear_layer_of_all_pixels_is_shown() -> None:
     np.testing.assert_allclose(weights(found), expected, atol=0.51 / 127)
 
 
+def test_parameters_of_the_network_itself_are_no_layer() -> None:
+    """A transformer's place codes are registered before its patches' convolution."""
+    found = first_layer(build_model("vit", classes=4, shape=(3, 32, 32), options={"patch": 4}), (3, 32, 32))
+    assert found is not None
+    assert found.shape[1:] == (4, 4, 3)
+
+
 @pytest.mark.parametrize(
     ("model", "shape"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 
 import torch
 from torch import Tensor
@@ -47,15 +48,14 @@ def first_layer(model: torch.nn.Module, shape: tuple[int, int, int]) -> Fields |
         None unless images have 1 or 3 channels and the layer is a convolution of them, wider than a pixel, or a linear
         layer of all their pixels.
     """
-    name, layer = next(
-        ((name, m) for name, m in model.named_modules() if any(p.dim() > 1 for p in m.parameters(recurse=False))),
-        ("", None),
-    )
-    W = getattr(layer, "weight", None)
-    if isinstance(layer, torch.nn.Linear) and isinstance(W, Tensor) and W[0].numel() == torch.Size(shape).numel():
-        W = W.unflatten(1, shape)
-    elif not isinstance(layer, torch.nn.Conv2d):
-        return None
-    if not isinstance(W, Tensor) or W.shape[1] != shape[0] or shape[0] not in (1, 3):
-        return None
-    return fields(W, name) if W[0, 0].numel() > 1 and W[0].numel() <= NUMBERS else None
+    named = ((name, m, getattr(m, "weight", None)) for name, m in model.named_modules())
+    for name, layer, W in named:
+        if not isinstance(W, Tensor) or W.dim() < 2:
+            continue
+        if isinstance(layer, torch.nn.Linear) and W[0].numel() == math.prod(shape):
+            W = W.unflatten(1, shape)
+        elif not isinstance(layer, torch.nn.Conv2d):
+            return None
+        seen = W.shape[1] == shape[0] and shape[0] in (1, 3) and W[0, 0].numel() > 1 and W[0].numel() <= NUMBERS
+        return fields(W, name) if seen else None
+    return None
