@@ -13,6 +13,7 @@ from torch import Tensor
 import backroads as br
 from backroads.feedback.nn import AlignedLayer
 from backroads.methods.base import Method
+from backroads.methods.burstprop import Burstprop
 from backroads.methods.dual_propagation import DualPropagation
 from backroads.methods.equilibrium_propagation import EquilibriumPropagation
 from backroads.methods.feedback import Feedback
@@ -173,6 +174,14 @@ def network_without_norm(dtype: torch.dtype = torch.float64, seed: int = 0) -> t
     return net
 
 
+def network_of_sigmoids(dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.nn.Module:
+    """:func:`plain_network` with the logistic function as every activation."""
+    net = plain_network(dtype, seed)
+    for index in (1, 4, 7):
+        net[index] = torch.nn.Sigmoid()
+    return net
+
+
 @dataclasses.dataclass(frozen=True)
 class MethodCase:
     """A method and what holds for it on its network.
@@ -239,6 +248,14 @@ METHODS: dict[str, MethodCase] = {
     },
     "dual_propagation": MethodCase(DualPropagation(), one_graph=False),
     "dual_propagation, squared": MethodCase(DualPropagation(sweeps=3, output="squared"), infers=True, one_graph=False),
+    **{
+        f"burstprop{name}": MethodCase(Burstprop(**options), one_graph=False, network=network_of_sigmoids)
+        for name, options in {
+            "": {},
+            ", linear": {"coding": "linear", "feedback": "backprop"},
+            ", B by Kolen-Pollack": {"feedback": "kolen_pollack", "slope": 0.5},
+        }.items()
+    },
     "target_propagation": MethodCase(TargetPropagation(), mean=False, one_graph=False),  # draws noise
     "target_propagation, plain": MethodCase(TargetPropagation("plain"), mean=False, one_graph=False),
     "node_perturbation": MethodCase(NodePerturbation(), mean=False, estimated=True),

@@ -9,11 +9,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from problems import METHODS, batch, network_without_norm
+from problems import METHODS, MethodCase, batch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from backroads.methods.base import Method
 from backroads.methods.feedback import Feedback
 
 WORLD, ROWS = 2, 8
@@ -21,9 +20,10 @@ MEANS = [name for name, case in METHODS.items() if case.mean]
 
 
 class Objective(nn.Module):
-    def __init__(self, method: Method) -> None:
+    def __init__(self, case: MethodCase) -> None:
         super().__init__()
-        net = network_without_norm()  # batch norm couples the examples of a batch
+        method, net = case.method, case.network()
+        net[3] = nn.Identity()  # batch norm couples the examples of a batch
         self.method, self.model = method, method.prepare(net, batch(2)[0], 0)
         with torch.no_grad():  # heads that have left zero
             for seed, p in enumerate(self.model.parameters()):
@@ -46,7 +46,7 @@ def work(rank: int, folder: str) -> None:
         x, y = (t.chunk(WORLD)[rank] for t in batch(ROWS))
         found = {}
         for name, case in METHODS.items():
-            module = Objective(case.method)
+            module = Objective(case)
             parallel = DistributedDataParallel(module)
             parallel(x, y, rank).backward()
             found[name] = gradients(module)
@@ -62,11 +62,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 
-def of_parts(method: Method, seeds: tuple[int, int]) -> dict[str, Tensor]:
+def of_parts(case: MethodCase, seeds: tuple[int, int]) -> dict[str, Tensor]:
     """The mean of the gradients of the parts of the batch, each by itself."""
     found = []
     for x, y, seed in zip(*(t.chunk(WORLD) for t in batch(ROWS)), seeds, strict=True):
-        module = Objective(method)
+        module = Objective(case)
         module(x, y, seed).backward()
         found.append(gradients(module))
     return {name: sum(of_part[name] for of_part in found) / WORLD for name in found[0]}
@@ -76,7 +76,7 @@ def of_parts(method: Method, seeds: tuple[int, int]) -> dict[str, Tensor]:
 def test_two_processes_have_the_mean_of_the_gradients_of_their_parts(
     ranks: list[dict[str, dict[str, Tensor]]], name: str
 ) -> None:
-    expected = of_parts(METHODS[name].method, (0, 1))
+    expected = of_parts(METHODS[name], (0, 1))
     for of_rank in ranks:
         torch.testing.assert_close(of_rank[name], expected, rtol=1e-10, atol=1e-13)
 
@@ -85,7 +85,7 @@ def test_two_processes_have_the_mean_of_the_gradients_of_their_parts(
 def test_two_processes_have_the_gradients_of_one_on_the_joined_batch(
     ranks: list[dict[str, dict[str, Tensor]]], name: str
 ) -> None:
-    whole = Objective(METHODS[name].method)
+    whole = Objective(METHODS[name])
     whole(*batch(ROWS)).backward()
     for of_rank in ranks:
         torch.testing.assert_close(of_rank[name], gradients(whole), rtol=1e-10, atol=1e-13)
@@ -96,7 +96,7 @@ def test_two_processes_have_the_gradients_of_one_on_the_joined_batch(
 )
 def test_accumulated_gradients_of_parts_are_their_mean(name: str) -> None:
     """A loss that is scaled has scaled gradients, so that parts of a batch can be weighed."""
-    module = Objective(METHODS[name].method)
+    module = Objective(METHODS[name])
     for seed, (x, y) in enumerate(zip(*(t.chunk(WORLD) for t in batch(ROWS)), strict=True)):
         (module(x, y, seed) / WORLD).backward()
-    torch.testing.assert_close(gradients(module), of_parts(METHODS[name].method, (0, 1)), rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(gradients(module), of_parts(METHODS[name], (0, 1)), rtol=1e-10, atol=1e-13)

@@ -572,6 +572,24 @@ def test_an_objective_of_a_methods_own_is_compared_with_backpropagation_of_the_l
     assert list(found) == ["update_angle"]  # there is no B
 
 
+def test_two_backward_passes_through_one_use_of_a_layer_are_two_errors() -> None:
+    torch.manual_seed(0)
+    layer = br.convert(nn.Sequential(nn.Linear(4, 3)), "feedback_alignment")[0].double()
+    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    first, second = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+
+    def objective() -> Tensor:
+        y = layer(x)
+        torch.autograd.grad(y, x, first, retain_graph=True)
+        return (y * second).sum()
+
+    found = br.metrics.readings(layer, objective, ["gradient_angle"])["gradient_angle"]
+    W, B = layer.weight.detach(), layer.backward_weight.detach()
+    both = torch.cat([first, second])
+    expected = torch.rad2deg(F.cosine_similarity((both @ W).flatten(), (both @ B).flatten(), dim=0).acos())
+    assert list(found.values()) == [pytest.approx(float(expected))]
+
+
 def test_a_loss_that_reaches_no_parameter_has_no_angles() -> None:
     model, (x, y) = small_network("feedback_alignment").requires_grad_(False), batch()
     assert readings(model, task(model, x, y), ["update_angle", "gradient_angle"]) == {}

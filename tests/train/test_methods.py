@@ -34,9 +34,9 @@ QUICK: dict[str, Any] = {
     "batch_size": 64,
     "threads": 1,
 }
-# Methods that refuse batch norm, and the network that they are tried on.
-WITHOUT_NORM: dict[str, Any] = {"model": "mlp", "model_options": {"hidden": [16, 16], "activation": "tanh"}}
-REFUSE_NORM = ("equilibrium_propagation",)
+# Methods that take no batch norm, or logistic functions alone, and a network that all take.
+SIGMOIDS: dict[str, Any] = {"model": "mlp", "model_options": {"hidden": [16, 16], "activation": "sigmoid"}}
+ON_SIGMOIDS = ("equilibrium_propagation", "burstprop")
 # Estimates of a gradient need smaller steps and more of them, and units that are drawn need two states.
 DRAWN: dict[str, Any] = {
     "model_options": {"hidden": [64], "activation": "tanh"},
@@ -52,6 +52,11 @@ LEARNS: dict[str, dict[str, Any]] = {
     "weight_perturbation": {**DRAWN, "model_options": {"hidden": [16]}, "method_options": {"draws": 16}},
     "three_factor": DRAWN,
     "reinforce": DRAWN,
+    "burstprop": {
+        "model_options": {"hidden": [128, 128], "activation": "sigmoid"},
+        "optimizer": "adam",
+        "learning_rate": 0.003,
+    },
     "equilibrium_propagation": {"model_options": {"hidden": [128, 128, 128], "activation": "tanh"}},
     "hebbian": {"method_options": {"rule": "sanger"}, "model_options": {"hidden": [128]}},
     "softhebb": {"method_options": {"radius": 5.0, "t": 4.0}, "model_options": {"hidden": [128]}},
@@ -59,7 +64,7 @@ LEARNS: dict[str, dict[str, Any]] = {
 
 
 def settings(name: str, **changes: Any) -> TrainSettings:
-    return resolve({**QUICK, **(WITHOUT_NORM if name in REFUSE_NORM else {}), "method": name, **changes})
+    return resolve({**QUICK, **(SIGMOIDS if name in ON_SIGMOIDS else {}), "method": name, **changes})
 
 
 class Killed(BaseException):
@@ -113,9 +118,8 @@ def test_a_run_is_evaluated_and_exported_as_it_predicts(run: Path, tmp_path: Pat
 def test_a_run_says_what_taught_each_layer_and_has_a_report(run: Path) -> None:
     start = json.loads((run / "events.jsonl").read_text().splitlines()[0])
     said = start["arms"][0]["formulas"]
-    layers = (
-        {"1", "3", "5"} if load_config(run).method.name in REFUSE_NORM else {"block1.conv", "block2.conv", "readout"}
-    )
+    mlp = load_config(run).method.name in ON_SIGMOIDS
+    layers = {"1", "3", "5"} if mlp else {"block1.conv", "block2.conv", "readout"}
     assert min(layers) in said
     assert said.keys() <= layers
     assert load_config(run).method.name.replace("_", " ") in write_report(run).read_text()
@@ -129,7 +133,7 @@ def test_bfloat16_trains_and_accumulation_is_taken(name: str, tmp_path: Path) ->
 
 
 def test_all_of_them_are_compared(tmp_path: Path) -> None:
-    data = {**QUICK, **WITHOUT_NORM, "epochs": 1, "rules": [], "methods": NAMES, "seeds": [0]}
+    data = {**QUICK, **SIGMOIDS, "epochs": 1, "rules": [], "methods": NAMES, "seeds": [0]}
     compare(resolve_comparison(data), tmp_path / "run", lambda _: None)
     arms = json.loads((tmp_path / "run" / "results.json").read_text())["arms"]
     assert [arm["name"] for arm in arms] == ["backprop", *NAMES]

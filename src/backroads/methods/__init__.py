@@ -23,6 +23,7 @@ _METHODS.add("forward_forward", "backroads.methods.forward_forward:ForwardForwar
 _METHODS.add("predictive_coding", "backroads.methods.predictive_coding:PredictiveCoding")
 _METHODS.add("equilibrium_propagation", "backroads.methods.equilibrium_propagation:EquilibriumPropagation")
 _METHODS.add("dual_propagation", "backroads.methods.dual_propagation:DualPropagation")
+_METHODS.add("burstprop", "backroads.methods.burstprop:Burstprop")
 _METHODS.add("target_propagation", "backroads.methods.target_propagation:TargetPropagation")
 _METHODS.add("node_perturbation", "backroads.methods.perturbation:NodePerturbation")
 _METHODS.add("weight_perturbation", "backroads.methods.perturbation:WeightPerturbation")

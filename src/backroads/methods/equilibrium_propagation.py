@@ -18,19 +18,17 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backroads.errors import ConfigError, DivergedError, UsageError
-from backroads.feedback.conversion import aligned_layers, backward_parameters, convert, forward_parameters, revert
 from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
 from backroads.methods.checks import check_choice, check_flags, check_number
 from backroads.methods.inference import OUTPUTS, anywhere, output_cost
-from backroads.methods.states import InStates
+from backroads.methods.states import InStatesWithFeedback
 
-FEEDBACKS = ("backprop", "kolen_pollack", "feedback_alignment")
 _LAYERS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 
 @dataclasses.dataclass(frozen=True)
-class EquilibriumPropagation(InStates):
+class EquilibriumPropagation(InStatesWithFeedback):
     """Let the states of all layers settle freely and nudged, and move the weights by what differs between the two.
 
     With s_l the state of layer l, s_0 the input, u_l = W_l s_(l-1) + b_l what it receives from the layer before (after
@@ -52,12 +50,10 @@ class EquilibriumPropagation(InStates):
         two_sided: False: beta = 0 in place of -beta, which leaves an error of the order of beta. The free phase then
             goes on for as many steps as the nudged one, so that what has not settled cancels.
         output: C; "task": the task's loss, such as cross-entropy. "squared": 1/2 |output - one-hot label|^2.
-        feedback: what carries states and errors back in place of W^T: a feedback rule. "backprop": W^T itself.
-            "kolen_pollack": weights B of their own, which move by W's increments, and come to W as far as weight decay
-            forgets the start. "feedback_alignment": fixed random B, a control.
 
-    The option ``blocks`` is that of :class:`backroads.methods.in_blocks.InBlocks`; a block is one linear layer or
-    convolution and its activation, without batch norm.
+    ``feedback`` is that of :class:`backroads.methods.states.InStatesWithFeedback`. ``blocks`` is that of
+    :class:`backroads.methods.in_blocks.InBlocks`; a block is one linear layer or convolution and its activation,
+    without batch norm.
 
     Raises:
         ConfigError: for values out of range.
@@ -70,7 +66,6 @@ class EquilibriumPropagation(InStates):
     beta: float = 0.2
     two_sided: bool = True
     output: str = "task"
-    feedback: str = "backprop"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,7 +75,6 @@ class EquilibriumPropagation(InStates):
         check_number(self, "beta", above=0)
         check_flags(self, "two_sided")
         check_choice(self, "output", OUTPUTS)
-        check_choice(self, "feedback", FEEDBACKS)
 
     # --- the model ---
 
@@ -106,27 +100,11 @@ class EquilibriumPropagation(InStates):
         return self.formula()
 
     def formula(self) -> str:
-        back = {"backprop": "", "kolen_pollack": ", B by Kolen-Pollack", "feedback_alignment": ", fixed B"}
         sides = f"+-{self.beta:g}" if self.two_sided else f"{self.beta:g}"
-        return f"the difference of equilibria at nudging {sides}{back[self.feedback]}"
+        return f"the difference of equilibria at nudging {sides}{self.way_back}"
 
     def describe_output(self) -> str:
         return "the cost at nudged equilibria"
-
-    def prepare(
-        self, model: torch.nn.Module, sample: Tensor, generator: torch.Generator | int | None
-    ) -> torch.nn.Module:
-        """Note the blocks, and give the layers B where they have one, in place; see :meth:`plan` for what is raised."""
-        super().prepare(model, sample, generator)
-        return model if self.feedback == "backprop" else convert(model, self.feedback, generator=generator)
-
-    def revert(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Plain torch layers again, in place, with the learned W."""
-        return super().revert(revert(model) if any(True for _ in aligned_layers(model)) else model)
-
-    def parameter_groups(self, model: torch.nn.Module) -> dict[str, list[torch.nn.Parameter]]:
-        """ "forward": W and biases. "backward": B by Kolen-Pollack, which needs the settings of W's optimiser."""
-        return {"forward": forward_parameters(model), "backward": backward_parameters(model)}
 
     # --- learning ---
 

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 
 from backroads.errors import ConfigError
+from backroads.feedback.conversion import aligned_layers, backward_parameters, convert, forward_parameters, revert
 from backroads.methods.blocks import ACTIVATIONS, Block, Blocks, Cuts
+from backroads.methods.checks import check_choice
 from backroads.methods.in_blocks import InBlocks
 from backroads.methods.inference import refuse_dropout
+
+FEEDBACKS = {"backprop": "", "kolen_pollack": ", B by Kolen-Pollack", "feedback_alignment": ", fixed B"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,3 +87,39 @@ class InStates(InBlocks):
         end = model.get_submodule(self.prepared(model).found.blocks[index].end)
         made: Tensor = end.forward(u)  # past the hooks of blocks
         return made
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InStatesWithFeedback(InStates):
+    """The same with a choice of what stands for W^T on the way back.
+
+    Attributes:
+        feedback: a feedback rule. "backprop": W^T itself. "kolen_pollack": weights B of their own, which move by W's
+            increments, and come to W as far as weight decay forgets the start. "feedback_alignment": fixed random B.
+    """
+
+    feedback: str = "backprop"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "feedback", FEEDBACKS)
+
+    @property
+    def way_back(self) -> str:
+        """The feedback in words, for the log."""
+        return FEEDBACKS[self.feedback]
+
+    def prepare(
+        self, model: torch.nn.Module, sample: Tensor, generator: torch.Generator | int | None
+    ) -> torch.nn.Module:
+        """Note the blocks, and give the layers B where they have one, in place; see :meth:`plan` for what is raised."""
+        super().prepare(model, sample, generator)
+        return model if self.feedback == "backprop" else convert(model, self.feedback, generator=generator)
+
+    def revert(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Plain torch layers again, in place, with the learned W."""
+        return super().revert(revert(model) if any(True for _ in aligned_layers(model)) else model)
+
+    def parameter_groups(self, model: torch.nn.Module) -> dict[str, list[torch.nn.Parameter]]:
+        """ "forward": W and biases. "backward": B by Kolen-Pollack, which needs the settings of W's optimiser."""
+        return {"forward": forward_parameters(model), "backward": backward_parameters(model)}

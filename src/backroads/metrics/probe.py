@@ -65,8 +65,7 @@ class Probe:
         finally:
             for hook in hooks:
                 hook.remove()
-        reached = {name: [use for use in uses if len(use) > 1] for name, uses in recorded.items()}
-        return {name: uses for name, uses in reached.items() if uses}, gradients
+        return {name: uses for name, uses in recorded.items() if uses}, gradients
 
     @cached_property
     def signals(self) -> dict[str, Signals]:
@@ -179,17 +178,17 @@ def _random_state_kept(model: torch.nn.Module) -> Any:
 
 
 def _recorder(uses: list[list[Tensor]]) -> Callable[[AlignedLayer, tuple[Any, ...], Tensor], None]:
-    """A forward hook that notes the layer's input at each use and, once it arrives, the error of its output.
+    """A forward hook that notes the layer's input at each use and the error of its output, once that arrives.
 
     The layer's own backward pass comes next, and adds what carries that error back.
     """
 
     def hook(layer: AlignedLayer, args: tuple[Any, ...], output: Tensor) -> None:
-        use = [args[0].detach()]
-        uses.append(use)
+        x = args[0].detach()
 
         def arrived(dy: Tensor) -> None:
-            use.append(dy.detach())
+            use = [x, dy.detach()]  # one for each backward pass through this use: a method may make several
+            uses.append(use)
             layer.memory.carried = use  # until the pass is over, when the memory is put back
 
         if output.requires_grad:
