@@ -80,6 +80,27 @@ def test_meta_gradients_are_central_differences(name: str, segments: int) -> Non
             torch.testing.assert_close((gradient * direction).sum(), difference, rtol=1e-5, atol=1e-7, msg=parameter)
 
 
+@pytest.mark.parametrize("sizes", [SIZES, (3, 4, 4, 4, 4, 2)])
+@pytest.mark.parametrize("own_start", [False, True])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_steps_in_one_function_are_those_one_by_one(name: str, own_start: bool, sizes: tuple[int, ...]) -> None:
+    """Weights, outputs and meta-gradients, of the inputs too. Whoever observes gets the steps one by one."""
+    fields, of_network, of_stream = OPTIONS[name]
+    rule, found = LocalRule(**fields), []
+    for observe in (None, lambda k, weights: None):
+        meta, (x, y) = network(sizes, **of_network), stream(sizes=sizes, **of_stream)
+        start = dict(meta)
+        if own_start:
+            start["W1"] = torch.stack([meta["W1"], 1.5 * meta["W1"]])
+        x.requires_grad_()
+        weights, outputs = lifetime(start, Stream(x, y), rule, observe=observe)
+        query = stream(sizes=sizes, seed=5, **of_stream)
+        loss_of(predict(start, weights, query.x[:, 0]), query.y[:, 0]).sum().backward()
+        gradients = {name: tensor.grad for name, tensor in {**meta, "x": x}.items()}
+        found.append((dict(weights), outputs, gradients))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-11, atol=1e-13)
+
+
 def test_the_meta_gradient_of_a_detached_error_is_that_of_a_constant() -> None:
     meta, seen, query = network(), stream(steps=1), stream(steps=1, seed=2)
     with torch.no_grad():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,13 @@ from backroads.plasticity.lifetime import Stream, lifetime, loss_of, predict
 from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.settings import IMAGES, LEARNERS, MetaConfig, resolve
-from backroads.plasticity.tasks.episode import Tasks
+from backroads.plasticity.tasks.episode import Episodes, Tasks
 from backroads.plasticity.tasks.load import load_tasks
 from backroads.plasticity.trainer import MetaTraining, load_run, meta_gradient, meta_train, not_finite
 from backroads.runs import checkpoint
 from backroads.runs.groups import groups
 from backroads.runs.progress import Progress
+from backroads.runs.runtime import Runtime
 from backroads.runs.schema import MetaResults
 from backroads.runs.settings import read_settings, recipes
 
@@ -154,6 +158,86 @@ def test_gradients_that_are_not_finite_move_nothing_are_named_and_end_the_run(tm
     lines = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     assert [line["skipped"] for line in lines if line["event"] == "step"] == [1, 2]
     assert lines[-1]["event"] == "diverged"
+
+
+def test_plasticity_that_explodes_is_halved_until_lifetimes_are_stable(tmp_path: Path) -> None:
+    """It begins 2^k times too large, for some k: so many steps are skipped, and then the training goes on."""
+    config = small(initial_plasticity=1e3, if_not_finite="shrink", steps_per_task=30, meta_steps=60, log_every=1)
+    results = trained(config, tmp_path / "run")
+    assert results.status == "finished"
+    assert 3 < results.skipped < 40
+    end = last(tmp_path / "run").model
+    assert float(end["meta.p0"].abs().max()) < 1e3 / 2**3
+    assert not torch.equal(end["meta.W0"], made(config)[0].state_dict()["meta.W0"])
+    assert all(bool(value.isfinite().all()) for value in end.values())
+
+
+def _gradients(rank: int, world: int, folder: str, changes: dict[str, Any]) -> None:
+    """One process: the gradient of its part of the lifetimes, summed over all processes."""
+    torch.set_num_threads(1)
+    if world > 1:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
+        )
+    network, tasks = made(small(**changes))
+    runtime = Runtime(torch.device("cpu"), rank, world)
+    loss = meta_gradient(network.double(), _doubled(tasks.episodes("train", 3, 5)), 3, runtime)
+    found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    torch.save({**found, "loss": loss}, f"{folder}/{world}-{rank}.pt")
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def _doubled(episodes: Episodes) -> Episodes:
+    wide = {name: value.double() for name, value in vars(episodes).items() if getattr(value, "dtype", 0) == torch.float}
+    return dataclasses.replace(episodes, **wide)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes", [{}, {"initial_weights": "random"}, {"vary_length": True}], ids=["as it is", "weights drawn", "lengths"]
+)
+def test_processes_share_the_lifetimes_of_a_meta_step(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Two processes, with 2 and 3 of 5 lifetimes, hold the gradient that one makes of all."""
+    changes = {"initial_plasticity": 1e-3, **changes}
+    _gradients(0, 1, str(tmp_path), changes)
+    torch.multiprocessing.spawn(_gradients, (2, str(tmp_path), changes), nprocs=2)
+    alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    assert set(alone) == set(first)
+    torch.testing.assert_close(first, alone, rtol=1e-11, atol=1e-14)
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    """Begun by one process and ended by two: the weights of a run by one alone, but for rounding."""
+    flags = [
+        f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items() if name not in ("hidden", "meta_steps")
+    ]
+    words = ["meta", "train", *flags, "--hidden", "6", "5", "--meta-batch-size=4", "--initial-plasticity=1e-3"]
+    alone = [sys.executable, "-m", "backroads", *words]
+    two = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "backroads",
+        *words,
+    ]
+
+    def run(command: list[str], folder: str, steps: int, *more: str) -> None:
+        done = subprocess.run(
+            [*command, f"--meta-steps={steps}", "--out", str(tmp_path / folder), *more], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+    run(alone, "whole", 8)
+    run(alone, "parts", 4)
+    run(two, "parts", 8, "--resume")
+    whole, parts = (last(tmp_path / name).model for name in ("whole", "parts"))
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_infinities_and_nans_are_both_found_and_large_numbers_are_not() -> None:

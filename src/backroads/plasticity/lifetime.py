@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from backroads.errors import UsageError
 from backroads.plasticity.check import check_meta, check_stream, count_layers
+from backroads.plasticity.fused import live, plan_of
 from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.update import linear, plastic_update
 
@@ -92,8 +93,11 @@ def lifetime(
             raise UsageError("observe: expected checkpoint_segments = 1, since the steps of a segment are done twice")
     targets_fed_back = network.targets_fed_back(y)
     names, outputs = list(weights), []
+    fused = network.fused(y) if observe is None else None
 
     def segment(start: int, stop: int, *values: Tensor) -> tuple[Tensor, ...]:
+        if fused is not None:
+            return fused(x, targets_fed_back, start, stop, list(values))
         now, seen = dict(zip(names, values, strict=True)), []
         for k in range(start, stop):
             feedback = {layer: f[:, k] for layer, f in targets_fed_back.items()}
@@ -166,6 +170,37 @@ class _Network:
             shared = value.dim() == (2 if name[0] == "W" else 1)
             start[name] = value.expand(lifetimes, *value.shape) if shared else value
         return start
+
+    def fused(self, y: Tensor) -> Callable[..., tuple[Tensor, ...]] | None:
+        """The steps from one to another in one Function, (x, fed back, start, stop, weights) -> weights and outputs;
+        None where :meth:`step` alone can do them."""
+        layers = range(self.first, self.layers)
+        plan = plan_of(self.rule, self.meta, layers, y.shape[2])
+        if plan is None:
+            return None
+
+        def steps(
+            x: Tensor, fed_back: Mapping[int, Tensor], start: int, stop: int, weights: list[Tensor]
+        ) -> tuple[Tensor, ...]:
+            paths = [
+                (fed_back[layer][:, start:stop],)
+                if layer in fed_back
+                else tuple(self.meta[f"{kind}{layer}_0"] for kind in "Bc" if f"B{layer}_0" in self.meta)
+                for layer in layers
+            ]
+            after, outputs = live(
+                plan,
+                x[:, start:stop],
+                y[:, start:stop],
+                weights,
+                [self.meta[f"b{layer}"] for layer in layers],
+                [self.plasticity(layer) for layer in layers],
+                [self.meta.get(f"s{layer}") for layer in layers],
+                paths,
+            )
+            return (*after, outputs)
+
+        return steps
 
     def frozen_layers(self, x: Tensor) -> Tensor:
         """Activities before the first plastic layer, of all steps at once: (E, T, m, n) -> (E, T, m, n')."""

@@ -122,9 +122,21 @@ class MetaNetwork(nn.Module):
         weights, _ = lifetime(meta, seen, self.rule, checkpoint_segments=segments, observe=observe)
         return weights
 
-    def query_loss(self, episodes: Episodes, generator: torch.Generator) -> Tensor:
-        """The loss of each lifetime on its query at the end, (E,): what meta-learning makes small."""
-        meta = self.initial_weights(episodes.count, generator)
+    def query_loss(
+        self, episodes: Episodes, generator: torch.Generator, own: slice = slice(None), of: int | None = None
+    ) -> Tensor:
+        """The loss of each lifetime on its query at the end, (E,): what meta-learning makes small.
+
+        Args:
+            episodes: what the lifetimes see.
+            generator: of weights that are drawn for each lifetime.
+            own: which of the lifetimes of a meta-step these are. of: how many it has; None: these are all.
+        """
+        lifetimes = episodes.count if of is None else of
+        meta = {
+            name: value[own] if value.dim() == 3 else value
+            for name, value in self.initial_weights(lifetimes, generator).items()
+        }
         inputs = self.features(episodes.inputs)
         weights = self.lifetimes(episodes, meta, inputs)
         return loss_of(predict(meta, weights, inputs[episodes.query]), episodes.y_query)

@@ -170,6 +170,9 @@ class MetaSettings(Group):
     """Show all examples of a lifetime at once, in a single step."""
     checkpoint_segments: Count = 1
     """Cut lifetimes into so many parts, computed twice to save memory (activation checkpointing)."""
+    if_not_finite: Literal["skip", "shrink"] = "skip"
+    """What to do where a meta-gradient is not finite: nothing moves (skip), or plasticity and learned step sizes are
+    halved, so that lifetimes that explode become stable again (shrink). The reference skips."""
     skip_limit: Count = 50
     """Stop after so many meta-steps in a row whose gradient is not finite; they are skipped."""
 

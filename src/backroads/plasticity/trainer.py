@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from backroads.errors import DivergedError
+from backroads.errors import ConfigError, DivergedError
 from backroads.plasticity.evaluate import measure
 from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.settings import GROWING, HARMLESS, MetaConfig, load_config
@@ -24,10 +24,11 @@ from backroads.runs import checkpoint, schema
 from backroads.runs.arm import Arm
 from backroads.runs.loop import Loop, Times, failures_explained
 from backroads.runs.progress import Report
-from backroads.runs.runtime import joined
+from backroads.runs.runtime import Runtime, joined
 from backroads.runs.settings import check_resume_in
 from backroads.runs.signals import Stopper
 
+SHRINK = 0.5  # factor on plasticity after a gradient that is not finite
 DROP = 0.3  # factor on the rate of forward weights at each of the drop steps
 ADVICE = "lower initial_plasticity, lr_plasticity or inner_lr, or take reduction 'mean'"
 
@@ -35,9 +36,12 @@ ADVICE = "lower initial_plasticity, lr_plasticity or inner_lr, or take reduction
 class MetaTraining(Arm):
     """A meta-training: lifetimes, the query loss at their end, its gradient, Adam.
 
+    Several processes share the lifetimes of a meta-step, and each holds the gradient of all.
+
     Args:
         network: what is trained, on its device.
         tasks: what lifetimes see.
+        runtime: this process among its peers; None: it is alone.
 
     Attributes:
         last: the last evaluation on validation tasks.
@@ -47,8 +51,9 @@ class MetaTraining(Arm):
         losses: since the last line of the log.
     """
 
-    def __init__(self, network: MetaNetwork, tasks: Tasks) -> None:
+    def __init__(self, network: MetaNetwork, tasks: Tasks, runtime: Runtime | None = None) -> None:
         self.network, self.tasks, self.config = network, tasks, network.config
+        self.runtime = Runtime(torch.device("cpu")) if runtime is None else runtime
         self.last = schema.Lifetimes("accuracy", 0)
         self.skipped, self.in_a_row, self.by_parameter, self.losses = 0, 0, Counter[str](), list[float]()
         self.optimizers: dict[str, torch.optim.Adam] = {}
@@ -60,9 +65,13 @@ class MetaTraining(Arm):
                 self.optimizers[group] = torch.optim.Adam(parameters, lr=rate)
 
     def step(self, step: int) -> None:
-        """If a gradient is not finite nothing moves; after too many of these in a row the training ends."""
+        """If a gradient is not finite nothing moves, or plasticity shrinks; after too many in a row the training ends.
+
+        Plasticity that explodes once explodes again, in every lifetime; halved again and again, it comes back to where
+        lifetimes are stable.
+        """
         episodes = self.tasks.episodes("train", step, self.config.meta.meta_batch_size)
-        loss = meta_gradient(self.network, episodes.to(next(self.network.parameters()).device), step)
+        loss = meta_gradient(self.network, episodes, step, self.runtime)
         bad = not_finite(self.network)
         if not bad:
             self.in_a_row = 0
@@ -75,6 +84,10 @@ class MetaTraining(Arm):
             return
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         self.by_parameter.update(bad)
+        if self.config.meta.if_not_finite == "shrink":
+            with torch.no_grad():
+                for parameter in self.network.groups()["plasticity"]:
+                    parameter.mul_(SHRINK)
         if self.in_a_row >= self.config.meta.skip_limit:
             worst = [name for name, _ in self.by_parameter.most_common(5)]
             reason = f"{self.in_a_row} meta-gradients in a row were not finite, most often of {', '.join(worst)}"
@@ -115,20 +128,35 @@ class MetaTraining(Arm):
         self.by_parameter, self.losses = Counter(state["by_parameter"]), state["losses"]
 
 
-def meta_gradient(network: MetaNetwork, episodes: Episodes, step: int) -> Tensor:
-    """The mean query loss of the episodes of a meta-step, (); its gradient is left in the parameters."""
+def meta_gradient(network: MetaNetwork, episodes: Episodes, step: int, runtime: Runtime | None = None) -> Tensor:
+    """The mean query loss of the episodes of a meta-step, (); its gradient is left in the parameters.
+
+    Args:
+        network: on its device.
+        episodes: of the meta-step, the same in all processes.
+        step: its number.
+        runtime: this process among its peers; None: it is alone.
+    """
     meta, generator = network.config.meta, seeded(network.config.run.seed, 10, step)
     if meta.vary_length:
         T = episodes.support.shape[1]
         episodes = episodes.first_steps(int(torch.randint(max(1, T // 10), T + 1, (), generator=generator)))
     if meta.batch_learning:
         episodes = episodes.in_one_step()
+    total, own = episodes.count, slice(None)
+    if runtime is not None and runtime.world > 1:
+        own = slice(total * runtime.rank // runtime.world, total * (runtime.rank + 1) // runtime.world)
+        episodes = episodes.part(runtime.rank, runtime.world)
+    episodes = episodes.to(next(network.parameters()).device)
     network.zero_grad()
-    losses = network.supervised_loss(episodes) if meta.pretrain else network.query_loss(episodes, generator)
-    loss = losses.mean()
+    losses = network.supervised_loss(episodes) if meta.pretrain else network.query_loss(episodes, generator, own, total)
+    loss = losses.sum() / total
     if loss.requires_grad:
         loss.backward()
-    return loss.detach()
+    loss = loss.detach()
+    if runtime is not None and runtime.world > 1:
+        runtime.add_up([loss, *(p.grad for p in network.parameters() if p.grad is not None)])
+    return loss
 
 
 def not_finite(network: torch.nn.Module) -> list[str]:
@@ -170,7 +198,12 @@ def meta_train(
         began = time.perf_counter()
         tasks = load_tasks(config)
         tasks.check("validation", config.task.tasks)
-        arm = MetaTraining(MetaNetwork(config, tasks.shape).to(runtime.device), tasks)
+        if config.meta.meta_batch_size < runtime.world:
+            raise ConfigError(
+                f"meta_batch_size: expected at least a lifetime for each of the {runtime.world} processes, got "
+                f"{config.meta.meta_batch_size}; start fewer processes or give more lifetimes"
+            )
+        arm = MetaTraining(MetaNetwork(config, tasks.shape).to(runtime.device), tasks, runtime)
         run = config.run
         times = Times(config.meta.meta_steps, run.eval_every, log=run.log_every, save=run.checkpoint_every)
         loop = Loop([arm], times, runtime, stop=stopper, report=report, line=arm.line)

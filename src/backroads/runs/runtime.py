@@ -43,6 +43,12 @@ class Runtime:
         dist.all_reduce(tensor, group=self.control)
         return [float(value) for value in tensor]
 
+    def add_up(self, tensors: Iterable[Tensor]) -> None:
+        """Put the sum over processes into each tensor, in place."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; all get the same answer."""
         return self.sum(float(flag))[0] > 0

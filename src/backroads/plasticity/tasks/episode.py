@@ -49,6 +49,16 @@ class Episodes:
         moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
         return dataclasses.replace(self, **moved)
 
+    def part(self, rank: int, world: int) -> Episodes:
+        """Those of one of ``world`` processes: neighbours, with the inputs that they alone need."""
+        own = slice(self.count * rank // world, self.count * (rank + 1) // world)
+        cut = {name: value[own] for name, value in vars(self).items() if name != "inputs" and value is not None}
+        seen = torch.cat([cut["support"].flatten(), cut["query"].flatten()])
+        used, places = seen.unique(return_inverse=True)
+        support, query = places.split([cut["support"].numel(), cut["query"].numel()])
+        cut |= {"support": support.view_as(cut["support"]), "query": query.view_as(cut["query"])}
+        return dataclasses.replace(self, inputs=self.inputs[used], **cut)
+
     def first_steps(self, steps: int) -> Episodes:
         """Only the first steps; the query stays."""
         return dataclasses.replace(
