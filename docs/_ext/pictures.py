@@ -12,13 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import backroads.report as report
+from backroads.contrib.streams import Resonators, SequenceUnit, reflex_task, timing_kernel
 from backroads.contrib.theory.run import theory as work_out
 from backroads.contrib.theory.settings import TheoryConfig
 from backroads.report import figure, theory
 from backroads.report.curve import Curve, through
 from backroads.report.figure import OVERVIEW, Scale, look, swatch
 from backroads.report.read import read_record
+from backroads.report.svg import TEXT, Size, draw
 from backroads.runs.results import TheoryResults
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -130,6 +134,75 @@ def spiking_picture() -> str:
                 (math.log10(seconds), statistics.fmean(a) / 100) for seconds, a in found.items()
             )
     return _curves("angle", curves, "log10 of the simulated seconds", "angle, degrees")
+
+
+def fields_picture() -> str:
+    """MyST: the cross function and the receptive fields of RFWR on it, from ``benchmarks/cross_function.py``."""
+    script = runpy.run_path(str(RESULTS.parent / "cross_function.py"))
+    (row,) = (r for r in _rows("cross_function") if (r["data"], r["learner"]) == ("stream", "RFWR"))
+    values = script["cross"](script["grid"]()).reshape(41, 41).T
+    bounds = np.linspace(values.min(), values.max(), len(figure.SHADES) + 1)[1:-1]
+    edges = np.linspace(-1.025, 1.025, 42).tolist()
+    turn = np.linspace(0, 2 * np.pi, 61)
+    half = math.sqrt(2 * math.log(2)) * np.stack([np.cos(turn), np.sin(turn)])  # the weight is 1/2 there
+
+    def paint(axes: Any) -> None:
+        figure.cells(axes, edges, edges, [[figure.SHADES[np.searchsorted(bounds, v)] for v in line] for line in values])
+        for x, y, *(one, both, other) in row["seeds"]["0"]["centres_and_metrics"]:
+            outline = np.linalg.solve(np.linalg.cholesky([[one, both], [both, other]]).T, half)
+            axes.plot(x + outline[0], y + outline[1], color=TEXT, linewidth=0.9)
+            axes.plot([x], [y], color=TEXT, marker=".", markersize=3)
+        axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), xlabel="x1", ylabel="x2")
+        axes.grid(visible=False)
+
+    label = "the cross function, darker where it is higher, with an outline for each receptive field"
+    return _raw(draw(label, Size(370, 366, left=48, right=10, top=6, bottom=38), paint))
+
+
+def sizes_picture() -> str:
+    """MyST: nMSE against the number of receptive fields, with spreads, from ``benchmarks/cross_function.py``."""
+    curves = {}
+    rows = [row for row in _rows("cross_function") if row["data"] == "sizes"]
+    for learner, metric in dict.fromkeys((row["learner"], row["metric"]) for row in rows):
+        own = sorted(
+            (r["fields_mean"], r["nmse_mean"], r["nmse_std"])
+            for r in rows
+            if (r["learner"], r["metric"]) == (learner, metric)
+        )
+        number, mean, std = (np.array(column) for column in zip(*own, strict=True))
+        curve = Curve(*(tuple(a.tolist()) for a in (number, mean, mean - std, mean + std)))
+        curves[f"{learner}, metric {metric}"] = curve
+    scale = figure.scale_of([y for curve in curves.values() for y in (*curve.low, *curve.high)], log=True)
+    return _figure("the cross function", curves, "number of fields", "nMSE", scale)
+
+
+def timing_picture() -> str:
+    """MyST: what a pair of impulses changes in a weight under ICO, worked out step by step, and its closed form."""
+    f, mu, gaps = 0.01, 1e-3, range(-120, 121, 4)
+    found = []
+    for gap in gaps:
+        late, early = np.zeros(1500), np.zeros(1500)
+        late[200], early[200 - gap] = 1.0, 1.0
+        unit = SequenceUnit(mu, "ico", Resonators(f), Resonators(f))
+        found.append((gap, float(unit.run(late, early).w[-1].item())))
+    steps = range(-120, 121)
+    closed = through(zip(steps, timing_kernel([*steps], f, mu=mu).tolist(), strict=True))
+    curves = {"pairs of impulses": through(found), "(mu / 4a) h(|T|), in continuous time": closed}
+    return _in_their_range("ICO", curves, "steps by which the early impulse comes first", "change of the weight")
+
+
+def reflex_picture() -> str:
+    """MyST: the largest reflex of each trial of the reflex task, under ICO and ISO."""
+    reflex = Resonators(0.01, delay=0, unit_peak=True)
+    predictors = Resonators(0.1, number=10, delay=0, unit_peak=True)
+    curves = {}
+    for rule, mu in (("ico", 1e-4), ("ico", 1e-3), ("ico", 1e-2), ("iso", 1e-4), ("iso", 1e-3)):
+        unit = SequenceUnit(mu, rule, reflex, predictors, trapezoid=False, bound=100.0)
+        found = reflex_task(unit, 60)
+        ended = "" if found.diverged is None else f", diverges in trial {found.diverged + 1}"
+        curves[f"{rule.upper()}, mu {mu:g}{ended}"] = through(enumerate(found.peaks, 1))
+    scale = figure.scale_of([y for curve in curves.values() for y in curve.y], log=True)
+    return _figure("reflex task", curves, "trial", "largest reflex", scale)
 
 
 def _curves(title: str, curves: dict[str, Any], xlabel: str, ylabel: str, log: bool = False) -> str:

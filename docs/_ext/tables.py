@@ -112,3 +112,8 @@ def softhebb(part: str) -> str:
 def _with_source(name: str) -> str:
     where = results(name)["environment"]
     return f"{table_of(name)}\n\n{source('python benchmarks/' + where['command'], where)}"
+
+
+def cross_function(part: str) -> str:
+    """Errors of RFWR and LWPR, "reference" or "sizes", from ``benchmarks/cross_function.py``."""
+    return f"{table_of('cross_function', part)}\n\n{source_of(results('cross_function'))}"

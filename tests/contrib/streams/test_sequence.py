@@ -112,6 +112,17 @@ def test_ico_is_linear_in_either_signal_and_iso_is_not() -> None:
     assert np.abs(learned("iso", late, one + two) - iso).max() > 0.01 * np.abs(iso).max()
 
 
+def test_weights_follow_the_products_of_what_was_recorded() -> None:
+    """The mean of this step's and the last one's, or this one's; the output is that of the weights from before."""
+    rng = np.random.default_rng(0)
+    for trapezoid in (True, False):
+        found = SequenceUnit(1e-3, trapezoid=trapezoid).run(rng.normal(size=50), rng.normal(size=50))
+        product = found.u * found.du0[:, None, None]
+        before = np.concatenate([np.zeros_like(product[:1]), product[:-1]]) if trapezoid else product
+        np.testing.assert_allclose(np.diff(found.w, axis=0), 1e-3 * (product + before)[1:] / 2, atol=1e-12)
+        np.testing.assert_allclose(found.v[1:], found.u0[1:] + (found.w[:-1] * found.u[1:]).sum((1, 2)), rtol=1e-12)
+
+
 def test_without_a_change_of_the_reflex_ico_stands_still_exactly_and_iso_does_not() -> None:
     rng = np.random.default_rng(0)
     for rule in ("ico", "iso"):
