@@ -136,7 +136,7 @@ def spiking_picture() -> str:
     return _curves("angle", curves, "log10 of the simulated seconds", "angle, degrees")
 
 
-def fields_picture() -> str:
+def cross_picture() -> str:
     """MyST: the cross function and the receptive fields of RFWR on it, from ``benchmarks/cross_function.py``."""
     script = runpy.run_path(str(RESULTS.parent / "cross_function.py"))
     (row,) = (r for r in _rows("cross_function") if (r["data"], r["learner"]) == ("stream", "RFWR"))
