@@ -18,7 +18,7 @@ from backroads.errors import ConfigError, StateError
 from backroads.plasticity.analysis import analyse, degrees, feedback_angles, interference
 from backroads.plasticity.evaluate import Measured, measure
 from backroads.plasticity.lifetime import Stream, lifetime, loss_of, predict
-from backroads.plasticity.network import MetaNetwork
+from backroads.plasticity.network import Convolutions, MetaNetwork
 from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.settings import IMAGES, LEARNERS, MetaConfig, resolve
 from backroads.plasticity.tasks.episode import Episodes, Tasks
@@ -399,3 +399,20 @@ def test_a_run_comes_back_from_its_folder(tmp_path: Path) -> None:
     settings.write_text(tomli_w.dumps({**resolve(SMALL).model_dump(exclude_none=True), "network": {"hidden": [7]}}))
     with pytest.raises(StateError, match=r"step-000000008: the weights do not fit the model of the run's config\.toml"):
         load_run(tmp_path / "run", "newest")
+
+
+def test_the_front_is_plain_convolutions_and_may_be_computed_in_bfloat16() -> None:
+    """Features as torch's own convolutions make them, and within bfloat16's eight bits of them."""
+    fronts = [
+        Convolutions((3, 20, 20), 8, [2, 1], torch.Generator().manual_seed(0), bf16=bf16) for bf16 in (False, True)
+    ]
+    x = torch.rand(5, 3, 20, 20, generator=torch.Generator().manual_seed(1))
+    h = x
+    for layer, stride in enumerate((2, 1)):
+        h = torch.nn.functional.conv2d(h, fronts[0].get_parameter(f"W{layer}"), stride=stride).relu()
+    full, half = (front(x) for front in fronts)
+    torch.testing.assert_close(full, h.flatten(1), rtol=1e-5, atol=1e-5)
+    assert half.dtype == torch.float32
+    assert 0 < float((half - full).norm() / full.norm()) < 2**-6
+    half.sum().backward()
+    assert fronts[1].get_parameter("W0").grad is not None

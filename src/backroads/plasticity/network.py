@@ -26,6 +26,7 @@ class Convolutions(nn.Module):
         channels: of every convolution.
         strides: one for each.
         generator: draws the weights.
+        bf16: compute in bfloat16.
 
     Raises:
         ConfigError: for images that are too small.
@@ -33,10 +34,18 @@ class Convolutions(nn.Module):
     Source: the reference's net for Omniglot; 84 pixels, 128 channels and strides 2, 1, 2, 1, 2, 2 give 1152 numbers.
     """
 
-    def __init__(self, shape: tuple[int, ...], channels: int, strides: list[int], generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        channels: int,
+        strides: list[int],
+        generator: torch.Generator,
+        *,
+        bf16: bool = False,
+    ) -> None:
         super().__init__()
         planes, h, w = shape
-        self.strides = tuple(strides)
+        self.strides, self.bf16 = tuple(strides), bf16
         for layer, stride in enumerate(strides):
             if min(h, w) < 3:
                 raise ConfigError(
@@ -50,9 +59,13 @@ class Convolutions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, features)."""
-        for layer, stride in enumerate(self.strides):
-            x = F.conv2d(x, getattr(self, f"W{layer}"), getattr(self, f"b{layer}"), stride=stride).relu_()
-        return x.flatten(1)
+        dtype, last = x.dtype, torch.channels_last  # in which convolutions of many channels are faster
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            x = x.contiguous(memory_format=last)
+            for layer, stride in enumerate(self.strides):
+                W = getattr(self, f"W{layer}").contiguous(memory_format=last)
+                x = F.conv2d(x, W, getattr(self, f"b{layer}"), stride=stride).relu_()
+        return x.to(dtype).flatten(1)
 
 
 class MetaNetwork(nn.Module):
@@ -75,7 +88,8 @@ class MetaNetwork(nn.Module):
         self.front: Convolutions | None = None
         features, network = math.prod(shape), config.network
         if network.front == "conv":
-            self.front = Convolutions(shape, network.channels, network.strides, generator)
+            bf16 = config.run.front_precision == "bf16"
+            self.front = Convolutions(shape, network.channels, network.strides, generator, bf16=bf16)
             features = self.front.features
         self.meta = nn.ParameterDict(_initial([features, *network.hidden, network.head], config, generator))
 

@@ -186,6 +186,8 @@ class RunSettings(Group):
     """Where to compute: cpu, cuda, or auto for a GPU if there is one."""
     threads: Annotated[Count, Field(le=1024)] | None = None
     """CPU threads. Default: torch's choice."""
+    front_precision: Literal["fp32", "bf16"] = "fp32"
+    """In what the convolutions of the front are computed; with bf16 those of wide fronts take a third of the time."""
     eval_every: Count = 500
     """Meta-steps between evaluations on validation tasks."""
     eval_lifetimes: Count = 20
