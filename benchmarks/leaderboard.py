@@ -4,7 +4,7 @@
     python benchmarks/leaderboard.py --task digits --data digits --runs PATH             # then the accuracies
     python benchmarks/leaderboard.py --task mnist --data mnist --root PATH --runs PATH [--choose]
     python benchmarks/leaderboard.py --task cifar10 --data folder:PATH --runs PATH [--choose]
-    python benchmarks/step_time.py --networks "mlp, batch 128" --methods                 # what a step costs
+    python benchmarks/leaderboard.py --task cost                                         # what a step costs
 
 ``--choose`` trains each with every rate of W of the same short list, on seed 0, and is judged on a part of the training
 split that is not trained on. Nothing else is chosen: rules and methods have their defaults. The accuracies are then of
@@ -13,11 +13,18 @@ the best rate, on the test split, with fresh seeds. Where a method cannot train 
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import step_time
+import torch
 from grid import RESULTS, Arm, gap_of, markdown, parser, rows_of, run_grid, spread
+
+from backroads.runs.environment import environment
+from backroads.runs.files import write_json
 
 RATES = [0.003, 0.01, 0.03, 0.1, 0.3]
 SHARED: dict[str, Any] = {
@@ -88,6 +95,9 @@ CARDS: dict[str, Card] = {
     "mono_forward": _LOCAL_LOSS._replace(extra="a projection a block"),
     "forward_forward": _LOCAL_LOSS._replace(phases=True, signed=False, extra="none"),
     "predictive_coding": Card("energies and targets", True, True, True, True, True, "none", True),
+    "equilibrium_propagation": Card("energies and targets", True, True, True, False, False, "none", True),
+    "dual_propagation": Card("energies and targets", True, True, True, True, False, "none", True),
+    "burstprop": _FIXED._replace(family="energies and targets", phases=False, extra="fixed B"),
     "target_propagation": Card("energies and targets", False, True, True, True, True, "an inverse a block", True),
     "node_perturbation": _ONE_NUMBER,
     "weight_perturbation": _ONE_NUMBER,
@@ -97,8 +107,18 @@ CARDS: dict[str, Card] = {
     "softhebb": Card("no error at all", False, False, False, False, False, "none", True),
 }
 RULES = list(CARDS)[: list(CARDS).index("error_broadcast") + 1]
-# Where a method cannot train the task's network.
-OWN: dict[str, dict[str, dict[str, Any]]] = {}
+# Where a method cannot train the task's network: without batch norm, with bounded activations.
+_TANH: dict[str, dict[str, Any]] = {
+    "digits": {"model": "mlp", "model_options": {"hidden": [256, 256], "activation": "tanh"}},
+    "mnist": {"model": "mlp", "model_options": {"hidden": [512, 512], "activation": "tanh"}},
+    "cifar10": {"model": "mlp", "model_options": {"hidden": [512, 512, 512], "activation": "tanh"}},
+}
+OWN: dict[str, dict[str, dict[str, Any]]] = {
+    "equilibrium_propagation": _TANH,
+    "burstprop": {
+        task: {**own, "model_options": {**own["model_options"], "activation": "sigmoid"}} for task, own in _TANH.items()
+    },
+}
 
 # Error in percent, as a repository or its logs state it; recipes and networks differ from ours.
 PUBLISHED: dict[str, str] = {
@@ -148,7 +168,7 @@ def table(results: dict[str, Any]) -> str:
     head = ["rule or method", "family", "accuracy, %", "gap to backprop, points", "rate of W", "n"]
     cells = [
         [
-            f"`{row['name']}`",
+            f"`{row['name']}`" + _network(row),
             CARDS[row["name"]].family,
             "diverged" if row["accuracy_mean"] is None else spread(row["accuracy_mean"], row["accuracy_std"]),
             "" if row["name"] == "backprop" else gap_of(row),
@@ -158,6 +178,45 @@ def table(results: dict[str, Any]) -> str:
         for row in rows
     ]
     return markdown(head, cells)
+
+
+def _network(row: dict[str, Any]) -> str:
+    """In brackets, another network than that of most."""
+    options = row["settings"].get("model_options", {})
+    return f" (MLP, {options['activation']})" if "activation" in options else ""
+
+
+def costs(results: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
+    """Step and memory of each over torch's, by name."""
+    return {row["rule"]: (row["ratio"], row["memory_ratio"]) for row in results["rows"]}
+
+
+def cost_table(results: dict[str, Any]) -> str:
+    """Step and memory of each over backpropagation's in plain torch, the cheapest first."""
+    rows = sorted((row for row in results["rows"] if row["rule"] != step_time.TORCH), key=lambda row: row["ratio"])
+    cells = [
+        [
+            f"`{row['rule']}`",
+            f"{row['ratio']:.2f}",
+            "{:.2f} to {:.2f}".format(*row["ratio_quartiles"]),
+            "-" if row["memory_ratio"] is None else f"{row['memory_ratio']:.2f}",
+        ]
+        for row in rows
+    ]
+    return markdown(["rule or method", "step / torch's", "quartiles", "memory / torch's"], cells)
+
+
+def measure(out: Path) -> dict[str, Any]:
+    """What a step of each costs on one network that all can train but for the activation, taken in turns."""
+    given = argparse.Namespace(
+        device="cpu", channels_last=False, precision="fp32", compile=False, steps=16, warmup=2, threads=2
+    )
+    torch.set_num_threads(given.threads)
+    speed = step_time.bandwidth(torch.device("cpu"))
+    rows = step_time.compare("mlp, batch 128", [step_time.TORCH, *(n for n in CARDS if n != "burstprop")], given, speed)
+    results = {"command": "python benchmarks/leaderboard.py --task cost", "environment": environment(), "rows": rows}
+    write_json(out, results)
+    return results
 
 
 def cards() -> str:
@@ -187,8 +246,11 @@ def published() -> str:
 
 
 def main() -> None:
+    if sys.argv[1:3] == ["--task", "cost"]:
+        print(cost_table(measure(RESULTS / "leaderboard_cost.json")))
+        return
     parse = parser(__doc__, "leaderboard")
-    parse.add_argument("--task", required=True, choices=list(TASKS))
+    parse.add_argument("--task", required=True, choices=[*TASKS, "cost"])
     parse.add_argument("--choose", action="store_true", help="try the rates, on a validation part")
     parse.set_defaults(seeds=None, out=None)
     given = parse.parse_args()

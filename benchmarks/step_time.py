@@ -99,7 +99,8 @@ def contestant(
     torch.manual_seed(0)
     classes = 10
     model = build_model(model_name, classes=classes, shape=shape, options=options)
-    rule, method = RULES.get(name), br.get_method(name) if name in METHODS else None
+    rule = RULES.get(name) or (br.rules.as_rule(name) if name in br.rules.list_rules() else None)
+    method = br.get_method(name) if name in METHODS else None
     if rule is not None:
         br.convert(model, rule, generator=1)
     elif method is not None:
