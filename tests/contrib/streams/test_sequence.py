@@ -251,6 +251,8 @@ def test_signals_that_do_not_fit_are_told_and_nothing_has_changed() -> None:
         unit.run(np.ones(5), early)
     with pytest.raises(ValueError, match="reflex: expected finite numbers, got nan in step 0"):
         unit.run(np.full(5, np.nan), np.ones((5, 2)))
+    with pytest.raises(ShapeError, match="step: expected 2 early signals, got 1"):
+        unit.step(1.0, 1.0)
     assert unit.steps == before["steps"] == 5
     np.testing.assert_array_equal(unit.w, before["w"])
     for state, old in zip(unit._states, before["_states"], strict=True):

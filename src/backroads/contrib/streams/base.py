@@ -281,7 +281,7 @@ class FieldRegressor(RegressorMixin, BaseEstimator, Generic[F]):  # type: ignore
             path: of the file; one of this name is replaced.
 
         Raises:
-            UsageError: (a ``NotFittedError``) nothing was learned yet. ConfigError: a setting is no plain value.
+            NotFittedError: nothing was learned yet. ConfigError: a setting is no plain value; no file was touched.
         """
         check_is_fitted(self)
         settings = {name: np.asarray(v).tolist() for name, v in self.get_params(deep=False).items()}

@@ -116,7 +116,7 @@ class RFWRRegressor(FieldRegressor[RFWRFields]):
         final_lambda: towards which it goes.
         tau_lambda: how slowly, ``lambda <- tau lambda + (1 - tau) final``.
         init_P: inverse of a small ridge that the first samples need; forgetting fades it.
-        ridge: of a regression that does not fade; 0: init_P alone.
+        ridge: one that does not fade, in place of init_P; 0: none.
         penalty: gamma, on the squared entries of D; draws fields to be wide.
         init_alpha: learning rate of the metric.
         meta: whether the learning rates are learned, too.

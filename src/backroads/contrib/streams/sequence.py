@@ -239,15 +239,19 @@ class SequenceUnit:
         self._change: tuple[float, Array] = 0.0, np.zeros_like(self.w)
 
     def step(self, reflex: float, early: ArrayLike) -> float:
-        """The output of one step; the numbers are not checked.
+        """The output of one step.
 
         Args:
             reflex: the late signal. early: the early ones, (inputs,).
 
         Raises:
-            DivergedError: the output is beyond ``bound``; it says in which step.
+            ShapeError: there are not as many early signals as expected; nothing has changed then.
+            DivergedError: the output is not finite or beyond ``bound``; it says in which step.
         """
-        return self._step(reflex, np.ravel(early))[0]
+        x = np.ravel(np.asarray(early, np.float64))
+        if len(x) != self.inputs:
+            raise ShapeError(f"SequenceUnit.step: expected {self.inputs} early signals, got {len(x)}")
+        return self._step(float(reflex), x)[0]
 
     def run(self, reflex: ArrayLike, early: ArrayLike) -> SequenceRecord:
         """Go on for T steps.
