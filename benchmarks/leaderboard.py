@@ -6,8 +6,8 @@
     python benchmarks/leaderboard.py --task cifar10 --data folder:PATH --runs PATH [--choose]
     python benchmarks/leaderboard.py --task cost                                         # what a step costs
 
-``--choose`` trains each with every rate of W of the same short list, on seed 0, and is judged on a part of the training
-split that is not trained on. Nothing else is chosen: rules and methods have their defaults. The accuracies are then of
+``--choose`` trains each with every rate of W of the same short list, on seed 0 (for one epoch on the larger tasks), and is
+judged on a part of the training split that is not trained on. Nothing else is chosen: rules and methods have their defaults. The accuracies are then of
 the best rate, on the test split, with fresh seeds. Where a method cannot train the task's network, it has another one.
 """
 
@@ -141,9 +141,10 @@ def settings_of(task: str, name: str) -> dict[str, Any]:
 
 
 def choices(task: str) -> list[Arm]:
-    """Each rule and method at every rate, on a validation part."""
+    """Each rule and method at every rate, on a validation part; on the larger tasks for one epoch."""
+    trial = {"split": "validation"} | ({"epochs": 1} if task != "digits" else {})
     return [
-        Arm({"name": name, "rate": rate}, {**settings_of(task, name), "learning_rate": rate, "split": "validation"})
+        Arm({"name": name, "rate": rate}, {**settings_of(task, name), "learning_rate": rate, **trial})
         for name in CARDS
         for rate in RATES
     ]

@@ -110,6 +110,35 @@ def price_picture(what: str) -> str:
     return _in_their_range(network, curves, "log10 of the rows of noise per input", ylabel)
 
 
+def leaderboard_picture(task: str) -> str:
+    """MyST: accuracy against the cost of a step over backpropagation's, a mark for each rule and method, a look for
+    each family (``benchmarks/leaderboard.py``)."""
+    cards = _cards()
+    cost = {row["rule"]: row["ratio"] for row in json.loads((RESULTS / "leaderboard_cost.json").read_text())["rows"]}
+    families = list(dict.fromkeys(card.family for card in cards.values()))
+    series, values = [], []
+    for row in _rows(f"leaderboard_{task}"):
+        name, accuracy = row["name"], row["accuracy_mean"]
+        if name in cost and accuracy is not None:
+            values.append(100 * accuracy)
+            mark = through([(math.log10(cost[name]), 100 * accuracy)])
+            series.append((mark, look(families.index(cards[name].family))))
+    drawn = figure.lines(
+        f"{task}: accuracy against the cost of a step",
+        series,
+        figure.scale_of(values),
+        x="log10 of a step over backpropagation's",
+        y="accuracy, %",
+        size=OVERVIEW,
+    )
+    return _raw(drawn, key=" ".join(f"{swatch(look(n))} {family}" for n, family in enumerate(families)))
+
+
+def _cards() -> dict[str, Any]:
+    cards: dict[str, Any] = runpy.run_path(str(RESULTS.parent / "leaderboard.py"))["CARDS"]
+    return cards
+
+
 def _rows(name: str, script: str = "grid", function: str = "rows_of") -> list[dict[str, Any]]:
     """The arms of a grid of ``benchmarks``, as a function of a script reads them."""
     rows: Callable[[Any], list[dict[str, Any]]] = runpy.run_path(str(RESULTS.parent / f"{script}.py"))[function]

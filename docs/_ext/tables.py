@@ -87,6 +87,17 @@ def decorrelation() -> str:
     return f"{table_of('decorrelation')}\n\n{source('python benchmarks/' + where['command'], where)}"
 
 
+def leaderboard(what: str) -> str:
+    """``TASK``, ``cost``, ``cards`` or ``published`` of ``benchmarks/leaderboard.py``."""
+    script = runpy.run_path(str(BENCHMARKS / "leaderboard.py"))
+    if what in ("cards", "published"):
+        return str(script[what]())
+    found = results(f"leaderboard_{what}")
+    if what == "cost":
+        return f"{script['cost_table'](found)}\n\n{source(found['command'], found['environment'])}"
+    return f"{script['table'](found)}\n\n{source_of(found)}"
+
+
 def spiking(part: str) -> str:
     """One part of ``benchmarks/spiking.py``."""
     where = results("spiking")[part]["environment"]

@@ -168,6 +168,7 @@ class _Group:
             self.P = each.repeat_interleave(self.E, 0)
         self.D = x.new_empty(kept, rows, n_out, n_in)
         self.r = x.new_empty(kept, rows, n_out, 1) if plan.oja else None
+        self._squares = x.new_empty(rows, x.shape[2], n_out)
         self.s = self.q = self.f = None
         if self.shift == "feedback":
             self.s = torch.cat([v[f"s{layer}"] for layer in layers]).repeat_interleave(self.E).view(-1, 1, 1)
@@ -187,7 +188,7 @@ class _Group:
             q = self.shifted(after, u, at)
         D = torch.bmm(q.mT, before, out=self.D[at])
         if self.r is not None:
-            torch.sum(q.square(), 1, out=self.r[at].squeeze(2))
+            torch.sum(torch.mul(q, q, out=self._squares), 1, out=self.r[at].squeeze(2))
             D.addcmul_(self.r[at], self.W, value=-1)
         self.W.addcmul_(self.P, D, value=self.mu)
 
