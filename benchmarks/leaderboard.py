@@ -6,9 +6,10 @@
     python benchmarks/leaderboard.py --task cifar10 --data folder:PATH --runs PATH [--choose]
     python benchmarks/leaderboard.py --task cost                                         # what a step costs
 
-``--choose`` trains each with every rate of W of the same short list, on seed 0 (for one epoch on the larger tasks), and is
-judged on a part of the training split that is not trained on. Nothing else is chosen: rules and methods have their defaults. The accuracies are then of
-the best rate, on the test split, with fresh seeds. Where a method cannot train the task's network, it has another one.
+``--choose`` trains each with every rate of W of the same short list, on seed 0 (for one epoch on the larger tasks), and
+is judged on a part of the training split that is not trained on. Nothing else is chosen: rules and methods have their
+defaults. The accuracies are then of the best rate, on the test split, with fresh seeds. Where a method cannot train the
+task's network, it has another one.
 """
 
 from __future__ import annotations
