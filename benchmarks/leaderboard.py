@@ -27,7 +27,7 @@ from grid import RESULTS, Arm, gap_of, markdown, parser, rows_of, run_grid, spre
 from backroads.runs.environment import environment
 from backroads.runs.files import write_json
 
-RATES = [0.003, 0.01, 0.03, 0.1, 0.3]
+RATES = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3]
 SHARED: dict[str, Any] = {
     "momentum": 0.9,
     "weight_decay": 5e-4,
