@@ -111,7 +111,7 @@ def price_picture(what: str) -> str:
 
 
 def leaderboard_picture(task: str) -> str:
-    """MyST: accuracy against the cost of a step over backpropagation's, a mark for each rule and method, a look for
+    """MyST: error against the cost of a step over backpropagation's, a mark for each rule and method, a look for
     each family (``benchmarks/leaderboard.py``)."""
     cards = _cards()
     cost = {row["rule"]: row["ratio"] for row in json.loads((RESULTS / "leaderboard_cost.json").read_text())["rows"]}
@@ -120,15 +120,15 @@ def leaderboard_picture(task: str) -> str:
     for row in _rows(f"leaderboard_{task}"):
         name, accuracy = row["name"], row["accuracy_mean"]
         if name in cost and accuracy is not None:
-            values.append(100 * accuracy)
-            mark = through([(math.log10(cost[name]), 100 * accuracy)])
+            values.append(100 - 100 * accuracy)
+            mark = through([(math.log10(cost[name]), values[-1])])
             series.append((mark, look(families.index(cards[name].family))))
     drawn = figure.lines(
-        f"{task}: accuracy against the cost of a step",
+        f"{task}: error against the cost of a step",
         series,
-        figure.scale_of(values),
+        figure.scale_of(values, log=True),
         x="log10 of a step over backpropagation's",
-        y="accuracy, %",
+        y="error, %",
         size=OVERVIEW,
     )
     return _raw(drawn, key=" ".join(f"{swatch(look(n))} {family}" for n, family in enumerate(families)))
