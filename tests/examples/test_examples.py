@@ -46,3 +46,7 @@ def test_the_gpt_learns_under_its_rule_and_looks_at_no_later_byte() -> None:
     later = tokens.clone()
     later[0, 40:] = 0
     torch.testing.assert_close(model(tokens)[0, :40], model(later)[0, :40])
+
+
+def test_the_character_model_learns_under_its_rule() -> None:
+    assert _module("characters").train("symmetric_alignment", steps=30) < 3.5  # uniform characters are log 128 = 4.85

@@ -25,6 +25,10 @@ class OwnAttention(nn.MultiheadAttention):
     """A subclass may compute something else."""
 
 
+class OwnLSTM(nn.LSTM):
+    pass
+
+
 class OwnForward(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return super().forward(input) * 2
@@ -78,12 +82,19 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "Embedding": (lambda: nn.Embedding(3, 2), LEAVE, "table of rows"),
     "EmbeddingBag": (lambda: nn.EmbeddingBag(3, 2), LEAVE, "table of rows"),
     "own matrix": (OwnMatrix, LEAVE, r"matrix.*transports weights"),
-    "LSTM": (lambda: nn.LSTM(2, 3), REFUSE, r"recurrent.*nn\.Linear"),
-    "GRU": (lambda: nn.GRU(2, 3), REFUSE, r"recurrent.*nn\.Linear"),
-    "RNN": (lambda: nn.RNN(2, 3), REFUSE, r"recurrent.*nn\.Linear"),
-    "LSTMCell": (lambda: nn.LSTMCell(2, 3), REFUSE, r"recurrent.*nn\.Linear"),
-    "GRUCell": (lambda: nn.GRUCell(2, 3), REFUSE, r"recurrent.*nn\.Linear"),
-    "RNNCell": (lambda: nn.RNNCell(2, 3), REFUSE, r"recurrent.*nn\.Linear"),
+    "LSTM": (lambda: nn.LSTM(2, 3), CONVERT, "matrices of the input and of the state"),
+    "GRU": (lambda: nn.GRU(2, 3), CONVERT, "matrices of the input and of the state"),
+    "RNN": (lambda: nn.RNN(2, 3), CONVERT, "matrices of the input and of the state"),
+    "LSTMCell": (lambda: nn.LSTMCell(2, 3), CONVERT, "matrices of the input and of the state"),
+    "GRUCell": (lambda: nn.GRUCell(2, 3), CONVERT, "matrices of the input and of the state"),
+    "RNNCell": (lambda: nn.RNNCell(2, 3), CONVERT, "matrices of the input and of the state"),
+    "LSTM, frozen": (lambda: nn.LSTM(2, 3).requires_grad_(False), CONVERT, "matrices of the input and of the state"),
+    "LSTM of one's own": (lambda: OwnLSTM(2, 3), REFUSE, r"recurrent.*torch's own LSTM"),
+    "LSTM with weight norm by hooks": (
+        _quietly(lambda: nn.utils.weight_norm(nn.LSTM(2, 3), "weight_hh_l0")),
+        REFUSE,
+        "weight_hh_l0 is not a float Parameter",
+    ),
     "attention of one's own": (lambda: OwnAttention(4, 2), REFUSE, r"subclass \(OwnAttention\)"),
     "ConvTranspose1d": (lambda: nn.ConvTranspose1d(2, 3, 3), REFUSE, r"transposed.*nn\.Conv1d"),
     "ConvTranspose2d": (lambda: nn.ConvTranspose2d(2, 3, 3), REFUSE, r"transposed.*nn\.Conv2d"),
@@ -151,7 +162,7 @@ def test_parts_of_an_attention_that_is_refused_are_its_own_affair() -> None:
 
 
 def test_the_printed_plan_shows_every_row_and_counts() -> None:
-    net = holding(nn.LSTM(2, 3))
+    net = holding(OwnLSTM(2, 3))
     net.add_module("again", net.first)
     net.add_module("norm", nn.BatchNorm1d(2))
     text = str(br.plan(net, {"first": SA}))
@@ -159,7 +170,7 @@ def test_the_printed_plan_shows_every_row_and_counts() -> None:
     assert set(table) == {"first", "it", "norm"}
     assert "first = again" in table["first"]
     assert repr(SA) in table["first"]
-    assert re.search(r"LSTM\s+cannot convert\s+recurrent", table["it"])
+    assert re.search(r"OwnLSTM\s+cannot convert\s+recurrent", table["it"])
     assert re.search(r"BatchNorm1d\s+leave\s+elementwise", table["norm"])
     assert text.splitlines()[-1] == "1 of 3 modules get backward weights of their own; 1 still transport weights: it"
 
@@ -237,7 +248,7 @@ def test_a_pattern_that_matches_no_module_is_answered_with_the_nearest_name(patt
 @pytest.mark.parametrize("pattern", ["rnn", "norm", "attention", "attention.out_proj", "act", "norm*"])
 def test_a_pattern_for_modules_that_cannot_be_converted_says_so(pattern: str) -> None:
     net = network()
-    net.add_module("rnn", nn.LSTM(2, 2))
+    net.add_module("rnn", OwnLSTM(2, 2))
     net.add_module("norm", nn.LayerNorm(2))
     net.add_module("attention", OwnAttention(2, 1))
     net.add_module("act", nn.ReLU())
@@ -247,10 +258,10 @@ def test_a_pattern_for_modules_that_cannot_be_converted_says_so(pattern: str) ->
     assert "Did you mean" not in str(caught.value)
 
 
-@pytest.mark.parametrize("net", [nn.LSTM(2, 2), nn.Sequential(nn.LSTM(2, 2), nn.ReLU())], ids=["root", "inside"])
+@pytest.mark.parametrize("net", [OwnLSTM(2, 2), nn.Sequential(OwnLSTM(2, 2), nn.ReLU())], ids=["root", "inside"])
 def test_one_rule_for_a_model_with_nothing_to_convert_still_gives_a_plan(net: nn.Module) -> None:
     plan = br.plan(net, SA)
-    assert [row.module for row in plan.select(REFUSE)] == ["LSTM"]
+    assert [row.module for row in plan.select(REFUSE)] == ["OwnLSTM"]
     assert plan.select(CONVERT) == []
 
 

@@ -14,6 +14,8 @@ from backroads.errors import ConversionError, nearest
 from backroads.feedback.nn.attention import MultiheadAttention, OutputProjection
 from backroads.feedback.nn.layer import AlignedLayer
 from backroads.feedback.nn.layers import Conv1d, Conv2d, Conv3d, Linear
+from backroads.feedback.nn.projection import WithProjections
+from backroads.feedback.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, weight_names
 from backroads.feedback.rules import as_rule
 from backroads.feedback.rules.base import FeedbackRule
 from backroads.runs.table import aligned
@@ -25,14 +27,14 @@ RuleLike = FeedbackRule | str
 Rules = RuleLike | Mapping[str, RuleLike]
 
 # Which of torch's modules become which of ours.
-BY_TORCH_CLASS: dict[type[torch.nn.Module], type[AlignedLayer] | type[MultiheadAttention]] = {
+BY_TORCH_CLASS: dict[type[torch.nn.Module], type[AlignedLayer] | type[WithProjections]] = {
     **{cls.torch_class: cls for cls in (Linear, Conv1d, Conv2d, Conv3d, OutputProjection)},
-    torch.nn.MultiheadAttention: MultiheadAttention,
+    **{cls.torch_class: cls for cls in (MultiheadAttention, LSTM, GRU, RNN, LSTMCell, GRUCell, RNNCell)},
 }
 # Modules that take errors back through a transpose of their own, and what can be done about each.
 _TRANSPORTING: dict[type[torch.nn.Module], str] = {
-    torch.nn.RNNBase: "recurrent weights; write the cell with nn.Linear, which converts",
-    torch.nn.RNNCellBase: "recurrent weights; write the cell with nn.Linear, which converts",
+    torch.nn.RNNBase: "recurrent weights; use torch's own LSTM, GRU or RNN, or write the cell with nn.Linear",
+    torch.nn.RNNCellBase: "recurrent weights; use torch's own LSTM, GRU or RNN, or write the cell with nn.Linear",
     torch.nn.ConvTranspose1d: "transposed convolution; use nn.Upsample and nn.Conv1d, which converts",
     torch.nn.ConvTranspose2d: "transposed convolution; use nn.Upsample and nn.Conv2d, which converts",
     torch.nn.ConvTranspose3d: "transposed convolution; use nn.Upsample and nn.Conv3d, which converts",
@@ -192,7 +194,7 @@ def _verdict(module: torch.nn.Module) -> tuple[str, str] | None:
     """(action, why) for a module by itself; None where there is nothing to say (containers, activations)."""
     if type(module) in BY_TORCH_CLASS:
         return _convertible(module)
-    if isinstance(module, MultiheadAttention):
+    if isinstance(module, WithProjections):
         return LEAVE, "converted already: its projections are listed below"
     if isinstance(module, AlignedLayer):
         return LEAVE, f"converted already: {module.rule!r}"
@@ -229,6 +231,12 @@ def _convertible(module: torch.nn.Module) -> tuple[str, str]:
         if not isinstance(stacked, torch.nn.Parameter) or not stacked.is_floating_point():
             return REFUSE, "its projections are not float Parameters; convert before quantising or parametrizing"
         return CONVERT, "query, key and value projections, each with a backward weight of its own"
+    if isinstance(module, torch.nn.RNNBase | torch.nn.RNNCellBase):
+        for name in weight_names(module):
+            W = getattr(module, name)
+            if not isinstance(W, torch.nn.Parameter) or not W.is_floating_point():
+                return REFUSE, f"recurrent, and its {name} is not a float Parameter; convert before changing it"
+        return CONVERT, "matrices of the input and of the state, each with a backward weight of its own"
     weight = getattr(module, "weight", None)
     if not isinstance(weight, torch.nn.Parameter):
         return REFUSE, "its weight is not a Parameter (weight or spectral norm by hooks?); remove that, then convert"
@@ -245,6 +253,8 @@ def _inside_refused(name: str, model: torch.nn.Module) -> bool:
     """Whether a module belongs to one that cannot be converted and uses its parts in its own way."""
     for parent in list(_lineage(name))[1:] + ([""] if name else []):
         module = model.get_submodule(parent)
+        if isinstance(module, WithProjections):
+            continue  # converted already
         if isinstance(module, tuple(_TRANSPORTING)) or _bypasses(module):
             return True
         if isinstance(module, torch.nn.MultiheadAttention) and (_verdict(module) or ("",))[0] == REFUSE:
@@ -265,4 +275,8 @@ def _outputs(work: list[tuple[str, torch.nn.Module, FeedbackRule]]) -> int | Non
     last = work[-1][1]
     if isinstance(last, torch.nn.MultiheadAttention):
         return int(last.embed_dim)
+    if isinstance(last, torch.nn.RNNBase):
+        return (last.proj_size or last.hidden_size) * (2 if last.bidirectional else 1)
+    if isinstance(last, torch.nn.RNNCellBase):
+        return last.hidden_size
     return last.out_features if isinstance(last, torch.nn.Linear) else last.out_channels  # type: ignore[return-value]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from backroads.errors import ConversionError, StateError
 from backroads.feedback.conversion.plan import BY_TORCH_CLASS, REFUSE, ROOT, Rules, make_plan
-from backroads.feedback.nn.attention import MultiheadAttention, Projection
 from backroads.feedback.nn.broadcast import broadcast_error
 from backroads.feedback.nn.layer import AlignedLayer
+from backroads.feedback.nn.projection import Projection, WithProjections
 
 M = TypeVar("M", bound=torch.nn.Module)
 _HOOKS = "_backroads_hooks"
@@ -22,10 +22,10 @@ _HOOKS = "_backroads_hooks"
 def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Generator | int | None = None) -> M:
     """Give the layers of a model their own way back, in place, and return the model.
 
-    Every Linear and Conv1d/2d/3d that a rule is meant for becomes the layer of the same name in
-    :mod:`backroads.feedback.nn`. The module objects, their Parameters, hooks, dtype, device and mode stay; a shared
-    module is converted once. B is an independent draw from the distribution of the layer's own W. Optimisers made
-    before keep working for W; make one for B from :func:`backward_parameters`.
+    Every Linear, Conv1d/2d/3d, MultiheadAttention and recurrent layer or cell that a rule is meant for becomes that of
+    the same name in :mod:`backroads.feedback.nn`. The module objects, their Parameters, hooks, dtype, device and mode
+    stay; a shared module is converted once. B is an independent draw from the distribution of the layer's own W.
+    Optimisers made before keep working for W; make one for B from :func:`backward_parameters`.
 
     Args:
         model: any module; may itself be a Linear.
@@ -68,7 +68,7 @@ def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Ge
                 module.__dict__[name] = dict(module.__dict__[name])
             # A new class over the same object keeps every reference to it, its hooks and its Parameters.
             module.__class__ = BY_TORCH_CLASS[type(module)]
-            cast(AlignedLayer | MultiheadAttention, module).attach(rule, generator)
+            cast(AlignedLayer | WithProjections, module).attach(rule, generator)
     except BaseException:
         for module, cls, attributes in before:
             module.__class__ = cls
@@ -93,12 +93,9 @@ def revert(model: M) -> M:
     for module in list(model.modules()):
         for handle in module.__dict__.pop(_HOOKS, ()):
             handle.remove()
-        if isinstance(module, MultiheadAttention):
-            module.detach_rule()
-            module.__class__ = torch.nn.MultiheadAttention  # type: ignore[assignment]
-        elif isinstance(module, Projection):
-            continue  # gone with its attention
-        elif isinstance(module, AlignedLayer):
+        if isinstance(module, Projection):
+            continue  # gone with the module whose matrix it is
+        if isinstance(module, AlignedLayer | WithProjections):
             module.detach_rule()
             module.__class__ = module.torch_class  # type: ignore[assignment]
     return model

@@ -4,5 +4,20 @@ from backroads.feedback.nn.attention import MultiheadAttention
 from backroads.feedback.nn.broadcast import broadcast_error
 from backroads.feedback.nn.layer import AlignedLayer
 from backroads.feedback.nn.layers import Conv1d, Conv2d, Conv3d, Linear
+from backroads.feedback.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
-__all__ = ["AlignedLayer", "Conv1d", "Conv2d", "Conv3d", "Linear", "MultiheadAttention", "broadcast_error"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "AlignedLayer",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "GRUCell",
+    "LSTMCell",
+    "Linear",
+    "MultiheadAttention",
+    "RNNCell",
+    "broadcast_error",
+]

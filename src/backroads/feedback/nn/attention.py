@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +10,8 @@ from torch import Tensor
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from backroads.errors import ShapeError, UsageError
-from backroads.feedback.nn.layer import AlignedLayer
 from backroads.feedback.nn.layers import Linear
-from backroads.feedback.rules.base import FeedbackRule
+from backroads.feedback.nn.projection import Projection, WithProjections
 
 
 class OutputProjection(Linear):
@@ -22,69 +20,7 @@ class OutputProjection(Linear):
     torch_class = NonDynamicallyQuantizableLinear
 
 
-class Projection(AlignedLayer):
-    """The query, key or value projection of attention: its W is a part of the attention's, its B is its own.
-
-    Input (N, ..., I), output (N, ..., E); weight and backward_weight (E, I).
-
-    Attributes:
-        key: name of the attention's parameter that holds W.
-        rows: which of its rows are W.
-    """
-
-    _owner: torch.nn.MultiheadAttention
-
-    def __init__(self, owner: torch.nn.MultiheadAttention, key: str, place: int) -> None:
-        torch.nn.Module.__init__(self)
-        self.loads_plain = False  # said by the attention, which sees more of a state dict
-        object.__setattr__(self, "_owner", owner)  # not a submodule: the attention holds this, not the reverse
-        E = owner.embed_dim
-        self.key = key
-        self.rows = slice(place * E, (place + 1) * E) if key == "in_proj_weight" else slice(0, E)
-        self._bias_rows = slice(place * E, (place + 1) * E)
-
-    @property
-    def parameter(self) -> Tensor:
-        found: Tensor = getattr(self._owner, self.key)
-        return found
-
-    def part(self, tensor: Tensor) -> Tensor:
-        return tensor[self.rows]
-
-    @property
-    def weight(self) -> Tensor:  # type: ignore[override]
-        """W, (E, I): a view."""
-        return self.part(self.parameter)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """(E,), a view, or None."""
-        bias: Tensor | None = self._owner.in_proj_bias
-        return None if bias is None else bias[self._bias_rows]
-
-    def _check_shape(self, x: Tensor) -> None:
-        if x.shape[-1] != self._features():
-            raise ShapeError(
-                f"MultiheadAttention: expected input of shape (..., {self._features()}), got {tuple(x.shape)}"
-            )
-
-    def _plain(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-    def weight_key(self, prefix: str) -> str:
-        return prefix.removesuffix(".").rpartition(".")[0] + "." * ("." in prefix[:-1]) + self.key
-
-    def _is_plain_state(self, state_dict: dict[str, Any], prefix: str) -> bool:
-        return self.loads_plain
-
-    def _features(self) -> int:
-        return int(self.parameter.shape[1])
-
-    def extra_repr(self) -> str:
-        return f"{self._features()} -> {self._owner.embed_dim}{super().extra_repr()}"
-
-
-class MultiheadAttention(torch.nn.MultiheadAttention):
+class MultiheadAttention(WithProjections, torch.nn.MultiheadAttention):
     """``torch.nn.MultiheadAttention`` whose four projections have backward weights of their own.
 
     W stays where torch has it (``in_proj_weight``, or ``q_proj_weight`` and so on, and ``out_proj``), so that plain
@@ -93,29 +29,21 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     weights and keep their exact derivatives. Made by :func:`backroads.convert`.
     """
 
+    torch_class = torch.nn.MultiheadAttention
     q: Projection
     k: Projection
     v: Projection
 
-    def attach(self, rule: FeedbackRule, generator: torch.Generator | None = None) -> None:
-        """Give the query, key and value projections a rule, and draw their B; ``out_proj`` is a layer of its own."""
+    def projections(self) -> dict[str, Projection]:
+        """Those of query, key and value; ``out_proj`` is a layer of its own."""
+        E, made = self.embed_dim, {}
         for place, name in enumerate("qkv"):
-            key = "in_proj_weight" if self._qkv_same_embed_dim else f"{name}_proj_weight"
-            projection = Projection(self, key, place)
-            projection.train(self.training)
-            projection.attach(rule, generator)
-            self.add_module(name, projection)
-
-    def detach_rule(self) -> None:
-        """Remove what :meth:`attach` added."""
-        for name in "qkv":
-            del self._modules[name]
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-        for name in "qkv":
-            projection: Projection = getattr(self, name)
-            projection.loads_plain = AlignedLayer._is_plain_state(projection, state_dict, f"{prefix}{name}.")
+            own = slice(place * E, (place + 1) * E)
+            if self._qkv_same_embed_dim:
+                made[name] = Projection(self, "in_proj_weight", "in_proj_bias", own, own)
+            else:
+                made[name] = Projection(self, f"{name}_proj_weight", "in_proj_bias", bias_rows=own)
+        return made
 
     def forward(
         self,
