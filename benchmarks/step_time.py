@@ -117,7 +117,7 @@ def contestant(
     groups = br.param_groups(model, lr=1e-3, momentum=0.9)
     backward = [group for group in groups if group["name"] in ("tied", "taught", "constant")]
     for group in groups:
-        group["fused"] = True if group["name"] in ("taught", "constant") else None  # as in backroads train
+        group["fused"] = x.device.type == "cpu" or group["name"] in ("taught", "constant")  # as in backroads train
     optimizer = torch.optim.SGD(groups, lr=1e-3)
     call = torch.compile(model) if arguments.compile else model
 
@@ -142,7 +142,7 @@ def _of_method(
 ) -> Contestant:
     """A method and its one optimiser."""
     parameters = [p for group in method.parameter_groups(model).values() for p in group]
-    optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
+    optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, fused=x.device.type == "cpu")
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

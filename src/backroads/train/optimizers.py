@@ -61,7 +61,11 @@ class Optimizers:
         auto = of_b.optimizer == "auto"
         apart = ("taught", "constant") if auto else ("tied", "taught", "constant")
         taught = [g for g in groups if g["name"] in apart and g["params"]]
-        self.forward = _made(of_w.name, [g for g in groups if g["name"] not in apart and g["params"]])
+        of_forward = [g for g in groups if g["name"] not in apart and g["params"]]
+        # One pass over a weight, its gradient and its momentum, where torch has that on the CPU.
+        on_cpu = all(p.device.type == "cpu" for g in of_forward for p in g["params"])
+        in_one = on_cpu and of_w.name in ("sgd", "adam", "adamw")
+        self.forward = _made(of_w.name, of_forward, **({"fused": True} if in_one else {}))
         self.backward: torch.optim.Optimizer | None = None
         if taught:
             for group in taught:
