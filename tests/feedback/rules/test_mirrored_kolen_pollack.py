@@ -42,6 +42,7 @@ OPTIMISERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": (torch.optim.Adam, {"optimiser": "adamw"}),
     "adamw": (torch.optim.AdamW, {"optimiser": "adamw"}),
 }
+FUSED = pytest.mark.parametrize("fused", [False, True])
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -368,11 +369,17 @@ def test_rows_are_bounded_by_the_batch() -> None:
     assert 64 <= RULE().rows_per_input(x, kernel, conv.operator) < 72
 
 
+@FUSED
+@pytest.mark.parametrize("to_none", [False, True])
 @pytest.mark.parametrize("every", [1, 3])
-def test_noise_comes_in_the_first_step_and_in_every_so_manyth(every: int) -> None:
-    """In the others neither C nor P moves, and nothing but the increments of W moves B."""
+def test_noise_comes_in_the_first_step_and_in_every_so_manyth(every: int, to_none: bool, fused: bool) -> None:
+    """In the others neither C nor P moves, and nothing but the increments of W moves B.
+
+    Also with fused optimisers, which torch does not count as changes, and with gradients that are set to 0.
+    """
     net = small_network(RULE(every=every, floor=1e-9))
-    opt = torch.optim.SGD(br.param_groups(net, 0.05))
+    opt = torch.optim.SGD(br.param_groups(net, 0.05), fused=fused)
+    opt.zero_grad = lambda zero=opt.zero_grad: zero(set_to_none=to_none)  # type: ignore[method-assign]
     for step in range(7):
         before = [(error(layer), layer.variance.clone()) for _, layer in br.aligned_layers(net)]
         steps(net, opt, range(step, step + 1))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 class Memory:
@@ -62,3 +66,13 @@ class Memory:
         if before and taught.grad is not None:
             total = total - taught.grad * self.uses
         return total / (before + self.uses)
+
+
+def _count_change(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Count a step of a fused optimiser as a change of its parameters, as torch itself counts the others."""
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            torch.autograd.graph.increment_version([p for p in group["params"] if p.grad is not None])
+
+
+register_optimizer_step_post_hook(_count_change)  # steps are told apart by that count
