@@ -5,6 +5,7 @@ A page has a line such as ``<!-- from code: rule backprop -->``; it is replaced 
 - ``api MODULE``: every name in ``__all__`` of a module, by autodoc;
 - ``rules``: the table of all named rules with their defaults;
 - ``rule NAME``: one of them;
+- ``claims``: the claims that can be run;
 - ``settings CLASS``: a table of settings, from their pydantic class (``package.module:Class``);
 - ``FUNCTION WORDS``: what a function of :mod:`tables`, :mod:`pictures` or :mod:`weights` makes of the words that follow
   its name.
@@ -25,6 +26,8 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 import backroads as br
+from backroads.reproduce.arms import Campaign, arms_of
+from backroads.reproduce.claims import claim_ids, load_claim
 
 MARK = re.compile(r"^<!-- from code: (\S+) ?(.*) -->$", re.MULTILINE)
 
@@ -43,7 +46,7 @@ def fill_in(app: Sphinx, page: str, source: list[str]) -> None:
 
 def generated(kind: str, words: str) -> str:
     """The Markdown that stands for one mark."""
-    own = {make.__name__: make for make in (api, rules, rule, settings)}
+    own = {make.__name__: make for make in (api, rules, rule, claims, settings)}
     make = own.get(kind) or next((getattr(m, kind) for m in (tables, pictures, weights) if hasattr(m, kind)), None)
     if make is None:
         where = "a function of tables, pictures or weights"
@@ -78,6 +81,15 @@ def rules() -> str:
 def rule(name: str) -> str:
     """One named rule with its defaults."""
     return f"With its defaults:\n\n```text\n{br.get_rule(name)!r}\n```"
+
+
+def claims() -> str:
+    """The claims, where they come from and how many trainings each needs at the scale desk."""
+    lines = ["| claim | sentence | what is measured | trainings, desk |", "|---|---|---|---|"]
+    for claim in map(load_claim, claim_ids()):
+        arms = arms_of(claim, Campaign((claim,), "desk"))
+        lines.append(f"| {claim.id} | {claim.sentence} | {claim.quantity} | {len(arms)} |")
+    return "\n".join(lines)
 
 
 def settings(path: str) -> str:

@@ -41,6 +41,7 @@ from backroads.runs.schema import (
     TrainingResults,
     as_data,
 )
+from backroads.runs.verdicts import ClaimResult, Decided, Line, Reproduction
 
 FEW = ("conv1", "block1.conv", "readout")
 MANY = ("conv1", *(f"stage{s}.{b}.conv{c}" for s in (1, 2, 3) for b in range(18) for c in (1, 2)), "fc")
@@ -328,7 +329,36 @@ def theory() -> Folder:
     return Folder({"decay": 0.5}, results=json.loads(recorded.read_text()))
 
 
+def reproduction() -> Folder:
+    """Three claims: one that holds, one that is undecided over two seeds, and one that was not run."""
+    numbers = {"seeds": (0, 1, 2), "differences": (0.004, -0.003, 0.002)}
+    yes = Decided(
+        "At most a point below", "confirmed", "accuracy", -0.01, mean=0.001, low=-0.008, high=0.0099, **numbers
+    )
+    wide = Decided("Above", "undecided", "interference", 0.0, (0.4, -0.1), (0, 1), 0.15, -3.0, 3.3)
+    blank = Decided("Updates are more than 30 degrees apart", "not run", "gradient_angle", 30.0)
+    lines = tuple(
+        Line(n, (0.0, 2.0, 3.0), ("0", "0.001", "0.01"), (0.9, 0.85, y), (0.01, 0.02, None)) for n, y in RATES
+    )
+    claims = (
+        ClaimResult("K5", "A paper", "It matches.", "A gap.", "confirmed", (yes,), "backroads reproduce run K5"),
+        ClaimResult("K7", "A paper", "It is better.", "A gap.", "undecided", (wide,), "backroads reproduce run K7"),
+        ClaimResult("L5", "A paper", "It differs.", "An angle.", "not run", (blank,), "backroads reproduce run L5"),
+    )
+    shown = {"over": "variance", "value": "accuracy", "lines": lines, "trainings": 6, "done": 6}
+    claims = (
+        dataclasses.replace(claims[0], petaflop=24.2, hours=37.3, **shown),
+        dataclasses.replace(claims[1], **shown),
+        claims[2],
+    )
+    damaged = dataclasses.replace(claims[2], trainings=4, done=1, problems=("L5 flp seed 0: results.json: cut off",))
+    settings = {"scale": "desk", "claims": ["K5", "K7", "L5"], "seeds": [], "data": {}}
+    return Folder(settings, results=Reproduction("reproduce", "desk", (*claims[:2], damaged), settings))
+
+
+RATES = (("backprop", 0.7), ("symmetric_alignment", 0.8))
 FOLDERS = {
+    "reproduce": reproduction,
     "train": lambda: training(epochs=3),
     "compare": lambda: comparison(lost={("feedback_alignment", 2): 6}),
     "search": search,

@@ -40,7 +40,7 @@ def refused(folder: Path, message: str, *, damaged: bool = True) -> None:
 def test_the_start_or_the_results_say_which_kind_of_run_it_is(kind: str, tmp_path: Path) -> None:
     folder = FOLDERS[kind]().write(tmp_path)
     assert read_record(folder).kind == kind
-    if kind not in ("search", "theory"):
+    if kind not in ("search", "theory", "reproduce"):
         (folder / "results.json").unlink()
         assert read_record(folder).kind == kind
         write_report(folder)
@@ -50,7 +50,9 @@ def test_the_start_or_the_results_say_which_kind_of_run_it_is(kind: str, tmp_pat
 def test_a_missing_file_is_named(kind: str, tmp_path: Path) -> None:
     folder = FOLDERS[kind]()
     names = (
-        ["environment.json"] if kind in ("search", "theory") else ["config.toml", "environment.json", "events.jsonl"]
+        ["environment.json"]
+        if kind in ("search", "theory", "reproduce")
+        else ["config.toml", "environment.json", "events.jsonl"]
     )
     for name in names:
         own = folder.write(tmp_path / name)

@@ -43,6 +43,7 @@ for _name, _place, _help in (
     ("worker", "worker:worker", "Join a search, from any machine that reaches its storage."),
     ("transfer", "transfer:transfer", "Train the best of a search, unchanged, on other architectures."),
     ("meta", "meta:meta", "Learn to learn with feedback and local plasticity."),
+    ("reproduce", "reproduce:app", "Run the claims of two papers, and say of each whether it was confirmed."),
     ("eval", "runs:evaluate", "Evaluate a run's model: loss, top-1 and top-5 over every image once."),
     ("export", "runs:export", "Write a run's model as plain torch weights and as a torch.export program."),
     ("report", "runs:report", "Write RUN/report.html from what the run has written so far."),

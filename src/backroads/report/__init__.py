@@ -10,6 +10,7 @@ from backroads.report.comparison import comparison_page
 from backroads.report.meta import meta_page
 from backroads.report.page import Page
 from backroads.report.read import Record, read_record
+from backroads.report.reproduction import reproduction_page
 from backroads.report.search import search_page
 from backroads.report.theory import theory_page
 from backroads.report.training import training_page
@@ -23,6 +24,7 @@ PAGES: dict[str, Callable[[Record], Page]] = {
     "compare": comparison_page,
     "search": search_page,
     "theory": theory_page,
+    "reproduce": reproduction_page,
     "meta": lambda record: meta_page([record]),
 }
 

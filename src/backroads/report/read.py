@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from backroads.errors import ConfigError
 from backroads.report.curve import Log
-from backroads.runs import results, schema
+from backroads.runs import results, schema, verdicts
 from backroads.runs.quantity import Quantity
 
 T = TypeVar("T")
@@ -29,6 +29,7 @@ RESULTS: Mapping[str, Any] = {
     "meta": schema.MetaResults,
     "search": results.SearchResults,
     "theory": results.TheoryResults,
+    "reproduce": verdicts.Reproduction,
 }
 # Files that some runs have beside their results.
 BESIDE: Mapping[str, Any] = {
@@ -183,7 +184,7 @@ def read_record(folder: Path) -> Record:
     if not files:
         raise ConfigError(f"expected a run folder, but {folder} holds none of a run's files; give the folder of a run")
     ended = _read_results(folder / "results.json") if "results.json" in files else None
-    alone = ended is not None and ended.kind in ("search", "theory")  # these have results and no events
+    alone = ended is not None and ended.kind in ("search", "theory", "reproduce")  # these have results and no events
     record = Record(
         name=folder.resolve().name,
         kind=ended.kind if ended is not None else "",

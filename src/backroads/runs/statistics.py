@@ -60,6 +60,15 @@ def paired(values: Sequence[float | None], reference: Sequence[float | None]) ->
     return estimate(a - b for a, b in pairs if a is not None and b is not None)
 
 
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of Wilson's score (JASA 1927) for the probability behind ``successes`` of ``n`` > 0 trials."""
+    z = statistics.NormalDist().inv_cdf(0.5 + LEVEL / 2)
+    share = successes / n
+    middle = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
 @dataclass(frozen=True)
 class RuleSummary:
     """One rule (or method) of a comparison, over its seeds.

@@ -1,0 +1,144 @@
+"""The page of a reproduction: each claim, its verdict, the numbers of each seed, and what it costs to run it again."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from markupsafe import Markup
+
+from backroads.report import figure, text
+from backroads.report.curve import Curve
+from backroads.report.figure import OVERVIEW, look, scale_of
+from backroads.report.page import Block, Cell, Figure, Headline, Page, Pairs, Problem, Section, Table, Text
+from backroads.report.parts import key
+from backroads.report.read import Record
+from backroads.runs.verdicts import ClaimResult, Decided, Line, Reproduction
+
+FRACTIONS = ("accuracy", "failed")  # values that are shown in points
+WORDS = {"undecided": "undecided at this scale", "not judged": "not judged"}
+
+
+def reproduction_page(record: Record) -> Page:
+    """The whole page."""
+    results: Reproduction = record.results
+    smoke = results.scale == "smoke"
+    counts = Counter(claim.verdict for claim in results.claims)
+    told = text.listing([f"{n} {WORDS.get(verdict, verdict)}" for verdict, n in counts.items()])
+    done, needed = (sum(getattr(claim, name) for claim in results.claims) for name in ("done", "trainings"))
+    said = f"{text.counted(len(results.claims), 'claim')}: {told}."
+    said += " " + text.caption("reproduce_smoke") if smoke else ""
+    problems = [problem for claim in results.claims for problem in claim.problems]
+    rows = [
+        [f"{claim.id}: {claim.sentence}", _verdict(claim), f"{claim.done} of {claim.trainings}"]
+        for claim in results.claims
+    ]
+    return Page(
+        record,
+        title="Claims, and what became of them",
+        facts=[f"scale {results.scale}", f"{done} of {needed} trainings"],
+        headline=Headline("", said),
+        sections=[
+            Section(
+                "claims",
+                "Verdicts",
+                [Table(["Claim", "Verdict", "Trainings"], rows, text.caption("reproduce_verdicts"))],
+            ),
+            *(_section(claim) for claim in results.claims),
+        ],
+        problems=[Problem(text.counted(len(problems), "training") + " damaged or diverged", "", problems[:20])]
+        if problems
+        else [],
+    )
+
+
+def _verdict(claim: ClaimResult) -> str:
+    return WORDS.get(claim.verdict, claim.verdict)
+
+
+def _section(claim: ClaimResult) -> Section:
+    """All about one claim."""
+    state = f"{text.capital(_verdict(claim))}."
+    if claim.verdict == "not run":
+        state += f" {claim.done} of the {claim.trainings} trainings that it needs have ended."
+    cost = text.DASH if claim.petaflop is None else f"{text.number(claim.petaflop)} PFLOP"
+    hours = text.DASH if claim.hours is None else f"{text.number(claim.hours)} hours"
+    facts = [("Source", claim.source), ("Quantity", claim.quantity), ("Operations", cost), ("On two CPU cores", hours)]
+    facts += [("See also", claim.see)] if claim.see else []
+    blocks: list[Block] = [Text(f"“{claim.sentence}” {state}"), *_decisions(claim)]
+    blocks += [_lines(claim)] if any(y is not None for line in claim.lines for y in line.mean) else []
+    return Section(claim.id, f"{claim.id}: {_verdict(claim)}", [*blocks, Pairs(facts), Text(claim.command, code=True)])
+
+
+def shown(value: float | None, name: str) -> str:
+    """A difference: in points for accuracies and shares, else as it is."""
+    if value is None:
+        return text.DASH
+    if name in FRACTIONS:
+        return text.points(value)
+    return ("+" if value > 0 else "") + text.number(value)
+
+
+def _decisions(claim: ClaimResult) -> list[Block]:
+    rows = [_row(one) for one in claim.decisions]
+    heads = ["Decision", "Mean", "95 % interval", "By seed", "Must exceed", "n", "Verdict"]
+    return [Table(heads, rows, text.caption("reproduce_decisions"))]
+
+
+def _row(one: Decided) -> list[Cell | str]:
+    numbers = [d for d in one.differences if d is not None]
+    mean, above = shown(one.mean, one.value), shown(one.above, one.value)
+    verdict = WORDS.get(one.verdict, one.verdict)
+    if not numbers:
+        return [one.says, text.DASH, text.DASH, text.DASH, above, "0", verdict]
+    bar = None if one.low is None or one.high is None else (one.low, one.high)
+    interval = text.DASH if bar is None else f"{shown(bar[0], one.value)} to {shown(bar[1], one.value)}"
+    # An interval of two seeds may be wider than all else: what lies beyond three times the largest number is cut.
+    largest = max(abs(value) for value in (*numbers, one.above))
+    most = max(1e-3, min(3 * largest, max(abs(value) for value in (*numbers, one.above, *(bar or ())))))
+    label = f"{one.says}: mean {mean}, 95 % interval {interval}, {text.counted(len(numbers), 'number')}."
+    return [one.says, mean, interval, Cell(_bar(label, most, bar, numbers)), above, str(len(numbers)), verdict]
+
+
+def _bar(label: str, most: float, bar: tuple[float, float] | None, numbers: list[float]) -> Markup:
+    return figure.inline(label, -1.05 * most, 1.05 * most, bar, numbers[:60], marker="o")
+
+
+def _lines(claim: ClaimResult) -> Figure:
+    """Values against noise, depth, network or rank, a line for each rule or learner."""
+    fraction, trials = claim.value in FRACTIONS, claim.over == "trial"
+    unit = 100.0 if fraction else 1.0
+    series = [(_curve(line, unit), look(n)) for n, line in enumerate(claim.lines)]
+    x = "trials, the lowest first" if trials else claim.over
+    y = f"{claim.value}{', %' if fraction else ''}"
+    told = "; ".join(f"{line.name} {_told(line, unit)}" for line in claim.lines)
+    names = {
+        int(place) if place == int(place) else place: label
+        for line in claim.lines
+        for place, label in zip(line.x, line.labels, strict=True)
+    }
+    places = "" if trials else " ".join(f"{text.number(place)}: {label}." for place, label in sorted(names.items()))
+    drawing = figure.lines(
+        f"{y} against {x}. {told}.",
+        series,
+        scale_of([v for c, _ in series for v in (*c.y, *c.low, *c.high)]),
+        x=x,
+        y=y,
+        size=OVERVIEW,
+    )
+    caption = text.caption("reproduce_lines", value=text.capital(y), over=x, places=places).strip()
+    return Figure(caption, overview=drawing, key=key({line.name: look(n) for n, line in enumerate(claim.lines)}))
+
+
+def _curve(line: Line, unit: float) -> Curve:
+    known = [(x, m, h or 0.0) for x, m, h in zip(line.x, line.mean, line.half, strict=True) if m is not None]
+    known.sort()
+    xs, ys = tuple(x for x, _, _ in known), tuple(unit * m for _, m, _ in known)
+    least, most = (-math.inf, math.inf) if unit == 1.0 else (0.0, 1.0)  # of accuracies
+    low = tuple(unit * max(least, m - h) for _, m, h in known)
+    return Curve(xs, ys, low, tuple(unit * min(most, m + h) for _, m, h in known))
+
+
+def _told(line: Line, unit: float) -> str:
+    known = [unit * mean for mean in line.mean if mean is not None]
+    return f"from {text.number(known[0])} to {text.number(known[-1])}" if known else "has no number"

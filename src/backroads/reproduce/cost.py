@@ -1,0 +1,105 @@
+"""What trainings cost: floating point operations, counted on the networks themselves, and hours on two CPU cores."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from backroads.metrics.cost import cost
+from backroads.models import build_model
+from backroads.plasticity.network import MetaNetwork
+from backroads.plasticity.settings import MetaConfig
+from backroads.plasticity.tasks.episode import Episodes
+from backroads.plasticity.trainer import meta_gradient
+from backroads.reproduce.arms import Arm
+from backroads.train.build import rules_of
+from backroads.train.settings import TrainSettings
+
+PER_SECOND = 180e9  # measured on two CPU cores, fp32 convolutions
+# (shape of an image, classes, images to train on), of data that need not be at hand to be counted.
+DATA: dict[str, tuple[tuple[int, int, int], int, int]] = {
+    "digits": ((1, 8, 8), 10, 1437),
+    "cifar10": ((3, 32, 32), 10, 50_000),
+    "imagenette": ((3, 160, 160), 10, 9_469),
+    "imagenet": ((3, 224, 224), 1000, 1_281_167),
+}
+_counted: dict[str, float] = {}
+
+
+def flop(arms: Sequence[Arm]) -> float | None:
+    """Operations of matrix products and convolutions of some trainings; None if one of them cannot be counted."""
+    found = [_flop(arm) for arm in arms]
+    known = [one for one in found if one is not None]
+    return sum(known) if len(known) == len(found) else None
+
+
+def hours(flop: float) -> float:
+    """On two CPU cores, if all their time went into large products."""
+    return flop / PER_SECOND / 3600
+
+
+def _flop(arm: Arm) -> float | None:
+    return of_lifetimes(arm.config) if isinstance(arm.config, MetaConfig) else of_training(arm.config, arm)
+
+
+def of_training(config: TrainSettings, arm: Arm) -> float | None:
+    """Of all steps of a training."""
+    name = arm.data
+    if name not in DATA or config.method.name != "feedback":
+        return None
+    shape, classes, images = DATA[name]
+    if config.data.image_size is not None:
+        shape = (shape[0], config.data.image_size, config.data.image_size)
+    images = min(images, config.data.limit or images)
+    batch = config.run.batch_size
+    steps = config.run.epochs * (math.ceil if config.data.last_batch else math.floor)(images / batch)
+    steps = min(steps, config.run.max_steps or steps)
+    # Of the rule's numbers, only which of them are zero makes a difference.
+    options = {name: bool(v) if isinstance(v, float) else v for name, v in config.rule.options.items()}
+    key = json.dumps([name, shape, config.model.model_dump(), config.rule.name, options], sort_keys=True)
+    if key not in _counted:
+        with torch.device("meta"):
+            model = build_model(config.model.name, classes=classes, shape=shape, options=config.model.options)
+        counted = cost(model, rules_of(config), shape, 8)
+        _counted[key] = counted.flops / 8
+    return _counted[key] * steps * batch
+
+
+def of_lifetimes(config: MetaConfig) -> float:
+    """Of all meta-steps: a lifetime costs the same at each of its steps, so that one and two of them are counted."""
+    task, network = config.task, config.network
+    key = json.dumps([network.model_dump(), config.plasticity.model_dump(), task.model_dump()], sort_keys=True)
+    T = task.tasks * task.steps_per_task
+    if key not in _counted:
+        one, two = (_lifetime(config, k) for k in (1, 2))
+        _counted[key] = one + (T - 1) * (two - one)
+    return _counted[key] * config.meta.meta_steps * config.meta.meta_batch_size
+
+
+def _lifetime(config: MetaConfig, steps: int) -> float:
+    """Of the meta-gradient of a lifetime of so many steps, with its whole query."""
+    task, m = config.task, config.task.batch_size
+    shape = (1, task.image_size, task.image_size) if task.is_images else (task.tasks + 1,)
+    Q = task.tasks * (task.eval_test if task.is_images else m)
+    inputs = torch.zeros(steps * m + Q, *shape)
+    y: Any = torch.zeros(1, steps, m, dtype=torch.long) if task.is_images else torch.zeros(1, steps, m, 1)
+    y_query = torch.zeros(1, Q, dtype=torch.long) if task.is_images else torch.zeros(1, Q, 1)
+    episodes = Episodes(
+        inputs,
+        torch.arange(steps * m).view(1, steps, m),
+        y,
+        torch.arange(steps * m, steps * m + Q).view(1, Q),
+        y_query,
+        torch.zeros(1, steps, dtype=torch.long),
+        torch.zeros(1, Q, dtype=torch.long),
+        torch.zeros(1, Q, dtype=torch.long),
+    )
+    network = MetaNetwork(config, shape)
+    with FlopCounterMode(display=False) as counter:
+        meta_gradient(network, episodes, 0)
+    return float(counter.get_total_flops())

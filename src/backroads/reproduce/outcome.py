@@ -1,0 +1,99 @@
+"""What came of a training, read from the files of its run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from backroads.runs.results import MetaAnalysis, MetaEvaluation
+from backroads.runs.schema import Lifetimes, MetaResults, TrainingResults
+
+Values = dict[str, float | None]
+_TRAINING, _META = TypeAdapter(TrainingResults), TypeAdapter(MetaResults)
+_EVALUATION, _ANALYSIS = TypeAdapter(MetaEvaluation), TypeAdapter(MetaAnalysis)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a training stands.
+
+    Attributes:
+        status: "missing", "unfinished", "damaged", "finished" or "diverged". values: numbers by name.
+        problem: what is wrong with a damaged one, or why it ended.
+    """
+
+    status: Literal["missing", "unfinished", "damaged", "finished", "diverged"]
+    values: Values = dataclasses.field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, and its numbers can be read."""
+        return self.status in ("finished", "diverged")
+
+
+def outcome(folder: Path, kind: str, *, analysed: bool = False) -> Outcome:
+    """What came of the training in a run folder.
+
+    Of a training: ``accuracy`` and ``loss``, and each metric at the end, as the mean over layers. Of a meta-training,
+    on lifetimes of the test split: ``score``, the accuracy, or minus the logarithm of the mean squared error;
+    ``retention``, the score of each task but the last at the end of a lifetime, less that right after it was learned;
+    and if its updates were compared with gradients, ``gradient_angle``, degrees between an update and minus the
+    gradient of its own loss, and ``interference``, by how much a step of one task raises the loss of another.
+
+    Args:
+        folder: of the run. kind: "train" or "meta". analysed: whether the comparison with gradients belongs to it.
+    """
+    if not folder.is_dir():
+        return Outcome("missing")
+    names = ["results.json"] if kind == "train" else ["results.json", "evaluation.json"] + ["analysis.json"] * analysed
+    if any(not (folder / name).is_file() for name in names):
+        return Outcome("unfinished")
+    try:
+        if kind == "train":
+            (end,) = _TRAINING.validate_json((folder / names[0]).read_bytes(), strict=True).arms
+            values: Values = {"accuracy": end.accuracy, "loss": end.loss}
+            for metric, layers in end.readings.items():
+                numbers = [value for value in layers.values() if value is not None]
+                values[metric] = statistics.fmean(numbers) if numbers else None
+            return Outcome(end.status, values, end.reason or "")
+        results = _META.validate_json((folder / names[0]).read_bytes(), strict=True)
+        evaluation = _EVALUATION.validate_json((folder / names[1]).read_bytes(), strict=True)
+        (found,) = evaluation.ways.values()
+        values = of_lifetimes(found)
+        if analysed:
+            values |= _of_analysis(_ANALYSIS.validate_json((folder / names[2]).read_bytes(), strict=True))
+    except (ValidationError, ValueError, OSError) as error:
+        return Outcome("damaged", problem=f"{folder}: {str(error).splitlines()[0]}")
+    return Outcome(results.status, values, results.reason or "")
+
+
+def of_lifetimes(found: Lifetimes) -> Values:
+    """Numbers of an evaluation on lifetimes."""
+    accuracy = found.measure == "accuracy"
+    course = found.course
+    kept: float | None = None
+    changes = []
+    for task in range(len(course) - 1):
+        last, learned = course[-1][task], course[task][task]
+        if last is not None and learned is not None and (accuracy or min(last, learned) > 0):
+            changes.append(last - learned if accuracy else math.log(learned) - math.log(last))
+    if changes:
+        kept = statistics.fmean(changes)
+    if accuracy:
+        return {"score": found.mean, "accuracy": found.mean, "retention": kept}
+    return {"score": -math.log(found.mean) if found.mean else None, "retention": kept}
+
+
+def _of_analysis(found: MetaAnalysis) -> Values:
+    layers: Any = found.update_angle.get("step", {})
+    angles = [angle for layer in layers.values() for angle in layer if angle is not None]
+    return {
+        "gradient_angle": statistics.fmean(angles) if angles else None,
+        "interference": found.interference.get("others"),
+    }

@@ -1,0 +1,262 @@
+"""Runs the trainings of a campaign, by the trainer and the run folders of everything else, and gathers what came."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shlex
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from backroads.errors import BackroadsError, ConfigError
+from backroads.plasticity.settings import MetaConfig
+from backroads.reproduce.arms import Arm, Campaign, arms_of, unique
+from backroads.reproduce.claims import claim_ids, load_claim
+from backroads.reproduce.outcome import outcome
+from backroads.reproduce.verdict import decide, lines, verdict_of
+from backroads.runs.environment import environment
+from backroads.runs.files import free_name, write_atomically, write_json
+from backroads.runs.folder import CONFIG, ENVIRONMENT, RESULTS
+from backroads.runs.lock import locked
+from backroads.runs.progress import Progress
+from backroads.runs.schema import Stopped
+from backroads.runs.settings import read_toml
+from backroads.runs.verdicts import ClaimResult, Reproduction, Verdict
+
+Log = Callable[[str], None]
+NAMES = ("scale", "claims", "seeds", "data")
+
+
+class Interrupted(Exception):
+    """A signal ended a training before its time; ``signal`` is its number."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
+def begin(campaign: Campaign, out: Path, *, resume: bool) -> None:
+    """Make the folder of a campaign, or go on in it; claims add up.
+
+    Args:
+        campaign: what is going to run. out: the folder. resume: whether a campaign may be there.
+
+    Raises:
+        ConfigError: there is something in the folder that this campaign cannot go on with; nothing was changed.
+        RunError: the folder cannot be written into.
+    """
+    settings = settings_of(campaign)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        if (out / CONFIG).exists():
+            old = read_toml(out / CONFIG)
+            if not resume:
+                raise ConfigError(f"out: {out} has a campaign already; go on with --resume, or choose another folder")
+            for name in ("scale", "seeds", "data"):
+                if old.get(name) != settings[name]:
+                    raise ConfigError(
+                        f"resume: {name}: the folder has {old.get(name)!r}, now {settings[name]!r}; "
+                        "give the same, or another --out"
+                    )
+            both = {*old.get("claims", []), *settings["claims"]}
+            settings["claims"] = [id for id in claim_ids() if id in both]
+        elif any(path.name != "run.lock" for path in out.iterdir()):
+            raise ConfigError(f"out: {out} exists and is not empty; choose another folder, nothing was overwritten")
+        else:
+            write_json(out / ENVIRONMENT, environment())
+        write_atomically(out / CONFIG, tomli_w.dumps(settings))
+
+
+def settings_of(campaign: Campaign) -> dict[str, Any]:
+    """A campaign as plain data."""
+    ids = [claim.id for claim in campaign.claims]
+    return {"scale": campaign.scale, "claims": ids, "seeds": list(campaign.seeds), "data": dict(campaign.data)}
+
+
+def campaign_in(out: Path) -> Campaign:
+    """The campaign of a folder; raises ConfigError if it has none."""
+    if not (out / CONFIG).is_file():
+        raise ConfigError(f"expected the folder of a campaign, and {out} has no {CONFIG}; give the folder of --out")
+    found = read_toml(out / CONFIG)
+    try:
+        scale, ids, seeds, data = (found[name] for name in NAMES)
+        data = {str(name): str(place) for name, place in data.items()}
+        return Campaign(tuple(load_claim(str(id)) for id in ids), scale, tuple(map(int, seeds)), data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{out / CONFIG}: expected {', '.join(NAMES)} of a campaign ({error}); put it back") from None
+
+
+def run(campaign: Campaign, out: Path, log: Log, *, part: tuple[int, int] = (1, 1), jobs: int = 1) -> list[str]:
+    """Run all trainings that have not ended, and those that the trials choose as soon as all trials have ended.
+
+    Args:
+        campaign: begun in ``out``. log: called with a line when a training ends.
+        part: (K, N), run every N-th training alone, from the K-th; the others are left to other processes, which need
+            to know nothing of this one. jobs: trainings at a time.
+
+    Returns:
+        What is wrong with trainings that could not run, and what is still left to other processes.
+
+    Raises:
+        Interrupted: by a signal; the same call goes on.
+    """
+    tried: set[str] = set()
+    problems: list[str] = []
+    while True:
+        arms = unique([arm for claim in campaign.claims for arm in arms_of(claim, campaign, out)])
+        left = [arm for arm in arms if not _ended(arm, out)]
+        own = {arm.identity for arm in arms[part[0] - 1 :: part[1]]}
+        todo = [arm for arm in left if arm.identity in own and arm.identity not in tried]
+        if not todo:
+            others = sum(arm.identity not in own for arm in left)
+            return problems + ([f"{others} trainings are left to other parts"] if others else [])
+        tried |= {arm.identity for arm in todo}
+        for number, (arm, problem) in enumerate(_performed(todo, out, jobs), 1):
+            problems += [f"{arm.name}: {problem}"] if problem else []
+            log(f"[{number}/{len(todo)}] {arm.name}: {problem or outcome(out / arm.folder, arm.kind).status}")
+
+
+def _ended(arm: Arm, out: Path) -> bool:
+    return outcome(out / arm.folder, arm.kind, analysed=arm.own.analysed > 0).done
+
+
+def _performed(todo: Sequence[Arm], out: Path, jobs: int) -> Iterator[tuple[Arm, str]]:
+    if jobs == 1:
+        for arm in todo:
+            yield arm, _checked(perform(arm, out))
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that the children end too
+    # A fresh interpreter each: forked ones share the threads of torch, and hang.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(perform, arm, out): arm for arm in todo}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], _checked(future.result())
+        except BaseException:
+            for child in multiprocessing.active_children():
+                child.terminate()  # it saves a checkpoint and leaves
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _checked(end: str | int) -> str:
+    """What is wrong with a training; raises Interrupted for a signal."""
+    if isinstance(end, int):
+        raise Interrupted(end)
+    return end
+
+
+def perform(arm: Arm, out: Path) -> str | int:
+    """Run one training to its end; returns what is wrong with it (empty: nothing), or the signal that ended it."""
+    try:
+        if outcome(out / arm.folder, arm.kind, analysed=arm.own.analysed > 0).status == "damaged":
+            _set_aside(out / arm.folder)
+        if isinstance(arm.config, MetaConfig):
+            return _meta(arm, arm.config, out / arm.folder)
+        from backroads.train.trainer import train
+
+        found = train(arm.config, out / arm.folder, _silent, resume=True)
+        return found.signal if isinstance(found, Stopped) else ""
+    except BackroadsError as error:
+        return str(error).partition("\n")[0]
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename files of results of which one cannot be read: they are written again, from the last checkpoint."""
+    for name in (RESULTS, "evaluation.json", "analysis.json"):
+        if (folder / name).is_file():
+            (folder / name).rename(free_name(folder / f"{name}.damaged"))
+
+
+def _meta(arm: Arm, config: MetaConfig, folder: Path) -> str | int:
+    from backroads.plasticity.analysis import analyse
+    from backroads.plasticity.evaluate import measure
+    from backroads.plasticity.network import MetaNetwork
+    from backroads.plasticity.trainer import load_run, meta_train
+    from backroads.runs.results import MetaEvaluation
+
+    found = meta_train(config, folder, _silent, resume=True)
+    if isinstance(found, Stopped):
+        return found.signal
+    network, tasks, used = load_run(folder, "best")
+    step = used.manifest.step
+    n, batch = config.task.tasks, 8 if config.task.tasks <= 20 else 1
+    lifetimes = measure(network, tasks, "test", arm.own.lifetimes, batch=batch).summary(step)
+    write_json(folder / "evaluation.json", MetaEvaluation("test", step, {str(n): lifetimes}, None, environment()))
+    if arm.own.analysed:
+        untrained = MetaNetwork(network.config, tasks.shape)
+        compared = analyse(network, untrained, tasks, "test", arm.own.analysed, step=step, environment=environment())
+        write_json(folder / "analysis.json", compared)
+    return ""
+
+
+def _silent(progress: Progress) -> None:
+    """Lines of single trainings are in their run folders."""
+
+
+def gather(campaign: Campaign, out: Path, *, counted: bool = True) -> Reproduction:
+    """All claims of a campaign and what came of them so far.
+
+    Args:
+        campaign: of the folder ``out``. counted: whether operations are counted, which takes seconds.
+    """
+    found = []
+    for claim in campaign.claims:
+        arms = arms_of(claim, campaign, out)
+        ended = [(arm, outcome(out / arm.folder, arm.kind, analysed=arm.own.analysed > 0)) for arm in arms]
+        planned = arms_of(claim, campaign)
+        done = sum(end.done for _, end in ended)
+        decided = decide(claim, ended)
+        verdict: Verdict = verdict_of(decided, complete=done == len(planned))
+        if campaign.scale == "smoke" and verdict != "not run":
+            verdict, decided = "not judged", tuple(replace(one, verdict="not judged") for one in decided)
+        petaflop, hours = cost_of(planned) if counted else (None, None)
+        command = ["backroads", "reproduce", "run", claim.id, "--scale", campaign.scale, "--out", "FOLDER"]
+        command += ["--seeds", *map(str, campaign.seeds)] if campaign.seeds else []
+        found.append(
+            ClaimResult(
+                claim.id,
+                claim.source,
+                claim.sentence,
+                claim.quantity,
+                verdict,
+                decided,
+                shlex.join(command),
+                over=claim.picture.over if claim.picture else "",
+                value=claim.picture.value if claim.picture else "",
+                lines=lines(claim, claim.picture, ended) if claim.picture else (),
+                trainings=len(planned),
+                done=done,
+                problems=tuple(
+                    f"{arm.name}: {end.problem or end.status}"
+                    for arm, end in ended
+                    if end.status in ("damaged", "diverged")
+                ),
+                petaflop=petaflop,
+                hours=hours,
+                see=claim.see,
+            )
+        )
+    return Reproduction("reproduce", campaign.scale, tuple(found), settings_of(campaign))
+
+
+def cost_of(arms: Sequence[Arm]) -> tuple[float | None, float | None]:
+    """Petaflop of some trainings, and hours on two CPU cores."""
+    from backroads.reproduce import cost
+
+    flop = cost.flop(unique(arms))
+    return (None, None) if flop is None else (flop / 1e15, cost.hours(flop))
+
+
+def write_results(campaign: Campaign, out: Path) -> Reproduction:
+    """Gather, and write results.json; several parts may do so at the same time."""
+    found = gather(campaign, out)
+    write_json(out / RESULTS, found, indent=None)
+    return found

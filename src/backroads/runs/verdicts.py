@@ -1,0 +1,82 @@
+"""``results.json`` of ``backroads reproduce``: claims and their verdicts. No torch in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from backroads.runs.schema import VERSION, Count, Finite, Number
+
+Verdict = Literal["confirmed", "contradicted", "undecided", "not run", "not judged"]
+"""What is said of a claim: "undecided" at this scale; "not run", or not to its end; "not judged", at scale smoke."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """One decision of a claim.
+
+    Attributes:
+        says: what is decided, in words. value: what was read of each training. above: what the mean must exceed.
+        differences, seeds: the number of each seed (or trial). mean, low, high: their mean and its 95 % interval.
+    """
+
+    says: str
+    verdict: Verdict
+    value: str
+    above: Finite
+    differences: tuple[Number, ...] = ()
+    seeds: tuple[Count, ...] = ()
+    mean: Number = None
+    low: Number = None
+    high: Number = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a claim's figure: means over seeds, and half the width of their 95 % intervals."""
+
+    name: str
+    x: tuple[Finite, ...]
+    labels: tuple[str, ...]
+    mean: tuple[Number, ...]
+    half: tuple[Number, ...]
+
+
+@dataclass(frozen=True)
+class ClaimResult:
+    """A claim and what came of it.
+
+    Attributes:
+        id, source, sentence, quantity, see: of the claim. over, value: what the lines are against, and of what.
+        trainings, done: how many it needs, and how many of them have ended. problems: of those that cannot be read.
+        petaflop, hours: what its trainings cost, counted, and on two CPU cores; None where that is not known.
+        command: that runs it.
+    """
+
+    id: str
+    source: str
+    sentence: str
+    quantity: str
+    verdict: Verdict
+    decisions: tuple[Decided, ...]
+    command: str
+    over: str = ""
+    value: str = ""
+    lines: tuple[Line, ...] = ()
+    trainings: Count = 0
+    done: Count = 0
+    problems: tuple[str, ...] = ()
+    petaflop: Number = None
+    hours: Number = None
+    see: str = ""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """``results.json`` of ``backroads reproduce``. settings: scale, claims, seeds and places of data."""
+
+    kind: Literal["reproduce"]
+    scale: Literal["smoke", "desk", "paper"]
+    claims: tuple[ClaimResult, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    version: Count = VERSION
