@@ -48,7 +48,7 @@ class Probe:
             for name, layer in self.layers.items():
                 B = layer.feedback_weight()
                 if B is not None:
-                    found[name] = layer.weight.detach(), B.detach()
+                    found[name] = layer.W.detach(), B.detach()
         return found
 
     @cached_property

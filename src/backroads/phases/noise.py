@@ -96,14 +96,14 @@ def mirror(
     layers = _taught(model, rule)
     generators: dict[torch.device, torch.Generator | None] = {}
     for _, layer in layers:
-        device = layer.weight.device
+        device = layer.W.device
         if device not in generators:
             generators[device] = None if seed is None else torch.Generator(device).manual_seed(seed)
         layer.rule.settle(layer.state)
         if rule is None:
             _estimate(layer, rows, generators[device])
             continue
-        W, B = layer.weight, layer.backward_weight
+        W, B = layer.W, layer.backward_weight
         assert isinstance(rule, Alignment)
         assert B is not None
         for _ in range(steps):
@@ -135,7 +135,7 @@ def _taught(model: torch.nn.Module, rule: FeedbackRule | None) -> list[tuple[str
 
 def _estimate(layer: AlignedLayer, rows: float, generator: torch.Generator | None) -> None:
     """Move B to the best estimate of W from ``rows`` rows of noise per input: the Kalman filter of a constant."""
-    W, B, I = layer.weight, layer.backward_weight, layer.weight[0].numel()  # noqa: E741
+    W, B, I = layer.W, layer.backward_weight, layer.W[0].numel()  # noqa: E741
     assert B is not None
     left, most = math.ceil(rows * I - 1e-9), max(1, MOST_NUMBERS // I)
     P = START * B.square().sum()  # E|B - W|^2; |W|^2 is taken to be |B|^2

@@ -130,7 +130,7 @@ class SpikePhase(Phase):
             spreads, seen = {name: float(B.std()) for name, (_, B) in chosen.items()}, {}
         readings: dict[str, dict[str, float]] = {"angle": {}, "sign_agreement": {}, "known": {}, "seconds": {}}
         for place, (name, (layer, B)) in enumerate(chosen.items()):
-            W = layer.weight.detach()
+            W = layer.W.detach()
             generator = torch.Generator(W.device).manual_seed(seed * 1_009 + place)
             copies = self.patches if W.dim() > 2 else 1
             rows = _rows(W, getattr(layer, "groups", 1))
@@ -189,7 +189,7 @@ def _read(
             f"run the phase on the model that it was saved with"
         )
     for name, (layer, _) in chosen.items():
-        rows = _rows(layer.weight, getattr(layer, "groups", 1))
+        rows = _rows(layer.W, getattr(layer, "groups", 1))
         expected = (rows.shape[0], rows.shape[2], rows.shape[1])
         if tuple(evidence[name].responses.shape[2:]) != expected:
             raise StateError(

@@ -16,6 +16,7 @@ from backroads.feedback.nn.layer import AlignedLayer
 from backroads.feedback.nn.layers import Conv1d, Conv2d, Conv3d, Linear
 from backroads.feedback.nn.projection import WithProjections
 from backroads.feedback.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, weight_names
+from backroads.feedback.nn.transposed import TransposedLinear, is_transposed
 from backroads.feedback.rules import as_rule
 from backroads.feedback.rules.base import FeedbackRule
 from backroads.runs.table import aligned
@@ -31,6 +32,7 @@ BY_TORCH_CLASS: dict[type[torch.nn.Module], type[AlignedLayer] | type[WithProjec
     **{cls.torch_class: cls for cls in (Linear, Conv1d, Conv2d, Conv3d, OutputProjection)},
     **{cls.torch_class: cls for cls in (MultiheadAttention, LSTM, GRU, RNN, LSTMCell, GRUCell, RNNCell)},
 }
+CONVERTIBLE = ", ".join([*(cls.__name__ for cls in BY_TORCH_CLASS), "transformers' Conv1D"])
 # Modules that take errors back through a transpose of their own, and what can be done about each.
 _TRANSPORTING: dict[type[torch.nn.Module], str] = {
     torch.nn.RNNBase: "recurrent weights; use torch's own LSTM, GRU or RNN, or write the cell with nn.Linear",
@@ -180,7 +182,7 @@ def _check_patterns(patterns: dict[str, FeedbackRule], used: set[str], reached: 
         if pattern in reached and pattern not in used:
             raise ConversionError(
                 f"the pattern {pattern!r} matches no layer that can be converted "
-                f"({', '.join(cls.__name__ for cls in BY_TORCH_CLASS)}); "
+                f"({CONVERTIBLE}); "
                 f"see br.plan(model, rule) for what each module is"
             )
         if pattern not in reached:
@@ -192,7 +194,7 @@ def _check_patterns(patterns: dict[str, FeedbackRule], used: set[str], reached: 
 
 def _verdict(module: torch.nn.Module) -> tuple[str, str] | None:
     """(action, why) for a module by itself; None where there is nothing to say (containers, activations)."""
-    if type(module) in BY_TORCH_CLASS:
+    if converted_class(type(module)) is not None:
         return _convertible(module)
     if isinstance(module, WithProjections):
         return LEAVE, "converted already: its projections are listed below"
@@ -207,7 +209,7 @@ def _verdict(module: torch.nn.Module) -> tuple[str, str] | None:
         if isinstance(module, cls):
             return REFUSE, why
     own = dict(module.named_parameters(recurse=False))
-    if isinstance(module, tuple(BY_TORCH_CLASS)):
+    if any(converted_class(cls) is not None for cls in type(module).__mro__):
         if hasattr(module, "parametrizations"):
             return REFUSE, "its weight is computed by a parametrization; remove it, then convert"
         if any(isinstance(p, UninitializedParameter) for p in own.values()):
@@ -223,6 +225,11 @@ def _verdict(module: torch.nn.Module) -> tuple[str, str] | None:
         f"parameters of its own ({', '.join(own)}) used in its own forward: "
         f"if it multiplies activities by one of them as a matrix, it transports weights"
     )
+
+
+def converted_class(cls: type) -> type[AlignedLayer] | type[WithProjections] | None:
+    """Which class a module of class ``cls`` is converted to; None: it is not."""
+    return TransposedLinear if is_transposed(cls) else BY_TORCH_CLASS.get(cls)
 
 
 def _convertible(module: torch.nn.Module) -> tuple[str, str]:
@@ -279,4 +286,5 @@ def _outputs(work: list[tuple[str, torch.nn.Module, FeedbackRule]]) -> int | Non
         return (last.proj_size or last.hidden_size) * (2 if last.bidirectional else 1)
     if isinstance(last, torch.nn.RNNCellBase):
         return last.hidden_size
-    return last.out_features if isinstance(last, torch.nn.Linear) else last.out_channels  # type: ignore[return-value]
+    weight = last.get_parameter("weight")
+    return weight.shape[1] if is_transposed(type(last)) else weight.shape[0]

@@ -9,34 +9,45 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from backroads.errors import ConversionError, StateError
-from backroads.feedback.conversion.plan import BY_TORCH_CLASS, REFUSE, ROOT, Rules, make_plan
+from backroads.errors import ConversionError, StateError, nearest
+from backroads.feedback.conversion.plan import CONVERTIBLE, REFUSE, ROOT, Rules, converted_class, make_plan
 from backroads.feedback.nn.broadcast import broadcast_error
 from backroads.feedback.nn.layer import AlignedLayer
 from backroads.feedback.nn.projection import Projection, WithProjections
+from backroads.feedback.nn.transposed import TransposedLinear
 
 M = TypeVar("M", bound=torch.nn.Module)
 _HOOKS = "_backroads_hooks"
 
 
-def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Generator | int | None = None) -> M:
+def convert(
+    model: M,
+    rules: Rules,
+    *,
+    strict: bool = False,
+    output: str | None = None,
+    generator: torch.Generator | int | None = None,
+) -> M:
     """Give the layers of a model their own way back, in place, and return the model.
 
     Every Linear, Conv1d/2d/3d, MultiheadAttention and recurrent layer or cell that a rule is meant for becomes that of
-    the same name in :mod:`backroads.feedback.nn`. The module objects, their Parameters, hooks, dtype, device and mode
-    stay; a shared module is converted once. B is an independent draw from the distribution of the layer's own W.
-    Optimisers made before keep working for W; make one for B from :func:`backward_parameters`.
+    the same name in :mod:`backroads.feedback.nn`, and transformers' Conv1D a ``TransposedLinear``. The module objects,
+    their Parameters, hooks, dtype, device and mode stay; a shared module is converted once. B is an independent draw
+    from the distribution of the layer's own W. Optimisers made before keep working for W; make one for B from
+    :func:`backward_parameters`.
 
     Args:
         model: any module; may itself be a Linear.
         rules: a rule for all layers, or a mapping from patterns to rules; see :func:`backroads.plan`.
         strict: refuse a model with a module that transports weights and cannot be converted; otherwise it stays as
             it is, with a warning.
+        output: for direct feedback: name of the module that gives the network's output, in a model that goes on to
+            compute its loss; None: the model itself.
         generator: CPU generator or seed for the draws of B; None is torch's global generator.
 
     Raises:
-        ConversionError: nothing to convert, converted already, a pattern that matches nothing, or ``strict``; the
-            model is then untouched.
+        ConversionError: nothing to convert, converted already, a pattern that matches nothing, no module called
+            ``output``, or ``strict``; the model is then untouched.
         RuleError: for something that is not a rule.
     """
     plan, work = make_plan(model, rules)
@@ -46,6 +57,8 @@ def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Ge
             f"the model is converted already ({_first(done)}); "
             f"call br.revert(model) first, and give one mapping for all its layers"
         )
+    if output is not None and output not in (names := dict(model.named_modules())):
+        raise ConversionError(f"output={output!r}: the model has no such module.{nearest(output, filter(None, names))}")
     refused = plan.select(REFUSE)
     listed = "; ".join(f"{row.name} ({row.module}): {row.why}" for row in refused)
     if refused and strict:
@@ -53,8 +66,7 @@ def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Ge
     if not work:
         raise ConversionError(
             f"nothing to convert in {type(model).__name__}: it has no "
-            f"{', '.join(cls.__name__ for cls in BY_TORCH_CLASS)} that can be converted"
-            + (f"; it has {listed}" if refused else "")
+            f"{CONVERTIBLE} that can be converted" + (f"; it has {listed}" if refused else "")
         )
     if refused:  # before anything changes: a warning may be made an error
         warnings.warn(f"these modules still transport weights: {listed}", stacklevel=2)
@@ -67,7 +79,10 @@ def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Ge
             for name in ("_parameters", "_buffers", "_modules"):  # copies, so that a failure can put the old ones back
                 module.__dict__[name] = dict(module.__dict__[name])
             # A new class over the same object keeps every reference to it, its hooks and its Parameters.
-            module.__class__ = BY_TORCH_CLASS[type(module)]
+            plain = type(module)
+            module.__class__ = converted_class(plain)  # type: ignore[assignment]
+            if isinstance(module, TransposedLinear):
+                module.torch_class = plain
             cast(AlignedLayer | WithProjections, module).attach(rule, generator)
     except BaseException:
         for module, cls, attributes in before:
@@ -79,7 +94,7 @@ def convert(model: M, rules: Rules, *, strict: bool = False, generator: torch.Ge
         layer.announces_draws = False  # the root does, once for all
     handles = [model.register_load_state_dict_pre_hook(_check_state)]  # type: ignore[no-untyped-call]
     if any(rule.broadcasts for _, _, rule in work):
-        handles += broadcast_error(model)
+        handles += broadcast_error(model, None if output is None else model.get_submodule(output))
     object.__setattr__(model, _HOOKS, handles)
     return model
 
@@ -96,8 +111,9 @@ def revert(model: M) -> M:
         if isinstance(module, Projection):
             continue  # gone with the module whose matrix it is
         if isinstance(module, AlignedLayer | WithProjections):
+            plain = module.torch_class
             module.detach_rule()
-            module.__class__ = module.torch_class  # type: ignore[assignment]
+            module.__class__ = plain  # type: ignore[assignment]
     return model
 
 

@@ -5,6 +5,7 @@ from backroads.feedback.nn.broadcast import broadcast_error
 from backroads.feedback.nn.layer import AlignedLayer
 from backroads.feedback.nn.layers import Conv1d, Conv2d, Conv3d, Linear
 from backroads.feedback.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from backroads.feedback.nn.transposed import TransposedLinear
 
 __all__ = [
     "GRU",
@@ -19,5 +20,6 @@ __all__ = [
     "Linear",
     "MultiheadAttention",
     "RNNCell",
+    "TransposedLinear",
     "broadcast_error",
 ]

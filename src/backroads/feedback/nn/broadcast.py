@@ -8,6 +8,8 @@ double backward need nothing special.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from typing import Any
 
 import torch
@@ -33,19 +35,27 @@ def attach_carrier(output: Tensor, carrier: Tensor) -> Tensor:
     return output
 
 
-def broadcast_error(root: torch.nn.Module) -> list[Any]:
+def broadcast_error(root: torch.nn.Module, output: torch.nn.Module | None = None) -> list[Any]:
     """Make ``root`` send the error of its output to the layers inside it that use direct feedback.
 
-    The output must be a (N, K) tensor, or hold one (tuple, list, dict): the first of that shape is taken.
+    Args:
+        root: whose forward pass holds those of the layers.
+        output: the module in ``root`` that gives the network's output, where ``root`` itself goes on to something else,
+            such as a loss; it has to come after all layers that use direct feedback. None: ``root``.
+
+    The output must be a (N, K) tensor, or hold one (tuple, list, dict, dataclass): the first of that shape is taken.
 
     Returns:
         The hooks' handles, to remove them again.
     """
-    # always_call: a forward pass that raises must not leave its carriers to the next one.
-    return [
-        root.register_forward_pre_hook(_open),
-        root.register_forward_hook(_close, always_call=True),
-    ]
+    handles = [root.register_forward_pre_hook(_open)]
+    if output is not None and output is not root:
+        handles.append(output.register_forward_hook(_send))
+        # always_call: a forward pass that raises must not leave its carriers to the next one.
+        handles.append(root.register_forward_hook(_check_sent, always_call=True))
+    else:
+        handles.append(root.register_forward_hook(_close, always_call=True))
+    return handles
 
 
 def _open(root: torch.nn.Module, args: Any) -> None:
@@ -56,6 +66,40 @@ def _close(root: torch.nn.Module, args: Any, output: Any) -> Any:
     made = _carriers.pop()
     if not made or output is None:
         return output
+    for _, part in _parts(output):
+        if isinstance(part, Tensor) and part.dim() == 0 and part.requires_grad:
+            part.register_hook(_refuse_inner_loss)
+    return _with_error(output, made)
+
+
+def _refuse_inner_loss(gradient: Tensor) -> None:
+    """On a loss that the network made before its output got the carriers: its error would reach none of the layers."""
+    raise UsageError(
+        "direct feedback alignment: this loss was computed within the model's forward pass, and its error reaches no "
+        "layer; compute the loss from the model's output, or name the module that gives the output: "
+        "br.convert(model, rule, output='classifier')"
+    )
+
+
+def _send(module: torch.nn.Module, args: Any, output: Any) -> Any:
+    if not _carriers or not _carriers[-1]:
+        return output
+    made = list(_carriers[-1])
+    _carriers[-1].clear()
+    return _with_error(output, made)
+
+
+def _check_sent(root: torch.nn.Module, args: Any, output: Any) -> None:
+    made = _carriers.pop()
+    if made and output is not None:
+        raise UsageError(
+            f"direct feedback alignment: {len(made)} layers ran and the module named as output did not run after them; "
+            f"name the module whose output the loss reads: br.convert(model, rule, output='classifier')"
+        )
+
+
+def _with_error(output: Any, made: list[Tensor]) -> Any:
+    """The output with all carriers added to it."""
     for carrier in made:
         if carrier.shape != made[0].shape:
             raise UsageError(
@@ -72,20 +116,36 @@ def _close(root: torch.nn.Module, args: Any, output: Any) -> Any:
     return output
 
 
+def _parts(value: Any) -> list[tuple[Any, Any]]:
+    """(key, part) of what a dict, tuple, list or dataclass holds."""
+    if isinstance(value, dict):
+        return list(value.items())
+    if isinstance(value, tuple | list):
+        return list(enumerate(value))
+    if dataclasses.is_dataclass(value):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return []
+
+
 def _add_to_first(value: Any, total: Tensor) -> tuple[Any, bool]:
-    """Add ``total`` to the first tensor of its shape in a tensor, dict, tuple or list; whether there was one."""
+    """Add ``total`` to the first tensor of its shape in an output; whether there was one."""
     if isinstance(value, Tensor):
         return (value + total, True) if value.shape == total.shape else (value, False)
-    if isinstance(value, dict):
-        for key, part in value.items():
-            part, found = _add_to_first(part, total)
-            if found:
-                value[key] = part
-                return value, True
-    if isinstance(value, tuple | list):
-        for place, part in enumerate(value):
-            part, found = _add_to_first(part, total)
-            if found:
-                parts = [*value[:place], part, *value[place + 1 :]]
-                return (type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)), True
+    for key, part in _parts(value):
+        part, found = _add_to_first(part, total)
+        if found:
+            return _with_part(value, key, part), True
     return value, False
+
+
+def _with_part(value: Any, key: Any, part: Any) -> Any:
+    """``value`` with another part; a dict is changed in place."""
+    if isinstance(value, dict):
+        value[key] = part
+        return value
+    if isinstance(value, tuple | list):
+        parts = [*value[:key], part, *value[key + 1 :]]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    value = copy.copy(value)
+    object.__setattr__(value, key, part)  # also where it is frozen
+    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 import weakref
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -42,18 +42,19 @@ class AlignedLayer(torch.nn.Module):
     """A layer with a feedback rule. It asks the rule, and never which rule it is.
 
     Attributes:
-        weight: W, (O, I) or (O, I/groups, *kernel).
+        weight: the Parameter of the plain layer; usually :attr:`W` itself.
         backward_weight: B, under this name in most rules: a Parameter, in the layout of W, or (K, I) under the rules
             that broadcast the output's error; None for rules whose way back is made from W (backprop, sign symmetry).
         state_names: names of the rule's tensors, which are parameters and buffers of the layer.
         memory: what the rule remembers from pass to pass beside them.
+        torch_class: the plain layer's class.
         rule: the layer's rule; assign to change coefficients while training (the rule's tensors must stay the same).
     """
 
     weight: Tensor
     bias: Any  # a Parameter or None; torch's layers disagree about its declared type
     backward_weight: torch.nn.Parameter | None
-    torch_class: ClassVar[type[torch.nn.Module]]
+    torch_class: type[torch.nn.Module]
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class AlignedLayer(torch.nn.Module):
         self._as_backprop = False
         self.announces_draws = True
         self.register_parameter("backward_weight", None)
-        state = rule.state(self.weight, self._features(), generator)
+        state = rule.state(self.W, self._features(), generator)
         self.state_names = tuple(state)
         for name, value in state.items():
             if isinstance(value, torch.nn.Parameter):
@@ -157,7 +158,7 @@ class AlignedLayer(torch.nn.Module):
 
         W itself under backprop; made from W under sign symmetry (a fresh draw under "batch_random").
         """
-        return self._rule.feedback(self.weight, self.state)
+        return self._rule.feedback(self.W, self.state)
 
     def forward(self, input: Tensor) -> Tensor:
         """``W x + bias``, W applied at every position."""
@@ -187,7 +188,7 @@ class AlignedLayer(torch.nn.Module):
         autocast = autocast_enabled(x.device.type)
         if autocast and x.dtype in _CAST_BY_AUTOCAST:
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        rule, x, W, state = self._rule, self.operand(x), self.weight, self.state
+        rule, x, W, state = self._rule, self.operand(x), self.W, self.state
         training = self.training and torch.is_grad_enabled()
         taught, memory = self._taught(training, state), self.memory
         first = taught is None or taught._version != memory.seen
@@ -224,6 +225,11 @@ class AlignedLayer(torch.nn.Module):
         return found
 
     @property
+    def W(self) -> Tensor:
+        """W, (O, I) or (O, I/groups, *kernel), in whichever layout the plain layer keeps it."""
+        return self.weight
+
+    @property
     def parameter(self) -> Tensor:
         """The Parameter that holds W; usually W itself."""
         return self.weight
@@ -238,7 +244,7 @@ class AlignedLayer(torch.nn.Module):
 
     def _features(self) -> int:
         """Number of features or channels of the input."""
-        return self.weight.shape[1]
+        return self.W.shape[1]
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rule=({self._rule!r})"
@@ -293,7 +299,7 @@ class AlignedLayer(torch.nn.Module):
     def _redraw(self) -> None:
         """Draw the rule's tensors anew, to fit the present W, in place."""
         with torch.no_grad():
-            for name, value in self._rule.state(self.weight, self._features(), None).items():
+            for name, value in self._rule.state(self.W, self._features(), None).items():
                 old = getattr(self, name)
                 if old.device == value.device:
                     old.copy_(value)
