@@ -31,6 +31,9 @@ EXTRAS = {
     "timm": "timm",
     "tensorboard": "tensorboard",
     "psycopg": "postgresql",
+    "transformers": "huggingface",
+    "accelerate": "huggingface",
+    "lightning": "lightning",
 }
 # The extras that "all" contains; the others are installed one by one.
 IN_ALL = ("cli", "report", "search")

@@ -50,6 +50,17 @@ def test_every_parameter_that_learns_is_in_one_group(rule: str, name: str) -> No
 
 
 @every_optimiser
+@pytest.mark.parametrize("rule", ["symmetric_alignment", "kolen_pollack"])
+def test_groups_of_a_model_whose_every_b_is_frozen_warn(rule: str, name: str) -> None:
+    model = small_network(rule).requires_grad_(False)
+    with pytest.warns(UserWarning, match="no backward weight learns.*before br.convert"):
+        br.param_groups(model, 0.1, optimiser=name)
+    next(iter(br.aligned_layers(model)))[1].backward_weight.requires_grad_(True)
+    br.param_groups(model, 0.1, optimiser=name)  # one of them is enough: the others are frozen on purpose
+    br.param_groups(small_network("feedback_alignment").requires_grad_(False), 0.1, optimiser=name)
+
+
+@every_optimiser
 def test_kolen_pollacks_difference_is_forgotten_by_weight_decay_alone(name: str) -> None:
     """B - W shrinks by the factor of the decay in each step, whatever the gradients were, under any optimiser."""
     model = small_network("kolen_pollack")

@@ -187,6 +187,40 @@ def test_planning_touches_nothing(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), net.parameters(), strict=True))
 
 
+# --- what may transport weights without anyone's knowledge ---
+
+
+def gated() -> nn.Module:
+    """A layer that converts, and two modules with matrices of their own, as experts or adapters have."""
+    return nn.Sequential(OrderedDict(layer=nn.Linear(2, 2), one=OwnMatrix(), two=OwnMatrix(), table=nn.Embedding(3, 2)))
+
+
+def test_a_model_of_which_less_than_half_converts_says_what_is_left() -> None:
+    with pytest.warns(UserWarning, match="beside 1 that are converted") as caught:
+        br.convert(gated(), SA)
+    assert re.search(r"one \(OwnMatrix\): .*matrix.*; two \(OwnMatrix\)", str(caught[0].message))
+    assert "table" not in str(caught[0].message)
+    half = gated()
+    half.two = nn.Linear(2, 2)
+    br.convert(half, {"layer": SA})  # half can be converted, and what no pattern names is its author's choice
+
+
+def test_strict_refuses_matrices_of_ones_own_and_takes_a_word_for_them() -> None:
+    net = gated()
+    with pytest.raises(ConversionError, match=r'one \(OwnM.*two \(OwnM.*\{"one": "backprop", "\*": rule\}'):
+        br.convert(net, SA, strict=True)
+    assert type(net.layer) is nn.Linear
+    br.convert(net, {"one": "backprop", "two": "backprop", "*": SA}, strict=True)
+    assert net.layer.rule == SA
+    net = nn.Sequential(OrderedDict(layer=nn.Linear(2, 2), up=nn.ConvTranspose1d(2, 2, 3)))
+    br.convert(net, {"up": "backprop", "*": SA}, strict=True)  # no warning either
+
+
+def test_strict_takes_embeddings_norms_and_vectors() -> None:
+    net = nn.Sequential(nn.Embedding(3, 2), nn.LayerNorm((2, 2)), nn.PReLU(), OwnVector(), nn.Linear(2, 2))
+    br.convert(net, SA, strict=True)
+
+
 # --- patterns ---
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -54,6 +55,8 @@ def param_groups(
     Raises:
         UsageError: for another optimiser.
 
+    Warns of a model in which every B is frozen although the rules would teach it.
+
     Example::
 
         opt = torch.optim.SGD(br.param_groups(model, lr=0.1, momentum=0.9, weight_decay=5e-4))
@@ -61,6 +64,7 @@ def param_groups(
     """
     if optimiser not in ("sgd", "adamw"):
         raise UsageError(f"param_groups: expected optimiser 'sgd' or 'adamw', got {optimiser!r}")
+    warn_if_nothing_learns(model)
     sgd = optimiser == "sgd"
     own: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
     own |= {"momentum": momentum, "nesterov": nesterov and momentum > 0} if sgd else {"betas": betas}
@@ -85,6 +89,18 @@ def param_groups(
             plain = {"lr": settings.rate * EPS_OF_PLAIN_STEPS, "betas": (0.0, 0.999), "eps": EPS_OF_PLAIN_STEPS}
             groups.append({"name": name, "params": parameters, **plain, "weight_decay": 0.0})
     return [group for group in groups if group["params"]]
+
+
+def warn_if_nothing_learns(model: torch.nn.Module) -> None:
+    """Warn of a model whose rules teach B while every B is frozen, as freezing all parameters leaves it."""
+    taught = [layer for _, layer in aligned_layers(model) if layer.rule.learns]
+    if taught and not any(p.requires_grad for layer in taught for p in layer.state.values()):
+        warnings.warn(
+            f"no backward weight learns: the rules of {len(taught)} layers teach theirs, and all are frozen; freeze "
+            f"and add adapters before br.convert, or unfreeze them: layer.backward_weight.requires_grad_(True) for "
+            f"each of br.aligned_layers(model). If B shall stay as it is, convert with feedback_alignment",
+            stacklevel=3,
+        )
 
 
 def by_optimiser(model: torch.nn.Module, momentum: float) -> dict[BackwardOptimiser, list[torch.nn.Parameter]]:

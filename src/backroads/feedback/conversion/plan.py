@@ -23,6 +23,7 @@ from backroads.runs.table import aligned
 
 CONVERT, LEAVE, REFUSE = "convert", "leave", "cannot convert"
 ROOT = "(root)"
+UNMATCHED = "no pattern matches it"
 
 RuleLike = FeedbackRule | str
 Rules = RuleLike | Mapping[str, RuleLike]
@@ -42,6 +43,7 @@ _TRANSPORTING: dict[type[torch.nn.Module], str] = {
     torch.nn.ConvTranspose3d: "transposed convolution; use nn.Upsample and nn.Conv3d, which converts",
     torch.nn.Bilinear: "bilinear weights; use nn.Linear of a product of features, which converts",
 }
+_OWN_MATRIX = "parameters of its own"
 # Modules that read their children's weights without calling them (by name: the packages are optional).
 _BYPASSING = {
     "torchvision.models.swin_transformer.ShiftedWindowAttention",
@@ -59,6 +61,9 @@ class Row:
         action: "convert", "leave" or "cannot convert".
         rule: the rule it gets, or None.
         why: the reason, in words.
+        transports: whether errors pass through the transpose of its weights, as far as can be known: it is not
+            converted, and has matrices that its own forward pass may multiply activities by. False where a mapping has
+            the rule "backprop" for it.
     """
 
     name: str
@@ -67,6 +72,7 @@ class Row:
     rule: FeedbackRule | None
     why: str
     aliases: tuple[str, ...] = ()
+    transports: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +88,11 @@ class Plan:
     def select(self, action: str) -> list[Row]:
         """The rows with this action."""
         return [row for row in self.rows if row.action == action]
+
+    @property
+    def transporting(self) -> list[Row]:
+        """The rows of modules that are not converted and transport weights, or may do so."""
+        return [row for row in self.rows if row.transports]
 
     def __str__(self) -> str:
         lines = [("module", "class", "action", "rule, or why not")]
@@ -103,7 +114,8 @@ def plan(model: torch.nn.Module, rules: Rules) -> Plan:
         rules: one rule (or its name) for every layer that can be converted, or a mapping from patterns to rules.
             A pattern is matched against a module's dotted name and those of the modules that contain it (so a
             container's name stands for everything inside) with the wildcards of ``fnmatch``; the first that matches
-            counts, and modules that none matches are left alone.
+            counts, and modules that none matches are left alone. The rule "backprop" leaves a module that cannot be
+            converted as it is, knowingly.
 
     Raises:
         RuleError: for something that is not a rule.
@@ -135,16 +147,21 @@ def make_plan(model: torch.nn.Module, rules: Rules) -> tuple[Plan, list[tuple[st
             continue
         action, why = verdict
         rule = None
+        by_backprop = bool(matches) and isinstance(rules, Mapping) and patterns[matches[0]].is_backprop
+        transports = action == REFUSE or why.startswith(_OWN_MATRIX)
         if action == CONVERT:
             if not matches:
-                action, why = LEAVE, "no pattern matches it"
+                action, why = LEAVE, UNMATCHED
             elif isinstance(module, NonDynamicallyQuantizableLinear) and _left_alone(name, model, work):
                 action, why = LEAVE, "its attention is left alone, and reads its weight without calling it"
             else:
                 rule = patterns[matches[0]]
                 used.update(matches)
                 work.append((name, module, rule))
-        rows.append(Row(name or ROOT, type(module).__name__, action, rule, why, tuple(others)))
+        elif transports and by_backprop:
+            action, why, transports = LEAVE, "left to backpropagation, as asked", False
+            used.update(matches)
+        rows.append(Row(name or ROOT, type(module).__name__, action, rule, why, tuple(others), transports))
 
     if isinstance(rules, Mapping):
         _check_patterns(patterns, used, reached, [n for all_names in names.values() for n in all_names])
@@ -222,7 +239,7 @@ def _verdict(module: torch.nn.Module) -> tuple[str, str] | None:
     if all(p.dim() <= 1 for p in own.values()) or isinstance(module, torch.nn.LayerNorm | torch.nn.RMSNorm):
         return LEAVE, "elementwise: its derivative is its own transpose, no weights are transported"
     return LEAVE, (
-        f"parameters of its own ({', '.join(own)}) used in its own forward: "
+        f"{_OWN_MATRIX} ({', '.join(name for name, p in own.items() if p.dim() > 1)}) used in its own forward: "
         f"if it multiplies activities by one of them as a matrix, it transports weights"
     )
 

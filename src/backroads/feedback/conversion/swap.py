@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from backroads.errors import ConversionError, StateError, nearest
-from backroads.feedback.conversion.plan import CONVERTIBLE, REFUSE, ROOT, Rules, converted_class, make_plan
+from backroads.feedback.conversion.plan import (
+    CONVERT,
+    CONVERTIBLE,
+    REFUSE,
+    ROOT,
+    UNMATCHED,
+    Row,
+    Rules,
+    converted_class,
+    make_plan,
+)
 from backroads.feedback.nn.broadcast import broadcast_error
 from backroads.feedback.nn.layer import AlignedLayer
 from backroads.feedback.nn.projection import Projection, WithProjections
@@ -39,8 +49,9 @@ def convert(
     Args:
         model: any module; may itself be a Linear.
         rules: a rule for all layers, or a mapping from patterns to rules; see :func:`backroads.plan`.
-        strict: refuse a model with a module that transports weights and cannot be converted; otherwise it stays as
-            it is, with a warning.
+        strict: refuse a model with a module that transports weights and cannot be converted, or may do so: one with
+            matrices of its own. Otherwise it stays as it is, with a warning; for matrices of its own only where such
+            modules are more than those that can be converted. The rule "backprop" for a module says that it may stay.
         output: for direct feedback: name of the module that gives the network's output, in a model that goes on to
             compute its loss; None: the model itself.
         generator: CPU generator or seed for the draws of B; None is torch's global generator.
@@ -59,17 +70,25 @@ def convert(
         )
     if output is not None and output not in (names := dict(model.named_modules())):
         raise ConversionError(f"output={output!r}: the model has no such module.{nearest(output, filter(None, names))}")
-    refused = plan.select(REFUSE)
-    listed = "; ".join(f"{row.name} ({row.module}): {row.why}" for row in refused)
-    if refused and strict:
-        raise ConversionError(f"these modules transport weights and cannot be converted: {listed}")
+    left = plan.transporting
+    if left and strict:
+        raise ConversionError(
+            f"these modules transport weights and cannot be converted: {_listed(left)}. To leave one to "
+            f'backpropagation knowingly, or because it does not, name it: {{"{left[0].name}": "backprop", "*": rule}}'
+        )
+    # Few modules with matrices of their own (a table of positions) are no news; more than can be converted are.
+    if len(left) <= sum(row.action == CONVERT or row.why == UNMATCHED for row in plan.rows):
+        left = plan.select(REFUSE)
     if not work:
         raise ConversionError(
             f"nothing to convert in {type(model).__name__}: it has no "
-            f"{CONVERTIBLE} that can be converted" + (f"; it has {listed}" if refused else "")
+            f"{CONVERTIBLE} that can be converted" + (f"; it has {_listed(left)}" if left else "")
         )
-    if refused:  # before anything changes: a warning may be made an error
-        warnings.warn(f"these modules still transport weights: {listed}", stacklevel=2)
+    if left:  # before anything changes: a warning may be made an error
+        warnings.warn(
+            f"these modules still transport weights, beside {len(work)} that are converted: {_listed(left)}",
+            stacklevel=2,
+        )
     if isinstance(generator, int):
         generator = torch.Generator().manual_seed(generator)
 
@@ -183,6 +202,10 @@ def _check_state(
             f"the state dict has no backward weights; drawn anew, to fit the loaded weights: {', '.join(drawn)}",
             stacklevel=2,
         )
+
+
+def _listed(rows: list[Row]) -> str:
+    return "; ".join(f"{row.name} ({row.module}): {row.why}" for row in rows)
 
 
 def _first(names: list[str]) -> str:

@@ -1,0 +1,87 @@
+"""What the callbacks of other trainers share: measure B, and set its gradient's factor where that has to be."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+import torch
+
+from backroads.errors import ConversionError, UsageError
+from backroads.feedback.conversion import aligned_layers, alignment_scale
+from backroads.feedback.conversion.groups import warn_if_nothing_learns
+from backroads.metrics import readings
+
+
+@dataclasses.dataclass
+class Watch:
+    """Looks after the backward weights of a model that another library trains.
+
+    Args:
+        every: optimiser steps between two measurements, >= 1.
+        largest: a layer has left the sane range whose norm of B over that of W is above this, below its inverse, or not
+            finite; > 1.
+
+    Raises:
+        UsageError: for other numbers.
+    """
+
+    every: int = 50
+    largest: float = 1e3
+
+    def __post_init__(self) -> None:
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+            raise UsageError(f"every: expected a whole number of steps >= 1, got {self.every!r}")
+        if not self.largest > 1:
+            raise UsageError(f"largest: expected a number > 1, got {self.largest!r}")
+
+    def start(self, model: torch.nn.Module) -> None:
+        """Before the first step. Warns of a model in which no B learns although the rules would teach it.
+
+        Raises:
+            ConversionError: for a model without converted layers.
+        """
+        if not any(True for _ in aligned_layers(model)):
+            raise ConversionError("the model has no converted layers; call br.convert(model, rule) before training")
+        warn_if_nothing_learns(model)
+
+    def measure(self, model: torch.nn.Module) -> tuple[dict[str, float], list[str]]:
+        """({"metric/layer": number}, the layers that have left the sane range, with what was measured)."""
+        found = readings(model)
+        wrong = [
+            f"{name}: |B| / |W| = {ratio:.3g}"
+            for name, ratio in found.get("norm_ratio", {}).items()
+            if not (math.isfinite(ratio) and 1 / self.largest <= ratio <= self.largest)
+        ]
+        return {f"{metric}/{name}": x for metric, layers in found.items() for name, x in layers.items()}, wrong
+
+    def scale(self, model: torch.nn.Module, passes: int, scaler: Any = None) -> None:
+        """Before each step: the factor of B's gradient, where the library cannot know it.
+
+        Args:
+            passes: backward passes in a step.
+            scaler: a ``torch.amp.GradScaler``, which divides all gradients by its factor, or None.
+        """
+        factor = float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
+        if factor != 1 or (passes > 1 and not counts_passes(model)):
+            alignment_scale(model, factor / passes)
+
+    def warn(self, wrong: list[str]) -> None:
+        """Say which layers have left the range, and that training stops."""
+        warnings.warn(
+            f"training stops, backward weights left the range of 1/{self.largest:g} to {self.largest:g} times W: "
+            f"{'; '.join(wrong)}; lower the rule's rate or coefficients",
+            stacklevel=3,
+        )
+
+
+def counts_passes(model: torch.nn.Module) -> bool:
+    """Whether the layers count accumulated passes themselves; compiled and under FSDP they do not."""
+    for module in model.modules():
+        names = {cls.__name__ for cls in type(module).__mro__}
+        compiled = getattr(module, "_compiled_call_impl", None) is not None  # by Module.compile
+        if compiled or names & {"OptimizedModule", "FullyShardedDataParallel", "FSDPModule"}:
+            return False
+    return True
