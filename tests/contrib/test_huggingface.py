@@ -71,11 +71,8 @@ def test_llama_converts_whole() -> None:
     model(TOKENS, labels=TOKENS).loss.backward()
 
 
-def test_a_vision_transformer_is_strict_once_its_table_of_positions_is_named() -> None:
-    with pytest.raises(ConversionError, match=r"position_embeddings.*backprop"):
-        br.convert(classifier("vit"), "symmetric_alignment", strict=True)
-    rules = {"vit.embeddings.patch_embeddings": "symmetric_alignment", "vit.embeddings": "backprop"}
-    model = br.convert(classifier("vit"), {**rules, "*": "symmetric_alignment"}, strict=True)
+def test_a_vision_transformer_converts_whole() -> None:
+    model = br.convert(classifier("vit"), "symmetric_alignment", strict=True)
     assert len(dict(br.aligned_layers(model))) == 1 + 2 * 6 + 1
 
 

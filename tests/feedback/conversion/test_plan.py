@@ -218,6 +218,7 @@ def test_strict_refuses_matrices_of_ones_own_and_takes_a_word_for_them() -> None
 
 def test_strict_takes_embeddings_norms_and_vectors() -> None:
     net = nn.Sequential(nn.Embedding(3, 2), nn.LayerNorm((2, 2)), nn.PReLU(), OwnVector(), nn.Linear(2, 2))
+    net.register_parameter("class_token", nn.Parameter(torch.zeros(1, 1, 2)))  # broadcast over the batch
     br.convert(net, SA, strict=True)
 
 

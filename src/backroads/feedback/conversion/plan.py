@@ -238,8 +238,12 @@ def _verdict(module: torch.nn.Module) -> tuple[str, str] | None:
         return LEAVE, "a table of rows: its gradient needs no transpose"
     if all(p.dim() <= 1 for p in own.values()) or isinstance(module, torch.nn.LayerNorm | torch.nn.RMSNorm):
         return LEAVE, "elementwise: its derivative is its own transpose, no weights are transported"
+    # Of more dimensions and the first of size 1: broadcast over the batch and added, as a table of positions is.
+    matrices = [name for name, p in own.items() if p.dim() == 2 or (p.dim() > 2 and len(p) > 1)]
+    if not matrices:
+        return LEAVE, "broadcast over the batch and added: no weights are transported"
     return LEAVE, (
-        f"{_OWN_MATRIX} ({', '.join(name for name, p in own.items() if p.dim() > 1)}) used in its own forward: "
+        f"{_OWN_MATRIX} ({', '.join(matrices)}) used in its own forward: "
         f"if it multiplies activities by one of them as a matrix, it transports weights"
     )
 
