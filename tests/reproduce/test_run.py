@@ -1,0 +1,108 @@
+"""Campaigns of a few tiny trainings: parts, interruptions, and what several claims share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backroads.cli import main
+from backroads.reproduce import run as runs
+from backroads.reproduce.arms import Arm, Campaign, arms_of, unique
+from backroads.reproduce.claims import load_claim
+from backroads.runs.schema import TrainingResults
+from backroads.runs.settings import read_settings
+from backroads.train.settings import resolve
+from backroads.train.trainer import train
+
+
+def campaign(*ids: str) -> Campaign:
+    return Campaign(tuple(map(load_claim, ids)), "smoke", machine={"threads": 1})
+
+
+@pytest.fixture
+def performed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the trainings that were run, in order."""
+    names: list[str] = []
+    real = runs.perform
+
+    def perform(arm: Arm, out: Path) -> str | int:
+        names.append(arm.identity)
+        return real(arm, out)
+
+    monkeypatch.setattr(runs, "perform", perform)
+    return names
+
+
+def test_parts_divide_the_trainings_and_what_claims_share_is_run_once(tmp_path: Path, performed: list[str]) -> None:
+    own, lines = campaign("K5", "K8"), list[str]()
+    for part in ((1, 2), (2, 2)):
+        runs.begin(own, tmp_path / "out", resume=True)
+        runs.run(own, tmp_path / "out", lines.append, part=part)
+    arms = [arm for claim in own.claims for arm in arms_of(claim, own)]
+    assert len(performed) == len(set(performed)) == len(unique(arms)) < len(arms)
+    assert {claim.verdict for claim in runs.gather(own, tmp_path / "out", counted=False).claims} == {"not judged"}
+
+
+def test_an_interrupted_campaign_goes_on_and_repeats_nothing(
+    tmp_path: Path, performed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, whole = campaign("K8"), runs.perform
+    runs.begin(own, tmp_path / "out", resume=False)
+    monkeypatch.setattr(runs, "perform", lambda arm, out: 15 if len(performed) == 2 else whole(arm, out))
+    with pytest.raises(runs.Interrupted):
+        runs.run(own, tmp_path / "out", lambda line: None)
+    assert runs.gather(own, tmp_path / "out", counted=False).claims[0].verdict == "not run"
+    monkeypatch.setattr(runs, "perform", whole)
+    assert runs.run(own, tmp_path / "out", lambda line: None) == []
+    assert len(performed) == len(set(performed)) == 4
+
+
+def test_damaged_results_are_written_again_from_the_checkpoint(tmp_path: Path) -> None:
+    own, out = campaign("K8"), tmp_path / "out"
+    runs.begin(own, out, resume=False)
+    arm = arms_of(own.claims[0], own)[0]
+    assert runs.perform(arm, out) == ""
+    path = out / arm.folder / "results.json"
+    whole = runs.outcome(out / arm.folder, "train")
+    path.write_text(path.read_text()[:40])
+    assert runs.outcome(out / arm.folder, "train").status == "damaged"
+    assert runs.perform(arm, out) == ""
+    assert runs.outcome(out / arm.folder, "train").values["accuracy"] == whole.values["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["K5", "--part", "3/2"], "part: expected K/N"),
+        (["K5", "--data", "cifar10"], "data: expected NAME=PLACE"),
+        (["K55"], "claim: expected one of"),
+        (["K5", "--seeds", "1", "1"], "seeds: expected different"),
+    ],
+)
+def test_bad_words_are_answered_and_write_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", "run", *words, "--scale", "smoke", "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_recipe_of_imagenette_trains_on_a_handful_of_pictures(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for name in ("one", "two"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for n in range(count):
+                Image.fromarray(rng.integers(0, 255, (160, 160, 3), dtype=np.uint8)).save(folder / f"{n}.jpg")
+    more = {"data": {"name": f"folder:{tmp_path / 'data'}"}, "run": {"epochs": 1, "batch_size": 4, "threads": 1}}
+    config = resolve(read_settings("imagenette-resnet18"), more)
+    results = train(config, tmp_path / "run", lambda progress: None)
+    assert isinstance(results, TrainingResults)
+    assert (results.arms[0].status, results.arms[0].step) == ("finished", 2)
