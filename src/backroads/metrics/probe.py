@@ -48,7 +48,7 @@ class Probe:
             for name, layer in self.layers.items():
                 B = layer.feedback_weight()
                 if B is not None:
-                    found[name] = layer.W.detach(), B.detach()
+                    found[name] = _whole(layer.W, name), _whole(B, name)
         return found
 
     @cached_property
@@ -124,12 +124,30 @@ class Probe:
         if scalar is None:
             raise UsageError("this metric needs a batch; pass a loss, such as lambda: F.cross_entropy(model(x), y)")
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        Ws = [layer.W for layer in self.layers.values()]
+        if any(hasattr(W, "full_tensor") or W.dim() < 2 for W in Ws):
+            raise UsageError(
+                "metrics of a batch need whole weights, and this model is sharded (FSDP, tensor parallel); pass no "
+                "loss, which leaves the metrics of weights, or measure a model that is not sharded"
+            )
         with undisturbed(self.model), torch.enable_grad():
             value = scalar()
             if not (named and value.requires_grad):
                 return {}
             gradients = torch.autograd.grad(value, list(named.values()), allow_unused=True)
         return {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
+
+
+def _whole(tensor: Tensor, name: str) -> Tensor:
+    """A weight as one tensor: gathered from all processes under FSDP2, which all have to ask for it."""
+    if hasattr(tensor, "full_tensor"):
+        tensor = tensor.full_tensor()
+    if tensor.dim() < 2:
+        raise UsageError(
+            f"{name}: expected a matrix, got a shard of it, as FullyShardedDataParallel keeps; measure on all "
+            f"processes inside FullyShardedDataParallel.summon_full_params(model)"
+        )
+    return tensor.detach()
 
 
 @contextlib.contextmanager
