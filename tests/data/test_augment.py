@@ -108,3 +108,27 @@ def test_boxes_are_those_of_the_definition(size: tuple[int, int]) -> None:
         assert box[1] >= 0
         assert box[0] + box[2] <= height
         assert box[1] + box[3] <= width
+
+
+def test_alternate_flips_show_each_image_both_ways_in_two_epochs() -> None:
+    images, other = torch.randperm(N), torch.randperm(N)
+    how = AUGMENTS["translate_alternate"]
+    first, second, third = (
+        how.draw(3, epoch, torch.arange(N), (8, 8), order) for epoch, order in ((1, images), (2, other), (3, images))
+    )
+    assert first.flips is not None
+    assert second.flips is not None
+    assert torch.equal(first.flips[images.argsort()], ~second.flips[other.argsort()])
+    assert torch.equal(first.flips, third.flips)
+    assert abs(float(first.flips.float().mean()) - 0.5) < 4 * 0.5 / N**0.5  # half of them begin mirrored
+
+
+def test_a_translation_moves_the_image_and_reflects_its_border() -> None:
+    x = torch.arange(4.0).view(1, 1, 1, 4).expand(5, 1, 4, 4)
+    offsets = torch.tensor([[2, 0], [2, 1], [2, 2], [2, 3], [2, 4]])
+    moved = shift(x, offsets, 2)[:, 0, 0]
+    # 2 1 [0 1 2 3] 2 1, cut at 0 to 4: the pixel at the edge is not repeated.
+    assert moved.tolist() == [[2, 1, 0, 1], [1, 0, 1, 2], [0, 1, 2, 3], [1, 2, 3, 2], [2, 3, 2, 1]]
+    draws = AUGMENTS["translate_alternate"].draw(0, 1, torch.arange(N), (8, 8), torch.arange(N))
+    assert draws.offsets is not None
+    assert set(draws.offsets.flatten().tolist()) == {0, 1, 2, 3, 4}

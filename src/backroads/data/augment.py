@@ -13,6 +13,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,19 +50,37 @@ class Augment:
         crop: whether a border of 4 pixels of zeros (the mean colour, after normalisation) is put around the image, and
             a random part of the old size is cut out.
         flip: whether half of the images are mirrored, left to right.
+        translate: pixels by which the image is moved at most, up or down and left or right; its border is reflected.
+        alternate: whether images are mirrored in every second epoch, half of them in the odd ones, so that two epochs
+            show each both ways.
         resized: whether a random part of the image, of 8 % to 100 % of its area, is resized to the old size.
     """
 
     crop: bool = False
     flip: bool = False
     resized: bool = False
+    translate: int = 0
+    alternate: bool = False
 
-    def draw(self, seed: int, epoch: int, positions: Tensor, size: tuple[int, int]) -> Draws:
-        """What is done to the images of ``size`` (H, W) at ``positions`` (N,) of an epoch; tensors on the CPU."""
+    def draw(
+        self, seed: int, epoch: int, positions: Tensor, size: tuple[int, int], images: Tensor | None = None
+    ) -> Draws:
+        """What is done to the images of ``size`` (H, W) at ``positions`` (N,) of an epoch; tensors on the CPU.
+
+        ``images`` are their numbers in the data set, (N,), which ``alternate`` needs.
+        """
         u = uniforms(seed, epoch, positions)
+        flips = u[:, FLIP] < 0.5 if self.flip else None
+        if self.flip and self.alternate:
+            assert images is not None
+            flips = (uniforms(seed, 0, images)[:, FLIP] < 0.5) ^ (epoch % 2 == 1)
+        if self.translate:
+            return Draws(
+                offsets=(u[:, [DOWN, RIGHT]] * (2 * self.translate + 1)).long(), flips=flips, border=self.translate
+            )
         return Draws(
             offsets=(u[:, [DOWN, RIGHT]] * (2 * PAD + 1)).long() if self.crop else None,
-            flips=u[:, FLIP] < 0.5 if self.flip else None,
+            flips=flips,
             boxes=boxes(u, *size) if self.resized else None,
         )
 
@@ -70,8 +90,9 @@ AUGMENTS = {
     "flip": Augment(flip=True),
     "crop_flip": Augment(crop=True, flip=True),
     "random_resized": Augment(resized=True, flip=True),
+    "translate_alternate": Augment(translate=2, flip=True, alternate=True),
 }
-CHOICES = ("default", "none", "crop_flip", "random_resized")
+CHOICES = ("default", "none", "crop_flip", "random_resized", "translate_alternate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,35 +102,42 @@ class Draws:
     Attributes:
         offsets: (N, 2) int64, rows and columns that the crop leaves out at the top and left of the padded image.
         flips: (N,) bool, whether the image is mirrored.
+        border: pixels around the image that are reflected before it is cut; 0: PAD pixels of zeros.
         boxes: (N, 4) int64, the part that is resized; see :func:`boxes`.
     """
 
     offsets: Tensor | None = None
     flips: Tensor | None = None
     boxes: Tensor | None = None
+    border: int = 0
 
     def to(self, device: torch.device) -> Draws:
         """The same on ``device``."""
-        return Draws(*(None if t is None else t.to(device) for t in (self.offsets, self.flips, self.boxes)))
+        return self._each(lambda t: t.to(device))
 
     def __getitem__(self, images: slice) -> Draws:
         """What is done to some of the images."""
-        return Draws(*(None if t is None else t[images] for t in (self.offsets, self.flips, self.boxes)))
+        return self._each(lambda t: t[images])
+
+    def _each(self, act: Callable[[Tensor], Tensor]) -> Draws:
+        found: dict[str, Any] = {name: act(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **found)
 
     def apply(self, x: Tensor) -> Tensor:
         """Vary normalised images, (N, C, H, W) float32; a new tensor of that shape, or ``x`` itself."""
         if self.boxes is not None:
             x = zoom(x, self.boxes)
         if self.offsets is not None:
-            x = shift(x, self.offsets)
+            x = shift(x, self.offsets, self.border)
         if self.flips is not None:
             x = torch.where(self.flips[:, None, None, None], x.flip(3), x)
         return x
 
 
-def shift(x: Tensor, offsets: Tensor) -> Tensor:
-    """Pad (N, C, H, W) with zeros and cut to size at ``offsets``, (N, 2) int64 from 0 to 2 PAD."""
-    windows = F.pad(x, (PAD, PAD, PAD, PAD)).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
+def shift(x: Tensor, offsets: Tensor, border: int = 0) -> Tensor:
+    """Pad (N, C, H, W) with PAD zeros, or ``border`` pixels reflected, and cut to size at ``offsets``, (N, 2) int64."""
+    padded = F.pad(x, (border,) * 4, mode="reflect") if border else F.pad(x, (PAD, PAD, PAD, PAD))
+    windows = padded.unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
     return windows[torch.arange(len(x), device=x.device), :, offsets[:, 0], offsets[:, 1]]
 
 

@@ -55,7 +55,8 @@ def load_dataset(
         image_size: images are resized to squares of so many pixels; None keeps their own size (imagenet: 224).
         augment: how training images are varied: "none"; "crop_flip", a random crop of the image with 4 pixels of mean
             colour around it, and a random flip; "random_resized", a random part of the image resized to the whole, and
-            a random flip; "default", what is usual for the set. Digits and characters are not flipped.
+            a random flip; "translate_alternate", moved by at most 2 pixels with a reflected border, and mirrored in
+            every second epoch; "default", what is usual for the set. Digits and characters are not flipped.
         device: where images are kept and batches made.
         workers: number of processes that decode files.
         corrupt_limit: how many different images may be unreadable, in each process; they are left out.

@@ -50,7 +50,7 @@ class MemorySource(Source):
     def _varied(self, picks: Tensor, positions: Tensor, seed: int, epoch: int) -> Batches:
         # Copied to the device once an epoch: on a GPU, many small copies would cost more than the batches.
         size = (self.x.shape[2], self.x.shape[3])
-        draws = self.augment.draw(seed, epoch, positions.flatten(), size).to(self.device)
+        draws = self.augment.draw(seed, epoch, positions.flatten(), size, picks.flatten()).to(self.device)
         share = picks.shape[1]
         for step, batch in enumerate(picks.to(self.device)):
             x = self.normalise(self.x.index_select(0, batch))

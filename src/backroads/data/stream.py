@@ -63,7 +63,7 @@ class StreamSource(Source):
                     f"none of the {picks.shape[1]} images of a batch can be read, such as "
                     f"{self.files.path(int(picks[step][0]))}; mend or remove them"
                 )
-            draws = rest.draw(seed, epoch, positions[step][kept], self.reading.size).to(self.device)
+            draws = rest.draw(seed, epoch, positions[step][kept], self.reading.size, picks[step][kept]).to(self.device)
             yield draws.apply(x), self.files.y[picks[step][kept]].to(self.device)
 
     def _plain(self, picks: Sequence[Tensor]) -> Batches:

@@ -35,9 +35,10 @@ class Data(Group):
     training, and report results on 'test'."""
     image_size: Annotated[int | None, Field(ge=1)] = None
     """Resize images to squares of so many pixels; by default they keep their size (imagenet: 224)."""
-    augment: Literal["default", "none", "crop_flip", "random_resized"] = "default"
-    """How training images are varied: random crops and flips, randomly resized parts, or not at all. The default is
-    what is usual for the data set."""
+    augment: Literal["default", "none", "crop_flip", "random_resized", "translate_alternate"] = "default"
+    """How training images are varied: random crops and flips, randomly resized parts, moved by at most 2 pixels with a
+    reflected border and mirrored in every second epoch, or not at all. The default is what is usual for the data
+    set."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that read and decode image files; raise it if the GPU waits for images. Data sets that fit in memory
     need none."""
