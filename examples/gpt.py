@@ -76,7 +76,8 @@ def train(rule: str, steps: int, seed: int) -> tuple[float, float]:
     """Validation loss (nats a byte) and mean weight angle (degrees) after training under a rule."""
     training, validation = stdlib()
     torch.manual_seed(seed)
-    model = br.convert(GPT(), rule, strict=True, generator=seed + 1)  # strict: nothing transports weights
+    # strict: nothing transports weights. The root's own matrix, the positions, is added, and multiplies nothing.
+    model = br.convert(GPT(), {"(root)": "backprop", "*": rule}, strict=True, generator=seed + 1)
     W = torch.optim.AdamW(br.forward_parameters(model), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
     B = br.backward_parameters(model)
     B_opt = torch.optim.SGD(B, lr=1.0, momentum=0.9, nesterov=True) if B else None

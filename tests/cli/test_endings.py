@@ -63,6 +63,7 @@ VERBS: dict[str, tuple[list[str], list[str], str, Any]] = {
         {"model": "mlp", "step": 1, "passed_over": []},
     ),
     "report": (["RUN"], [], "backroads.report:write_report", Path("page")),
+    "reproduce report": (["RUN"], [], "backroads.reproduce.run:campaign_in", None),
     "inspect": (["mlp", "--rule", "backprop"], ["mlp", "--shape", "3"], "backroads.metrics.cost:cost", None),
     "theory": (["--out", "RUN/new"], ["--amp", "nan"], "backroads.contrib.theory.run:theory", None),
     "doctor": ([], ["now"], "torch.get_num_threads", None),

@@ -43,7 +43,7 @@ def test_the_gpt_learns_under_its_rule_and_looks_at_no_later_byte() -> None:
     loss, angle = gpt.train("symmetric_alignment", steps=30, seed=0)
     assert loss < 4.5  # uniform bytes are log 256 = 5.5
     assert angle < 20
-    model = br.convert(gpt.GPT(), "symmetric_alignment", strict=True)
+    model = br.convert(gpt.GPT(), "symmetric_alignment")
     tokens = torch.randint(256, (1, gpt.CONTEXT))
     later = tokens.clone()
     later[0, 40:] = 0
