@@ -80,11 +80,6 @@ def local_rules_details() -> str:
     return f"{details(found)}\n\n{source_of(found)}"
 
 
-def noise_rows() -> str:
-    """Accuracy and angle by rule and rows of noise, from ``benchmarks/noise_rows.py``."""
-    return f"{table_of('noise_rows')}\n\n{source_of(results('noise_rows'))}"
-
-
 def update_noise() -> str:
     """Accuracy by rule and variance, from ``benchmarks/update_noise.py``."""
     return f"{table_of('update_noise')}\n\n{source_of(results('update_noise'))}"

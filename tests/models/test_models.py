@@ -256,16 +256,14 @@ def test_a_vgg_b_refuses_what_makes_no_sense(options: dict[str, object], message
         build_model("vgg8b", classes=10, shape=(1, 8, 8))
 
 
-def test_the_row_lstm_is_torchs_own() -> None:
-    """Its output from torch.nn.LSTM with the same weights, in float64."""
+def test_the_row_lstm_reads_from_the_first_row_to_the_last() -> None:
+    """Step by step with torch's own cell, in float64."""
     torch.manual_seed(0)
     net = build_model("row_lstm", classes=4, shape=(2, 5, 3), options={"width": 7}).double()
-    own = torch.nn.LSTM(6, 7, batch_first=True, dtype=torch.float64)
-    with torch.no_grad():
-        own.weight_ih_l0.copy_(net.input.weight)
-        own.weight_hh_l0.copy_(net.hidden.weight)
-        own.bias_ih_l0.copy_(net.input.bias)
-        own.bias_hh_l0.zero_()
+    cell = torch.nn.LSTMCell(6, 7, dtype=torch.float64)
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in net.lstm.state_dict().items()})
     x = torch.randn(8, 2, 5, 3, dtype=torch.float64)
-    _, (h, _) = own(x.transpose(1, 2).flatten(2))
-    torch.testing.assert_close(net(x), net.readout(h[0]), rtol=1e-12, atol=1e-13)
+    state = None
+    for row in range(5):
+        state = cell(x[:, :, row].flatten(1), state)
+    torch.testing.assert_close(net(x), net.readout(state[0]), rtol=1e-12, atol=1e-13)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from backroads.errors import ConfigError
 from backroads.reproduce.arms import Arm, Campaign, arms_of, unique
-from backroads.reproduce.claims import SCALES, Claim, claim_ids, load_claim
+from backroads.reproduce.claims import Claim, Scale, claim_ids, load_claim
 from backroads.reproduce.outcome import Outcome, of_lifetimes, outcome
 from backroads.reproduce.run import begin, campaign_in, gather
 from backroads.reproduce.verdict import decide, verdict_of
@@ -118,7 +118,7 @@ def test_retention_is_the_score_at_the_end_less_that_right_after_learning() -> N
 @pytest.mark.parametrize("id", claim_ids())
 def test_every_claim_has_valid_settings_at_every_scale_and_decides_on_trainings_that_it_has(id: str) -> None:
     own = load_claim(id)
-    for scale in SCALES:
+    for scale in get_args(Scale):
         arms = arms_of(own, Campaign((own,), scale))
         runs = [(arm, Outcome("finished", dict.fromkeys(VALUES, 0.5))) for arm in arms]
         decided = decide(own, runs)

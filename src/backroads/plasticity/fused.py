@@ -85,36 +85,18 @@ def plan_of(rule: LocalRule, meta: Mapping[str, Tensor], layers: range, samples:
     )
 
 
-def live(
-    plan: Plan,
-    x: Tensor,
-    y: Tensor,
-    W: list[Tensor],
-    b: list[Tensor],
-    P: list[Tensor],
-    s: list[Tensor | None],
-    paths: list[tuple[Tensor, ...]],
-) -> tuple[list[Tensor], Tensor]:
-    """The weights after T steps, and the outputs at each before its change, (E, T, m, n_out), without a graph.
+def live(plan: Plan, tensors: Tensors, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """The weights after T steps, (E, n_out, n_in) each, and the outputs at each before its change, (E, T, m, n_out).
 
     Args:
         plan: of :func:`plan_of`.
+        tensors: of plastic layer l, counted from the first one: weights at the start "Wl" (E, n_out, n_in), biases "bl"
+            (n_out,), plasticity "Pl", which broadcasts to W; and under feedback strength "sl" (1,) and "Bl" (n, n_out)
+            and "cl" (n,), or with ``plan.given`` what feedback brings, "fl" (E, T, m, n).
         x: what the first plastic layer receives, (E, T, m, n).
         y: targets (E, T, m, n_out) or labels (E, T, m).
-        W: weights at the start, (E, n_out, n_in). b: biases, (n_out,). P: plasticities, which broadcast to W.
-        s: strengths, (1,), of layers shifted by feedback.
-        paths: of those layers, B (n, n_out) and c (n,), or with ``plan.given`` what feedback brings, (E, T, m, n).
     """
-    named: dict[str, Tensor] = {}
-    for layer, shift in enumerate(plan.shifts):
-        named |= {f"W{layer}": W[layer], f"b{layer}": b[layer], f"P{layer}": P[layer]}
-        if shift == "feedback":
-            strength = s[layer]
-            assert strength is not None
-            named[f"s{layer}"] = strength
-            named |= {f"{'f' if plan.given else 'Bc'[j]}{layer}": t for j, t in enumerate(paths[layer])}
-    *after, outputs = _Live.apply(plan, tuple(named), x, y, *named.values())  # type: ignore[no-untyped-call]
-    return after, outputs
+    return tuple(_Live.apply(plan, tuple(tensors), x, y, *tensors.values()))  # type: ignore[no-untyped-call]
 
 
 class _Activities:

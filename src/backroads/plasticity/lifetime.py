@@ -93,11 +93,12 @@ def lifetime(
             raise UsageError("observe: expected checkpoint_segments = 1, since the steps of a segment are done twice")
     targets_fed_back = network.targets_fed_back(y)
     names, outputs = list(weights), []
-    fused = network.fused(y) if observe is None else None
+    plan = plan_of(rule, meta, range(network.first, network.layers), y.shape[2]) if observe is None else None
 
     def segment(start: int, stop: int, *values: Tensor) -> tuple[Tensor, ...]:
-        if fused is not None:
-            return fused(x, targets_fed_back, start, stop, list(values))
+        if plan is not None:
+            fed_back = {layer: f[:, start:stop] for layer, f in targets_fed_back.items()}
+            return live(plan, network.tensors(list(values), fed_back), x[:, start:stop], y[:, start:stop])
         now, seen = dict(zip(names, values, strict=True)), []
         for k in range(start, stop):
             feedback = {layer: f[:, k] for layer, f in targets_fed_back.items()}
@@ -171,36 +172,16 @@ class _Network:
             start[name] = value.expand(lifetimes, *value.shape) if shared else value
         return start
 
-    def fused(self, y: Tensor) -> Callable[..., tuple[Tensor, ...]] | None:
-        """The steps from one to another in one Function, (x, fed back, start, stop, weights) -> weights and outputs;
-        None where :meth:`step` alone can do them."""
-        layers = range(self.first, self.layers)
-        plan = plan_of(self.rule, self.meta, layers, y.shape[2])
-        if plan is None:
-            return None
-
-        def steps(
-            x: Tensor, fed_back: Mapping[int, Tensor], start: int, stop: int, weights: list[Tensor]
-        ) -> tuple[Tensor, ...]:
-            paths = [
-                (fed_back[layer][:, start:stop],)
-                if layer in fed_back
-                else tuple(self.meta[f"{kind}{layer}_0"] for kind in "Bc" if f"B{layer}_0" in self.meta)
-                for layer in layers
-            ]
-            after, outputs = live(
-                plan,
-                x[:, start:stop],
-                y[:, start:stop],
-                weights,
-                [self.meta[f"b{layer}"] for layer in layers],
-                [self.plasticity(layer) for layer in layers],
-                [self.meta.get(f"s{layer}") for layer in layers],
-                paths,
-            )
-            return (*after, outputs)
-
-        return steps
+    def tensors(self, weights: list[Tensor], fed_back: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """What :func:`backroads.plasticity.fused.live` reads of each layer from the first plastic one on."""
+        found: dict[str, Tensor] = {}
+        for n, (layer, W) in enumerate(zip(range(self.first, self.layers), weights, strict=True)):
+            found |= {f"W{n}": W, f"b{n}": self.meta[f"b{layer}"], f"P{n}": self.plasticity(layer)}
+            if self.rule.shift(layer, self.layers) == "feedback":
+                found[f"s{n}"] = self.meta[f"s{layer}"]
+                own = [f"B{layer}_0", f"c{layer}_0"]
+                found |= {f"f{n}": fed_back[layer]} if layer in fed_back else {f"{k[0]}{n}": self.meta[k] for k in own}
+        return found
 
     def frozen_layers(self, x: Tensor) -> Tensor:
         """Activities before the first plastic layer, of all steps at once: (E, T, m, n) -> (E, T, m, n')."""

@@ -1,8 +1,4 @@
-"""A linear layer with weights of its own in each lifetime, and the change of these weights in a step.
-
-Their gradients are written out, for speed and memory: gradients lie in memory like the weights, and nothing as large as
-a weight is kept for the backward pass but what the forward pass makes anyway.
-"""
+"""A linear layer with weights of its own in each lifetime, and the change of these weights in a step, as defined."""
 
 from __future__ import annotations
 
@@ -33,7 +29,10 @@ def plastic_update(W: Tensor, P: Tensor, a: Tensor, q: Tensor, *, oja: bool, mu:
     Source: Oja, "A simplified neuron model as a principal component analyzer", 1982; in this form Lindsey and
     Litwin-Kumar 2020.
     """
-    return _Update.apply(W, P, a, q, oja, mu)  # type: ignore[no-any-return, no-untyped-call]
+    D = torch.bmm(q.mT, a)
+    if oja:
+        D = D - q.square().sum(1).unsqueeze(2) * W
+    return torch.addcmul(W, P, D, value=mu)
 
 
 def linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
@@ -61,47 +60,3 @@ class _Linear(torch.autograd.Function):
         dW = torch.bmm(dz.mT, x) if ctx.needs_input_grad[1] else None
         db = dz.sum(1 if ctx.own_bias else (0, 1)) if ctx.needs_input_grad[2] else None
         return dx, dW, db
-
-
-class _Update(torch.autograd.Function):
-    """Autograd's own gradient of the formula would keep D, as large as W, for each step: twice the memory."""
-
-    @staticmethod
-    def forward(ctx: Any, W: Tensor, P: Tensor, a: Tensor, q: Tensor, oja: bool, mu: float) -> Tensor:
-        ctx.save_for_backward(W, P, a, q)
-        ctx.oja, ctx.mu = oja, mu
-        r = q.square().sum(1).unsqueeze(2) if oja else None
-        return torch.addcmul(W, P, _change(W, a, q, r), value=mu)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:
-        W, P, a, q = ctx.saved_tensors
-        r = q.square().sum(1).unsqueeze(2) if ctx.oja else None
-        dP: Tensor | None = None
-        if ctx.needs_input_grad[1]:
-            dP = _summed(_change(W, a, q, r).mul_(G), P.shape)
-            dP = dP if ctx.mu == 1.0 else dP.mul_(ctx.mu)
-        H = G * P  # of D
-        H = H if ctx.mu == 1.0 else H.mul_(ctx.mu)
-        da = torch.bmm(q, H) if ctx.needs_input_grad[2] else None
-        dq = torch.bmm(a, H.mT) if ctx.needs_input_grad[3] else None
-        dW: Tensor | None = G
-        if r is not None:
-            dW = torch.addcmul(G, r, H, value=-1) if ctx.needs_input_grad[0] else None
-            if dq is not None:
-                dq.addcmul_(q, H.mul_(W).sum(2).unsqueeze(1), value=-2)
-        return dW, dP, da, dq, None, None
-
-
-def _change(W: Tensor, a: Tensor, q: Tensor, r: Tensor | None) -> Tensor:
-    """D, in memory of its own; r = sum_m q^2, (E, n_out, 1), for Oja's rule."""
-    D = torch.bmm(q.mT, a)
-    return D if r is None else D.addcmul_(r, W, value=-1)
-
-
-def _summed(x: Tensor, shape: torch.Size) -> Tensor:
-    """x (E, n_out, n_in) summed to a shape that broadcasts to it; at once where there is nothing to sum."""
-    if len(x) == 1 and shape == x.shape[1:]:
-        return x[0]
-    return x.sum_to_size(shape)

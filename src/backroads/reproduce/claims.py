@@ -19,7 +19,6 @@ from backroads.runs.settings import checked, read_settings, recipes
 from backroads.search.space import DIMENSIONS, expanded, groups_of, range_of
 from backroads.train.settings import TrainSettings
 
-SCALES = ("smoke", "desk", "paper")
 Scale = Literal["smoke", "desk", "paper"]
 FRESH = 10_000  # added to the seeds of trainings that were chosen by trials: no trial has seen these
 Labels = dict[str, str]

@@ -17,16 +17,17 @@ from backroads.plasticity.settings import MetaConfig
 from backroads.plasticity.tasks.episode import Episodes
 from backroads.plasticity.trainer import meta_gradient
 from backroads.reproduce.arms import Arm
+from backroads.reproduce.verdict import CLASSES
 from backroads.train.build import rules_of
 from backroads.train.settings import TrainSettings
 
 PER_SECOND = 180e9  # measured on two CPU cores, fp32 convolutions
-# (shape of an image, classes, images to train on), of data that need not be at hand to be counted.
-DATA: dict[str, tuple[tuple[int, int, int], int, int]] = {
-    "digits": ((1, 8, 8), 10, 1437),
-    "cifar10": ((3, 32, 32), 10, 50_000),
-    "imagenette": ((3, 128, 128), 10, 9_469),
-    "imagenet": ((3, 224, 224), 1000, 1_281_167),
+# (shape of an image, images to train on), of data that need not be at hand to be counted.
+DATA: dict[str, tuple[tuple[int, int, int], int]] = {
+    "digits": ((1, 8, 8), 1437),
+    "cifar10": ((3, 32, 32), 50_000),
+    "imagenette": ((3, 128, 128), 9_469),
+    "imagenet": ((3, 224, 224), 1_281_167),
 }
 _counted: dict[str, float] = {}
 
@@ -52,7 +53,7 @@ def of_training(config: TrainSettings, arm: Arm) -> float | None:
     name = arm.data
     if name not in DATA or config.method.name != "feedback":
         return None
-    shape, classes, images = DATA[name]
+    shape, images = DATA[name]
     if config.data.image_size is not None:
         shape = (shape[0], config.data.image_size, config.data.image_size)
     images = min(images, config.data.limit or images)
@@ -64,7 +65,7 @@ def of_training(config: TrainSettings, arm: Arm) -> float | None:
     key = json.dumps([name, shape, config.model.model_dump(), config.rule.name, options], sort_keys=True)
     if key not in _counted:
         with torch.device("meta"):
-            model = build_model(config.model.name, classes=classes, shape=shape, options=config.model.options)
+            model = build_model(config.model.name, classes=CLASSES[name], shape=shape, options=config.model.options)
         counted = cost(model, rules_of(config), shape, 8)
         _counted[key] = counted.flops / 8
     return _counted[key] * steps * batch

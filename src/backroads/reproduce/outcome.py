@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from backroads.runs.results import MetaAnalysis, MetaEvaluation
 from backroads.runs.schema import Lifetimes, MetaResults, TrainingResults
+from backroads.runs.statistics import overall
 
 Values = dict[str, float | None]
 _TRAINING, _META = TypeAdapter(TrainingResults), TypeAdapter(MetaResults)
@@ -59,8 +60,7 @@ def outcome(folder: Path, kind: str, *, analysed: bool = False) -> Outcome:
             (end,) = _TRAINING.validate_json((folder / names[0]).read_bytes(), strict=True).arms
             values: Values = {"accuracy": end.accuracy, "loss": end.loss}
             for metric, layers in end.readings.items():
-                numbers = [value for value in layers.values() if value is not None]
-                values[metric] = statistics.fmean(numbers) if numbers else None
+                values[metric] = overall(layers)
             return Outcome(end.status, values, end.reason or "")
         results = _META.validate_json((folder / names[0]).read_bytes(), strict=True)
         evaluation = _EVALUATION.validate_json((folder / names[1]).read_bytes(), strict=True)

@@ -17,7 +17,7 @@ from backroads.errors import BackroadsError, ConfigError
 from backroads.plasticity.settings import MetaConfig
 from backroads.reproduce.arms import Arm, Campaign, arms_of, unique
 from backroads.reproduce.claims import claim_ids, load_claim
-from backroads.reproduce.outcome import outcome
+from backroads.reproduce.outcome import Outcome, outcome
 from backroads.reproduce.verdict import decide, lines, verdict_of
 from backroads.runs.environment import environment
 from backroads.runs.files import free_name, write_atomically, write_json
@@ -109,7 +109,7 @@ def run(campaign: Campaign, out: Path, log: Log, *, part: tuple[int, int] = (1, 
     problems: list[str] = []
     while True:
         arms = unique([arm for claim in campaign.claims for arm in arms_of(claim, campaign, out)])
-        left = [arm for arm in arms if not _ended(arm, out)]
+        left = [arm for arm in arms if not outcome_of(arm, out).done]
         own = {arm.identity for arm in arms[part[0] - 1 :: part[1]]}
         todo = [arm for arm in left if arm.identity in own and arm.identity not in tried]
         if not todo:
@@ -118,11 +118,12 @@ def run(campaign: Campaign, out: Path, log: Log, *, part: tuple[int, int] = (1, 
         tried |= {arm.identity for arm in todo}
         for number, (arm, problem) in enumerate(_performed(todo, out, jobs), 1):
             problems += [f"{arm.name}: {problem}"] if problem else []
-            log(f"[{number}/{len(todo)}] {arm.name}: {problem or outcome(out / arm.folder, arm.kind).status}")
+            log(f"[{number}/{len(todo)}] {arm.name}: {problem or outcome_of(arm, out).status}")
 
 
-def _ended(arm: Arm, out: Path) -> bool:
-    return outcome(out / arm.folder, arm.kind, analysed=arm.own.analysed > 0).done
+def outcome_of(arm: Arm, out: Path) -> Outcome:
+    """What came of a training of a campaign, in the folder ``out``."""
+    return outcome(out / arm.folder, arm.kind, analysed=arm.own.analysed > 0)
 
 
 def _performed(todo: Sequence[Arm], out: Path, jobs: int) -> Iterator[tuple[Arm, str]]:
@@ -156,7 +157,7 @@ def _checked(end: str | int) -> str:
 def perform(arm: Arm, out: Path) -> str | int:
     """Run one training to its end; returns what is wrong with it (empty: nothing), or the signal that ended it."""
     try:
-        if outcome(out / arm.folder, arm.kind, analysed=arm.own.analysed > 0).status == "damaged":
+        if outcome_of(arm, out).status == "damaged":
             _set_aside(out / arm.folder)
         if isinstance(arm.config, MetaConfig):
             return _meta(arm, arm.config, out / arm.folder)
@@ -210,7 +211,7 @@ def gather(campaign: Campaign, out: Path, *, counted: bool = True) -> Reproducti
     found = []
     for claim in campaign.claims:
         arms = arms_of(claim, campaign, out)
-        ended = [(arm, outcome(out / arm.folder, arm.kind, analysed=arm.own.analysed > 0)) for arm in arms]
+        ended = [(arm, outcome_of(arm, out)) for arm in arms]
         planned = arms_of(claim, campaign)
         done = sum(end.done for _, end in ended)
         decided = decide(claim, ended)

@@ -53,14 +53,9 @@ def _decided(claim: Claim, decision: Decision, own: Ended) -> Decided:
     if not known:
         return blank
     found = estimate(known.values())
-    low, high = (
-        (None, None)
-        if found.half is None or found.mean is None
-        else (
-            found.mean - found.half,
-            found.mean + found.half,
-        )
-    )
+    low = high = None
+    if found.half is not None and found.mean is not None:
+        low, high = found.mean - found.half, found.mean + found.half
     if decision.value == "failed" and not decision.minus:
         low, high = wilson(round(sum(known.values())), len(known))
     verdict: Verdict = "undecided"

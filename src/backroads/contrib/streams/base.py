@@ -35,6 +35,11 @@ class FieldRegressor(RegressorMixin, BaseEstimator, Generic[F]):  # type: ignore
     _reach: ClassVar[float]  # of the kernel "bisquare"
     _takes_large_steps: ClassVar[bool]  # what the reference code does, and ``compat`` with it
 
+    def _take(self, given: dict[str, Any]) -> None:
+        """Keep the arguments of ``__init__`` as they are, under their names: scikit-learn copies and shows them."""
+        for name in self._get_param_names():
+            setattr(self, name, given[name])
+
     # --- scikit-learn's interface ---
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:

@@ -109,29 +109,7 @@ class LWPRRegressor(FieldRegressor[LWPRFields]):
         random_state: int | None = None,
         compat: bool = False,
     ) -> None:
-        self.init_D = init_D
-        self.norm_in = norm_in
-        self.norm_out = norm_out
-        self.kernel = kernel
-        self.diag_only = diag_only
-        self.update_D = update_D
-        self.w_gen = w_gen
-        self.w_prune = w_prune
-        self.init_lambda = init_lambda
-        self.final_lambda = final_lambda
-        self.tau_lambda = tau_lambda
-        self.init_S2 = init_S2
-        self.add_threshold = add_threshold
-        self.penalty = penalty
-        self.init_alpha = init_alpha
-        self.meta = meta
-        self.meta_rate = meta_rate
-        self.cutoff = cutoff
-        self.max_rf = max_rf
-        self.passes = passes
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.compat = compat
+        self._take(locals())
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> Any:
         """The value at each input, 0 where no field is active.

@@ -169,29 +169,7 @@ class RFWRRegressor(FieldRegressor[RFWRFields]):
         random_state: int | None = None,
         compat: bool = False,
     ) -> None:
-        self.init_D = init_D
-        self.norm_in = norm_in
-        self.norm_out = norm_out
-        self.kernel = kernel
-        self.diag_only = diag_only
-        self.update_D = update_D
-        self.w_gen = w_gen
-        self.w_prune = w_prune
-        self.init_lambda = init_lambda
-        self.final_lambda = final_lambda
-        self.tau_lambda = tau_lambda
-        self.init_P = init_P
-        self.ridge = ridge
-        self.penalty = penalty
-        self.init_alpha = init_alpha
-        self.meta = meta
-        self.meta_rate = meta_rate
-        self.cutoff = cutoff
-        self.max_rf = max_rf
-        self.passes = passes
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.compat = compat
+        self._take(locals())
 
     def _own_settings(self) -> tuple[tuple[str, float, float], ...]:
         return ("w_prune", 0.0, np.inf), ("init_P", 1e-300, np.inf), ("ridge", 0.0, np.inf)

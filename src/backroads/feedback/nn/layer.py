@@ -38,7 +38,30 @@ class _Mean:
         return self._memory.mean(taught, gradient)
 
 
-class AlignedLayer(torch.nn.Module):
+class WithRule:
+    """A module of torch that takes ``rule`` and ``generator`` beside torch's own arguments."""
+
+    def __init__(
+        self,
+        *args: Any,
+        rule: FeedbackRule | str | None = None,
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.attach(symmetric_alignment() if rule is None else as_rule(rule), generator)
+
+    def attach(self, rule: FeedbackRule, generator: torch.Generator | None = None) -> None:
+        """Give a module that has its torch attributes a rule, and draw the rule's tensors.
+
+        Args:
+            rule: what carries the error back.
+            generator: on the CPU; None is torch's global one.
+        """
+        raise NotImplementedError
+
+
+class AlignedLayer(WithRule, torch.nn.Module):
     """A layer with a feedback rule. It asks the rule, and never which rule it is.
 
     Attributes:
@@ -56,23 +79,7 @@ class AlignedLayer(torch.nn.Module):
     backward_weight: torch.nn.Parameter | None
     torch_class: type[torch.nn.Module]
 
-    def __init__(
-        self,
-        *args: Any,
-        rule: FeedbackRule | str | None = None,
-        generator: torch.Generator | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.attach(symmetric_alignment() if rule is None else as_rule(rule), generator)
-
     def attach(self, rule: FeedbackRule, generator: torch.Generator | None = None) -> None:
-        """Give a layer that has its torch attributes a rule, and draw the rule's tensors.
-
-        Args:
-            rule: what carries the error back.
-            generator: on the CPU; None is torch's global one.
-        """
         self._rule = rule
         self._alignment_scale: float | None = None
         self.memory = Memory()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backroads.errors import ShapeError
-from backroads.feedback.nn.layer import AlignedLayer
+from backroads.feedback.nn.layer import AlignedLayer, WithRule
 from backroads.feedback.rules.base import FeedbackRule
 
 
@@ -83,7 +83,7 @@ class Projection(AlignedLayer):
         return f"{self._features()} -> {self.weight.shape[0]}{super().extra_repr()}"
 
 
-class WithProjections(torch.nn.Module):
+class WithProjections(WithRule, torch.nn.Module):
     """A module of torch that multiplies by several matrices; a :class:`Projection` beside it holds the B of each.
 
     W stays where torch has it, so that plain state dicts load and :func:`backroads.revert` has nothing to move.
@@ -96,12 +96,6 @@ class WithProjections(torch.nn.Module):
         raise NotImplementedError
 
     def attach(self, rule: FeedbackRule, generator: torch.Generator | None = None) -> None:
-        """Give every projection a rule, and draw its B.
-
-        Args:
-            rule: what carries the error back.
-            generator: on the CPU; None is torch's global one.
-        """
         for name, projection in self.projections().items():
             projection.train(self.training)
             projection.attach(rule, generator)

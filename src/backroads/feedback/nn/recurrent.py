@@ -11,8 +11,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from backroads.errors import ShapeError
 from backroads.feedback.nn.projection import Projection, WithProjections
-from backroads.feedback.rules import as_rule, symmetric_alignment
-from backroads.feedback.rules.base import FeedbackRule
 
 State = tuple[Tensor, ...]
 """h, or h and c, each (N, H)."""
@@ -66,16 +64,6 @@ class _RNNEquations(_Equations):
 
 class _Recurrent(_Equations, WithProjections):
     """What layers and cells share."""
-
-    def __init__(
-        self,
-        *args: Any,
-        rule: FeedbackRule | str | None = None,
-        generator: torch.Generator | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.attach(symmetric_alignment() if rule is None else as_rule(rule), generator)
 
     def projections(self) -> dict[str, Projection]:
         names = (key.removeprefix("weight_") for key in weight_names(self))
