@@ -37,6 +37,7 @@ def mixture(sparse: bool) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(("f", "lr"), [("negative_tanh", 0.5), ("rectifier", 0.2), ("sparse", 0.1)])
+@pytest.mark.slow
 def test_fields_of_a_sparse_mixture_answer_one_source_each(script: dict[str, Any], f: str, lr: float) -> None:
     """Independent components: W V A, what a unit answers to each source, is a signed permutation."""
     x, A = mixture(sparse=True)

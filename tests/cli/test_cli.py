@@ -102,6 +102,7 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     assert (written["run"]["epochs"], written["model"]["options"]) == (1, {"width": 2})
 
 
+@pytest.mark.slow
 def test_lists_take_several_words_and_settings_of_rules_are_numbers(tmp_path: Path) -> None:
     words = ["--epochs", "1", "--seeds", "0", "1", "--model-options.width", "2", "--batch-size", "512"]
     words += ["--rules", "backprop", "weight_mirror", "--rule-settings.weight_mirror.amp", "0.25", "--out", "run"]

@@ -74,6 +74,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd / "study"
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_and_no_trial_is_lost_or_counted_twice(study: Path) -> None:
     assert ends(study) == {"complete": TRIALS}
 
@@ -116,6 +117,7 @@ def test_promoted_trials_are_trained_with_fresh_seeds_and_tested(
     assert "[1/4]" not in capsys.readouterr().out  # nothing is trained twice
 
 
+@pytest.mark.slow
 def test_transfer_tells_what_is_lost_beside_backprop(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call("transfer", str(study), "--models", "mlp", "--seeds", "1")
     assert "points lost in transfer" in capsys.readouterr().out

@@ -34,6 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_the_folder_repeats_the_run(run: Path) -> None:
     config = tomllib.loads((run / "config.toml").read_text())
     assert config["run"]["epochs"] == 2
@@ -158,6 +159,7 @@ def test_doctor_names_what_is_there_and_how_to_get_the_rest(tmp_path: Path) -> N
         assert "works" in line or "pip install" in line
 
 
+@pytest.mark.slow
 def test_flags_reach_the_estimate_the_phases_and_the_noise(tmp_path: Path) -> None:
     done = backroads(
         *("train", *QUICK, "--out", "run"),
@@ -175,6 +177,7 @@ def test_flags_reach_the_estimate_the_phases_and_the_noise(tmp_path: Path) -> No
     assert "WeightEstimate" in str(started["arms"])
 
 
+@pytest.mark.slow
 def test_a_method_without_backward_weights_is_trained_evaluated_and_exported(tmp_path: Path) -> None:
     words = ["--method", "local_errors", "--method-options.limit", "64", "--limit", "192", "--max-steps", "2"]
     done = backroads("train", *QUICK, *words, "--out", "run", cwd=tmp_path)

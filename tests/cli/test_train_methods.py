@@ -69,6 +69,7 @@ def test_local_errors_learn_and_their_update_angles_are_logged(run: Path) -> Non
     assert lines(run, "readings")[-1]["values"]["update_angle"][""] < 90
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_ends_as_the_one_that_was_not_stopped(run: Path) -> None:
     resumed = run.parent / "resumed"
     shutil.copytree(run, resumed)
@@ -113,6 +114,7 @@ def test_export_drops_the_heads_and_keeps_the_outputs(run: Path) -> None:
     assert right / n == result(run)["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_method_is_trained_and_evaluated_by_its_import_path(run: Path) -> None:
     own = ["--method", "halved:Halved", "--method-options.factor", "0.25"]
     done = backroads("train", *own, *QUICK, "1", "--out", "own", cwd=run.parent)
@@ -125,6 +127,7 @@ def test_a_method_is_trained_and_evaluated_by_its_import_path(run: Path) -> None
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_methods_are_compared_with_rules_on_the_same_batches(run: Path) -> None:
     words = ["--rules", "feedback_alignment", "--methods", "local_errors", "halved:Halved", "--seeds", "0"]
     done = backroads("compare", *words, *QUICK, "1", "--out", "compared", cwd=run.parent)

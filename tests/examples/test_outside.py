@@ -73,6 +73,7 @@ def test_it_trains_from_the_command_line_and_stands_in_events_and_report(
 
 
 @pytest.mark.parametrize("path", FILES[:1], indirect=True)
+@pytest.mark.slow
 def test_it_is_searched_beside_a_method_and_its_best_training_is_evaluated(
     path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

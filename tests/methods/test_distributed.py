@@ -73,6 +73,7 @@ def of_parts(case: MethodCase, seeds: tuple[int, int]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.slow
 def test_two_processes_have_the_mean_of_the_gradients_of_their_parts(
     ranks: list[dict[str, dict[str, Tensor]]], name: str
 ) -> None:

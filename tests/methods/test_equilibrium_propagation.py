@@ -183,6 +183,7 @@ def test_separate_weights_move_by_the_increments_of_W_and_carry_the_states_back(
         torch.testing.assert_close(found[name], gradient, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_separate_weights_become_symmetric_under_decay_and_the_update_that_of_the_implicit_gradient() -> None:
     """Each step shrinks W - B by 1 - rate decay; the error of the update falls with it, down to that of beta."""
     x, y = batch()

@@ -100,6 +100,7 @@ def test_a_unit_under_bcm_chooses_one_pattern() -> None:
 
 
 @pytest.mark.parametrize(("f", "tails"), [("cube", 0.1), ("negative_tanh", 0.1)])
+@pytest.mark.slow
 def test_a_nonlinear_rule_unmixes_independent_sources(f: str, tails: float) -> None:
     """Sources of -a, 0, a with P(a) = 0.1: kurtosis 5 > 3, so that both functions make the axes stable."""
     a = 1 / math.sqrt(2 * tails)  # variance 1

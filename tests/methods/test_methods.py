@@ -72,6 +72,7 @@ def test_what_teaches_a_layer_is_said_under_the_name_of_a_layer(method: Method) 
 
 
 @TABLE
+@pytest.mark.slow
 def test_it_learns(method: Method) -> None:
     model, (x, y) = prepared(method), batch(32)
     optimizer = torch.optim.Adam(method.parameter_groups(model)["forward"], lr=0.02)
@@ -282,6 +283,7 @@ def test_a_model_without_a_layer_that_the_method_can_train_is_refused_untouched(
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @TABLE
+@pytest.mark.slow
 def test_it_compiles(method: Method) -> None:
     class Training(nn.Module):
         def __init__(self) -> None:

@@ -98,6 +98,7 @@ def ask(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_all_processes_stop_where_one_has_a_larger_energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the others would wait for it."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")

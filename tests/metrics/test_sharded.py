@@ -52,6 +52,7 @@ def work(rank: int, folder: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_shards_are_gathered_or_refused_in_a_line(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
     whole = network()

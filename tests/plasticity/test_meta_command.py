@@ -76,6 +76,7 @@ def test_mistakes_are_told_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "backroads", "meta", "train", "--meta-steps", "250", "--eval-every", "50", *FLAGS]
     words += ["--out", str(tmp_path / "run")]

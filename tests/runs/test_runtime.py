@@ -10,6 +10,7 @@ import pytest
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
+@pytest.mark.slow
 def test_memory_that_is_freed_is_used_again() -> None:
     """Activities of 16 MiB are 4,096 pages each: without it, the system clears every page in every step."""
     code = """

@@ -174,6 +174,7 @@ def test_a_flipped_bit_anywhere_is_no_traceback_and_is_not_mended(
         {OUTCOME: 7},
     ],
 )
+@pytest.mark.slow
 def test_attributes_that_a_search_does_not_write_are_refused_when_they_are_read(
     study: Path, attributes: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

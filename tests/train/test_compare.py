@@ -121,6 +121,7 @@ def test_a_diverging_rule_is_counted_and_stops_nobody_else(tmp_path: Path) -> No
     json.loads((tmp_path / "run" / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
 
 
+@pytest.mark.slow
 def test_a_comparison_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     settings = {
         **QUICK,

@@ -78,6 +78,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(run: Path, tmp_path: Path) -> None:
     config, steps = load_config(run), 0
 

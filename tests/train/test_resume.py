@@ -183,6 +183,7 @@ def test_sums_of_three_processes_are_those_of_any_number(world: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> None:
     settings = {**SETTINGS, "epochs": 4, "checkpoint_every": None}
     whole, broken = tmp_path / "whole", tmp_path / "broken"

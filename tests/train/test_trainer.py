@@ -548,6 +548,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", ["feedback_alignment", "sign_symmetry", "symmetric_alignment"])
+@pytest.mark.slow
 def test_b_stays_bit_equal_across_processes_without_being_sent(tmp_path: Path, rule: str) -> None:
     sync = rule != "symmetric_alignment"  # without it, all end with the leader's statistics
     settings = {**QUICK, "rule": rule, "epochs": 1, "dump": True, "sync_batch_norm": sync}
@@ -664,6 +665,7 @@ def test_a_lost_process_ends_the_others_with_a_clear_message(tmp_path: Path) -> 
         ({"mirror_steps": 1, "mirror_every": 0}, [0]),
     ],
 )
+@pytest.mark.slow
 def test_a_mirror_phase_comes_before_the_epochs_that_the_settings_say(
     settings: dict[str, Any], epochs: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def test_a_pinned_sum_of_0_grows_two_lobes(where: str, k2: float) -> None:
 
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize(("k1", "k2"), CENTRE_SURROUND)
+@pytest.mark.slow
 def test_a_pinned_positive_sum_grows_centre_and_surround(where: str, k1: float, k2: float) -> None:
     shapes = grown(PLACES[where], gaussian_covariance(PLACES[where], 0.7), k1, k2)
     assert all(shape.centre == pytest.approx(1) for shape in shapes)

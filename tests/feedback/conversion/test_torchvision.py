@@ -89,6 +89,7 @@ def _quick(name: str) -> torch.nn.Module:
 @pytest.mark.parametrize(
     ("name", "rule"), [(name, rule) for name in QUICK for rule in (KINDS if name in LARGE else RULES)]
 )
+@pytest.mark.slow
 def test_a_training_step_is_finite_and_reaches_the_first_layer(name: str, rule: str) -> None:
     _, size, transporting = QUICK[name]
     row = bench.step(_quick(name), RULES[rule], size, OUTPUTS)

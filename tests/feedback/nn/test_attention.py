@@ -322,6 +322,7 @@ def test_metrics_see_each_projection() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.slow
 def test_it_compiles_as_one_graph() -> None:
     model = br.convert(attention(torch.float32), br.rules.activation_alignment(cadence=br.Cadence()))
     compiled = torch.compile(model, fullgraph=True)

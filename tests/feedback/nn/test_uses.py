@@ -146,6 +146,7 @@ def test_a_pass_that_nothing_goes_back_through_is_no_use():
 
 @pytest.mark.parametrize("uses", range(1, 21))
 @pytest.mark.parametrize("name", [name for name in br.list_rules() if br.get_rule(name).for_network(3).learns])
+@pytest.mark.slow
 def test_no_rule_explodes_in_a_layer_that_is_used_often(name, uses):
     """W stands still, so that what moves B is the rule alone. (Their sum made |B| 3,000 times |W| from 7 uses on.)"""
     torch.manual_seed(uses)

@@ -70,6 +70,7 @@ STEPS = {"whole": in_parts(1), "two parts": in_parts(2), "four parts": in_parts(
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("name", RULES)
+@pytest.mark.slow
 def test_the_mean_step_is_that_of_the_whole_batch(name: str, step: str, scaled: bool) -> None:
     """``scaled``: with the factor that a user may give the gradients of accumulated parts."""
     layer = layer_of(RULES[name])
@@ -105,6 +106,7 @@ def work(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
     of_rank = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
