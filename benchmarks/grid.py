@@ -143,7 +143,7 @@ def run_grid(
     recorded = partial(_results, arms, record, machine, summary or accuracies, baseline or {"rule": "backprop"})
     for arm, seed, outcome in _outcomes(todo, one or training, given.runs, machine, given.jobs):
         found = record.setdefault(arm.name, {"labels": arm.labels, "settings": arm.settings, "seeds": {}})
-        found["seeds"][str(seed)] = {**outcome, "commit": environment()["commit"]}
+        found["seeds"][str(seed)] = {"commit": environment()["commit"], **outcome}
         found["seeds"] = dict(sorted(found["seeds"].items(), key=lambda item: int(item[0])))
         write_json(given.out, recorded())
         print(f"{arm.name}, seed {seed}: {outcome.get('status', 'done')}", flush=True)
@@ -229,7 +229,15 @@ def training(arm: Arm, seed: int, folder: Path, machine: Data) -> Data:
         sys.exit(128 + results.signal)
     (end,) = results.arms
     angles = end.readings.get("weight_angle", {})
-    return {"status": end.status, "accuracy": end.accuracy, "angles": angles, "seconds": results.seconds}
+    # Of the code that trained it, which for a folder found finished is not the present one.
+    commit = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["commit"]
+    return {
+        "status": end.status,
+        "accuracy": end.accuracy,
+        "angles": angles,
+        "seconds": results.seconds,
+        "commit": commit,
+    }
 
 
 def accuracies(seeds: dict[str, Data], baseline: dict[str, Data]) -> Data:
