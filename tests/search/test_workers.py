@@ -22,7 +22,7 @@ from backroads.search.storage import FILE, storage_at
 WORKERS, TRIALS = 4, 12
 SETTINGS = {
     "trials": TRIALS,
-    "epochs": 8,
+    "epochs": 60,  # seconds: long enough to be killed in, and so that some are left to begin after the grace time
     "batch_size": 128,
     "model_options": {"width": 2},
     "pruner": "none",

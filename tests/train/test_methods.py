@@ -48,7 +48,7 @@ DRAWN: dict[str, Any] = {
 # Methods whose prediction makes no program, and what is said.
 WITHOUT_PROGRAM = {"equilibrium_propagation": "states settle by derivatives.* use --no-program"}
 LEARNS: dict[str, dict[str, Any]] = {
-    "node_perturbation": {"method_options": {"draws": 10}, "learning_rate": 0.02},
+    "node_perturbation": {"method_options": {"draws": 10}, "learning_rate": 0.01},
     "weight_perturbation": {**DRAWN, "model_options": {"hidden": [16]}, "method_options": {"draws": 16}},
     "three_factor": DRAWN,
     "reinforce": DRAWN,

@@ -71,10 +71,10 @@ class MirroredKolenPollack(FeedbackRule):
 
     def images(self, x: Tensor, W: Tensor, op: Operator) -> int:
         """How many examples of noise a layer gets in place of x: those for ``rows``, at most the batch's."""
-        n = 1 if op.unbatched(x) else max(1, x.shape[0])
+        n, rows = 1 if op.unbatched(x) else max(1, x.shape[0]), self.rows
         if torch.compiler.is_compiling():  # which has noise in every step
-            n = math.ceil(n / self.every)
-        return min(n, max(1, math.ceil(self.rows / self._rows_of_one(x, W, op) - 1e-9)))
+            n, rows = math.ceil(n / self.every), rows / self.every
+        return min(n, max(1, math.ceil(rows / self._rows_of_one(x, W, op) - 1e-9)))
 
     def rows_per_input(self, x: Tensor, W: Tensor, op: Operator) -> float:
         """q of that noise: E|V - W|^2 = |W|^2 / q, or less at borders. A tap that meets a border has fewer rows."""
@@ -195,7 +195,7 @@ def mirrored_kolen_pollack(
             convolution is a row); > 0.
         every: noise comes in the first step and in every so-manyth from then on; >= 1. As the noise takes two products
             of the layer's three, a training costs at most 2 / (3 every) more; in convolutions, where ``rows`` is a
-            small part of the batch's, far less. Under torch.compile it comes in each step, in such a part of the batch.
+            small part of the batch's, far less. Under torch.compile it comes in each step, in such a part of the rows.
         floor: of g, > 0 and <= 1, for what moves B and W apart (noise in B's increments, rounding).
         noise: "normal" or "uniform".
 
