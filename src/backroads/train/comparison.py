@@ -35,7 +35,7 @@ COMPARED_RULES = [
     "symmetric_alignment",
     "activation_alignment",
 ]
-# One of each family that learns at the rate of the rules; those that learn from one number for all need a far lower one.
+# One of each family that learns at the rates of the rules; what learns from one number for all needs a far lower one.
 COMPARED_METHODS = ["local_errors", "target_propagation", "hebbian"]
 BASELINE = "backprop"
 
