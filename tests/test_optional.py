@@ -136,6 +136,17 @@ def test_a_missing_package_is_answered_with_the_extra(
     assert declared == []
 
 
+def test_packages_that_import_torchvision_find_one_that_works_or_none(
+    install: Any, declared: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As transformers and Lightning do: by themselves they would stop at a torchvision that does not fit."""
+    install(f"if tries == 1: raise RuntimeError({MISMATCH!r})")
+    extras.prepare_torchvision()
+    assert importlib.import_module("torchvision").tries == 2
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    extras.prepare_torchvision()  # where it is not installed, these packages do without
+
+
 def test_a_module_missing_elsewhere_is_not_blamed_on_the_extra(install: Any, declared: list[str]) -> None:
     install("import no_such_module_of_anyone")
     with pytest.raises(ModuleNotFoundError, match="no_such_module_of_anyone") as caught:

@@ -110,6 +110,15 @@ def import_torchvision() -> ModuleType:
             return importlib.import_module("torchvision")
 
 
+def prepare_torchvision() -> None:
+    """Import torchvision where it is installed, so that packages which import it themselves find one that works.
+
+    transformers and Lightning do, when they are imported, and stop at a torchvision that does not fit torch.
+    """
+    with contextlib.suppress(MissingDependencyError):
+        import_torchvision()
+
+
 def _forget_half_imported() -> None:
     """Drop what a failed import leaves: submodules that are not attributes of the package the second import makes."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:

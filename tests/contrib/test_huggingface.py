@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import backroads as br
-from backroads.errors import ConversionError, StateError, UsageError
+from backroads.errors import ConversionError, MissingDependencyError, StateError, UsageError
 
-transformers = pytest.importorskip("transformers", exc_type=ImportError)
-huggingface: Any = pytest.importorskip("backroads.contrib.huggingface")
+# First: transformers imports only beside a torchvision that does. Skipped is what is missing, and not what is broken.
+huggingface: Any = pytest.importorskip("backroads.contrib.huggingface", exc_type=MissingDependencyError)
+transformers: Any = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("default")  # these packages warn of each other
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "with_huggingface.py"

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import backroads as br
-from backroads.errors import ConversionError
+from backroads.errors import ConversionError, MissingDependencyError
 
-pl: Any = pytest.importorskip("lightning.pytorch", exc_type=ImportError)
-callbacks: Any = pytest.importorskip("backroads.contrib.lightning")
+# First: Lightning imports only beside a torchvision that does. Skipped is what is missing, and not what is broken.
+callbacks: Any = pytest.importorskip("backroads.contrib.lightning", exc_type=MissingDependencyError)
+pl: Any = pytest.importorskip("lightning.pytorch")
 pytestmark = pytest.mark.filterwarnings("default")  # Lightning warns of its own dependencies
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "with_lightning.py"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import runpy
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import backroads as br
+from backroads.errors import MissingDependencyError
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 
@@ -28,7 +30,7 @@ def _module(name: str) -> ModuleType:
 def test_an_example_is_one_short_file(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 150
     if path.stem.startswith("with_"):
-        pytest.importorskip({"with_huggingface": "transformers", "with_lightning": "lightning"}[path.stem])
+        pytest.importorskip(f"backroads.contrib.{path.stem.removeprefix('with_')}", exc_type=MissingDependencyError)
     runpy.run_path(str(path))  # imports, and trains nothing
 
 
@@ -52,3 +54,12 @@ def test_the_gpt_learns_under_its_rule_and_looks_at_no_later_byte() -> None:
 
 def test_the_character_model_learns_under_its_rule() -> None:
     assert _module("characters").train("symmetric_alignment", steps=30) < 3.5  # uniform characters are log 128 = 4.85
+
+
+@pytest.mark.filterwarnings("default")  # these packages warn of each other
+@pytest.mark.parametrize(("name", "measured"), [("huggingface", "lm_head"), ("lightning", "weight_angle/net.4")])
+def test_the_trainers_of_others_run_as_scripts(name: str, measured: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip(f"backroads.contrib.{name}", exc_type=MissingDependencyError)
+    runpy.run_path(str(FOLDER / f"with_{name}.py"), run_name="__main__")
+    said = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])  # what it prints at the end, angles among them
+    assert said[measured] < 10  # degrees; from about 90

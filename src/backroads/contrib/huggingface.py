@@ -12,11 +12,12 @@ from torch import Tensor
 
 from backroads.contrib.watch import Watch
 from backroads.errors import StateError
-from backroads.extras import extra_named
+from backroads.extras import extra_named, prepare_torchvision
 from backroads.feedback.conversion import aligned_layers
 from backroads.feedback.nn.layer import MEMORY_KEY
 
 with extra_named("backroads.contrib.huggingface"):
+    prepare_torchvision()
     from transformers import TrainerCallback
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from backroads.contrib.watch import Watch
-from backroads.extras import extra_named
+from backroads.extras import extra_named, prepare_torchvision
 
 with extra_named("backroads.contrib.lightning"):
+    prepare_torchvision()
     from lightning.pytorch import Callback
 
 
