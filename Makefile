@@ -43,6 +43,7 @@ snippets: $(VENV)/.development
 check-wheel: $(VENV)/.development
 	rm -rf build dist $(VENV)/empty
 	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
 	$(PYTHON) -m venv $(VENV)/empty
 	$(VENV)/empty/bin/pip $(INSTALL) $(TORCH)
 	$(VENV)/empty/bin/pip $(INSTALL) dist/*.whl

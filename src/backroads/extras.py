@@ -30,6 +30,8 @@ EXTRAS = {
     "PIL": "vision",
     "timm": "timm",
     "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
     "psycopg": "postgresql",
     "transformers": "huggingface",
     "accelerate": "huggingface",

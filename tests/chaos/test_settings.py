@@ -41,7 +41,7 @@ NAMES: dict[str, list[str]] = {
     "schedule": ["cosine", "steps"],
 }
 # What would cost hours or gigabytes, or is the case's own.
-LEFT = {"out", "data", "task", "root", "download", "config", "resume", "tensorboard", "workers", "compile"}
+LEFT = {"out", "data", "task", "root", "download", "config", "resume", "log", "workers", "compile"}
 LEFT |= {"inputs", "outputs", "network_points", "simulated", "network_steps"}  # of theory
 SMALL: dict[str, tuple[type[Any], str]] = {
     "train": (TrainSettings, f"{TINY} --max-steps 2"),

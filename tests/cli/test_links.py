@@ -133,7 +133,7 @@ def test_a_link_in_the_place_of_what_grows_is_refused(
         victim.mkdir()
     (run / name).symlink_to(victim)
     before = {path: content for path, (_, content) in state(tmp_path).items()}
-    call("train", "--resume", "--tensorboard", *MORE, "--out", str(run))
+    call("train", "--resume", "--log", "tensorboard", *MORE, "--out", str(run))
     assert f"{run / name}: expected a" in (said := capsys.readouterr().err)
     assert "symbolic link" in said
     if name != "tensorboard":  # which is refused at its first event

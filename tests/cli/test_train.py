@@ -154,9 +154,42 @@ def test_doctor_names_what_is_there_and_how_to_get_the_rest(tmp_path: Path) -> N
     done = backroads("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert torch.__version__ in done.stdout
-    for package in ("torchvision", "timm", "tensorboard"):
-        line = next(line for line in done.stdout.splitlines() if line.startswith(package))
+    for package in ("torchvision", "timm", "tensorboard", "wandb", "mlflow"):
+        (line,) = (line for line in done.stdout.splitlines() if line.startswith(package))
         assert "works" in line or "pip install" in line
+
+
+def test_doctor_imports_packages_as_a_user_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own, so that nothing that this one has mended hides what is wrong."""
+    broken = {
+        "matplotlib": "__version__ = '1.2'",
+        "torchvision": "raise RuntimeError('operator torchvision::nms does not exist')",
+        "timm": "import torchvision",
+        "optuna": "import something_else",
+        "wandb": "import os; os._exit(7)",
+    }
+    for name, code in broken.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor"])
+    assert ended.value.code == 0
+    said = {line.partition(":")[0].partition(" ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert said["matplotlib"] == "matplotlib 1.2: works"
+    for package in ("torchvision", "timm"):
+        assert "not by itself (RuntimeError: operator torchvision::nms does not exist)" in said[package]
+        assert "pip install --force-reinstall torch torchvision --index-url" in said[package]
+    assert "does not work (ModuleNotFoundError: No module named 'something_else')" in said["optuna"]
+    assert 'pip install --force-reinstall "backroads[search]"' in said["optuna"]
+    assert "does not work (ended with status 7)" in said["wandb"]
+
+
+def test_doctor_runs_nothing_from_the_folder_it_is_called_in(tmp_path: Path) -> None:
+    (tmp_path / "timm.py").write_text("open('ran', 'w')")
+    assert backroads("doctor", cwd=tmp_path).returncode == 0
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.slow

@@ -150,11 +150,11 @@ def test_a_restart_sets_everything_aside_and_begins_anew(kind: str, folder: Path
     assert files(folder)["set-aside-2/events.jsonl"] == (finished[kind] / "events.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("tensorboard", [False, True])
+@pytest.mark.parametrize("log", [[], ["tensorboard"]])
 def test_a_run_killed_before_its_first_checkpoint_begins_anew_beside_what_it_left(
-    tmp_path: Path, finished: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tensorboard: bool
+    tmp_path: Path, finished: dict[str, Path], monkeypatch: pytest.MonkeyPatch, log: list[str]
 ) -> None:
-    if tensorboard:
+    if log:
         pytest.importorskip("tensorboard")
 
     class Killed(BaseException):
@@ -166,11 +166,11 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew_beside_what_it_lef
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", killed)
         with pytest.raises(Killed):
-            run_train(tmp_path / "run", {"tensorboard": tensorboard}, resume=True)
+            run_train(tmp_path / "run", {"log": log}, resume=True)
     before = files(tmp_path / "run")
     assert "events.jsonl" in before
-    assert any("tfevents" in name for name in before) == tensorboard
-    lines = run_train(tmp_path / "run", {"tensorboard": tensorboard}, resume=True)
+    assert any("tfevents" in name for name in before) == bool(log)
+    lines = run_train(tmp_path / "run", {"log": log}, resume=True)
     assert f"began anew: what was in {tmp_path / 'run'} is now in {tmp_path / 'run' / 'set-aside'}" in lines
     assert files(tmp_path / "run" / "set-aside") == before
     assert (tmp_path / "run" / "events.jsonl").read_bytes() == (finished["train"] / "events.jsonl").read_bytes()

@@ -427,7 +427,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run(tmp_path / "r", epochs=1, tensorboard=True)
+    run(tmp_path / "r", epochs=1, log=["tensorboard"])
     board = EventAccumulator(str(tmp_path / "r" / "tensorboard"))
     board.Reload()
     written = [scalar.value for scalar in board.Scalars("step/loss")]

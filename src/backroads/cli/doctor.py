@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
+import subprocess
+import sys
 
+# Module -> its extra, and what needs it.
 _EXTRAS = {
     "matplotlib": ("report", "reports"),
     "optuna": ("search", "searches"),
     "torchvision": ("vision", "MNIST, CIFAR, ImageNet; torchvision:NAME models; image folders"),
-    "pillow": ("vision", "image folders"),
+    "PIL": ("vision", "image folders"),
     "timm": ("timm", "timm:NAME models"),
-    "tensorboard": ("tensorboard", "TensorBoard files"),
+    "tensorboard": ("tensorboard", "--log tensorboard"),
+    "wandb": ("wandb", "--log wandb"),
+    "mlflow": ("mlflow", "--log mlflow"),
     "psycopg": ("postgresql", "searches on PostgreSQL"),
 }
 
@@ -22,7 +26,6 @@ def doctor() -> None:
     import torch
 
     from backroads import __version__
-    from backroads.errors import MissingDependencyError
 
     print(f"backroads {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
     print(platform.platform())
@@ -39,21 +42,26 @@ def doctor() -> None:
         )
     backends = [b for b in ("gloo", "nccl", "mpi") if torch.distributed.is_available() and _has_backend(b)]
     print(f"distributed: {', '.join(backends) or 'not built in'}")
-    for package, (extra, use) in _EXTRAS.items():
-        try:
-            found = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            print(f'{package}: not installed ({use}); get it with: pip install "backroads[{extra}]"')
-            continue
-        state = "works"
-        if package == "torchvision":
-            from backroads.extras import import_torchvision
+    for module, (extra, use) in _EXTRAS.items():
+        print(_state(module, extra, use))
 
-            try:
-                import_torchvision()
-            except (MissingDependencyError, RuntimeError) as error:
-                state = f"does not work: {error}"
-        print(f"{package} {found}: {state}")
+
+def _state(module: str, extra: str, use: str) -> str:
+    """One line on an optional package, after importing it in a process of its own; what to do if that fails."""
+    code = f"import {module}; print({module}.__version__)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return f"{module} {done.stdout.split()[-1]}: works"
+    error = (done.stderr.strip() or f"ended with status {done.returncode}").splitlines()[-1]
+    if f"No module named '{module}'" in error:
+        return f'{module}: not installed ({use}); get it with: pip install "backroads[{extra}]"'
+    if "operator torchvision::" in error:
+        return (
+            f"{module}: works in backroads, but not by itself ({error}): torchvision was built for another build of "
+            f"torch; get both of one build with: pip install --force-reinstall torch torchvision --index-url "
+            f"https://download.pytorch.org/whl/cpu (or /cu130, ...)"
+        )
+    return f'{module}: does not work ({error}); get it anew with: pip install --force-reinstall "backroads[{extra}]"'
 
 
 def _has_backend(name: str) -> bool:

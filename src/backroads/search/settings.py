@@ -140,7 +140,7 @@ class _Rule(Rule):
 
 class _Run(Run):
     __doc__ = Run.__doc__
-    without_flag: ClassVar[dict[str, str]] = dict.fromkeys(("tensorboard", "keep", "compile", "checkpoint_every"), _OWN)
+    without_flag: ClassVar[dict[str, str]] = dict.fromkeys(("log", "keep", "compile", "checkpoint_every"), _OWN)
     threads: Positive = 1
     """CPU threads of each worker."""
 

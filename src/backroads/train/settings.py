@@ -225,8 +225,8 @@ class Run(Group):
     """Steps between two checkpoints, beside those that are written after each epoch."""
     keep: Annotated[int, Field(ge=1)] = 2
     """How many of the newest checkpoints to keep; the best one is kept as well."""
-    tensorboard: bool = False
-    """Write files for TensorBoard into the run folder as well."""
+    log: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default_factory=list)
+    """Send the numbers of the log to TensorBoard, Weights & Biases or MLflow as well."""
 
 
 class TrainSettings(Group):
@@ -266,7 +266,7 @@ class TrainSettings(Group):
 
 # What may differ when a run goes on: nothing that the weights or the log depend on.
 GROWING = frozenset({"epochs", "max_steps"})
-HARMLESS = frozenset({"workers", "root", "download", "keep", "tensorboard", "corrupt_limit"})
+HARMLESS = frozenset({"workers", "root", "download", "keep", "log", "corrupt_limit"})
 
 
 def resolve(*layers: dict[str, Any]) -> TrainSettings:

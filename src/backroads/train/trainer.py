@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backroads.metrics import quantities
+from backroads.runs.loggers import Loggers
 from backroads.runs.loop import Loop, Times, failures_explained
 from backroads.runs.progress import Progress, Report
 from backroads.runs.runtime import joined
@@ -17,7 +18,6 @@ from backroads.runs.schema import Start, Stopped, TrainingResults
 from backroads.runs.settings import check_resume_in
 from backroads.runs.signals import Stopper
 from backroads.train.arm import TrainingArm
-from backroads.train.board import Board
 from backroads.train.build import Batches, check_names, dataset_of
 from backroads.train.comparison import BASELINE, CompareSettings
 from backroads.train.settings import GROWING, HARMLESS, TrainSettings
@@ -93,8 +93,9 @@ def run_arms(
         arms = [TrainingArm(name, own, batches, runtime, compared=len(named) > 1) for name, own in named]
         times = times_of(config, batches.steps_per_epoch)
         loop = Loop(arms, times, runtime, stop=stopper, report=report, line=lambda step: _line(arms, step))
-        if config.run.tensorboard and runtime.leads:
-            loop.listen = Board(path, [f"{arm.name}-{arm.config.run.seed}" for arm in arms])
+        if config.run.log and runtime.leads:
+            named_arms = [(f"{name}-{own.run.seed}", own.as_toml()) for name, own in named]
+            loop.listen = Loggers(config.run.log, path, named_arms)
         start = Start(
             kind,
             tuple(arm.about() for arm in arms),
