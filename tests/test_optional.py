@@ -143,8 +143,9 @@ def test_packages_that_import_torchvision_find_one_that_works_or_none(
     install(f"if tries == 1: raise RuntimeError({MISMATCH!r})")
     extras.prepare_torchvision()
     assert importlib.import_module("torchvision").tries == 2
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    extras.prepare_torchvision()  # where it is not installed, these packages do without
+    with monkeypatch.context() as patch:  # undone before the real torchvision is put back
+        patch.setitem(sys.modules, "torchvision", None)
+        extras.prepare_torchvision()  # where it is not installed, these packages do without
 
 
 def test_a_module_missing_elsewhere_is_not_blamed_on_the_extra(install: Any, declared: list[str]) -> None:
