@@ -1,6 +1,7 @@
 """Any model in, the same model with its own way back out; and back."""
 
 from backroads.feedback.conversion.groups import param_groups
+from backroads.feedback.conversion.optimiser import optimiser
 from backroads.feedback.conversion.plan import Plan, Row, plan
 from backroads.feedback.conversion.scale import alignment_scale, set_coefficients
 from backroads.feedback.conversion.swap import aligned_layers, backward_parameters, convert, forward_parameters, revert
@@ -13,6 +14,7 @@ __all__ = [
     "backward_parameters",
     "convert",
     "forward_parameters",
+    "optimiser",
     "param_groups",
     "plan",
     "revert",

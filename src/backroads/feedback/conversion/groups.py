@@ -14,6 +14,7 @@ from backroads.feedback.rules.base import BackwardOptimiser
 # Adam's step is -lr m / (sqrt(v) + eps). With betas (0, .) m is the gradient g, and with an eps beside which sqrt(v)
 # vanishes and lr = rate eps it is -rate g, to the last bits of float32: plain SGD within an optimiser of Adam's kind.
 EPS_OF_PLAIN_STEPS = 1e8
+MADE_FOR = "made_for"  # key of a group of what a rule teaches: "sgd" or "adamw", the optimiser that its settings fit
 
 
 def param_groups(
@@ -42,7 +43,8 @@ def param_groups(
         lr: learning rate of W, > 0.
         momentum: of W, for "sgd".
         weight_decay: of W.
-        optimiser: which one the groups are for: "sgd" (torch.optim.SGD) or "adamw" (torch.optim.AdamW, or Adam).
+        optimiser: which one the groups are for: "sgd" (torch.optim.SGD) or "adamw" (torch.optim.AdamW, or Adam). For
+            any other there is :func:`backroads.optimiser`.
         nesterov: kind of the momentum, for "sgd"; without momentum there is none.
         decay_vectors: let weight decay act on parameters of one dimension, too.
         betas: of W, for "adamw".
@@ -53,7 +55,8 @@ def param_groups(
         settings.
 
     Raises:
-        UsageError: for another optimiser.
+        UsageError: for another optimiser; and in the first step of an optimiser of torch for which groups with
+            backward weights were not made.
 
     Warns of a model in which every B is frozen although the rules would teach it.
 
@@ -76,18 +79,18 @@ def param_groups(
         {"name": "vectors", "params": vectors, **own, "weight_decay": 0.0},
     ]
     for settings, parameters in by_optimiser(model, momentum if sgd else betas[0]).items():
+        group: dict[str, Any]
         if settings.follows:
-            decay = weight_decay if settings.decays else 0.0
-            groups.append({"name": "tied", "params": parameters, **own, "weight_decay": decay})
-            continue
-        name = "constant" if settings.constant else "taught"
-        if sgd:
-            m = settings.momentum
-            taught = {"lr": settings.rate, "momentum": m, "nesterov": m > 0, "weight_decay": 0.0}
-            groups.append({"name": name, "params": parameters, **taught})
+            group = {"name": "tied", **own, "weight_decay": weight_decay if settings.decays else 0.0}
         else:
-            plain = {"lr": settings.rate * EPS_OF_PLAIN_STEPS, "betas": (0.0, 0.999), "eps": EPS_OF_PLAIN_STEPS}
-            groups.append({"name": name, "params": parameters, **plain, "weight_decay": 0.0})
+            group = {"name": "constant" if settings.constant else "taught", "weight_decay": 0.0, MADE_FOR: optimiser}
+            m, eps = settings.momentum, EPS_OF_PLAIN_STEPS
+            group |= (
+                {"lr": settings.rate, "momentum": m, "nesterov": m > 0}
+                if sgd
+                else {"lr": settings.rate * eps, "betas": (0.0, 0.999), "eps": eps}
+            )
+        groups.append({**group, "params": parameters})
     return [group for group in groups if group["params"]]
 
 
