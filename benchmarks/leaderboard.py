@@ -43,7 +43,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "mnist": {**MLP, "epochs": 3, "batch_size": 128, "augment": "none"},
     "cifar10": {
         "model": "resnet8",
-        "epochs": 3,
+        "epochs": 2,
         "batch_size": 128,
         "augment": "crop_flip",
         "channels_last": True,
