@@ -21,6 +21,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
 
 import backroads as br
+from backroads.errors import UsageError
 from backroads.feedback.functional import propagate
 from backroads.feedback.primitives import PRIMITIVES
 
@@ -462,39 +463,56 @@ def test_a_retained_graph_gives_the_same_gradients_again(name):
     exactly(torch.autograd.grad(loss, learning.values()), first)
 
 
-CHECKPOINTED = {**RULES, "every 2": br.Alignment(decay=1, amp=1, cadence=br.Cadence(2))}
+CHECKPOINTED = {
+    **RULES,
+    "every 2": br.Alignment(decay=1, amp=1, cadence=br.Cadence(2)),
+    "late": br.rules.symmetric_alignment(view=br.WeightEstimate(delay_steps=2, bits=6)),
+    "with Kolen-Pollack's decay": br.rules.kolen_pollack(decay=0.1),
+}
 
 
 class Segmented(torch.nn.Module):
-    """A network that may recompute its middle in the backward pass. (N, 2, 6, 6) -> (N, OUTPUTS)."""
+    """A network that may recompute its middle in the backward pass. (N, 2, 6, 6) -> (N, OUTPUTS).
 
-    def __init__(self, recompute: bool) -> None:
+    Args:
+        reentrant: in which of torch's two ways; None: it does not.
+    """
+
+    def __init__(self, reentrant: bool | None) -> None:
         super().__init__()
         self.first, self.conv = torch.nn.Conv2d(2, 4, 3), torch.nn.Conv2d(4, 3, 3)
         self.last = torch.nn.Linear(12, OUTPUTS)
-        self.recompute = recompute
+        self.reentrant = reentrant
 
     def middle(self, h: Tensor) -> Tensor:
         return torch.relu_(self.conv(h)).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.first(x))
-        h = checkpoint(self.middle, h, use_reentrant=False) if self.recompute else self.middle(h)
+        h = self.middle(h) if self.reentrant is None else checkpoint(self.middle, h, use_reentrant=self.reentrant)
         return self.last(h)
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole network", "a segment"])
+@pytest.mark.parametrize("reentrant", [False, True], ids=["", "reentrant"])
 @pytest.mark.parametrize("name", CHECKPOINTED)
-def test_activation_checkpointing_changes_no_gradient(name, whole):
-    def made(recompute: bool) -> torch.nn.Module:
+def test_activation_checkpointing_changes_no_gradient(name, reentrant, whole):
+    def made(how: bool | None) -> torch.nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return br.convert(Segmented(recompute).double(), CHECKPOINTED[name])
+            return br.convert(Segmented(how).double(), CHECKPOINTED[name])
 
-    net, recomputing = made(False), made(not whole)
-    for _ in range(3):
-        again = (lambda x: checkpoint(recomputing, x, use_reentrant=False)) if whole else recomputing
+    net, recomputing = made(None), made(None if whole else reentrant)
+    again = (lambda x: checkpoint(recomputing, x, use_reentrant=reentrant)) if whole else recomputing
+    if CHECKPOINTED[name].broadcasts and reentrant and not whole:  # the error of the output cannot get in
+        with pytest.raises(UsageError, match=r"call checkpoint\(\.\.\., use_reentrant=False\)"):
+            gradients(recomputing)
+        return
+    optimisers = [torch.optim.SGD(br.param_groups(model, 0.05, momentum=0.0)) for model in (net, recomputing)]
+    for _ in range(4):
         exactly(gradients(recomputing, again), gradients(net))
+        for optimiser in optimisers:
+            optimiser.step()
 
 
 # -- copies ------------------------------------------------------------------------------------------------------------

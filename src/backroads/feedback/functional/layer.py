@@ -78,8 +78,15 @@ def traced() -> bool:
 
 
 def recomputing() -> bool:
-    """Whether this forward pass runs inside a backward pass: activation checkpointing repeats it."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    """Whether this forward pass runs inside a backward pass: activation checkpointing repeats one of training.
+
+    With ``use_reentrant=True`` it repeats one without gradients. That inside the backward pass is then the first of
+    training, and no repetition.
+    """
+    if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
+        return False
+    node = torch._C._current_autograd_node()
+    return node is None or node.name() != "CheckpointFunctionBackward"
 
 
 @dataclasses.dataclass(slots=True, eq=False)  # made in every pass: a frozen one takes three times as long

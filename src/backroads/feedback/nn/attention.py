@@ -45,6 +45,11 @@ class MultiheadAttention(WithProjections, torch.nn.MultiheadAttention):
                 made[name] = Projection(self, f"{name}_proj_weight", "in_proj_bias", bias_rows=own)
         return made
 
+    def _reset_parameters(self) -> None:
+        """torch's own, and a new draw of each B, to fit its W."""
+        super()._reset_parameters()
+        self.redraw()
+
     def forward(
         self,
         query: Tensor,

@@ -25,6 +25,11 @@ def attach_carrier(output: Tensor, carrier: Tensor) -> Tensor:
     """Hand the carrier of a layer's output to the root, and return the output."""
     if not torch.is_grad_enabled() or recomputing():
         return output
+    if not _carriers and torch._C._current_graph_task_id() != -1:  # within a backward pass the root has long ended
+        raise UsageError(
+            "direct feedback alignment: torch.utils.checkpoint with use_reentrant=True keeps the error of the "
+            "network's output from the layers inside; call checkpoint(..., use_reentrant=False)"
+        )
     if not _carriers:
         raise UsageError(
             "direct feedback alignment needs the error of the network's output, and this layer runs outside a "

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 import weakref
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
 
-from backroads.errors import RuleError, ShapeError
+from backroads.errors import RuleError, ShapeError, StateError
 from backroads.feedback.functional.layer import autocast_enabled, propagate, recomputing, traced
 from backroads.feedback.nn.broadcast import attach_carrier
 from backroads.feedback.operators import LinearMap, Operator
@@ -84,6 +85,7 @@ class AlignedLayer(WithRule, torch.nn.Module):
         self._alignment_scale: float | None = None
         self.memory = Memory()
         self._as_backprop = False
+        self._undrawn = False
         self.announces_draws = True
         self.register_parameter("backward_weight", None)
         state = rule.state(self.W, self._features(), generator)
@@ -105,6 +107,7 @@ class AlignedLayer(WithRule, torch.nn.Module):
             "_alignment_scale",
             "memory",
             "_as_backprop",
+            "_undrawn",
             "_in_effect",
             "announces_draws",
             "state_names",
@@ -196,6 +199,8 @@ class AlignedLayer(WithRule, torch.nn.Module):
         if autocast and x.dtype in _CAST_BY_AUTOCAST:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         rule, x, W, state = self._rule, self.operand(x), self.W, self.state
+        if self._undrawn:
+            self._check_drawn(state)
         training = self.training and torch.is_grad_enabled()
         taught, memory = self._taught(training, state), self.memory
         first = taught is None or taught._version != memory.seen
@@ -255,6 +260,37 @@ class AlignedLayer(WithRule, torch.nn.Module):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rule=({self._rule!r})"
+
+    # -- values that come later than the layer -------------------------------------------------------------------------
+
+    def reset_parameters(self) -> None:
+        """torch's own for W and bias, if the plain layer has one, and a new draw of the rule's tensors, to fit W."""
+        reset = getattr(super(), "reset_parameters", None)
+        if reset is not None:
+            reset()
+        if "_rule" in self.__dict__:  # not while torch makes the plain layer
+            self._redraw()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """As torch's, for ``to`` and ``to_empty``. What leaves the meta device becomes NaN, until it gets values."""
+        on_meta = [name for name, tensor in self.state.items() if tensor.is_meta]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for name in on_meta:
+                if not (tensor := self.state[name]).is_meta:
+                    tensor.fill_(math.nan)
+                    self._undrawn = True
+        return self
+
+    def _check_drawn(self, state: State) -> None:
+        """Refuse a layer from the meta device whose rule's tensors never got values."""
+        if any(bool(tensor.isnan().any()) for tensor in state.values()):
+            raise StateError(
+                f"{type(self).__name__}: its backward weights come from the meta device and have no values; after "
+                f"to_empty call reset_parameters() of each layer, or load a state dict; or give W its values and "
+                f"convert anew: br.convert(br.revert(model), rule)"
+            )
+        self._undrawn = False
 
     # -- state dicts ---------------------------------------------------------------------------------------------------
 

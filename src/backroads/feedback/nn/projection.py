@@ -101,6 +101,12 @@ class WithProjections(WithRule, torch.nn.Module):
             projection.attach(rule, generator)
             self.add_module(name, projection)
 
+    def redraw(self) -> None:
+        """Draw the rules' tensors anew, to fit the present matrices; nothing while torch makes the plain module."""
+        for module in self._modules.values():
+            if isinstance(module, Projection):
+                module.reset_parameters()
+
     def detach_rule(self) -> None:
         """Remove what :meth:`attach` added."""
         for name in [name for name, module in self._modules.items() if isinstance(module, Projection)]:

@@ -69,6 +69,11 @@ class _Recurrent(_Equations, WithProjections):
         names = (key.removeprefix("weight_") for key in weight_names(self))
         return {name: Projection(self, f"weight_{name}", f"bias_{name}") for name in names}
 
+    def reset_parameters(self) -> None:
+        """torch's own, and a new draw of each B, to fit its W."""
+        super().reset_parameters()  # type: ignore[misc]
+        self.redraw()
+
     def _given(self, hx: Any, shapes: list[tuple[int, ...]], like: Tensor) -> State:
         """The state at the start as a tuple, zeros if hx is None; raises ShapeError."""
         if hx is None:
