@@ -24,6 +24,8 @@ SETTINGS: dict[str, Any] = {
     "rule_options": {"cadence": {"every": 3}, "drive": {"kind": "white_noise", "std": 0.1}},
     "backward_momentum": 0.5,
     "ema": 0.9,
+    "lookahead": 2,
+    "freeze_after": {"*.bias": 5},
     "epochs": 12,
     "batch_size": 64,
     "accumulate": 2,

@@ -32,7 +32,7 @@ from backroads.train.build import Batches, dataset_of, make_model, method_of, ru
 from backroads.train.load import load_model
 from backroads.train.optimizers import Optimizers, factor
 from backroads.train.settings import TrainSettings, resolve
-from backroads.train.step import Stepper, evaluate, first_bad
+from backroads.train.step import Stepper, evaluate, first_bad, of_six_views
 from backroads.train.trainer import train
 
 HERE = Runtime(torch.device("cpu"))
@@ -329,6 +329,57 @@ def test_the_default_of_activation_alignment_is_stable_under_momentum(m: float, 
         most = max(most, distance())
     assert most < 2 * first
     assert distance() < first
+
+
+def test_the_triangle_rises_from_a_fifth_to_the_peak_and_falls_and_B_does_not_rise() -> None:
+    config = resolve({"schedule": "triangle", "epochs": 10, "peak": 0.2, "last_factor": 0.1, "learning_rate": 2.0})
+    rates = [optimizers(mlp("symmetric_alignment"), config).rates(step) for step in (0, 1, 2, 6, 10)]
+    assert [rate for rate, _ in rates] == pytest.approx([0.4, 1.2, 2.0, 1.1, 0.2])
+    assert [rate for _, rate in rates] == pytest.approx([1, 1, 1, 0.55, 0.1])
+
+
+def test_norms_have_their_own_rate_and_no_more_decay() -> None:
+    """rate times decay, what a step takes off a weight, is the same in all groups."""
+    model = br.convert(torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.LayerNorm(8)), "kolen_pollack")
+    config = resolve({"weight_decay": 0.01, "learning_rate": 0.5, "norm_rate": 64, "decay_vectors": True})
+    made = optimizers(model, config)
+    made.set_rates(0)
+    groups = {g["name"]: g for g in made.forward.param_groups}
+    assert set(groups) == {"weights", "norms", "tied"}
+    assert {id(p) for p in groups["norms"]["params"]} == {id(p) for p in model[1].parameters()}
+    assert groups["norms"]["lr"] == 64 * groups["weights"]["lr"]
+    shrinks = {name: g["lr"] * g["weight_decay"] for name, g in groups.items()}
+    assert shrinks["norms"] == pytest.approx(shrinks["weights"])
+
+
+def test_frozen_parameters_stand_still_from_their_epoch_on() -> None:
+    x, y = batch()
+    model = mlp("kolen_pollack")
+    taker = stepper(model, steps_per_epoch=2, freeze_after={"0.*": 1.5}, weight_decay=0.1, schedule="constant")
+    still = []
+    for step in range(6):
+        before = [p.detach().clone() for p in model.parameters()]
+        taker.update(step, taker.forward_backward(step, x, y))
+        moved = {
+            name for (name, p), old in zip(model.named_parameters(), before, strict=True) if not torch.equal(p, old)
+        }
+        still.append("0.weight" not in moved and "0.backward_weight" not in moved and "2.weight" in moved)
+    assert still == [False] * 3 + [True] * 3
+    with pytest.raises(ConfigError, match="freeze_after: no parameter is called 'fc'"):
+        stepper(mlp(), freeze_after={"fc": 1})
+
+
+def test_six_views_are_the_weighted_mean_of_moved_and_mirrored_images() -> None:
+    x = torch.randn(2, 1, 5, 6, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(30, generator=torch.Generator().manual_seed(1))
+
+    def predict(x: torch.Tensor) -> torch.Tensor:
+        return (x.flatten(1) @ weight).tanh()[:, None]
+
+    padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
+    views = {x: 0.5, padded[:, :, :5, :6]: 0.25, padded[:, :, 2:, 2:]: 0.25}
+    expected = sum(share * (predict(v) + predict(v.flip(-1))) / 2 for v, share in views.items())
+    torch.testing.assert_close(of_six_views(predict, x), expected)
 
 
 def test_decay_spares_vectors_unless_asked() -> None:

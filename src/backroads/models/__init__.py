@@ -2,6 +2,7 @@
 
 from backroads.models.build import MODELS, build_model, register_model
 from backroads.models.digits import digits_conv
+from backroads.models.fast import fast_cnn
 from backroads.models.lenet import lenet
 from backroads.models.lstm import row_lstm
 from backroads.models.mlp import mlp
@@ -15,6 +16,7 @@ __all__ = [
     "build_model",
     "cifar_resnet",
     "digits_conv",
+    "fast_cnn",
     "imagenet_resnet",
     "lenet",
     "mlp",

@@ -11,6 +11,7 @@ import torch
 from backroads.errors import ConfigError, is_out_of_memory, nearest
 from backroads.extras import extra_named, import_torchvision
 from backroads.models.digits import digits_conv
+from backroads.models.fast import fast_cnn
 from backroads.models.lenet import lenet
 from backroads.models.lstm import row_lstm
 from backroads.models.mlp import mlp
@@ -30,7 +31,7 @@ for _depth in (18, 34, 50, 101, 152):
     MODELS.add(f"resnet{_depth}_v2", partial(imagenet_resnet, _depth, 2))
 for _depth in (8, 11):
     MODELS.add(f"vgg{_depth}b", partial(vgg_b, _depth))
-for _model in (vgg, vit, row_lstm, softhebb):
+for _model in (vgg, vit, row_lstm, softhebb, fast_cnn):
     MODELS.add(_model.__name__, _model)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import statistics
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from backroads.train.build import Batches, make_model, method_of, phase_of
 from backroads.train.fields import first_layer
 from backroads.train.runtime import layout, prepare
 from backroads.train.settings import TrainSettings
-from backroads.train.step import Step, Stepper, evaluate, first_bad, weights_finite
+from backroads.train.step import Step, Stepper, evaluate, first_bad, of_six_views, weights_finite
 
 COLLAPSED = 85.0  # degrees between W and B at the end, for a rule that should have brought them together
 WARM_UP_STEPS = 10  # of a run, left out of the times of steps
@@ -174,7 +175,10 @@ class TrainingArm(Arm):
         loss, hits, n = self.runtime.sum(*self._sums.take("epoch"))
         with self.stepper.evaluated() as model:
             self.runtime.share(model.buffers())  # of batch norms: those that are saved are those that are evaluated
-            measured = evaluate(lambda x: self.method.predict(model, x), self.data.evaluate, self.config, self.runtime)
+            predict = partial(self.method.predict, model)
+            if self.config.run.six_views and step == self.config.steps(self.steps_per_epoch):
+                predict = partial(of_six_views, predict)
+            measured = evaluate(predict, self.data.evaluate, self.config, self.runtime)
         epoch = -(-step // self.steps_per_epoch)
         self.score = measured["eval_accuracy"]
         self._dead = dead(self.model)
@@ -205,7 +209,8 @@ class TrainingArm(Arm):
     def state(self) -> dict[str, Any]:
         return {
             "optimizers": self.stepper.optimizers.state(),
-            "ema": self.stepper.ema,
+            "ema": self.stepper.mean and self.stepper.mean.tensors,
+            "lookahead": self.stepper.lookahead and self.stepper.lookahead.tensors,
             "sums": self.runtime.gathered(self._sums.state()),
             "evaluation": None if self.evaluation is None else schema.as_data(self.evaluation),
             "best": [self._best, self._best_epoch],
@@ -216,8 +221,9 @@ class TrainingArm(Arm):
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.model.load_state_dict(weights)
         self.stepper.optimizers.load(state["optimizers"])
-        if self.stepper.ema is not None:
-            self.stepper.ema = {key: value.to(self.runtime.device) for key, value in state["ema"].items()}
+        for average, tensors in ((self.stepper.mean, state["ema"]), (self.stepper.lookahead, state["lookahead"])):
+            if average is not None and tensors is not None:
+                average.tensors = {key: value.to(self.runtime.device) for key, value in tensors.items()}
         self._sums.load(state["sums"], self.runtime.rank, self.runtime.world)
         if state["evaluation"] is not None:
             self.evaluation = schema.Evaluation(**state["evaluation"])

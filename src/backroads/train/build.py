@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backroads.data import Dataset, load_dataset
 from backroads.data.check import check_steps
-from backroads.data.source import limited
+from backroads.data.source import Subset, limited
 from backroads.errors import ConfigError
 from backroads.feedback.rules import FeedbackRule, get_rule
 from backroads.methods import get_method
@@ -20,6 +20,7 @@ from backroads.runs.runtime import Runtime
 from backroads.train.settings import TrainSettings
 
 PROBE_EXAMPLES = 128  # to take readings on
+INITIAL_IMAGES = 5_000  # for models that start from the data
 
 
 def method_of(config: TrainSettings) -> Method:
@@ -65,10 +66,16 @@ def check_names(config: TrainSettings) -> None:
 
 
 def make_model(config: TrainSettings, dataset: Dataset, method: Method) -> torch.nn.Module:
-    """The model of a run, prepared by its method, on the CPU: the same W for every method and rule."""
+    """The model of a run, prepared by its method, on the CPU: the same W for every method and rule.
+
+    A model with a method ``initialize(images)`` is given training images, (N, C, H, W), not varied, to start from.
+    """
     torch.manual_seed(config.run.seed)
     shape = dataset.shape
     model = build_model(config.model.name, classes=dataset.classes, shape=shape, options=config.model.options)
+    if callable(initialize := getattr(model, "initialize", None)):
+        some = Subset(dataset.train, INITIAL_IMAGES)
+        initialize(torch.cat([x.cpu() for x, _ in some.eval_batches(min(256, len(some)))]))
     return method.prepare(model, torch.zeros(2, *shape), config.run.seed + 1)
 
 

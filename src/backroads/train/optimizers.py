@@ -21,6 +21,14 @@ _CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad,
 }
+TRIANGLE_START = 0.2  # of the rate of W, for the schedule "triangle"
+NORMS = (
+    torch.nn.modules.batchnorm._BatchNorm,
+    torch.nn.modules.instancenorm._InstanceNorm,
+    torch.nn.LayerNorm,
+    torch.nn.GroupNorm,
+    torch.nn.RMSNorm,
+)
 
 
 class Optimizers:
@@ -48,6 +56,8 @@ class Optimizers:
         groups = param_groups(
             model, of_w.learning_rate, of_w.momentum, of_w.weight_decay, decay_vectors=of_w.decay_vectors
         )
+        if of_w.norm_rate != 1:
+            groups = _norms_apart(model, groups, of_w.norm_rate)
         chosen = {id(p) for part in parameters.values() for p in part}
         groups = [{**g, "params": [p for p in g["params"] if id(p) in chosen]} for g in groups]
         # A method's own "backward" parameters, which no feedback rule taught: apart from W, at the rate of B.
@@ -91,7 +101,8 @@ class Optimizers:
         rates = self.rates(step)
         for optimizer, rate in zip((self.forward, self.backward), rates, strict=True):
             for group in optimizer.param_groups if optimizer is not None else ():
-                group["lr"] = self._config.backward.rate if group.get("name") == "constant" else rate
+                factor = self._config.optimizer.norm_rate if group.get("name") == "norms" else 1.0
+                group["lr"] = self._config.backward.rate if group.get("name") == "constant" else rate * factor
         return rates
 
     def rates(self, step: int) -> tuple[float, float]:
@@ -100,7 +111,10 @@ class Optimizers:
         schedule, of_b = config.schedule, config.backward
         warmup = schedule.warmup_epochs * self._steps_per_epoch
         fall = factor(schedule.name, epoch, config)
-        rate = config.optimizer.learning_rate * fall * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
+        rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        if schedule.name == "triangle":
+            rise *= min(1.0, TRIANGLE_START + (1 - TRIANGLE_START) * epoch / (schedule.peak * config.run.epochs))
+        rate = config.optimizer.learning_rate * fall * rise
         if self.backward is None:
             return rate, rate
         return rate, of_b.rate * (fall if of_b.schedule == "same" else factor(of_b.schedule, epoch, config))
@@ -120,17 +134,32 @@ class Optimizers:
 def factor(schedule: str, epoch: float, config: TrainSettings) -> float:
     """The factor on a base rate at an epoch (a fraction within epochs), warm-up apart.
 
-    "cosine" and "linear" fall from 1 to 0 over the training, "steps" multiplies by ``drop_factor`` at each of
-    ``drop_epochs``. Cosine: Loshchilov, Hutter, ICLR 2017.
+    "cosine" and "linear" fall from 1 to 0 over the training, "triangle" from 1 at ``peak`` to ``last_factor``, "steps"
+    multiplies by ``drop_factor`` at each of ``drop_epochs``. Cosine: Loshchilov, Hutter, ICLR 2017.
     """
     done = min(1.0, epoch / config.run.epochs)
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * done))
     if schedule == "linear":
         return 1 - done
+    if schedule == "triangle":
+        peak, last = config.schedule.peak, config.schedule.last_factor
+        return 1 - (1 - last) * max(0.0, done - peak) / (1 - peak)
     if schedule == "steps":
         return float(config.schedule.drop_factor ** sum(epoch >= drop for drop in config.schedule.drop_epochs))
     return 1.0
+
+
+def _norms_apart(model: torch.nn.Module, groups: list[dict[str, Any]], rate: float) -> list[dict[str, Any]]:
+    """The groups, and one called "norms" of the parameters of normalisation, with their decay divided by ``rate``."""
+    norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    found = []
+    for group in groups:
+        inside = [p for p in group["params"] if id(p) in norms]
+        found.append({**group, "params": [p for p in group["params"] if id(p) not in norms]})
+        if inside:
+            found.append({**group, "params": inside, "name": "norms", "weight_decay": group["weight_decay"] / rate})
+    return found
 
 
 def _made(name: str, groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:

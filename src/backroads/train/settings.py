@@ -10,7 +10,7 @@ from backroads.runs.groups import Group, groups, merged
 from backroads.runs.settings import checked, parse
 
 OptimizerName = Literal["sgd", "adam", "adamw", "radam", "rmsprop", "adagrad"]
-ScheduleName = Literal["cosine", "linear", "steps", "constant"]
+ScheduleName = Literal["cosine", "linear", "steps", "triangle", "constant"]
 
 
 def parsed(options: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +110,11 @@ class Optimizer(Group):
     """Weight decay of W: how strongly weights are pulled to zero."""
     decay_vectors: bool = False
     """Let weight decay act on biases and the parameters of normalisation as well."""
+    norm_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Learning rate of the parameters of normalisation, as a multiple of that of the other weights; their weight decay
+    is divided by it, so that they shrink no faster."""
+    freeze_after: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default={})
+    """Epochs after which parameters stop learning, by a pattern of their names, as in --freeze-after.0.bias 3."""
     clip_norm: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     """Scale the gradient of W down if its norm is above this; helps if training diverges."""
     update_noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -127,13 +132,18 @@ class Schedule(Group):
     flags: ClassVar[dict[str, str]] = {"name": "schedule"}
 
     name: ScheduleName = "cosine"
-    """How the learning rate falls over the training: to zero along a cosine or a line, in steps, or not at all."""
+    """How the learning rate falls over the training: to zero along a cosine or a line, in steps, or not at all;
+    'triangle' is a line up from a fifth of it to the peak, and one down."""
     warmup_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Epochs at the start in which the learning rate of W grows linearly from 0; fractions are allowed."""
     drop_epochs: list[float] = Field(default=[30, 60, 80])
     """Epochs at which the rates drop, for the schedule 'steps'."""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     """What the rates are multiplied by at each drop, for the schedule 'steps'."""
+    peak: Annotated[float, Field(gt=0, lt=1)] = 0.23
+    """Where the rate of W is highest, as a part of the training, for the schedule 'triangle'."""
+    last_factor: Annotated[float, Field(ge=0, le=1)] = 0.07
+    """What the rates are multiplied by at the end, for the schedule 'triangle'."""
     coefficients: dict[str, dict[str, Any]] = Field(default={})
     """Schedules of the rule's coefficients, as in --coefficients.amp.stop 0.5 to switch amp off after half of the
     training."""
@@ -167,7 +177,7 @@ class Backward(Group):
     """Momentum of B, unless B follows the settings of W; by default what suits the rule: 0.7 for activation
     alignment, W's for symmetric alignment, 0.5 for exact probing and the error-correcting mirror, else 0."""
     schedule: ScheduleName | Literal["same"] = "same"
-    """How the rate of B falls; 'same' is as for W, but without warm-up."""
+    """How the rate of B falls; 'same' is as for W, but without warm-up or rise."""
     delay_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Epochs at the start in which only B learns."""
     alternate_step_freq: Annotated[int | None, Field(ge=1)] = None
@@ -201,6 +211,10 @@ class Run(Group):
     """Weight of the uniform distribution in the targets; 0 for plain labels."""
     ema: Annotated[float | None, Field(gt=0, lt=1)] = None
     """Evaluate a running mean of the weights with this decay, such as 0.999, instead of the weights."""
+    lookahead: Annotated[int | None, Field(ge=1)] = None
+    """From the fourth epoch on, set all weights back to a running mean of themselves every so many steps."""
+    six_views: bool = False
+    """Give the evaluation at the end the mean output over six views of each image: moved by a pixel, and mirrored."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of the initial weights, the order of the data, augmentation and noise."""
     device: str = "auto"
@@ -258,6 +272,11 @@ class TrainSettings(Group):
         if self.schedule.coefficients and self.rule.layers:
             raise ValueError("coefficients: expected one rule for all layers, got rules for some layers too")
         return self
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole training."""
+        steps = self.run.epochs * steps_per_epoch
+        return steps if self.run.max_steps is None else min(steps, self.run.max_steps)
 
     def shared(self) -> dict[str, Any]:
         """The settings of a training, as plain data; a command that trains much adds its own to them."""

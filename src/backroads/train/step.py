@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from backroads.feedback.conversion.groups import clip_gradients
 from backroads.feedback.primitives import PRIMITIVES
 from backroads.methods.base import Method
 from backroads.runs.runtime import Runtime
+from backroads.train.averages import Lookahead, RunningMean
 from backroads.train.optimizers import Optimizers
 from backroads.train.runtime import layout, wrap
 from backroads.train.schedule import CoefficientSchedule, RateSchedule
@@ -85,9 +87,13 @@ class Stepper:
             steps_per_epoch=steps_per_epoch,
         )
         self._coefficients = coefficient_schedules(model, config, steps_per_epoch)
-        self.ema: dict[str, Tensor] | None = None
-        if config.run.ema is not None:
-            self.ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        run = config.run
+        self.mean = None if run.ema is None else RunningMean(model, run.ema)
+        self.lookahead = None
+        if run.lookahead is not None:
+            self.lookahead = Lookahead(model, run.lookahead, steps_per_epoch, run.epochs * steps_per_epoch)
+        self._frozen = frozen(model, config.optimizer.freeze_after)
+        self._steps_per_epoch = steps_per_epoch
 
     def forward_backward(self, step: int, x: Tensor, y: Tensor) -> Step:
         """Gradients of one batch; the loss of every part is known before anything is updated."""
@@ -123,12 +129,16 @@ class Stepper:
         if self.config.optimizer.clip_norm is not None:
             self._scale_alignment(align)  # of all parts together
             done.gradient_norm = clip_gradients(self.model, self.config.optimizer.clip_norm)
+        for parameter, epochs in self._frozen:
+            if step >= epochs * self._steps_per_epoch:
+                parameter.grad = None  # no optimiser moves what has none
         if task:
             self.optimizers.forward.step()
         if align and self.optimizers.backward is not None:
             self.optimizers.backward.step()
-        if self.ema is not None:
-            self._average(step)
+        for average in (self.lookahead, self.mean):
+            if average is not None:
+                average.update(step)
 
     def _scale_alignment(self, scale: float) -> None:
         """Set the factor on the alignment gradients, where it is another."""
@@ -136,32 +146,27 @@ class Stepper:
             self._scale = scale
             alignment_scale(self.model, scale)
 
-    @torch.no_grad()
-    def _average(self, step: int) -> None:
-        """Exponential running mean of weights and statistics, with the usual faster start."""
-        assert self.ema is not None
-        assert self.config.run.ema is not None
-        decay = min(self.config.run.ema, (1 + step) / (10 + step))
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                self.ema[name].lerp_(value, 1 - decay)
-            else:
-                self.ema[name].copy_(value)
-
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[torch.nn.Module]:
         """The model to evaluate: with its running mean inside, if there is one, and in evaluation mode."""
-        kept = None
-        if self.ema is not None:
-            kept = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-            self.model.load_state_dict(self.ema)
-        self.model.eval()
-        try:
-            yield self.model
-        finally:
-            self.model.train()
-            if kept is not None:
-                self.model.load_state_dict(kept)
+        with contextlib.nullcontext() if self.mean is None else self.mean.inside():
+            self.model.eval()
+            try:
+                yield self.model
+            finally:
+                self.model.train()
+
+
+def frozen(model: torch.nn.Module, after: dict[str, float]) -> list[tuple[torch.nn.Parameter, float]]:
+    """Parameters that stop learning, and after how many epochs; raises ConfigError for a pattern that none fits."""
+    found = []
+    for pattern, epochs in after.items():
+        fits = [p for name, p in model.named_parameters() if fnmatch.fnmatchcase(name, pattern)]
+        if not fits:
+            known = [name for name, _ in model.named_parameters()]
+            raise ConfigError(f"freeze_after: no parameter is called {pattern!r}.{nearest(pattern, known)}")
+        found += [(p, epochs) for p in fits]
+    return found
 
 
 def coefficient_schedules(
@@ -189,6 +194,15 @@ def coefficient_schedules(
 def autocast(config: TrainSettings, runtime: Runtime) -> Any:
     """The context of a forward pass: bfloat16 where the settings say so."""
     return torch.autocast(runtime.device.type, torch.bfloat16, enabled=config.run.precision == "bf16")
+
+
+def of_six_views(predict: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Mean output on (N, C, H, W) and its mirror image; half of it on x itself, a quarter each on x moved by a pixel
+    down and right, and up and left, with a reflected border. Source: K. Jordan, arXiv 2404.00498."""
+    padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
+    moved = [padded[..., at : at + x.shape[2], at : at + x.shape[3]] for at in (0, 2)]
+    views = [(0.5, x), *((0.25, each) for each in moved)]
+    return torch.stack([share / 2 * (predict(view) + predict(view.flip(3))) for share, view in views]).sum(0)
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -133,7 +132,7 @@ def run_arms(
 def times_of(config: TrainSettings, steps_per_epoch: int, *, epochs_between: int = 1) -> Times:
     """When a training evaluates, logs, reads and saves; ``epochs_between`` two evaluations."""
     return Times(
-        min(config.run.epochs * steps_per_epoch, config.run.max_steps or sys.maxsize),
+        config.steps(steps_per_epoch),
         evaluate=epochs_between * steps_per_epoch,
         log=config.run.log_every,
         readings=config.run.readings_every * steps_per_epoch,
