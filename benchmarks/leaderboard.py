@@ -7,7 +7,7 @@
     python benchmarks/leaderboard.py --task cost                                         # what a step costs
 
 ``--choose`` trains each with every rate of W of the same short list, on seed 0, and is judged on a part of the training
-split that is not trained on. On MNIST that takes one epoch; on CIFAR-10 one epoch of a fifth of the images, at the rate
+split that is not trained on. On MNIST that takes one epoch; on CIFAR-10 one epoch of a tenth of the images, at the rate
 chosen on digits, whose network is a convolutional one with batch norm, too, and at the rates beside it. Nothing else is
 chosen: rules and methods have their defaults. The accuracies are then of the best rate, on the test split, with fresh
 seeds. Where a method cannot train the task's network, it has another one.
@@ -54,7 +54,7 @@ TASKS: dict[str, dict[str, Any]] = {
 TRIALS: dict[str, dict[str, Any]] = {
     "digits": {},
     "mnist": {"epochs": 1},
-    "cifar10": {"epochs": 1, "limit": 10_000, "warmup_epochs": 0.2},
+    "cifar10": {"epochs": 1, "limit": 5_000, "warmup_epochs": 0.2},
 }
 
 
