@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import io
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -246,6 +247,40 @@ def test_inductor_has_the_gradients_of_eager_mode(name, tmp_path, monkeypatch):
         found = gradients(net, torch.compile(net, fullgraph=True), dtype=torch.float32)
     expected = gradients(tiny(RULES[name], inplace=False, dtype=torch.float32), dtype=torch.float32)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@compiles
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("name", ["white-noise mirror", "an estimate, sparse and noisy", "all five, on a part"])
+def test_inductor_draws_from_the_seed_and_like_eager_mode_where_it_is_told_to(name, tmp_path, monkeypatch):
+    """By itself it has another generator: the same seed gives it the same draws, other ones than in eager mode."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    layer = PROBLEMS["linear"].layer(NOISY[name], torch.float32)
+    x = PROBLEMS["linear"].input(torch.float32)
+
+    def taught(call: Callable[[Tensor], Tensor], seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        layer.zero_grad()
+        call(x).sum().backward()
+        return layer.backward_weight.grad.clone()
+
+    with torch._inductor.config.patch(compile_threads=1):
+        compiled = torch.compile(layer, fullgraph=True)
+        taught(compiled, 0)  # compiles, which may draw by itself
+        exactly(taught(compiled, 1), taught(compiled, 1))
+        draws = torch.stack([taught(compiled, seed) for seed in range(400)])
+        assert bool((draws[0] != draws[1]).any())
+        if name == "white-noise mirror":  # E[y xi^T] = W for noise of power 1
+            B, W = layer.backward_weight.detach(), layer.weight.detach()
+            mean = layer.rule.decay * B - layer.rule.amp * W
+            error = draws.std(0) / math.sqrt(len(draws))
+            assert bool(((draws.mean(0) - mean).abs() < 5 * error).all())
+    torch._dynamo.reset()
+    with torch._inductor.config.patch(compile_threads=1, fallback_random=True):
+        compiled = torch.compile(layer, fullgraph=True)
+        taught(compiled, 0)
+        torch.testing.assert_close(taught(compiled, 1), taught(layer, 1), rtol=1e-4, atol=1e-6)
 
 
 def layer_compiled(rule: br.FeedbackRule) -> tuple[br.nn.Linear, br.nn.Linear, Callable[[Tensor], Tensor], Any]:

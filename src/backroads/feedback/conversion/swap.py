@@ -57,8 +57,8 @@ def convert(
         generator: CPU generator or seed for the draws of B; None is torch's global generator.
 
     Raises:
-        ConversionError: nothing to convert, converted already, a pattern that matches nothing, no module called
-            ``output``, or ``strict``; the model is then untouched.
+        ConversionError: nothing to convert, converted already, sharded already, a pattern that matches nothing, no
+            module called ``output``, or ``strict``; the model is then untouched.
         RuleError: for something that is not a rule.
     """
     plan, work = make_plan(model, rules)
@@ -67,6 +67,12 @@ def convert(
         raise ConversionError(
             f"the model is converted already ({_first(done)}); "
             f"call br.revert(model) first, and give one mapping for all its layers"
+        )
+    cut = [name or ROOT for name, module, _ in work if any(hasattr(p, "full_tensor") for p in module.parameters(False))]
+    if cut:
+        raise ConversionError(
+            f"expected whole weights, and those of {_first(cut)} are cut up (DTensor); convert before fully_shard. "
+            f"Tensor parallelism is not supported"
         )
     if output is not None and output not in (names := dict(model.named_modules())):
         raise ConversionError(f"output={output!r}: the model has no such module.{nearest(output, filter(None, names))}")

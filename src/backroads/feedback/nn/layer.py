@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
-from backroads.errors import RuleError, ShapeError, StateError
+from backroads.errors import RuleError, ShapeError, StateError, UsageError
 from backroads.feedback.functional.layer import autocast_enabled, propagate, recomputing, traced
 from backroads.feedback.nn.broadcast import attach_carrier
 from backroads.feedback.operators import LinearMap, Operator
@@ -199,6 +199,11 @@ class AlignedLayer(WithRule, torch.nn.Module):
         if autocast and x.dtype in _CAST_BY_AUTOCAST:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         rule, x, W, state = self._rule, self.operand(x), self.W, self.state
+        if hasattr(W, "full_tensor"):  # under FSDP2 the weights are whole in a forward pass
+            raise UsageError(
+                f"{type(self).__name__}: expected a whole weight, got a DTensor, as tensor parallelism makes it; leave "
+                f"converted layers out of the plan of parallelize_module, or shard the model with fully_shard"
+            )
         if self._undrawn:
             self._check_drawn(state)
         training = self.training and torch.is_grad_enabled()
