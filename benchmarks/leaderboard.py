@@ -8,9 +8,10 @@
 
 ``--choose`` trains each with every rate of W of the same short list, on seed 0, and is judged on a part of the training
 split that is not trained on. On MNIST that takes one epoch; on CIFAR-10 one epoch of a tenth of the images, at the rate
-chosen on digits, whose network is a convolutional one with batch norm, too, and at the rates beside it. Nothing else is
-chosen: rules and methods have their defaults. The accuracies are then of the best rate, on the test split, with fresh
-seeds. Where a method cannot train the task's network, it has another one.
+chosen on digits, whose network is a convolutional one with batch norm, too, and at the rates beside it. What is best in
+so short a training may explode in a longer one: so the best rate is then tried at full length, and the next lower one,
+until the lower one is worse. Nothing else is chosen: rules and methods have their defaults. The accuracies are then of
+the best rate, on the test split, with fresh seeds. Where a method cannot train the task's network, it has another one.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "precision": "bf16",
     },
 }
-# How a rate is tried on the larger tasks.
+# How a rate is tried first on the larger tasks.
 TRIALS: dict[str, dict[str, Any]] = {
     "digits": {},
     "mnist": {"epochs": 1},
@@ -178,12 +179,51 @@ def choices(task: str) -> list[Arm]:
     ]
 
 
+def longer(task: str, short: dict[str, Any], long: dict[str, Any] | None) -> list[Arm]:
+    """What is to be tried next at full length: down from the best rate of the short trials, until a lower one is worse.
+
+    Args:
+        short, long: results of the short trials, and of those at full length so far; None: of none.
+    """
+    accuracies: dict[str, dict[float, float]] = {}
+    for row in rows_of(long) if long else ():
+        accuracies.setdefault(row["name"], {})[row["rate"]] = row["accuracy_mean"] or -1.0
+    arms = []
+    for name, rate in chosen_rates(short).items():
+        tried = accuracies.get(name, {})
+        best = -2.0
+        while rate in tried and tried[rate] >= best and rate > RATES[0]:
+            best, rate = tried[rate], RATES[RATES.index(rate) - 1]
+        if rate not in tried:
+            settings = {**settings_of(task, name), "learning_rate": rate, "split": "validation"}
+            arms.append(Arm({"name": name, "rate": rate}, settings))
+    return arms
+
+
+def choose(task: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Try the rates; returns the results of what was tried at full length."""
+    results = run_grid(choices(task), given, baseline={"name": "backprop"})
+    if not TRIALS[task]:
+        return results
+    short, long = results, None
+    given.out = _rates(task)
+    if given.out.exists():
+        long = json.loads(given.out.read_text(encoding="utf-8"))
+    while arms := longer(task, short, long):
+        long = run_grid(arms, given, baseline={"name": "backprop"})
+    return long or short
+
+
+def _rates(task: str) -> Path:
+    """The file of the trials that a rate is chosen by."""
+    return RESULTS / f"leaderboard_{task}_rates.json"
+
+
 def _read(task: str) -> dict[str, Any]:
     """The results of --choose on a task."""
-    path = RESULTS / f"leaderboard_{task}_rates.json"
-    if not path.exists():
-        sys.exit(f"expected rates in {path}; run with --task {task} --choose first")
-    return json.loads(path.read_text(encoding="utf-8"))
+    if not _rates(task).exists():
+        sys.exit(f"expected rates in {_rates(task)}; run with --task {task} --choose first")
+    return json.loads(_rates(task).read_text(encoding="utf-8"))
 
 
 def chosen_rates(results: dict[str, Any]) -> dict[str, float]:
@@ -297,17 +337,14 @@ def main() -> None:
     parse.add_argument("--choose", action="store_true", help="try the rates, on a validation part")
     parse.set_defaults(seeds=None, out=None)
     given = parse.parse_args()
-    given.out = given.out or RESULTS / f"leaderboard_{given.task}{'_rates' * given.choose}.json"
     given.seeds = given.seeds or ([0] if given.choose else [1, 2, 3])  # seed 0 chose the rates
     if given.choose:
-        results = run_grid(choices(given.task), given, baseline={"name": "backprop"})
-        print(
-            markdown(
-                ["name", "rate", "accuracy, %"],
-                [[r["name"], f"{r['rate']:g}", spread(r["accuracy_mean"], None)] for r in rows_of(results)],
-            )
-        )
+        given.out = RESULTS / f"leaderboard_{given.task}_short.json" if TRIALS[given.task] else _rates(given.task)
+        head = ["name", "rate", "accuracy, %"]
+        rows = rows_of(choose(given.task, given))
+        print(markdown(head, [[r["name"], f"{r['rate']:g}", spread(r["accuracy_mean"], None)] for r in rows]))
         return
+    given.out = given.out or RESULTS / f"leaderboard_{given.task}.json"
     print(table(run_grid(finals(given.task), given, baseline={"name": "backprop"})))
 
 
