@@ -1,0 +1,55 @@
+"""``benchmarks/leaderboard.py``: which rates are tried at full length, and that every card is of something there is."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import backroads as br
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def board() -> dict[str, Any]:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return runpy.run_path(str(BENCHMARKS / "leaderboard.py"))
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+def results(**accuracies: dict[float, float | None]) -> dict[str, Any]:
+    arms = [({"name": name, "rate": rate}, found) for name, of in accuracies.items() for rate, found in of.items()]
+    return {"arms": [{"labels": labels, "accuracy_mean": found} for labels, found in arms]}
+
+
+def test_every_card_is_of_a_rule_or_method(board: dict[str, Any]) -> None:
+    for name in board["CARDS"]:
+        (br.get_rule if name in board["RULES"] else br.get_method)(name)
+
+
+@pytest.mark.parametrize(
+    ("long", "then"),
+    [
+        ({}, 0.1),  # the best of the short trials
+        ({0.1: 0.9}, 0.03),
+        ({0.1: 0.9, 0.03: 0.8}, None),  # the lower one is worse
+        ({0.1: 0.8, 0.03: 0.9}, 0.01),
+        ({0.1: None, 0.03: None, 0.01: 0.2, 0.003: 0.3}, 0.001),  # what diverges is left behind
+        ({0.1: None, 0.03: None, 0.01: None, 0.003: None, 0.001: None, 0.0003: None}, None),
+    ],
+)
+def test_rates_are_tried_at_full_length_downwards_until_one_is_worse(
+    board: dict[str, Any], long: dict[float, float | None], then: float | None
+) -> None:
+    short = results(hebbian={0.3: 0.5, 0.1: 0.7, 0.03: 0.6})
+    arms = board["longer"]("mnist", short, results(hebbian=long) if long else None)
+    assert [(arm.labels["rate"], arm.settings["learning_rate"]) for arm in arms] == (
+        [] if then is None else [(then, then)]
+    )
+    assert all(arm.settings["split"] == "validation" and arm.settings["epochs"] == 3 for arm in arms)
