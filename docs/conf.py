@@ -20,10 +20,11 @@ extensions = [
     "sphinx.ext.napoleon",
     "from_code",
     "mathml",  # formulas without a script and without a network
+    "sphinx_gallery.gen_gallery",
 ]
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "sg_execution_times.rst"]
 
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # torch's own docstrings are not ours to repeat
@@ -37,3 +38,15 @@ html_theme = "furo"
 html_title = "backroads"
 html_math_renderer = "mathml"
 html_copy_source = False
+
+# Every script of the gallery runs when the pages are built; one that fails, fails the build.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/gallery",
+    "gallery_dirs": "gallery",
+    "within_subsection_order": "FileNameSortKey",
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "run_stale_examples": True,  # the library may have changed
+}

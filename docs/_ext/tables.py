@@ -105,6 +105,51 @@ def leaderboard(what: str) -> str:
     return f"{script['table'](found)}\n\n{source_of(found)}"
 
 
+def leaderboard_top(task: str) -> str:
+    """The first ten rows of a leaderboard."""
+    script = runpy.run_path(str(BENCHMARKS / "leaderboard.py"))
+    return "\n".join(script["table"](results(f"leaderboard_{task}")).splitlines()[:12])
+
+
+# What is needed -> the rule or method to take and its page.
+CHOICES = (
+    ("The accuracy of backpropagation for little, and $W$ may be read", "symmetric_alignment", "rules"),
+    ("One bit of each weight may be sent, and $B$ must not learn", "sign_symmetry", "rules"),
+    ("Nothing reads $W$; increments can be shared; noise may drive the layers", "mirrored_kolen_pollack", "rules"),
+    ("Nothing reads $W$; increments can be shared; there is no noise", "kolen_pollack", "rules"),
+    ("Nothing reads $W$; no increments are shared; noise may drive the layers", "white_noise_mirror", "rules"),
+    ("Nothing reads $W$; there are only the activities of the task", "information_alignment", "rules"),
+    ("$B$ must neither learn nor know of $W$", "feedback_alignment", "rules"),
+    ("No two units are connected in both directions", "product_feedback_alignment", "rules"),
+    ("Errors skip the layers; feedback learns", "direct_kolen_pollack", "rules"),
+    ("Errors skip the layers; feedback is fixed", "direct_feedback_alignment", "rules"),
+    ("Only labels are sent back, and no layer waits for others", "direct_random_target_projection", "rules"),
+    ("Nothing is sent back; each block has a loss of its own", "mono_forward", "methods"),
+    ("Targets are sent back, not errors", "target_propagation", "methods"),
+    ("The physics settles, and the difference of two equilibria teaches", "equilibrium_propagation", "methods"),
+    ("Units hold two states, whose difference is the error", "dual_propagation", "methods"),
+    ("Bursts carry errors along the axons that carry events", "burstprop", "methods"),
+    ("One number for all units, from noise", "node_perturbation", "methods/perturbation"),
+    ("One number for all units, a reward", "three_factor", "methods"),
+    ("No error at all: layers learn without labels", "softhebb", "methods"),
+)
+
+
+def choices(task: str) -> str:
+    """What to take for which need, with the gap to backpropagation on a leaderboard and the cost of a step."""
+    script = runpy.run_path(str(BENCHMARKS / "leaderboard.py"))
+    rows = {row["name"]: row for row in script["rows_of"](results(f"leaderboard_{task}"))}
+    cost = {row["rule"]: f"{row['ratio']:.1f}" for row in results("leaderboard_cost")["rows"]}
+    baseline = rows["backprop"]["accuracy_mean"]
+    lines = ["| what you need | take | points to backpropagation | step / backpropagation's |", "|---|---|---|---|"]
+    for need, name, folder in CHOICES:
+        page = f"{folder}/{name}" if "/" not in folder else folder
+        accuracy = rows[name]["accuracy_mean"] if name in rows else None
+        gap = "-" if accuracy is None else f"{100 * (accuracy - baseline):+.1f}"
+        lines.append(f"| {need} | [`{name}`]({page}.md) | {gap} | {cost.get(name, '-')} |")
+    return "\n".join(lines)
+
+
 def spiking(part: str) -> str:
     """One part of ``benchmarks/spiking.py``."""
     where = results("spiking")[part]["environment"]

@@ -2,15 +2,17 @@
 From nothing to 97 % on MNIST
 =============================
 
-A network with two hidden layers learns handwritten digits, and no layer ever reads the transpose of its weights. Its
-errors come back through backward weights :math:`B` that a local rule teaches.
+A network with two hidden layers learns handwritten digits, and no layer ever reads the transpose of
+its weights. Its errors come back through backward weights :math:`B` that a local rule teaches.
 
-On MNIST, after 3 epochs at a constant rate: backpropagation 96.9 %, the local rule 97.5 %, fixed random feedback 90.8 % of
-the test images (seed 0, n = 1). To see it, name a folder; the images are downloaded into it if they are not there::
+On MNIST, after 3 epochs at a constant rate: backpropagation 96.9 %, the local rule 97.5 %, fixed
+random feedback 90.8 % of the test images (seed 0, n = 1). To see it, name a folder; the images are
+downloaded into it if they are not there::
 
     MNIST=data python plot_1_first_network.py
 
-Without such a folder, as on this page, the script takes the 1,797 small digits of scikit-learn, and says so.
+Without such a folder, as on this page, the script takes the 1,797 small digits of scikit-learn, and
+says so.
 """
 
 import os
@@ -40,8 +42,8 @@ print(f"{name}: {len(x)} images of {x.shape[1]} pixels to train on, {len(test_x)
 # A network like any other
 # ------------------------
 #
-# ``br.convert`` gives every layer a :math:`B` beside its :math:`W`. ``br.param_groups`` gives the optimiser what the rule
-# needs. All the rest is plain PyTorch.
+# ``br.convert`` gives every layer a :math:`B` beside its :math:`W`. ``br.param_groups`` gives the
+# optimiser what the rule needs. All the rest is plain PyTorch.
 
 
 def train(rule: str) -> list[float]:
@@ -67,15 +69,17 @@ def train(rule: str) -> list[float]:
 # Three ways to send errors back
 # ------------------------------
 #
-# ``backprop`` reads :math:`W^\top`. ``mirrored_kolen_pollack`` does not: :math:`B` shares the increments of :math:`W`, and
-# a little noise removes what is left of the difference. ``feedback_alignment`` leaves :math:`B` random.
+# ``backprop`` reads :math:`W^\top`. ``mirrored_kolen_pollack`` does not: :math:`B` shares the
+# increments of :math:`W`, and a little noise removes what is left of the difference.
+# ``feedback_alignment`` leaves :math:`B` random.
 
 accuracy = {rule: train(rule) for rule in ("backprop", "mirrored_kolen_pollack", "feedback_alignment")}
 for rule, course in accuracy.items():
     print(f"{rule:24} {course[-1]:.1f} % of the test images of {name}")
 
 # %%
-# The local rule goes along with backpropagation. Random feedback learns more slowly, and on MNIST stays behind.
+# The local rule goes along with backpropagation. Random feedback learns more slowly, and on MNIST
+# stays behind.
 
 figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
 for rule, course in accuracy.items():

@@ -2,9 +2,10 @@
 Convert your own model
 ======================
 
-Any model of ``Linear`` and ``Conv`` layers trains without weight transport after one call. Here is one with a shortcut
-and batch norm. In two epochs the angle between :math:`W` and :math:`B` falls from 90 degrees to below 5 in every layer, and
-the update of all weights points where backpropagation's would.
+Any model of ``Linear`` and ``Conv`` layers trains without weight transport after one call. Here is
+one with a shortcut and batch norm. In two epochs the angle between :math:`W` and :math:`B` falls
+from 90 degrees to below 5 in every layer, and the update of all weights points where
+backpropagation's would.
 """
 
 import matplotlib.pyplot as plt
@@ -47,7 +48,8 @@ model = torch.nn.Sequential(
 # What would happen
 # -----------------
 #
-# A plan changes nothing. It lists every module that has parameters, and says why one is not converted.
+# A plan changes nothing. It lists every module that has parameters, and says why one is not
+# converted.
 
 rule = br.rules.symmetric_alignment(decay=0.05, self_=0.05)  # each step closes 5 % of the distance to W
 print(br.plan(model, rule))
@@ -56,8 +58,9 @@ print(br.plan(model, rule))
 # Convert and train
 # -----------------
 #
-# ``convert`` changes the model in place: the same Parameters and the same outputs, and a ``backward_weight`` in every
-# layer, drawn at random. ``strict`` refuses a model in which something would still transport weights.
+# ``convert`` changes the model in place: the same Parameters and the same outputs, and a
+# ``backward_weight`` in every layer, drawn at random. ``strict`` refuses a model in which something
+# would still transport weights.
 
 model = br.convert(model, rule, strict=True, generator=1)
 optimizer = torch.optim.SGD(br.param_groups(model, lr=0.02, momentum=0.9))

@@ -2,14 +2,15 @@
 Why the mirror explodes
 =======================
 
-The weight mirror teaches :math:`B` by correlation: each step adds :math:`a\\, y x^\\top` and takes :math:`d\\, B` off. With
-:math:`W` held it settles at
+The weight mirror teaches :math:`B` by correlation: each step adds :math:`a\\, y x^\\top` and takes
+:math:`d\\, B` off. With :math:`W` held it settles at
 
 .. math:: B^* = \\frac{a}{d}\\, W C, \\qquad C = M[x x^\\top].
 
-So :math:`|B|` grows with the power of the layer's input. In a deep network that power differs from layer to layer and
-changes while :math:`W` learns: one pair of coefficients cannot fit all layers. Where it is too large, larger errors come
-back, :math:`W` and with it the power grow, and so does :math:`B`, without end.
+So :math:`|B|` grows with the power of the layer's input. In a deep network that power differs from
+layer to layer and changes while :math:`W` learns: one pair of coefficients cannot fit all layers.
+Where it is too large, larger errors come back, :math:`W` and with it the power grow, and so does
+:math:`B`, without end.
 """
 
 import matplotlib.pyplot as plt
@@ -18,8 +19,9 @@ import torch
 import backroads as br
 
 torch.set_num_threads(1)
+torch.manual_seed(0)
 WIDTH, BATCH = 30, 256
-MIRROR = br.rules.weight_mirror(amp=0.02, decay=0.02, reduction="mean")
+MIRROR = br.Alignment(amp=0.02, decay=0.02, reduction="mean")
 
 # %%
 # A small linear network
@@ -39,8 +41,8 @@ def network(gain: float, rule: br.Alignment = MIRROR) -> torch.nn.Sequential:
 # With W held, B goes to W C
 # --------------------------
 #
-# Only :math:`B` learns here. The gain of the layers is 1.5, so that the power of their inputs grows from layer to layer, by
-# a factor of about 2.
+# Only :math:`B` learns here. The gain of the layers is 1.5, so that the power of their inputs grows
+# from layer to layer, by a factor of about 2.
 
 model = network(gain=1.5)
 optimizer = torch.optim.SGD(br.backward_parameters(model), lr=1.0)
@@ -63,8 +65,9 @@ for number, (expected, found) in enumerate(held, 1):
 # With W learning, it settles or explodes
 # ---------------------------------------
 #
-# The same coefficients, and inputs of four powers. :math:`W` learns to do what a random linear teacher does, by the errors
-# that :math:`B` sends back. Backpropagation and the white-noise mirror, at the same rate, are there to compare with.
+# The same coefficients, and inputs of four powers. :math:`W` learns to do what a random linear
+# teacher does, by the errors that :math:`B` sends back. Backpropagation and the white-noise mirror,
+# at the same rate, are there to compare with.
 
 
 def course(power: float, rule: br.Alignment | br.FeedbackRule = MIRROR, steps: int = 600) -> list[float]:
@@ -107,6 +110,6 @@ right.legend(fontsize="small", loc="upper left")
 plt.show()
 
 # %%
-# The white-noise mirror replaces the input by noise of a known power while :math:`B` learns. Then :math:`C` is known, the
-# fixed point is :math:`W` itself, and one coefficient fits all layers. :doc:`Where the rules lead </theory>` has the
-# derivation, and what other sums do.
+# The white-noise mirror replaces the input by noise of a known power while :math:`B` learns. Then
+# :math:`C` is known, the fixed point is :math:`W` itself, and one coefficient fits all layers.
+# :doc:`Where the rules lead </theory>` has the derivation, and what other sums do.

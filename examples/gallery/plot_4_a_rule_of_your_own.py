@@ -2,9 +2,9 @@
 A rule of your own
 ==================
 
-A rule is a sum of primitives, and rules add: half a mirror and half a pull towards :math:`W` is a rule, with a name of its
-own if you like. Its :math:`B` settles where the sum's gradient is zero. Here is where, for all mixtures from a pure mirror
-to a pure pull: measured on a layer, and from the closed form.
+A rule is a sum of primitives, and rules add: half a mirror and half a pull towards :math:`W` is a
+rule. Its :math:`B` settles where the sum's gradient is zero. Here is where, for all mixtures from a
+pure mirror to a pure pull: measured on a layer, and from the closed form.
 """
 
 import matplotlib.pyplot as plt
@@ -19,8 +19,9 @@ INPUTS, OUTPUTS, BATCH, STEPS, RATE = 40, 20, 256, 300, 0.05
 # Two rules and their sums
 # ------------------------
 #
-# ``amp`` correlates output and input, ``self_`` pulls :math:`B` to :math:`W`, ``decay`` holds both down. ``unit_power``
-# divides activity terms by the power of the input, so that the coefficients mean the same in every layer.
+# ``amp`` correlates output and input, ``self_`` pulls :math:`B` to :math:`W`, ``decay`` holds both
+# down. ``unit_power`` divides activity terms by the power of the input, so that the coefficients
+# mean the same in every layer.
 
 mirror = br.Alignment(amp=RATE, decay=RATE, reduction="unit_power")
 pull = br.Alignment(self_=RATE, decay=RATE, reduction="unit_power")
@@ -28,18 +29,17 @@ half = 0.5 * mirror + 0.5 * pull
 print(half)
 
 # %%
-# With a name it can be used wherever a rule is named; as TOML it goes into a file of settings.
+# ``br.register_rule("half_and_half", lambda: half)`` gives it a name, to be used wherever a rule is
+# named. As TOML it goes into a file of settings.
 
-br.register_rule("half_and_half", lambda: half)
-assert br.get_rule("half_and_half") == half
 print(br.rules.to_toml(half))
 
 # %%
 # Where B settles
 # ---------------
 #
-# The inputs have different strengths, from 0.2 to 2. A mirror sees strong inputs better, so its :math:`B` keeps away from
-# :math:`W`.
+# The inputs have different strengths, from 0.2 to 2. A mirror sees strong inputs better, so its
+# :math:`B` keeps away from :math:`W`.
 
 strengths = torch.linspace(0.2, 2.0, INPUTS)
 
@@ -81,4 +81,5 @@ axes.legend()
 plt.show()
 
 # %%
-# :doc:`A rule of your own </own_rule>` has more: options, a class for what is no such sum, and a new primitive.
+# :doc:`A rule of your own </own_rule>` has more: options, a class for what is no such sum, and a
+# new primitive.
