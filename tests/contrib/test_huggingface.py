@@ -146,19 +146,42 @@ def test_the_example_trains_logs_and_reads_back(tmp_path: Path) -> None:
     assert br.metrics.weight_angles(again) == br.metrics.weight_angles(model)
 
 
-def trainer_of(model: Any, folder: Path, **options: Any) -> Any:
+def trainer_of(model: Any, folder: Path, optimiser: Any = None, **options: Any) -> Any:
     data = [{"input_ids": row, "labels": row} for row in TOKENS.repeat(4, 1)]
     arguments = transformers.TrainingArguments(
         str(folder), per_device_train_batch_size=2, report_to=[], save_strategy="no", disable_tqdm=True, **options
     )
-    groups = br.param_groups(model, 1e-3, optimiser="adamw")
+    if optimiser is None:
+        optimiser = torch.optim.AdamW(br.param_groups(model, 1e-3, optimiser="adamw"))
     return transformers.Trainer(
         model,
         arguments,
         train_dataset=data,
-        optimizers=(torch.optim.AdamW(groups), None),
+        optimizers=(optimiser, None),
         callbacks=[huggingface.FeedbackCallback(every=1)],
     )
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_trains_the_same_weights(reentrant: bool, tmp_path: Path) -> None:
+    trained = []
+    for options in (
+        {},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}},
+    ):
+        model = br.convert(gpt2(), br.rules.weight_mirror(cadence=br.Cadence(2)), generator=0)
+        trainer_of(model, tmp_path, max_steps=4, max_grad_norm=0.0, **options).train()
+        trained.append(model.state_dict())
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_the_trainer_takes_any_optimiser_of_w(tmp_path: Path) -> None:
+    model = br.convert(gpt2(), "symmetric_alignment", generator=0)
+    optimiser = br.optimiser(model, torch.optim.RMSprop, lr=1e-3)
+    trainer_of(model, tmp_path, optimiser, max_steps=30, max_grad_norm=0.0).train()
+    assert max(br.metrics.weight_angles(model).values()) < 20  # from about 90; the Trainer's schedule slows B, too
+    assert {g["lr"] for g in optimiser.param_groups} == {0.0}  # at its end
 
 
 def test_a_b_that_leaves_its_range_stops_the_trainer(tmp_path: Path) -> None:

@@ -76,6 +76,26 @@ def test_accumulation_needs_no_factor_and_has_the_gradient_of_one_batch(passes: 
         torch.testing.assert_close(gradient, (layer.backward_weight - layer.weight).detach())
 
 
+def test_any_optimiser_of_w_trains_and_stands_in_the_checkpoint(tmp_path: Path) -> None:
+    module = Module()
+    module.on_before_optimizer_step = lambda optimizer: None
+    module.configure_optimizers = lambda: br.optimiser(module.net, torch.optim.RMSprop, lr=1e-4)
+    trainer = fit(module, tmp_path)
+    assert max(br.metrics.weight_angles(module.net).values()) < 1
+    path = tmp_path / "again.ckpt"
+    trainer.save_checkpoint(path)
+    again = Module()
+    again.on_before_optimizer_step = lambda optimizer: None
+    again.configure_optimizers = lambda: br.optimiser(again.net, torch.optim.RMSprop, lr=1e-4)
+    torch.manual_seed(1)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(16, 3)), 4)
+    longer = pl.Trainer(max_epochs=2, default_root_dir=tmp_path, **QUIET)
+    longer.fit(again, data, ckpt_path=path, weights_only=False)
+    assert longer.global_step == 8
+    steps = [float(state["step"]) for state in longer.optimizers[0].state.values() if "step" in state]
+    assert steps == [8.0] * 4  # those of W's optimiser, with the four before
+
+
 @pytest.mark.parametrize("passes", [1, 2])
 def test_a_loss_scaler_and_compiled_layers_get_the_factor_that_makes_the_gradient_right(
     passes: int, tmp_path: Path

@@ -241,6 +241,7 @@ def test_weight_decay_that_a_class_does_not_take_is_refused() -> None:
         (torch.optim.RAdam, "adamw", r"use br\.optimiser\(model, torch\.optim\.RAdam, "),
         (torch.optim.SGD, "adamw", r"use br\.optimiser\(model, torch\.optim\.SGD, "),
     ],
+    ids=["Adam", "RMSprop", "RAdam", "SGD"],
 )
 def test_groups_for_another_optimiser_are_refused_before_anything_moves(
     rule: str, cls: Any, kind: str, advice: str
