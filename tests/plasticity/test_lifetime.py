@@ -41,6 +41,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "sign gate": ({"gate": "sign"}, {}, {}),
     "hidden_multiplier": ({"hidden_multiplier": 3.0}, {}, {}),
     "mean over samples": ({"reduction": "mean"}, {}, {}),
+    "over the power": ({"reduction": "power"}, {}, {}),
+    "over the power, hebb": ({"reduction": "power", "rule": "hebb"}, {"plasticity": "layer"}, {}),
     "gradient": ({"rule": "gradient", "inner_lr": 0.1}, {"plasticity": "none"}, {}),
     "gradient, labels": ({"rule": "gradient", "frozen_layers": 1}, {"plasticity": "none"}, {"labels": True}),
     "gradient, rates": ({"rule": "gradient"}, {"rates_of_biases": True}, {}),
@@ -140,7 +142,7 @@ def test_the_written_out_gradient_is_autograds(labels: bool) -> None:
         torch.testing.assert_close(weights[name][0], expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("reduction", ["sum", "mean", "power"])
 @pytest.mark.parametrize("rule", ["oja", "hebb"])
 def test_a_step_is_the_rule_written_for_one_synapse(rule: Any, reduction: Any) -> None:
     meta, (x, y) = network(), stream(lifetimes=1, steps=1)
@@ -162,19 +164,38 @@ def test_a_step_is_the_rule_written_for_one_synapse(rule: Any, reduction: Any) -
                         q[m, i] * (a[layer][m, j] - (q[m, i] * meta[f"W{layer}"][i, j] if rule == "oja" else 0))
                         for m in range(3)
                     )
-                    expected[i, j] += meta[f"p{layer}"][i, j] * (D / 3 if reduction == "mean" else D)
+                    over = {"sum": 1, "mean": 3, "power": (a[layer] ** 2).sum() + (q**2).sum()}[reduction]
+                    expected[i, j] += meta[f"p{layer}"][i, j] * D / over
             torch.testing.assert_close(weights[f"W{layer}"][0], expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("power", [False, True])
 @pytest.mark.parametrize("oja", [False, True])
 @pytest.mark.parametrize("shape", [(4, 3), (4, 1), (1,)])
-def test_the_gradient_of_an_update_is_its_numerical_one(oja: bool, shape: tuple[int, ...]) -> None:
+def test_the_gradient_of_an_update_is_its_numerical_one(oja: bool, shape: tuple[int, ...], power: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     W, P, a, q = (
         torch.randn(size, generator=generator, dtype=torch.float64).requires_grad_()
         for size in ((2, 4, 3), shape, (2, 5, 3), (2, 5, 4))
     )
-    assert torch.autograd.gradcheck(lambda *args: plastic_update(*args, oja=oja, mu=0.7), (W, P, a, q))
+    assert torch.autograd.gradcheck(lambda *args: plastic_update(*args, oja=oja, mu=0.7, power=power), (W, P, a, q))
+
+
+@pytest.mark.parametrize("rule", ["oja", "hebb"])
+def test_over_the_power_a_wide_deep_network_keeps_within_bounds_where_sums_and_means_explode(rule: Any) -> None:
+    """Half of the shifted activity is the unit's own: a Hebbian step multiplies the answer by 1 + P |a|^2 / 2."""
+    meta = {name: value.detach() for name, value in network((11, *[64] * 8, 1), plasticity="layer").items()}
+    plastic = {name: torch.full_like(value, 1e-2) for name, value in meta.items() if name.startswith("p")}
+    even = {name: torch.full_like(value, 0.5) for name, value in meta.items() if name.startswith("s")}
+    seen = stream(lifetimes=1, steps=40, samples=32, sizes=(11, 1))
+    largest = {}
+    for reduction in ("sum", "mean", "power"):
+        weights, _ = lifetime(meta | plastic | even, seen, LocalRule(rule=rule, signal="error", reduction=reduction))
+        largest[reduction] = max(float(W.abs().max()) for W in weights.values())
+    assert not largest["sum"] < 1e6
+    assert not largest["mean"] < 1e6
+    start = max(float(meta[f"W{layer}"].abs().max()) for layer in range(9))
+    assert largest["power"] < (start + 0.5) * (1 + 1e-2) ** 40  # a step adds at most P (1/2 + |W|)
 
 
 # --- local means local ---

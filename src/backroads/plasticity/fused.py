@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from backroads.plasticity.rule import LocalRule
+from backroads.plasticity.update import power_of
 
 Tensors = Mapping[str, Tensor]
 STACKED = 1 << 17  # numbers in the weights of the layers that are taken as one: six such arrays fit into a core's cache
@@ -31,13 +32,14 @@ class Plan:
     Attributes:
         shifts: of each plastic layer, from the first: "feedback", "signal" or "none".
         mu: factor on the change of each.
-        oja, signal, linear_feedback, absolute: of the rule.
+        oja, signal, linear_feedback, absolute: of the rule. power: whether D is divided by power_of.
         given: whether what feedback brings is given with each step (signal "target").
     """
 
     shifts: tuple[str, ...]
     mu: tuple[float, ...]
     oja: bool
+    power: bool
     signal: str
     linear_feedback: bool
     absolute: bool
@@ -78,6 +80,7 @@ def plan_of(rule: LocalRule, meta: Mapping[str, Tensor], layers: range, samples:
         shifts=tuple(rule.shift(layer, n) for layer in layers),
         mu=tuple(share * (rule.hidden_multiplier if layer < n - 1 else 1.0) for layer in layers),
         oja=rule.rule == "oja",
+        power=rule.reduction == "power",
         signal=rule.signal,
         linear_feedback=rule.linear_feedback,
         absolute=rule.absolute_signal,
@@ -136,6 +139,7 @@ class _Group:
         W: their weights, after the steps so far, (g E, n_out, n_in). P: plasticity, which broadcasts to W.
         mu: factor on the change. shift: what shifts the activity. s: strength of feedback, (g E, 1, 1), or None.
         D: the change over mu P, (T, g E, n_out, n_in). r: the sum of q^2 over samples, (T, g E, n_out, 1), for Oja.
+        N: what divides D under ``power``, (T, g E, 1, 1).
         q, f: under feedback, shifted activity and what feedback brings, (T, g E, m, n_out); f if it is not given.
     """
 
@@ -150,6 +154,7 @@ class _Group:
             self.P = each.repeat_interleave(self.E, 0)
         self.D = x.new_empty(kept, rows, n_out, n_in)
         self.r = x.new_empty(kept, rows, n_out, 1) if plan.oja else None
+        self.N = x.new_empty(kept, rows, 1, 1) if plan.power else None
         self._squares = x.new_empty(rows, x.shape[2], n_out)
         self.s = self.q = self.f = None
         if self.shift == "feedback":
@@ -172,6 +177,8 @@ class _Group:
         if self.r is not None:
             torch.sum(torch.mul(q, q, out=self._squares), 1, out=self.r[at].squeeze(2))
             D.addcmul_(self.r[at], self.W, value=-1)
+        if self.N is not None:
+            D.div_(self.N[at].copy_(power_of(before, q)))
         self.W.addcmul_(self.P, D, value=self.mu)
 
     def shifted(self, after: Tensor, u: Tensor, at: int) -> Tensor:
@@ -231,12 +238,18 @@ class _Gradient:
         h = torch.mul(G, group.P, out=self._h)  # of D
         if group.mu != 1.0:
             h.mul_(group.mu)
+        if group.N is not None:
+            of_N = (h * D).sum((1, 2), keepdim=True) / group.N[k]
+            of_before.addcmul_(before, of_N, value=-2)
+            h.div_(group.N[k])
         dq = torch.bmm(before, h.mT, out=self._dq)
         of_before.baddbmm_(q, h)
         if group.r is not None:
             G.addcmul_(group.r[k], h, value=-1)
             along = torch.mul(h, W, out=self._hw).sum(2)
             dq.addcmul_(q, along.unsqueeze(1), value=-2)
+        if group.N is not None:
+            dq.addcmul_(q, of_N, value=-2)
         if group.s is None:
             if group.shift == "none":
                 of_after.add_(dq)

@@ -245,6 +245,7 @@ class _Network:
                 self.shifted(layer, a[layer + 1], u, fed_back),
                 oja=rule.rule == "oja",
                 mu=mu / m if rule.reduction == "mean" else mu,
+                power=rule.reduction == "power",
             )
         return after
 

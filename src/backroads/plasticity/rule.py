@@ -47,9 +47,10 @@ class LocalRule(Group):
     activity in all layers (sign), as an option of the reference does."""
     hidden_multiplier: Finite = 1.0
     """Factor on the changes of all layers but the last. Default for images: 100.0."""
-    reduction: Literal["sum", "mean"] = "sum"
-    """How the changes of a step's examples are put together: their sum, as in the reference, or their mean, so that
-    rates compare across batch sizes."""
+    reduction: Literal["sum", "mean", "power"] = "sum"
+    """How the changes of a step's examples are put together: their sum, as in the reference; their mean, so that rates
+    compare across batch sizes; or their sum over the squares of all activities before and after the synapses (power),
+    so that no weight moves by more than its plasticity times 1/2 + |W|, whatever the width of the network."""
     inner_lr: Finite = 0.003
     """Step size of rule 'gradient' in a lifetime, where step sizes are not meta-learned. Default for images: 0.01."""
     second_order: bool = True

@@ -30,7 +30,7 @@ from backroads.runs.signals import Stopper
 
 SHRINK = 0.5  # factor on plasticity after a gradient that is not finite
 DROP = 0.3  # factor on the rate of forward weights at each of the drop steps
-ADVICE = "lower initial_plasticity, lr_plasticity or inner_lr, or take reduction 'mean'"
+ADVICE = "lower initial_plasticity, lr_plasticity or inner_lr, or take reduction 'mean' or 'power'"
 
 
 class MetaTraining(Arm):

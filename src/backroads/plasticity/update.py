@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def plastic_update(W: Tensor, P: Tensor, a: Tensor, q: Tensor, *, oja: bool, mu: float = 1.0) -> Tensor:
+def plastic_update(
+    W: Tensor, P: Tensor, a: Tensor, q: Tensor, *, oja: bool, mu: float = 1.0, power: bool = False
+) -> Tensor:
     """W + mu P o D, the weights after one step.
 
     Hebb: D = sum_m q a^T. Oja: D = sum_m q a^T - diag(sum_m q^2) W, that is q_i (a_j - q_i W_ij) for each sample.
@@ -22,6 +24,9 @@ def plastic_update(W: Tensor, P: Tensor, a: Tensor, q: Tensor, *, oja: bool, mu:
         q: shifted postsynaptic activity, (E, m, n_out).
         oja: whether by Oja's rule; else by Hebb's.
         mu: factor on the change.
+        power: whether D is divided by sum_m |a|^2 + |q|^2, so that no weight moves by more than mu P (1/2 + |W|); as
+            in the normalised rule of least mean squares (Nagumo, Noda, IEEE Trans. Autom. Control 12, 1967), which
+            divides by |a|^2. Ours has |q|^2 beside it, which bounds the decay of Oja's rule, too.
 
     Returns:
         (E, n_out, n_in).
@@ -32,7 +37,15 @@ def plastic_update(W: Tensor, P: Tensor, a: Tensor, q: Tensor, *, oja: bool, mu:
     D = torch.bmm(q.mT, a)
     if oja:
         D = D - q.square().sum(1).unsqueeze(2) * W
+    if power:
+        D = D / power_of(a, q)
     return torch.addcmul(W, P, D, value=mu)
+
+
+def power_of(a: Tensor, q: Tensor) -> Tensor:
+    """sum_m |a|^2 + |q|^2 of activities (E, m, n_in) and (E, m, n_out), at least 1e-8, for silent layers: (E, 1, 1)."""
+    both = a.square().sum((1, 2), keepdim=True) + q.square().sum((1, 2), keepdim=True)
+    return both.clamp(min=1e-8)
 
 
 def linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
