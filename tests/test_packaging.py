@@ -20,7 +20,8 @@ SOURCE = Path(backroads.__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 CORE = {"torch", "numpy", "safetensors"}
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "tomli_w": "tomli-w", "PIL": "pillow", "mlflow": "mlflow-skinny"}  # where the names differ
+# Where the names differ.
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "tomli_w": "tomli-w", "PIL": "pillow", "mlflow": "mlflow-skinny"}
 # Imported by what an extra brings, and by us only beside it.
 THROUGH = {"markupsafe": "jinja2", "sqlalchemy": "optuna"}
 
