@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from backroads.metrics import register_metric
     from backroads.models import register_model
     from backroads.phases import mirror, register_phase
+    from backroads.train.hardware import Device, device_model
     from backroads.train.noise import noisy
     from backroads.train.schedule import CoefficientSchedule, RateSchedule
 
@@ -60,6 +61,7 @@ __all__ = [
     "Alignment",
     "Cadence",
     "CoefficientSchedule",
+    "Device",
     "FeedbackRule",
     "Impulses",
     "Operations",
@@ -72,6 +74,7 @@ __all__ = [
     "alignment_scale",
     "backward_parameters",
     "convert",
+    "device_model",
     "errors",
     "forward_parameters",
     "functional",
@@ -135,6 +138,7 @@ _PLACES = {
     "metrics": ("register_metric",),
     "models": ("register_model",),
     "phases": ("mirror", "register_phase"),
+    "train.hardware": ("Device", "device_model"),
     "train.noise": ("noisy",),
     "train.schedule": ("CoefficientSchedule", "RateSchedule"),
 }

@@ -65,7 +65,7 @@ def mlp(rule: Any = None, *, dtype: torch.dtype = torch.float64) -> torch.nn.Mod
 
 
 def stepper(model: torch.nn.Module, steps_per_epoch: int = 10, **changes: Any) -> Stepper:
-    return Stepper(model, resolve({**QUICK, **changes}), HERE, steps_per_epoch, Feedback())
+    return Stepper(model, resolve({**QUICK, **changes}), HERE, steps_per_epoch, Feedback(), br.device_model(model))
 
 
 def optimizers(model: torch.nn.Module, config: TrainSettings, steps_per_epoch: int = 1) -> Optimizers:
@@ -399,7 +399,7 @@ def test_the_running_mean_is_what_is_evaluated() -> None:
         decay = min(0.9, (1 + step) / (10 + step))
         means = {name: decay * means[name] + (1 - decay) * value for name, value in model.state_dict().items()}
     own = model[0].weight.detach().clone()
-    with taker.evaluated() as evaluated:
+    with taker.evaluated(4) as evaluated:
         torch.testing.assert_close(evaluated.state_dict(), means)
         assert not evaluated.training
     assert torch.equal(model[0].weight, own)

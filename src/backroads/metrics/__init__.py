@@ -7,7 +7,7 @@ from backroads.metrics.angles import angle, norm_ratio
 from backroads.metrics.base import Metric, get_metric, list_metrics, quantities, readings, register_metric
 from backroads.metrics.probe import Probe, backprop_mode
 from backroads.metrics.weight_angle import weight_angles
-from backroads.metrics.weight_norm_ratio import norm_ratios
+from backroads.metrics.weight_norm_ratio import check_norms, norm_ratios
 from backroads.runs.quantity import Quantity
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Quantity",
     "angle",
     "backprop_mode",
+    "check_norms",
     "get_metric",
     "list_metrics",
     "norm_ratio",

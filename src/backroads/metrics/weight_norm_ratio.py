@@ -23,6 +23,17 @@ def norm_ratio(probe: Probe) -> dict[str, float]:
     return {name: ratio_of_norms(B, W) for name, (W, B) in probe.weights.items()}
 
 
+NORMAL = (0.1, 10.0)  # of |B| / |W|; beyond, the error grows or vanishes by the layer
+
+
+def check_norms(model: torch.nn.Module) -> dict[str, float]:
+    """|B| / |W| of the layers where it is not within 0.1 to 10, by name; empty if all is well.
+
+    Errors then grow or vanish on their way back, however well B is aligned: a training is about to diverge or to stop.
+    """
+    return {name: ratio for name, ratio in norm_ratios(model).items() if not NORMAL[0] <= ratio <= NORMAL[1]}
+
+
 def norm_ratios(model: torch.nn.Module) -> dict[str, float]:
     """|B| / |W| of each layer; layers under direct feedback have none."""
     return norm_ratio.compute(Probe(model))

@@ -16,11 +16,11 @@ from torch import Tensor
 from backroads.errors import ConversionError, DivergedError
 from backroads.feedback.conversion import aligned_layers
 from backroads.methods.base import Method
-from backroads.metrics import readings, weight_angles
+from backroads.metrics import check_norms, readings, weight_angles
 from backroads.runs import schema
 from backroads.runs.arm import Arm
 from backroads.runs.runtime import Runtime
-from backroads.train.build import Batches, make_model, method_of, phase_of
+from backroads.train.build import Batches, hardware_of, make_model, method_of, phase_of
 from backroads.train.fields import first_layer
 from backroads.train.runtime import layout, prepare
 from backroads.train.settings import TrainSettings
@@ -94,11 +94,13 @@ class TrainingArm(Arm):
                 if not compared:
                     raise
                 self._phase = None
-        self.stepper = Stepper(self.model, config, runtime, self.steps_per_epoch, self.method)
+        hardware = hardware_of(config, self.model, compared=compared)
+        self.stepper = Stepper(self.model, config, runtime, self.steps_per_epoch, self.method, hardware)
         self.seconds: list[float] = []
         self.evaluation: schema.Evaluation | None = None
         self._best, self._best_epoch, self._dead = -1.0, 0, list[str]()
         self._sums = Sums(runtime.device)
+        self._parted: set[str] = set()  # layers that were warned of
         self._last: Step
 
     def about(self) -> schema.Arm:
@@ -173,7 +175,7 @@ class TrainingArm(Arm):
     def evaluate(self, step: int) -> None:
         """Loss and accuracy on the evaluation split."""
         loss, hits, n = self.runtime.sum(*self._sums.take("epoch"))
-        with self.stepper.evaluated() as model:
+        with self.stepper.evaluated(step) as model:
             self.runtime.share(model.buffers())  # of batch norms: those that are saved are those that are evaluated
             predict = partial(self.method.predict, model)
             if self.config.run.six_views and step == self.config.steps(self.steps_per_epoch):
@@ -197,6 +199,15 @@ class TrainingArm(Arm):
         if not math.isfinite(measured["eval_loss"]):
             bad = weights_finite(self.model) or "the loss"
             raise DivergedError(f"the loss of the evaluation after step {step} is not finite; first: {bad}", bad)
+
+    def parted(self) -> str | None:
+        """A warning of layers where |B| / |W| has left 0.1 to 10, once for each; None if there is nothing new."""
+        found = {name: ratio for name, ratio in check_norms(self.model).items() if name not in self._parted}
+        self._parted.update(found)
+        if not found:
+            return None
+        layers = ", ".join(f"{name or 'the model'} ({ratio:.3g})" for name, ratio in found.items())
+        return f"warning: |B| / |W| of {self.name} is not within 0.1 to 10: {layers}; lower the rates of W and B"
 
     def check(self, step: int) -> None:
         """Weights that are not finite are never saved."""
@@ -266,7 +277,7 @@ class TrainingArm(Arm):
             reason, layer = failed.reason, failed.layer
             return dataclasses.replace(found, step=failed.step, epochs=epochs, reason=reason, layer=layer)
         assert self.evaluation is not None
-        with self.stepper.evaluated() as model:
+        with self.stepper.evaluated(step) as model:
             seen = None if self.compared else first_layer(model, self.data.shape)
         return dataclasses.replace(
             found,

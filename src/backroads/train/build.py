@@ -11,12 +11,14 @@ from backroads.data import Dataset, load_dataset
 from backroads.data.check import check_steps
 from backroads.data.source import Subset, limited
 from backroads.errors import ConfigError
+from backroads.feedback.conversion import aligned_layers
 from backroads.feedback.rules import FeedbackRule, get_rule
 from backroads.methods import get_method
 from backroads.methods.base import Method
 from backroads.models.build import build_model, check_model
 from backroads.phases import NoisePhase
 from backroads.runs.runtime import Runtime
+from backroads.train.hardware import Device, DeviceModel, device, device_model
 from backroads.train.settings import TrainSettings
 
 PROBE_EXAMPLES = 128  # to take readings on
@@ -54,6 +56,27 @@ def phase_of(config: TrainSettings) -> NoisePhase | None:
     return None
 
 
+def devices_of(config: TrainSettings) -> tuple[Device, Device]:
+    """The devices of the forward and of the backward weights; raises ConfigError."""
+    return device(config.hardware.forward, "hardware_forward"), device(config.hardware.backward, "hardware_backward")
+
+
+def hardware_of(config: TrainSettings, model: torch.nn.Module, *, compared: bool) -> DeviceModel:
+    """The weights of a training in their devices.
+
+    Args:
+        config: the settings. model: on its device.
+        compared: whether a model without backward weights takes part, which then has no devices for them.
+
+    Raises:
+        ConfigError: for devices of backward weights that there are not.
+    """
+    forward, backward = devices_of(config)
+    if compared and not any(layer.backward_weight is not None for _, layer in aligned_layers(model)):
+        backward = Device()
+    return device_model(model, forward=forward, backward=backward, seed=config.run.seed)
+
+
 def check_names(config: TrainSettings) -> None:
     """Check the names of model, method and rules, and their options as far as they can be; they cost nothing, data do.
 
@@ -63,6 +86,7 @@ def check_names(config: TrainSettings) -> None:
     check_model(config.model.name)
     method_of(config)
     phase_of(config)
+    devices_of(config)
 
 
 def make_model(config: TrainSettings, dataset: Dataset, method: Method) -> torch.nn.Module:

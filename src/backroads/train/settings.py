@@ -196,6 +196,20 @@ class Backward(Group):
     _parse = field_validator("mirror_options")(parsed)
 
 
+class Hardware(Group):
+    """Hardware that holds the weights"""
+
+    flags: ClassVar[dict[str, str]] = {"forward": "hardware_forward", "backward": "hardware_backward"}
+
+    forward: dict[str, Any] = Field(default={})
+    """Errors of the devices that hold the forward weights, by name, as in --hardware-forward.bits 6: bits, update_bits,
+    read_noise, asymmetry, drift, drift_to, stuck."""
+    backward: dict[str, Any] = Field(default={})
+    """The same for the backward weights B, as in --hardware-backward.read-noise 0.05."""
+
+    _parse = field_validator("forward", "backward")(parsed)
+
+
 class Run(Group):
     """Run"""
 
@@ -253,6 +267,7 @@ class TrainSettings(Group):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     backward: Backward = Backward()
+    hardware: Hardware = Hardware()
     run: Run = Run()
 
     @model_validator(mode="after")

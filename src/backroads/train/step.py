@@ -21,6 +21,7 @@ from backroads.feedback.primitives import PRIMITIVES
 from backroads.methods.base import Method
 from backroads.runs.runtime import Runtime
 from backroads.train.averages import Lookahead, RunningMean
+from backroads.train.hardware import DeviceModel
 from backroads.train.optimizers import Optimizers
 from backroads.train.runtime import layout, wrap
 from backroads.train.schedule import CoefficientSchedule, RateSchedule
@@ -75,8 +76,9 @@ class Stepper:
         runtime: Runtime,
         steps_per_epoch: int,
         method: Method,
+        hardware: DeviceModel,
     ) -> None:
-        self.model, self.config, self.runtime = model, config, runtime
+        self.model, self.config, self.runtime, self.hardware = model, config, runtime, hardware
         self.optimizers = Optimizers(model, config, steps_per_epoch, method.parameter_groups(model))
         self.wrapped = wrap(Objective(model, method, config.run.label_smoothing), config, runtime)
         self._scale: float | None = None
@@ -109,16 +111,17 @@ class Stepper:
                 optimizer.zero_grad(set_to_none=True)
         losses, hits = [], []
         xs, ys = x.chunk(config.run.accumulate), y.chunk(config.run.accumulate)
-        for i, (part_x, part_y) in enumerate(zip(xs, ys, strict=True)):
-            share = len(part_x) / len(x)  # parts may differ in size, or be fewer, at the end of an epoch
-            self._scale_alignment(align * share)
-            quiet = self.wrapped.no_sync() if runtime.world > 1 and i + 1 < len(xs) else contextlib.nullcontext()
-            with quiet:
-                with autocast(config, runtime):
-                    loss, output = self.wrapped(layout(part_x, config), part_y)
-                (loss * (task * share)).backward()
-            losses.append(loss.detach().double() * len(part_x))
-            hits.append((output.argmax(1) == part_y).sum())
+        with self.hardware.read(step):
+            for i, (part_x, part_y) in enumerate(zip(xs, ys, strict=True)):
+                share = len(part_x) / len(x)  # parts may differ in size, or be fewer, at the end of an epoch
+                self._scale_alignment(align * share)
+                quiet = self.wrapped.no_sync() if runtime.world > 1 and i + 1 < len(xs) else contextlib.nullcontext()
+                with quiet:
+                    with autocast(config, runtime):
+                        loss, output = self.wrapped(layout(part_x, config), part_y)
+                    (loss * (task * share)).backward()
+                losses.append(loss.detach().double() * len(part_x))
+                hits.append((output.argmax(1) == part_y).sum())
         done = Step(torch.stack(losses).sum() / len(x), torch.stack(hits).sum(), len(x), coefficients=coefficients)
         done.learning_rate, done.backward_rate = self.optimizers.set_rates(step)
         return done
@@ -132,13 +135,15 @@ class Stepper:
         for parameter, epochs in self._frozen:
             if step >= epochs * self._steps_per_epoch:
                 parameter.grad = None  # no optimiser moves what has none
-        if task:
-            self.optimizers.forward.step()
-        if align and self.optimizers.backward is not None:
-            self.optimizers.backward.step()
-        for average in (self.lookahead, self.mean):
-            if average is not None:
-                average.update(step)
+        with self.hardware.write(step):
+            if task:
+                self.optimizers.forward.step()
+            if align and self.optimizers.backward is not None:
+                self.optimizers.backward.step()
+            if self.lookahead is not None:
+                self.lookahead.update(step)
+        if self.mean is not None:
+            self.mean.update(step)
 
     def _scale_alignment(self, scale: float) -> None:
         """Set the factor on the alignment gradients, where it is another."""
@@ -147,12 +152,14 @@ class Stepper:
             alignment_scale(self.model, scale)
 
     @contextlib.contextmanager
-    def evaluated(self) -> Iterator[torch.nn.Module]:
-        """The model to evaluate: with its running mean inside, if there is one, and in evaluation mode."""
+    def evaluated(self, step: int) -> Iterator[torch.nn.Module]:
+        """The model to evaluate after ``step`` steps: with its running mean inside, if there is one, as its devices are
+        read, and in evaluation mode."""
         with contextlib.nullcontext() if self.mean is None else self.mean.inside():
             self.model.eval()
             try:
-                yield self.model
+                with self.hardware.read(step):
+                    yield self.model
             finally:
                 self.model.train()
 

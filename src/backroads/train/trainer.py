@@ -144,6 +144,12 @@ def _line(arms: list[TrainingArm], step: int) -> str | None:
     """What an evaluation said, for the terminal."""
     if not step:
         return None
+    warnings = [warning for arm in arms if (warning := arm.parted()) is not None]
+    return "\n".join([_said(arms, step), *warnings])
+
+
+def _said(arms: list[TrainingArm], step: int) -> str:
+    """Losses and accuracy of the last evaluation."""
     config, last = arms[0].config, arms[0].evaluation
     epoch = f"epoch {-(-step // arms[0].steps_per_epoch)}/{config.run.epochs}"
     if len(arms) == 1:
