@@ -1,9 +1,9 @@
-"""Which rules survive which imperfect devices, on digits: accuracy by rule and error of the device.
+"""Which rules survive which imperfect devices, on digits: accuracy by rule, error, and the weight that has it.
 
-    python benchmarks/hardware.py --data digits --runs PATH [--jobs 2]
+    python benchmarks/hardware.py --data digits --runs PATH
 
-Weights W and, where a rule has them, B are held in devices of the kind that the row names. Backprop and sign symmetry
-have no B of their own: they read W twice.
+Either the forward weights W or the backward weights B are held in devices with one error; the others are perfect. So is
+what is not a matrix. Backprop and sign symmetry have no B of their own: they read W twice.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ DEVICES: dict[str, dict[str, float]] = {
 }
 SETTINGS: dict[str, Any] = {
     "model": "mlp",
+    "model_options": {"hidden": [64, 64]},
     "augment": "none",
     "epochs": 15,
     "batch_size": 64,
@@ -48,31 +49,33 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def arm(rule: str, device: str) -> Arm:
-    """A training under a rule on a device."""
-    errors = DEVICES[device]
-    hardware: dict[str, Any] = {"hardware_forward": errors} if errors else {}
-    if errors and rule not in WITHOUT_B:
-        hardware["hardware_backward"] = errors
-    return Arm({"device": device, "rule": rule}, {**SETTINGS, **RULES[rule], **hardware})
+def arms() -> list[Arm]:
+    """All trainings: perfect devices, then each error in W, then in B for the rules that have one."""
+    found = []
+    for device, errors in DEVICES.items():
+        for weight in ("W", "B") if errors else ("none",):
+            hardware = {"W": {"hardware_forward": errors}, "B": {"hardware_backward": errors}, "none": {}}[weight]
+            rules = [rule for rule in RULES if weight != "B" or rule not in WITHOUT_B]
+            found += [
+                Arm({"device": device, "weight": weight, "rule": rule}, {**SETTINGS, **RULES[rule], **hardware})
+                for rule in rules
+            ]
+    return found
 
 
 def table(results: dict[str, Any]) -> str:
-    """Accuracy in percent, with the spread over seeds, by device and rule."""
-    cells: dict[str, dict[str, str]] = {}
+    """Accuracy in percent, with its standard deviation over seeds, by device, weight and rule."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows_of(results):
         diverged = f" ({row['diverged']} of {row['n']} diverged)" if row["diverged"] else ""
-        cells.setdefault(row["device"], {})[row["rule"]] = (
-            spread(row["accuracy_mean"], row["accuracy_std"], digits=1) + diverged
-        )
-    rules = [rule for rule in RULES if any(rule in row for row in cells.values())]
-    return markdown(["device", *rules], [[device, *(row.get(r, "") for r in rules)] for device, row in cells.items()])
+        shown = spread(row["accuracy_mean"], row["accuracy_std"], digits=1) + diverged
+        lines.setdefault((row["device"], row["weight"]), {})[row["rule"]] = shown
+    return markdown(["device", "of", *RULES], [[*key, *(row.get(r, "") for r in RULES)] for key, row in lines.items()])
 
 
 def main() -> None:
-    parse = parser(__doc__, "hardware")
-    given = parse.parse_args()
-    print(table(run_grid([arm(rule, device) for device in DEVICES for rule in RULES], given)))
+    given = parser(__doc__, "hardware").parse_args()
+    print(table(run_grid(arms(), given)))
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ class TrainingArm(Arm):
         self.evaluation: schema.Evaluation | None = None
         self._best, self._best_epoch, self._dead = -1.0, 0, list[str]()
         self._sums = Sums(runtime.device)
-        self._parted: set[str] = set()  # layers that were warned of
+        self._warned: set[str] = set()  # layers of which norm_warning has told
         self._last: Step
 
     def about(self) -> schema.Arm:
@@ -200,10 +200,10 @@ class TrainingArm(Arm):
             bad = weights_finite(self.model) or "the loss"
             raise DivergedError(f"the loss of the evaluation after step {step} is not finite; first: {bad}", bad)
 
-    def parted(self) -> str | None:
-        """A warning of layers where |B| / |W| has left 0.1 to 10, once for each; None if there is nothing new."""
-        found = {name: ratio for name, ratio in check_norms(self.model).items() if name not in self._parted}
-        self._parted.update(found)
+    def norm_warning(self) -> str | None:
+        """A warning of layers where |B| / |W| is not within 0.1 to 10, once for each; None if there is none new."""
+        found = {name: ratio for name, ratio in check_norms(self.model).items() if name not in self._warned}
+        self._warned.update(found)
         if not found:
             return None
         layers = ", ".join(f"{name or 'the model'} ({ratio:.3g})" for name, ratio in found.items())

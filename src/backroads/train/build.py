@@ -58,6 +58,11 @@ def phase_of(config: TrainSettings) -> NoisePhase | None:
 
 def devices_of(config: TrainSettings) -> tuple[Device, Device]:
     """The devices of the forward and of the backward weights; raises ConfigError."""
+    if config.hardware.backward and phase_of(config) is not None:
+        raise ConfigError(
+            "hardware_backward: expected a training without mirror phase, which sets B between the steps that its "
+            "devices see; leave mirror_rows and mirror_steps out"
+        )
     return device(config.hardware.forward, "hardware_forward"), device(config.hardware.backward, "hardware_backward")
 
 

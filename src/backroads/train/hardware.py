@@ -72,23 +72,25 @@ class Device:
         return self.update_bits is not None or bool(self.asymmetry or self.drift or self.stuck)
 
     def seen(self, s: Tensor, generator: torch.Generator) -> Tensor:
-        """What is read of stored weights."""
-        seen, largest = s, _largest(s)
+        """What is read of stored weights s, of any shape."""
+        seen = s
         if self.read_noise:
-            seen = s + _like(s).normal_(generator=generator) * (self.read_noise * s.square().mean().sqrt())
-        if self.bits is None:
-            return seen
-        step = _step(largest, self.bits)
-        return (seen / step).round().clamp(-(largest / step).round(), (largest / step).round()) * step
+            seen = s + _empty(s).normal_(generator=generator) * (self.read_noise * s.square().mean().sqrt())
+        if self.bits is not None:
+            levels = 2 ** (self.bits - 1) - 1
+            step = _largest(s) / levels
+            seen = torch.where(step > 0, (seen / step).round().clamp(-levels, levels) * step, seen)
+        return seen
 
     def written(self, s: Tensor, asked: Tensor, generator: torch.Generator) -> Tensor:
         """What is stored after a step. s: before. asked: what the optimiser made of it."""
         if self.asymmetry or self.update_bits is not None:
             change = asked - s
             change = change + self.asymmetry * change.abs()
-            if self.update_bits is not None and bool(s.any()):
-                step = _step(_largest(s), self.update_bits)
-                change = (change / step + _like(s).uniform_(generator=generator)).floor() * step
+            if self.update_bits is not None:
+                step = _largest(s) / (2 ** (self.update_bits - 1) - 1)
+                whole = (change / step + _empty(s).uniform_(generator=generator)).floor() * step
+                change = torch.where(step > 0, whole, change)
             asked = s + change
         return asked + self.drift * (self.drift_to - asked) if self.drift else asked
 
@@ -125,12 +127,17 @@ class DeviceModel:
     def __init__(self, model: torch.nn.Module, forward: Device, backward: Device, seed: int) -> None:
         self._seed = seed
         self._layers = [layer for _, layer in aligned_layers(model)]
+        if any(hasattr(p, "full_tensor") for p in model.parameters()) or any(x.W.dim() < 2 for x in self._layers):
+            raise ConfigError(
+                "model: expected weights that are whole in each process, got sharded ones (FSDP), whose range a shard "
+                "does not know; train with DistributedDataParallel"
+            )
         B = {id(layer.backward_weight): layer.backward_weight for layer in self._layers}
         own = [p for p in B.values() if p is not None]
         if backward != Device() and not own:
             raise ConfigError("backward: expected a model with backward weights, got one without; leave it out")
         placed = [(p, forward) for p in forward_parameters(model)] + [(p, backward) for p in own]
-        placed = [(p, how) for p, how in placed if p.is_floating_point()]
+        placed = [(p, how) for p, how in placed if p.is_floating_point() and p.dim() > 1]
         self._cells = [
             _Cells(p, how, number, self._stuck(p, how, number))
             for number, (p, how) in enumerate(placed)
@@ -187,12 +194,14 @@ def device_model(
 
     Args:
         model: plain, or converted; on the device that it trains on.
-        forward: of all parameters but the backward weights, biases and norms too; None: perfect ones.
+        forward: of the forward weights: all parameters of two dimensions or more but the backward weights; biases and
+            the gains of norms stay perfect. None: perfect ones.
         backward: of the backward weights B; None: perfect ones.
         seed: of all draws.
 
     Raises:
-        ConfigError: for something that is no Device, or ``backward`` for a model without backward weights.
+        ConfigError: for something that is no Device, ``backward`` for a model without backward weights, or weights
+            that are sharded over processes.
 
     Example::
 
@@ -210,16 +219,10 @@ def device_model(
     return DeviceModel(model, forward or Device(), backward or Device(), seed)
 
 
-def _like(s: Tensor) -> Tensor:
+def _empty(s: Tensor) -> Tensor:
+    """Memory for draws, in an order that does not depend on the layout of s."""
     return torch.empty_like(s, memory_format=torch.contiguous_format)
 
 
 def _largest(s: Tensor) -> Tensor:
     return s.abs().max() if s.numel() else s.new_zeros(())
-
-
-def _step(largest: Tensor, bits: int) -> Tensor:
-    """The distance of levels; 1 where all weights are zero, which then stay zero."""
-    step = largest / (2 ** (bits - 1) - 1)
-    found: Tensor = torch.where(step > 0, step, torch.ones_like(step))
-    return found

@@ -205,7 +205,7 @@ class Hardware(Group):
     """Errors of the devices that hold the forward weights, by name, as in --hardware-forward.bits 6: bits, update_bits,
     read_noise, asymmetry, drift, drift_to, stuck."""
     backward: dict[str, Any] = Field(default={})
-    """The same for the backward weights B, as in --hardware-backward.read-noise 0.05."""
+    """The same for the backward weights B, as in --hardware-backward.read_noise 0.05."""
 
     _parse = field_validator("forward", "backward")(parsed)
 

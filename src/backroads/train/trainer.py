@@ -144,7 +144,7 @@ def _line(arms: list[TrainingArm], step: int) -> str | None:
     """What an evaluation said, for the terminal."""
     if not step:
         return None
-    warnings = [warning for arm in arms if (warning := arm.parted()) is not None]
+    warnings = [warning for arm in arms if (warning := arm.norm_warning()) is not None]
     return "\n".join([_said(arms, step), *warnings])
 
 
