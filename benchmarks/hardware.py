@@ -24,11 +24,8 @@ RULES: dict[str, dict[str, Any]] = {
 WITHOUT_B = {"backprop", "sign symmetry"}
 DEVICES: dict[str, dict[str, float]] = {
     "perfect": {},
-    "4 bits read": {"bits": 4},
     "3 bits read": {"bits": 3},
-    "read noise 0.3": {"read_noise": 0.3},
     "read noise 1": {"read_noise": 1.0},
-    "6 bits written": {"update_bits": 6},
     "4 bits written": {"update_bits": 4},
     "asymmetry 0.3": {"asymmetry": 0.3},
     "drift 0.01": {"drift": 0.01},
@@ -38,14 +35,14 @@ SETTINGS: dict[str, Any] = {
     "model": "mlp",
     "model_options": {"hidden": [64, 64]},
     "augment": "none",
-    "epochs": 15,
+    "epochs": 8,
     "batch_size": 64,
     "learning_rate": 0.1,
     "momentum": 0.9,
     "weight_decay": 1e-2,
     "schedule": "cosine",
     "keep": 1,
-    "readings_every": 15,
+    "readings_every": 8,
 }
 
 
