@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from pathlib import Path
@@ -178,6 +179,51 @@ def test_perfect_devices_change_no_bit(rule: str) -> None:
         assert torch.equal(found[name], p), name
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_devices_store_what_their_errors_make_of_an_optimiser_s_step(fused: bool) -> None:
+    """Also where one kernel updates the weight in place; momentum sees gradients alone, as that of a twin does."""
+    net = plain_network()
+    cells = br.device_model(net, forward=br.Device(asymmetry=0.5))
+    opt = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, fused=fused)
+    x, y = batch()
+    for step in range(3):
+        twin = copy.deepcopy(net)
+        ideal = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, fused=fused)
+        ideal.load_state_dict(copy.deepcopy(opt.state_dict()))
+        before = [p.detach().clone() for p in net.parameters()]
+        for model, optimizer, writing in ((net, opt, cells.write(step)), (twin, ideal, contextlib.nullcontext())):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            with writing:
+                optimizer.step()
+        for p, q, s in zip(net.parameters(), twin.parameters(), before, strict=True):
+            change = q - s
+            expected = s + change + 0.5 * change.abs() if p.dim() > 1 else q
+            torch.testing.assert_close(p, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, from inside its compiler
+@pytest.mark.slow
+def test_compiled_layers_read_their_devices() -> None:
+    net = small_network("symmetric_alignment")
+    cells = br.device_model(net, forward=br.Device(bits=3), backward=br.Device(bits=3))
+    compiled = torch.compile(net, backend="aot_eager")
+    x, _ = batch()
+    with cells.read(0):
+        expected = net(x)
+        torch.testing.assert_close(compiled(x), expected)
+    assert not torch.allclose(net(x), expected)
+    torch.testing.assert_close(compiled(x), net(x))
+
+
+def test_shards_of_weights_are_refused() -> None:
+    """As FullyShardedDataParallel leaves them: a part of the flattened matrix."""
+    net = small_network("symmetric_alignment")
+    net[6].weight.data = net[6].weight.data.flatten()[:7]
+    with pytest.raises(ConfigError, match=r"expected weights that are whole.*DistributedDataParallel"):
+        br.device_model(net, forward=br.Device(bits=6))
+
+
 @pytest.mark.parametrize("side", ["forward", "backward"])
 def test_a_device_holds_the_weights_of_its_side_alone(side: str) -> None:
     net = small_network("symmetric_alignment")
@@ -280,6 +326,10 @@ def test_a_run_that_goes_on_is_equal_bit_for_bit(rule: str, tmp_path: Path) -> N
     [
         ({"hardware_forward": {"bit": 6}}, "hardware_forward: unknown 'bit'. Did you mean 'bits'"),
         ({"hardware_backward": {"bits": 1}}, "hardware_backward.bits: expected a whole number"),
+        (
+            {"rule": "kolen_pollack", "mirror_rows": 131.0, "hardware_backward": {"bits": 6}},
+            "hardware_backward: expected a training without mirror phase",
+        ),
         ({"rule": "backprop", "hardware_backward": {"bits": 6}}, "backward: expected a model with backward weights"),
     ],
 )

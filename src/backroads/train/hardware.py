@@ -13,6 +13,7 @@ from torch import Tensor
 
 from backroads.errors import ConfigError, nearest
 from backroads.feedback.conversion import aligned_layers, forward_parameters
+from backroads.feedback.conversion.plan import refuse_aihwkit
 
 MOST_BITS = 16
 
@@ -125,6 +126,7 @@ class DeviceModel:
     """
 
     def __init__(self, model: torch.nn.Module, forward: Device, backward: Device, seed: int) -> None:
+        refuse_aihwkit(model)
         self._seed = seed
         self._layers = [layer for _, layer in aligned_layers(model)]
         if any(hasattr(p, "full_tensor") for p in model.parameters()) or any(x.W.dim() < 2 for x in self._layers):
@@ -202,6 +204,7 @@ def device_model(
     Raises:
         ConfigError: for something that is no Device, ``backward`` for a model without backward weights, or weights
             that are sharded over processes.
+        ConversionError: for a model with modules of the simulator aihwkit.
 
     Example::
 

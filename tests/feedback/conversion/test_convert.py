@@ -545,3 +545,35 @@ def test_a_part_of_a_converted_model_reverts_alone_and_the_rest_goes_on() -> Non
     assert [name for name, _ in br.aligned_layers(model)] == ["2", "6", "8"]
     assert torch.equal(copy.deepcopy(model)(x), out)
     model.load_state_dict(copy.deepcopy(model.state_dict()))
+
+
+# --- modules of the simulator aihwkit, stood in for by classes of its names ---
+
+
+class AnalogLinear(nn.Linear):
+    """As convert_to_analog makes it of a Linear."""
+
+    __module__ = "aihwkit.nn.modules.linear"
+
+
+class AnalogSequential(nn.Sequential):
+    """As convert_to_analog makes it of a Sequential."""
+
+    __module__ = "aihwkit.nn.modules.container"
+
+
+@pytest.mark.parametrize("patterns", ["kolen_pollack", {"0": "kolen_pollack"}])
+def test_a_model_with_analog_layers_is_refused_and_stays_as_it_is(patterns: Any) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), AnalogLinear(4, 2))
+    with pytest.raises(ConversionError, match=r"1 \(AnalogLinear\) is aihwkit's.*br\.device_model"):
+        br.convert(net, patterns)
+    assert [type(module) for module in net] == [nn.Linear, AnalogLinear]
+
+
+@pytest.mark.parametrize("ask", [lambda net: br.param_groups(net, lr=0.1), lambda net: br.device_model(net)])
+def test_a_converted_model_that_was_made_analog_afterwards_is_refused(ask: Callable[[nn.Module], Any]) -> None:
+    """convert_to_analog leaves our layers digital, in a container of its own, and says nothing."""
+    net = br.convert(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), "kolen_pollack")
+    ask(net)
+    with pytest.raises(ConversionError, match=r"\(root\) \(AnalogSequential\) is aihwkit's.*leaves backroads' layers"):
+        ask(AnalogSequential(*net))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from backroads.errors import UsageError
+from backroads.feedback.conversion.plan import refuse_aihwkit
 from backroads.feedback.conversion.swap import aligned_layers, forward_parameters
 from backroads.feedback.rules.base import BackwardOptimiser
 
@@ -55,6 +56,7 @@ def param_groups(
         settings.
 
     Raises:
+        ConversionError: for a model with modules of aihwkit.
         UsageError: for another optimiser; and in the first step of an optimiser of torch for which groups with
             backward weights were not made.
 
@@ -67,6 +69,7 @@ def param_groups(
     """
     if optimiser not in ("sgd", "adamw"):
         raise UsageError(f"param_groups: expected optimiser 'sgd' or 'adamw', got {optimiser!r}")
+    refuse_aihwkit(model)
     warn_if_nothing_learns(model)
     sgd = optimiser == "sgd"
     own: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}

@@ -170,6 +170,21 @@ def make_plan(model: torch.nn.Module, rules: Rules) -> tuple[Plan, list[tuple[st
     return Plan(tuple(rows)), work
 
 
+def refuse_aihwkit(model: torch.nn.Module) -> None:
+    """Refuse a model with modules of the simulator aihwkit; raises ConversionError.
+
+    Its layers read their array transposed on the way back, inside the simulator, where no rule reaches; and its
+    ``convert_to_analog`` passes over backroads' layers, which stay digital.
+    """
+    for name, module in model.named_modules():
+        if any(cls.__module__.partition(".")[0] == "aihwkit" for cls in type(module).__mro__):
+            raise ConversionError(
+                f"{name or ROOT} ({type(module).__name__}) is aihwkit's, whose layers read W transposed on the way "
+                f"back and take no rule, and whose convert_to_analog leaves backroads' layers digital; leave it out: "
+                f"br.convert a model of torch's layers and hold its W and B in devices by br.device_model"
+            )
+
+
 def _read_patterns(rules: Rules) -> dict[str, FeedbackRule]:
     if not isinstance(rules, Mapping):
         return {"*": as_rule(rules)}

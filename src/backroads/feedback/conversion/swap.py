@@ -20,6 +20,7 @@ from backroads.feedback.conversion.plan import (
     Rules,
     converted_class,
     make_plan,
+    refuse_aihwkit,
 )
 from backroads.feedback.nn.broadcast import broadcast_error
 from backroads.feedback.nn.layer import AlignedLayer
@@ -57,11 +58,12 @@ def convert(
         generator: CPU generator or seed for the draws of B; None is torch's global generator.
 
     Raises:
-        ConversionError: nothing to convert, converted already, sharded already, a pattern that matches nothing, no
-            module called ``output``, or ``strict``; the model is then untouched.
+        ConversionError: nothing to convert, converted already, sharded already, modules of aihwkit, a pattern that
+            matches nothing, no module called ``output``, or ``strict``; the model is then untouched.
         RuleError: for something that is not a rule.
     """
     plan, work = make_plan(model, rules)
+    refuse_aihwkit(model)
     done = [name or ROOT for name, module in model.named_modules() if isinstance(module, AlignedLayer)]
     if done:
         raise ConversionError(
