@@ -227,11 +227,11 @@ def _read(task: str) -> dict[str, Any]:
 
 
 def chosen_rates(results: dict[str, Any]) -> dict[str, float]:
-    """The rate of the best accuracy by name, the lower one where two are equal."""
+    """The rate of the best accuracy by name, the lower one where two are equal, or all diverged."""
     best: dict[str, tuple[float, float]] = {}
     for row in rows_of(results):
-        if row["accuracy_mean"] is not None:
-            best[row["name"]] = max(best.get(row["name"], (-1.0, 0.0)), (row["accuracy_mean"], -row["rate"]))
+        accuracy = -1.0 if row["accuracy_mean"] is None else row["accuracy_mean"]
+        best[row["name"]] = max(best.get(row["name"], (-2.0, 0.0)), (accuracy, -row["rate"]))
     return {name: -rate for name, (_, rate) in best.items()}
 
 
