@@ -6,7 +6,7 @@ Analog memories are written in steps, and a step up is seldom as large as a step
 :math:`W` and :math:`B` are two arrays of such cells. Where steps up are a tenth larger and steps
 down a tenth smaller, rules that teach :math:`B` learn as well as backpropagation, which would need
 a transposed read of the array. At 0.3 they lose one to two points and fixed random feedback more
-than ten. At 0.6 all lose nine points or more, backpropagation too (seed 0, n = 1).
+than ten. At 0.6 all lose eight points or more, backpropagation too (seed 0, n = 1).
 """
 
 import matplotlib.pyplot as plt
