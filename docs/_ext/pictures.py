@@ -91,6 +91,32 @@ def noise_picture() -> str:
     return _in_their_range("CIFAR-10", curves, "log10 of the variance", "accuracy, %")
 
 
+def hardware_picture() -> str:
+    """MyST: a map of the accuracies of ``benchmarks/hardware.py``, by rule, device and weight."""
+    rows = [row for row in _rows("hardware") if row["accuracy_mean"] is not None]
+    found = {(row["device"], row["weight"], row["rule"]): 100 * row["accuracy_mean"] for row in rows}
+    every = _rows("hardware")
+    places = list(dict.fromkeys((row["device"], row["weight"]) for row in every))
+    rules = list(dict.fromkeys(row["rule"] for row in every))
+    bounds = [50, 70, 80, 90, 94, 96]
+
+    def shade(place: tuple[str, str], rule: str) -> str | None:
+        value = found.get((*place, rule))
+        return None if value is None else figure.SHADES[np.searchsorted(bounds, value, side="right")]
+
+    def paint(axes: Any) -> None:
+        edges = [[n - 0.5 for n in range(len(of) + 1)] for of in (rules, places)]
+        figure.cells(axes, *edges, [[shade(place, rule) for rule in rules] for place in places])
+        axes.grid(visible=False)
+        axes.set(xlim=(edges[0][0], edges[0][-1]), ylim=(edges[1][-1], edges[1][0]))
+        axes.set_xticks(range(len(rules)), [rule.replace(" ", "\n") for rule in rules])
+        names = [device if weight == "none" else f"{device}, {weight}" for device, weight in places]
+        axes.set_yticks(range(len(places)), names)
+
+    label = f"accuracy on digits, darker where it is higher, in steps at {bounds} %; white: diverged, or no B"
+    return _raw(draw(label, Size(620, 330, left=110, right=10, top=6, bottom=48), paint))
+
+
 def leaderboard_picture(task: str) -> str:
     """MyST: error against the cost of a step over backpropagation's, a mark for each rule and method, a look for
     each family (``benchmarks/leaderboard.py``)."""

@@ -85,6 +85,11 @@ def update_noise() -> str:
     return f"{table_of('update_noise')}\n\n{source_of(results('update_noise'))}"
 
 
+def hardware() -> str:
+    """Accuracy by rule, device and weight, from ``benchmarks/hardware.py``."""
+    return f"{table_of('hardware')}\n\n{source_of(results('hardware'))}"
+
+
 def decorrelation() -> str:
     """Mirrors of decorrelated activities, from ``benchmarks/decorrelation.py``."""
     found = results("decorrelation")
