@@ -1,6 +1,7 @@
-"""Every rule on CIFAR-10 with one recipe and the same seeds: the accuracies of the README.
+"""Every rule with one recipe and the same seeds: the accuracies of the README, on CIFAR-10.
 
     python benchmarks/cifar10.py --data folder:PATH --runs PATH [--model resnet8 --epochs 10] [--only rule=backprop]
+    python benchmarks/cifar10.py --data folder:PATH --runs PATH --recipe cifar10-fast [--only rule=backprop]
     python benchmarks/cifar10.py --data folder:PATH --runs PATH --options cadence.fraction=1 --only 'rule=weight*'
 
 The rules are used with their defaults, unless ``--options`` changes them: such a variant is an arm of its own. What is
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from grid import RECIPE, RESULTS, Arm, markdown, parser, rows_of, run_grid, spread
+from grid import RECIPE, RESULTS, Arm, gap_of, markdown, parser, rows_of, run_grid, spread
 
 RULES = [
     "backprop",
     "symmetric_alignment",
     "sign_symmetry",
     "kolen_pollack",
+    "mirrored_kolen_pollack",
     "activation_alignment",
     "feedback_alignment",
     "information_alignment",
@@ -32,7 +34,7 @@ def table(results: dict[str, Any]) -> str:
     for row in rows_of(results):
         options = f" ({row['options']})" if row["options"] else ""
         angle = "-" if row["angle_mean"] is None else f"{row['angle_mean']:.1f}°"
-        gap = spread(row["gap_points"], None, 1, sign="+")
+        gap = gap_of(row)
         accuracy = spread(row["accuracy_mean"], row["accuracy_std"])
         cells.append([row["rule"].replace("_", " ") + options, str(row["n"]), accuracy, gap, angle])
     return markdown(["rule", "n", "accuracy, %", "gap to backprop, points", "weight angle"], cells)
@@ -42,15 +44,18 @@ def main() -> None:
     parse = parser(__doc__, "cifar10")
     parse.add_argument("--model", default="resnet8")
     parse.add_argument("--epochs", type=int, default=10)
+    parse.add_argument("--recipe", help="of the package, in place of --model and --epochs, as in cifar10-fast")
     parse.add_argument("--options", nargs="*", default=[], help="of the rules, as in cadence.fraction=1")
     given = parse.parse_args()
     if given.out == parse.get_default("out"):
-        given.out = RESULTS / f"cifar10_{given.model}_{given.epochs}.json"
+        given.out = RESULTS / f"{given.recipe or f'cifar10_{given.model}_{given.epochs}'}.json"
     options: dict[str, Any] = {}
     for option in given.options:
         (table_name, _, key), value = option.partition("=")[0].rpartition("."), option.partition("=")[2]
         (options.setdefault(table_name, {}) if table_name else options)[key] = value
     shared = {**RECIPE, "model": given.model, "epochs": given.epochs}
+    if given.recipe:
+        shared = {"recipe": given.recipe, "keep": 1, "checkpoint_every": 100}
     arms = [
         Arm({"rule": rule, "options": text}, {**shared, "rule": rule, "rule_options": of})
         for rule in RULES

@@ -30,6 +30,7 @@ from backroads.runs.environment import environment
 from backroads.runs.files import write_json
 from backroads.runs.progress import Progress
 from backroads.runs.schema import Stopped
+from backroads.runs.settings import read_settings
 from backroads.runs.statistics import estimate, paired
 from backroads.train.settings import resolve
 from backroads.train.trainer import train
@@ -57,7 +58,8 @@ class Arm:
 
     Attributes:
         labels: what tells it from the other arms, as in {"network": "vgg", "rule": "backprop"}.
-        settings: of the training, without the seed and without what belongs to a machine.
+        settings: of the training, without the seed and without what belongs to a machine; "recipe" among them is the
+            name of a recipe, over which the others go.
     """
 
     labels: Data
@@ -223,7 +225,9 @@ def show(progress: Progress) -> None:
 
 def training(arm: Arm, seed: int, folder: Path, machine: Data) -> Data:
     """Train an arm with a seed; leaves with status 128 + signal if it is stopped."""
-    config = resolve({**arm.settings, **machine, "seed": seed})
+    settings = {**arm.settings, **machine, "seed": seed}
+    recipe = settings.pop("recipe", None)
+    config = resolve(read_settings(recipe) if recipe else {}, settings)
     results = train(config, folder, show, resume=True)
     if isinstance(results, Stopped):
         sys.exit(128 + results.signal)

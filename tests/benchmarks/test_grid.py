@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import runpy
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import BENCHMARKS, script
 
-import backroads as br
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-GRID = runpy.run_path(str(BENCHMARKS / "grid.py"))
+GRID = script("grid")
 ACCURACIES = {"backprop": {0: 0.9, 1: 0.8, 2: 0.7}, "mirror": {0: 0.85, 1: None, 2: 0.71}}
 
 
@@ -101,9 +98,3 @@ def test_results_from_before_the_grid_can_be_read_and_are_not_written_over(tmp_p
     )
     with pytest.raises(SystemExit, match="was not written by this grid"):
         GRID["run_grid"]([GRID["Arm"]({"rule": "backprop"}, {})], given)
-
-
-def test_every_rule_and_method_is_on_the_leaderboard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    leaderboard = runpy.run_path(str(BENCHMARKS / "leaderboard.py"))
-    assert set(leaderboard["CARDS"]) == {*br.rules.list_rules(), *br.list_methods()} - {"feedback"}

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import math
-import runpy
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+import scripts
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from backroads.methods.hebbian import Hebbian
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 D = torch.float64
 N, SOURCES = 20_000, 6
 
 
 @pytest.fixture(scope="module")
 def script() -> dict[str, Any]:
-    sys.path.append(str(BENCHMARKS))  # scripts import one another
-    return runpy.run_path(str(BENCHMARKS / "receptive_fields.py"))
+    return scripts.script("receptive_fields")
 
 
 def mixture(sparse: bool) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,39 @@
+"""What needs a GPU: ``pytest -m gpu``. Without one, all of it is skipped."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from problems import LAYERWISE, batch, small_network
+
+import backroads as br
+from backroads.train.settings import resolve
+from backroads.train.trainer import train
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERWISE if "batch_random" not in name])  # whose B is drawn anew
+def test_gradients_of_W_are_those_of_the_cpu(name: str) -> None:
+    """In float64; the noise that a rule draws teaches B, and is not in the gradient of W in the first step."""
+    model = small_network(LAYERWISE[name])
+    there = copy.deepcopy(model).cuda()
+    x, y = batch()
+    F.cross_entropy(model(x), y).backward()
+    F.cross_entropy(there(x.cuda()), y.cuda()).backward()
+    backward = {id(p) for p in br.backward_parameters(model)}
+    for (parameter, own), other in zip(model.named_parameters(), there.parameters(), strict=True):
+        if id(own) not in backward and own.grad is not None:
+            torch.testing.assert_close(other.grad.cpu(), own.grad, rtol=1e-9, atol=1e-11, msg=parameter)
+
+
+def test_a_training_learns(tmp_path: Path) -> None:
+    config = resolve({"rule": "mirrored_kolen_pollack", "device": "cuda", "epochs": 5})
+    train(config, tmp_path / "run", lambda _: None)
+    (arm,) = json.loads((tmp_path / "run" / "results.json").read_text())["arms"]
+    assert arm["accuracy"] > 0.9
