@@ -46,7 +46,7 @@ class Whitening(nn.Module):
         self.kernels.copy_(torch.cat([axes, -axes]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.kernels.to(x.dtype), self.bias.to(x.dtype))
+        return F.conv2d(x, self.kernels, self.bias)
 
 
 class Scale(nn.Module):
