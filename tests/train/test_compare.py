@@ -95,16 +95,6 @@ def test_a_comparison_has_the_coefficients_that_were_chosen_for_its_small_networ
     assert chosen == {"information_alignment": {"amp": 0.003, "null": 0.01, "decay": 0.01}}
 
 
-def test_rules_and_methods_by_default_and_neither_where_the_other_is_named() -> None:
-    def compared(**given: Any) -> list[str]:
-        return [name for name, _ in resolve_comparison({"seeds": [0], **given}).arms()]
-
-    assert {"mirrored_kolen_pollack", "local_errors", "target_propagation", "hebbian"} <= set(compared())
-    assert compared(rules=["kolen_pollack"]) == ["backprop", "kolen_pollack"]
-    assert compared(methods=["hebbian"]) == ["backprop", "hebbian"]
-    assert compared(rules=[], methods=[]) == ["backprop"]
-
-
 def test_backprop_is_added_first_and_is_the_baseline(tmp_path: Path) -> None:
     ends = run_quickly(tmp_path / "run", rules=["symmetric_alignment"])
     assert list(ends) == ["backprop", "symmetric_alignment"]

@@ -35,8 +35,6 @@ COMPARED_RULES = [
     "symmetric_alignment",
     "activation_alignment",
 ]
-# One of each family that learns at the rates of the rules; what learns from one number for all needs a far lower one.
-COMPARED_METHODS = ["local_errors", "target_propagation", "hebbian"]
 BASELINE = "backprop"
 
 # A small network allows faster alignment than the rules' own defaults, which must do for wide layers too. Chosen by
@@ -57,9 +55,8 @@ class Compared(Group):
     rules: list[str] | None = None
     """Feedback rules to compare, by name or package.module:callable; backprop, the baseline, is added. By default nine
     rules, or none if methods are given."""
-    methods: list[str] | None = None
-    """Methods without backward weights to compare with the rules, by name or package.module:callable. By default three,
-    or none if rules are given."""
+    methods: list[str] = Field(default=[])
+    """Methods without backward weights to compare with the rules, by name or package.module:callable."""
     seeds: Annotated[list[int], Field(min_length=1)] = Field(default=[0, 1, 2])
     """Each rule is trained once for each seed, of the initial weights and the order of the data."""
     rule_settings: dict[str, dict[str, Any]] = Field(default={})
@@ -136,13 +133,12 @@ class CompareSettings(TrainSettings):
 
     def arms(self) -> list[tuple[str, TrainSettings]]:
         """Name and settings of each arm: every rule and method, with every seed."""
-        rules, methods = self.compare.rules, self.compare.methods
-        if rules is None and methods is None:
-            rules, methods = COMPARED_RULES, COMPARED_METHODS
-        rules = [] if rules is None else rules
+        rules = self.compare.rules
+        if rules is None:
+            rules = [] if self.compare.methods else COMPARED_RULES
         rules = rules if BASELINE in rules else [BASELINE, *rules]
         common = self.shared()
-        named = [("rule", name) for name in rules] + [("method", name) for name in methods or ()]
+        named = [("rule", name) for name in rules] + [("method", name) for name in self.compare.methods]
         if unknown := set(self.compare.rule_settings) - {name for _, name in named}:
             raise ConfigError(
                 f"rule_settings: expected names of what is compared, got {min(unknown)!r}."
