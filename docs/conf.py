@@ -8,6 +8,7 @@ from pathlib import Path
 import backroads
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # whose scripts import one another
 
 project = "backroads"
 author = "The backroads developers"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.append(str(BENCHMARKS))  # they import one another
 
 
 def table_of(name: str, *arguments: Any, file: str = "") -> str:

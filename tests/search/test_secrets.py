@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 import pytest
 import tomli_w
 from optuna.trial import create_trial
-from search.postgres import Postgres, binaries
+from postgres import Postgres, binaries
 
 from backroads.cli import main
 from backroads.errors import ConfigError

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from search.postgres import PASSWORD, Postgres, binaries
-from search.processes import Workers
+from postgres import PASSWORD, Postgres, binaries
+from search_workers import Workers
 
 from backroads.errors import ConfigError
 from backroads.search.record import Record
