@@ -20,6 +20,7 @@ from backroads.feedback.rules.base import BackwardOptimiser, FeedbackRule, Gradi
 DIFFERENCE = WeightedSum(decay=1.0, amp=1.0, reduction="per_tap_mean")
 NOISE = {distribution: WhiteNoise(distribution) for distribution in ("normal", "uniform")}
 START = 2.0  # |B - W|^2 / |B|^2 of a B that is drawn like W, independent of it
+RATE, MARGIN, ERRORS = 0.1, 0.1, 0.3  # of Q; what an innovation may have more than predicted, of R, in standard errors
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -48,10 +49,13 @@ class MirroredKolenPollack(FeedbackRule):
     # -- what stands beside W ------------------------------------------------------------------------------------------
 
     def state(self, W: Tensor, features: int, generator: torch.Generator | None) -> State:
-        """B, drawn like W; C, zeros; and P = E|B - W|^2 as the filter predicts it, a number."""
+        """B, drawn like W; C, zeros; and numbers of the filter: P and Q, and of the last noise g and the most that was
+        expected of |V - B|^2."""
         B = torch.nn.Parameter(draw_like(W, generator))
         C = torch.nn.Parameter(torch.zeros_like(B))
-        return {"backward_weight": B, "correction": C, "variance": START * B.detach().square().sum()}
+        P = START * B.detach().square().sum()
+        filtered = {"variance": P, "drift": P.new_zeros(()), "gain": P.new_ones(()), "expected": P.clone()}
+        return {"backward_weight": B, "correction": C, **filtered}
 
     @property
     def layout(self) -> Hashable:
@@ -63,9 +67,14 @@ class MirroredKolenPollack(FeedbackRule):
         return {"step": self.every, "active": 2, "before": 2**31, "uses": 2**31}
 
     def settle(self, state: State) -> None:
+        C, Q, g = state["correction"], state["drift"], state["gain"]
         with torch.no_grad():
-            state["backward_weight"].add_(state["correction"])
-            state["correction"].zero_()
+            # C = g (V - B), the mean over the step's parts and processes; with g = 0 it has been looked at already.
+            surprise = (C / g.clamp(min=torch.finfo(g.dtype).tiny)).square().sum() - state["expected"]
+            Q.add_(RATE * g * surprise).clamp_(min=0.0)
+            state["backward_weight"].add_(C)
+            C.zero_()
+            g.zero_()
 
     # -- how much noise there is ---------------------------------------------------------------------------------------
 
@@ -97,7 +106,7 @@ class MirroredKolenPollack(FeedbackRule):
 
     @torch.no_grad()
     def begin(self, use: Use, state: State) -> tuple[bool, State]:
-        B, C, P, memory = state["backward_weight"], state["correction"], state["variance"], use.memory
+        B, C, memory = state["backward_weight"], state["correction"], use.memory
         transformed = torch._C._are_functorch_transforms_active()  # vmap and grad change nothing in place
         compiled = torch.compiler.is_compiling()  # it would take a count for a constant: noise in every step
         learning = use.training and not transformed
@@ -111,14 +120,18 @@ class MirroredKolenPollack(FeedbackRule):
         tensors = {"backward_weight": B, "correction": C} | ({"feedback": B} if learning else {})
         if not memory.active:
             return False, tensors
-        # R = E|V - W|^2 of the V of a step. |W|^2 is taken to be |B|^2; the rows are those of all uses in a step.
-        rows = self.rows_per_input(use.x, use.W, use.op) * max(1, memory.last)
-        R = (torch.linalg.vector_norm(B).square() / rows).clamp(min=torch.finfo(B.dtype).tiny)
         if step:
+            # R = E|V - W|^2 of the V of a step. The rows are those of all uses in a step; |W|^2 is the power of the
+            # answers to the noise, E|W xi|^2, and taken from W to save their second pass.
+            q = self.rows_per_input(use.x, use.W, use.op) * max(1, memory.last)
+            R = (torch.linalg.vector_norm(use.W).square() / q).clamp(min=torch.finfo(B.dtype).tiny)
+            P = state["variance"] + state["drift"]
             g = (P / (P + R)).clamp(min=self.floor)
-            P.copy_((1 - g).square() * P + g.square() * R)
-        # P after the step is g R where g is the filter's own, so that all uses in a step find the gain of the first.
-        return True, {**tensors, "gain": (P / R).clamp(self.floor, 1.0)}
+            standard_error = math.sqrt(2 / use.W.shape[1] * (1 + 1 / q))  # of |V - B|^2, in R, of a neuron
+            state["gain"].copy_(g)
+            state["expected"].copy_(P + R * (1 + MARGIN + ERRORS * standard_error))
+            state["variance"].copy_((1 - g).square() * P + g.square() * R)
+        return True, {**tensors, "gain": state["gain"].clone()}
 
     def in_effect(self, scale: float, active: bool) -> Self:
         scale = scale if active else 0.0
@@ -185,6 +198,10 @@ def mirrored_kolen_pollack(
     like W. While |W| stays the same, P = |W|^2 / (1/2 + rows per input so far): 131 rows over a whole training give an
     angle of 5 degrees, in any network.
 
+    Where noise or rounding is in B's increments, D does a random walk, and |V - B|^2 is on average larger than P + R.
+    From what is more than a tenth of R the filter learns the walk's variance Q, which is added to P before each step
+    with noise: the gain stays as high as the noise in B needs.
+
     A noise of the mirror alone has to be averaged, and an average lags behind a W that moves; Kolen and Pollack's rule
     alone forgets D at the pace of weight decay. Nothing reads W: both terms are at hand at the synapse.
 
@@ -196,7 +213,7 @@ def mirrored_kolen_pollack(
         every: noise comes in the first step and in every so-manyth from then on; >= 1. As the noise takes two products
             of the layer's three, a training costs at most 2 / (3 every) more; in convolutions, where ``rows`` is a
             small part of the batch's, far less. Under torch.compile it comes in each step, in such a part of the rows.
-        floor: of g, > 0 and <= 1, for what moves B and W apart (noise in B's increments, rounding).
+        floor: of g, > 0 and <= 1, for what moves B and W apart so slowly that V does not show it (rounding).
         noise: "normal" or "uniform".
 
     Raises:
