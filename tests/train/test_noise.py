@@ -216,6 +216,25 @@ def test_the_trainer_puts_the_noise_where_its_settings_say(on: str) -> None:
             assert change.std().item() == pytest.approx(0.5 * rates[own], rel=0.3)
 
 
+@pytest.mark.parametrize("rule", ["symmetric_alignment", "kolen_pollack", "mirrored_kolen_pollack"])
+def test_W_and_B_get_the_same_noise_where_the_rate_is_that_of_W(rule: str) -> None:
+    """0.5 times the rate of W, whatever B's own is; a correction, which moves into B, gets none."""
+    net = small_network(rule, torch.float32)
+    config = resolve({"update_noise": 0.5, "update_noise_rate": "forward", "weight_decay": 0.0, "momentum": 0.0})
+    optimizers = Optimizers(net, config, 10, Feedback().parameter_groups(net))
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    rate, _ = optimizers.set_rates(0)
+    for optimizer in filter(None, (optimizers.forward, optimizers.backward)):
+        optimizer.step()
+    for name, p in net.named_parameters():
+        change = (p - before[name]).detach()
+        assert bool(change.any()) == (not name.endswith("correction"))
+        if change.any() and p.numel() > 100:
+            assert change.std().item() == pytest.approx(0.5 * rate, rel=0.3)
+
+
 def test_noise_on_both_is_not_the_same_noise() -> None:
     """W and B of one layer are as large and move by noise alone: with the draws of one they would move alike."""
     layer = br.nn.Linear(30, 20, bias=False, rule="symmetric_alignment")

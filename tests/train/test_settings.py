@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from backroads.errors import ConfigError, RuleError
 from backroads.feedback.rules import WeightEstimate, exact_probing, symmetric_alignment
 from backroads.phases import NoisePhase
 from backroads.runs.groups import flags
-from backroads.runs.settings import check_resume, parse, read_settings, recipes
+from backroads.runs.settings import check_resume, check_resume_in, parse, read_settings, recipes
 from backroads.train.build import phase_of, rules_of
 from backroads.train.settings import GROWING, HARMLESS, TrainSettings, resolve
 
@@ -31,6 +32,7 @@ def test_noise_phases_and_estimates_are_settings_too(tmp_path: Path) -> None:
             "rule_options": flags,
             "update_noise": 0.1,
             "update_noise_on": "backward",
+            "update_noise_rate": "forward",
             "update_noise_distribution": "uniform",
             "mirror_steps": 2,
             "mirror_options": {"rate": "0.5", "images": "4"},
@@ -120,6 +122,20 @@ def test_only_differences_that_change_no_weight_are_harmless() -> None:
     with pytest.raises(ConfigError) as caught:
         check(learning_rate=0.2, seed=1)
     assert "learning_rate: the run has 0.1, now 0.2\n  run.seed: the run has 0, now 1" in str(caught.value)
+
+
+def test_a_run_from_before_a_setting_there_was_has_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = resolve({}).as_toml()
+    del old["optimizer"]["norm_rate"], old["run"]["six_views"]
+    monkeypatch.setattr("backroads.runs.settings.newest_settings", lambda folder: copy.deepcopy(old))
+
+    def check(**changes: object) -> None:
+        new = resolve(dict(changes)).as_toml()
+        check_resume_in(tmp_path, new, TrainSettings, harmless=HARMLESS, growing=GROWING)
+
+    check()
+    with pytest.raises(ConfigError, match=r"norm_rate: the run has None, now 2\.0"):
+        check(norm_rate=2.0)
 
 
 def test_a_phase_of_rows_comes_once_unless_it_is_said_how_often() -> None:

@@ -189,7 +189,7 @@ def meta_train(
     """
     settings = config.model_dump(exclude_none=True)
     if resume and not restart:
-        check_resume_in(path, settings, harmless=HARMLESS, growing=GROWING)
+        check_resume_in(path, settings, type(config), harmless=HARMLESS, growing=GROWING)
     with (
         joined(config.run.device, threads=config.run.threads) as runtime,
         Stopper() as stopper,

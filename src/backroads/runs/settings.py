@@ -164,11 +164,15 @@ def check_resume(
         )
 
 
-def check_resume_in(folder: Path, new: dict[str, Any], *, harmless: frozenset[str], growing: frozenset[str]) -> None:
+def check_resume_in(
+    folder: Path, new: dict[str, Any], schema: type[BaseModel], *, harmless: frozenset[str], growing: frozenset[str]
+) -> None:
     """Refuse to go on in a folder with other settings than its newest checkpoint has, or with an altered config.toml.
 
     Args:
-        folder: of the run; without a checkpoint, nothing is refused. new, harmless, growing: see :func:`check_resume`.
+        folder: of the run; without a checkpoint, nothing is refused.
+        schema: of the settings. A run from before a setting there was has that setting's default.
+        new, harmless, growing: see :func:`check_resume`.
 
     Raises:
         ConfigError: with one line for each difference.
@@ -183,6 +187,10 @@ def check_resume_in(folder: Path, new: dict[str, Any], *, harmless: frozenset[st
             + "\n  ".join(found)
             + f"\nput it back, or remove it (it is written again from the checkpoint), or {RESTART}"
         )
+    for table, group in groups(schema).items():
+        for name, field in group.model_fields.items():
+            if new.get(table, {}).get(name) == field.default:
+                saved.setdefault(table, {}).setdefault(name, field.default)
     check_resume(saved, new, harmless=harmless, growing=growing)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ def noisy(
     *,
     model: torch.nn.Module | None = None,
     seed: int = 0,
+    rate: Callable[[], float] | None = None,
 ) -> _Optimizer:
     """Let an optimiser's updates be noisy: after every ``step``, ``weight += lr epsilon``; returns the optimiser.
 
@@ -40,6 +42,9 @@ def noisy(
         distribution: "normal" or "uniform" (of the same variance).
         which: all of the optimiser's weights, or of them only those of the forward pass or the backward weights.
         model: the converted model; needed to tell the two apart, unless ``which`` is "all".
+        seed: of the draws.
+        rate: answers, at a step, with the rate that multiplies the noise of all weights; None: that of each group. With
+            a rate, groups named "constant" get no noise: what they hold is on its way into a B that gets it.
 
     Raises:
         ConfigError: for settings that make no sense. StateError: from ``load_state_dict``, for noise of another kind of
@@ -61,7 +66,7 @@ def noisy(
         backward = {id(p) for p in backward_parameters(model)}
         given = {id(p) for group in optimizer.param_groups for p in group["params"]}
         chosen = given & backward if which == "backward" else given - backward
-    noise = _UpdateNoise(float(std), distribution, chosen, seed)
+    noise = _UpdateNoise(float(std), distribution, chosen, seed, rate)
     optimizer._update_noise = noise  # type: ignore[attr-defined]
     optimizer.register_step_post_hook(noise.after_step)
     optimizer.register_state_dict_post_hook(noise.save)
@@ -77,8 +82,10 @@ class _UpdateNoise:
         chosen: ids of the weights that get noise; None is all. generators: by kind of device, made when first needed.
     """
 
-    def __init__(self, std: float, distribution: str, chosen: set[int] | None, seed: int) -> None:
-        self.std, self.distribution, self.chosen, self.seed = std, distribution, chosen, seed
+    def __init__(
+        self, std: float, distribution: str, chosen: set[int] | None, seed: int, rate: Callable[[], float] | None
+    ) -> None:
+        self.std, self.distribution, self.chosen, self.seed, self.rate = std, distribution, chosen, seed, rate
         self.generators: dict[str, torch.Generator] = {}
         self._read: dict[str, torch.Generator] = {}
 
@@ -87,6 +94,9 @@ class _UpdateNoise:
         if self.std == 0:
             return
         for group in optimizer.param_groups:
+            if self.rate is not None and group.get("name") == "constant":
+                continue
+            lr = float(group["lr"]) if self.rate is None else self.rate()
             kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
             for p in group["params"]:
                 if self.chosen is None or id(p) in self.chosen:
@@ -95,7 +105,7 @@ class _UpdateNoise:
                 drawn = self._draw(sum(p.numel() for p in weights), device, dtype)
                 parts = drawn.split([p.numel() for p in weights])
                 epsilons = [part.view(p.shape) for part, p in zip(parts, weights, strict=True)]
-                torch._foreach_add_(weights, epsilons, alpha=float(group["lr"]))
+                torch._foreach_add_(weights, epsilons, alpha=lr)
 
     def _draw(self, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """(n,) with mean 0 and the standard deviation."""

@@ -94,7 +94,11 @@ class Optimizers:
                         of_w.update_noise_on,
                         model=model,
                         seed=config.run.seed * 1_000_003 + seed,
+                        rate=self._rate_of_w if of_w.update_noise_rate == "forward" else None,
                     )
+
+    def _rate_of_w(self) -> float:
+        return float(self.forward.param_groups[0]["lr"])
 
     def set_rates(self, step: int) -> tuple[float, float]:
         """Put this step's rates into the optimisers; returns (rate of W, rate of B)."""

@@ -124,6 +124,8 @@ class Optimizer(Group):
     """Distribution of the update noise."""
     update_noise_on: Literal["all", "forward", "backward"] = "all"
     """Which weights get the update noise: all, the forward weights W, or the backward weights B."""
+    update_noise_rate: Literal["own", "forward"] = "own"
+    """Learning rate that multiplies the update noise: each weight's own, as published, or that of W for all."""
 
 
 class Schedule(Group):

@@ -79,7 +79,7 @@ def run_arms(
     for _, own in named:
         check_names(own)
     if resume and not restart:
-        check_resume_in(path, settings, harmless=HARMLESS, growing=GROWING)
+        check_resume_in(path, settings, type(config), harmless=HARMLESS, growing=GROWING)
     with (
         joined(config.run.device, threads=config.run.threads, deterministic=config.run.deterministic) as runtime,
         Stopper() as stopper,
