@@ -42,7 +42,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def increments(results: dict[str, Any]) -> str:
-    """Accuracy, its gap to backpropagation without noise, and the mean angle by rule, weight that is noisy, variance."""
+    """Accuracy, its gap to backpropagation without noise, and mean angle, by noisy weight, rule, variance."""
     cells = [
         [
             "W" if row["on"] == "forward" else "B",
