@@ -83,6 +83,18 @@ def update_noise() -> str:
     return f"{table_of('update_noise')}\n\n{source_of(results('update_noise'))}"
 
 
+def increments() -> str:
+    """Accuracy and angle under noise in the increments of W or of B, from ``benchmarks/update_noise.py``."""
+    found = results("increment_noise")
+    table = runpy.run_path(str(BENCHMARKS / "update_noise.py"))["increments"]
+    return f"{table(found)}\n\n{source_of(found)}"
+
+
+def noise_rows() -> str:
+    """Accuracy and angle by rule and rows of noise, from ``benchmarks/noise_rows.py``."""
+    return f"{table_of('noise_rows')}\n\n{source_of(results('noise_rows'))}"
+
+
 def hardware() -> str:
     """Accuracy by rule, device and weight, from ``benchmarks/hardware.py``."""
     return f"{table_of('hardware')}\n\n{source_of(results('hardware'))}"

@@ -36,6 +36,7 @@ EXTRAS = {
     "transformers": "huggingface",
     "accelerate": "huggingface",
     "lightning": "lightning",
+    "aihwkit": "analog",
 }
 # The extras that "all" contains; the others are installed one by one.
 IN_ALL = ("cli", "report", "search")

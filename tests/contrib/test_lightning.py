@@ -133,6 +133,17 @@ def test_a_b_that_leaves_its_range_stops_the_training(value: float, tmp_path: Pa
     assert trainer.global_step == 1
 
 
+def test_a_b_a_factor_of_ten_away_is_told_once_and_training_goes_on(tmp_path: Path) -> None:
+    module = Module("feedback_alignment")
+    module.on_before_optimizer_step = lambda optimizer: None
+    with torch.no_grad():
+        module.net[0].backward_weight.mul_(20)
+    with pytest.warns(UserWarning, match=r"left the range of 0\.1 to 10 times W: net\.0: \|B\| / \|W\| = ") as told:
+        trainer = fit(module, tmp_path)
+    assert trainer.global_step > 1
+    assert sum("range" in str(warning.message) for warning in told) == 1
+
+
 def test_a_plain_model_is_refused_before_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"call br\.convert"):
         fit(Module(None), tmp_path)

@@ -13,6 +13,7 @@ from backroads.errors import ConversionError, UsageError
 from backroads.feedback.conversion import aligned_layers, alignment_scale
 from backroads.feedback.conversion.groups import warn_if_nothing_learns
 from backroads.metrics import readings
+from backroads.metrics.weight_norm_ratio import NORMAL
 
 
 @dataclasses.dataclass
@@ -30,6 +31,7 @@ class Watch:
 
     every: int = 50
     largest: float = 1e3
+    warned: set[str] = dataclasses.field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
@@ -48,13 +50,29 @@ class Watch:
         warn_if_nothing_learns(model)
 
     def measure(self, model: torch.nn.Module) -> tuple[dict[str, float], list[str]]:
-        """({"metric/layer": number}, the layers that have left the sane range, with what was measured)."""
+        """({"metric/layer": number}, the layers that have left the sane range, with what was measured).
+
+        Warns once of a layer whose norms are more than a factor of ten apart, long before training is stopped for it.
+        """
         found = readings(model)
-        wrong = [
-            f"{name}: |B| / |W| = {ratio:.3g}"
-            for name, ratio in found.get("norm_ratio", {}).items()
-            if not (math.isfinite(ratio) and 1 / self.largest <= ratio <= self.largest)
-        ]
+        ratios = found.get("norm_ratio", {})
+
+        def outside(low: float, high: float) -> dict[str, str]:
+            return {
+                name: f"{name}: |B| / |W| = {x:.3g}"
+                for name, x in ratios.items()
+                if not low <= x <= high or math.isnan(x)
+            }
+
+        wrong = list(outside(1 / self.largest, self.largest).values())
+        early = {name: told for name, told in outside(*NORMAL).items() if name not in self.warned}
+        self.warned.update(early)
+        if early and not wrong:
+            warnings.warn(
+                f"backward weights left the range of 0.1 to 10 times W: {'; '.join(early.values())}; lower the rule's "
+                f"rate or coefficients (training goes on, and stops at 1/{self.largest:g} and {self.largest:g})",
+                stacklevel=3,
+            )
         return {f"{metric}/{name}": x for metric, layers in found.items() for name, x in layers.items()}, wrong
 
     def scale(self, model: torch.nn.Module, passes: int, scaler: Any = None) -> None:

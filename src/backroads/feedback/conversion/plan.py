@@ -181,7 +181,8 @@ def refuse_aihwkit(model: torch.nn.Module) -> None:
             raise ConversionError(
                 f"{name or ROOT} ({type(module).__name__}) is aihwkit's, whose layers read W transposed on the way "
                 f"back and take no rule, and whose convert_to_analog leaves backroads' layers digital; leave it out: "
-                f"br.convert a model of torch's layers and hold its W and B in devices by br.device_model"
+                f"br.convert a model of torch's layers and hold its W and B in devices by br.device_model, "
+                f"or read them through arrays of aihwkit by backroads.contrib.analog.two_arrays"
             )
 
 
