@@ -416,3 +416,18 @@ def test_the_front_is_plain_convolutions_and_may_be_computed_in_bfloat16() -> No
     assert 0 < float((half - full).detach().norm() / full.detach().norm()) < 2**-6
     half.sum().backward()
     assert fronts[1].get_parameter("W0").grad is not None
+
+
+def test_tensorboard_gets_the_numbers_of_meta_training(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trained(small(log=["tensorboard"], meta_steps=4, log_every=2, eval_every=2), tmp_path / "r")
+    board = EventAccumulator(str(tmp_path / "r" / "tensorboard"))
+    board.Reload()
+    written = [json.loads(line) for line in (tmp_path / "r" / "events.jsonl").read_text().splitlines()]
+    for kind, name in (("step", "loss"), ("lifetimes", "mean")):
+        expected = [(event["step"], event[name]) for event in written if event.get("event") == kind]
+        assert expected
+        sent = [(scalar.step, scalar.value) for scalar in board.Scalars(f"{kind}/{name}")]
+        assert sent == [(step, pytest.approx(value)) for step, value in expected]

@@ -198,6 +198,8 @@ class RunSettings(Group):
     """Meta-steps between checkpoints."""
     keep: Count = 2
     """How many of the newest checkpoints to keep, beside the best one."""
+    log: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default=[])
+    """Send the numbers of the log to TensorBoard, Weights & Biases or MLflow as well."""
 
 
 class MetaConfig(Group):
@@ -212,7 +214,7 @@ class MetaConfig(Group):
 
 
 # What may differ when a run goes on: nothing that the weights or the log depend on. Meta-steps may grow.
-HARMLESS, GROWING = frozenset({"root", "download", "keep", "device", "threads"}), frozenset({"meta_steps"})
+HARMLESS, GROWING = frozenset({"root", "download", "keep", "device", "threads", "log"}), frozenset({"meta_steps"})
 
 
 def resolve(given: dict[str, Any], flags: dict[str, Any] | None = None) -> MetaConfig:

@@ -22,6 +22,7 @@ from backroads.plasticity.tasks.episode import Episodes, Tasks, seeded
 from backroads.plasticity.tasks.load import load_tasks
 from backroads.runs import checkpoint, schema
 from backroads.runs.arm import Arm
+from backroads.runs.loggers import Loggers
 from backroads.runs.loop import Loop, Times, failures_explained
 from backroads.runs.progress import Report
 from backroads.runs.runtime import Runtime, joined
@@ -207,6 +208,8 @@ def meta_train(
         run = config.run
         times = Times(config.meta.meta_steps, run.eval_every, log=run.log_every, save=run.checkpoint_every)
         loop = Loop([arm], times, runtime, stop=stopper, report=report, line=arm.line)
+        if run.log and runtime.leads:
+            loop.listen = Loggers(run.log, path, [(config.learner, settings)])
         start = schema.Start(
             "meta",
             (schema.Arm(config.learner, run.seed),),
