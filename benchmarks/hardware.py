@@ -1,6 +1,7 @@
-"""Which rules survive which imperfect devices, on digits: accuracy by rule, error, and the weight that has it.
+"""Which rules survive which imperfect devices: accuracy by rule, error, and the weight that has it.
 
     python benchmarks/hardware.py --data digits --runs PATH
+    python benchmarks/hardware.py --task cifar10 --data folder:PATH --runs PATH --seeds 0
 
 Either the forward weights W or the backward weights B are held in devices with one error; the others are perfect. So is
 what is not a matrix. Backprop and sign symmetry have no B of their own: they read W twice.
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from grid import Arm, markdown, parser, rows_of, run_grid, spread
+from grid import RECIPE, RESULTS, Arm, markdown, parser, rows_of, run_grid, spread
+from local_rules import PLAIN
 from local_rules import RULES as LOCAL_RULES
 
 RULES: dict[str, dict[str, Any]] = {
@@ -31,22 +33,25 @@ DEVICES: dict[str, dict[str, float]] = {
     "drift 0.01": {"drift": 0.01},
     "stuck 30 %": {"stuck": 0.3},
 }
-SETTINGS: dict[str, Any] = {
-    "model": "mlp",
-    "model_options": {"hidden": [64, 64]},
-    "augment": "none",
-    "epochs": 8,
-    "batch_size": 64,
-    "learning_rate": 0.1,
-    "momentum": 0.9,
-    "weight_decay": 1e-2,
-    "schedule": "cosine",
-    "keep": 1,
-    "readings_every": 8,
+TASKS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "model": "mlp",
+        "model_options": {"hidden": [64, 64]},
+        "augment": "none",
+        "epochs": 8,
+        "batch_size": 64,
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 1e-2,
+        "schedule": "cosine",
+        "keep": 1,
+        "readings_every": 8,
+    },
+    "cifar10": {**RECIPE, **PLAIN, "model": "mlp", "model_options": {"hidden": [256, 256]}, "epochs": 3},
 }
 
 
-def arms() -> list[Arm]:
+def arms(settings: dict[str, Any]) -> list[Arm]:
     """All trainings: perfect devices, then each error in W, then in B for the rules that have one."""
     found = []
     for device, errors in DEVICES.items():
@@ -54,7 +59,7 @@ def arms() -> list[Arm]:
             hardware = {"W": {"hardware_forward": errors}, "B": {"hardware_backward": errors}, "none": {}}[weight]
             rules = [rule for rule in RULES if weight != "B" or rule not in WITHOUT_B]
             found += [
-                Arm({"device": device, "weight": weight, "rule": rule}, {**SETTINGS, **RULES[rule], **hardware})
+                Arm({"device": device, "weight": weight, "rule": rule}, {**settings, **RULES[rule], **hardware})
                 for rule in rules
             ]
     return found
@@ -71,8 +76,12 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    given = parser(__doc__, "hardware").parse_args()
-    print(table(run_grid(arms(), given)))
+    parse = parser(__doc__, "hardware")
+    parse.add_argument("--task", default="digits", choices=list(TASKS))
+    given = parse.parse_args()
+    if given.task != "digits" and given.out == parse.get_default("out"):
+        given.out = RESULTS / f"hardware_{given.task}.json"
+    print(table(run_grid(arms(TASKS[given.task]), given)))
 
 
 if __name__ == "__main__":

@@ -95,9 +95,10 @@ def noise_rows() -> str:
     return f"{table_of('noise_rows')}\n\n{source_of(results('noise_rows'))}"
 
 
-def hardware() -> str:
-    """Accuracy by rule, device and weight, from ``benchmarks/hardware.py``."""
-    return f"{table_of('hardware')}\n\n{source_of(results('hardware'))}"
+def hardware(task: str) -> str:
+    """Accuracy by rule, device and weight on a task of ``benchmarks/hardware.py``."""
+    file = "hardware" if task == "digits" else f"hardware_{task}"
+    return f"{table_of('hardware', file=file)}\n\n{source_of(results(file))}"
 
 
 def decorrelation() -> str:
