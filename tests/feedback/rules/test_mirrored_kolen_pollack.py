@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from typing import Any
 
@@ -18,6 +19,7 @@ from backroads.errors import RuleError
 from backroads.feedback.conversion.groups import clip_gradients
 
 RULE = br.rules.mirrored_kolen_pollack
+mirrored = importlib.import_module("backroads.feedback.rules.mirrored_kolen_pollack")
 
 
 def error(layer: br.nn.AlignedLayer) -> Tensor:
@@ -346,8 +348,12 @@ def test_two_graphs_before_one_step() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_compilation_keeps_it_exact() -> None:
-    """Compiled, C moves into B and each step counts once: the forecast is eager mode's, but for scatter of Q."""
+def test_compilation_keeps_it_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled, C moves into B and each step counts once: the forecast is eager mode's, but for scatter of Q.
+
+    That of the part of eager mode in which noise is as seldom as it is little when compiled.
+    """
+    monkeypatch.setattr(mirrored, "FIRST", 0.0)
     forecasts = {}
     for compiled in (False, True):
         net = small_network(RULE(rows=2.0, every=2), torch.float32)
@@ -410,11 +416,14 @@ def test_rows_are_bounded_by_the_batch() -> None:
 @FUSED
 @pytest.mark.parametrize("to_none", [False, True])
 @pytest.mark.parametrize("every", [1, 3])
-def test_noise_comes_in_the_first_step_and_in_every_so_manyth(every: int, to_none: bool, fused: bool) -> None:
-    """In the others neither C nor P moves, and nothing but the increments of W moves B.
+def test_noise_comes_in_the_first_step_and_in_every_so_manyth(
+    every: int, to_none: bool, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the others neither C nor P moves, and nothing but the increments of W moves B. So it is after the first rows.
 
     Also with fused optimisers, which torch does not count as changes, and with gradients that are set to 0.
     """
+    monkeypatch.setattr(mirrored, "FIRST", 0.0)
     net = small_network(RULE(every=every, floor=1e-9))
     opt = torch.optim.SGD(br.param_groups(net, 0.05), fused=fused)
     opt.zero_grad = lambda zero=opt.zero_grad: zero(set_to_none=to_none)  # type: ignore[method-assign]
@@ -428,6 +437,22 @@ def test_noise_comes_in_the_first_step_and_in_every_so_manyth(every: int, to_non
             else:
                 assert torch.equal(layer.variance, P)
                 torch.testing.assert_close(error(layer), D, rtol=0, atol=1e-12)
+
+
+def test_the_first_131_rows_come_in_every_step_where_an_error_passes() -> None:
+    """16 rows a step in the second layer: in 9 steps, then in every fourth. The first layer sends no error on."""
+    net = br.convert(torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)), RULE(every=4))
+    opt = torch.optim.SGD(br.param_groups(net, 0.01))
+    seen: list[list[bool]] = [[], []]
+    for step in range(20):
+        x = torch.randn(64, 8, generator=torch.Generator().manual_seed(step))
+        opt.zero_grad()
+        net(x).square().mean().backward()
+        for found, (_, layer) in zip(seen, br.aligned_layers(net), strict=True):
+            found.append(layer.correction.grad is not None)
+        opt.step()
+    assert seen[0] == [step % 4 == 0 for step in range(20)]
+    assert seen[1] == [step < 9 or step % 4 == 0 for step in range(20)]
 
 
 @pytest.mark.parametrize(

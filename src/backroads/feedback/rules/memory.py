@@ -15,6 +15,7 @@ class Memory:
     Attributes:
         step: of a rule that does not act on every pass.
         active: whether the last pass was one on which it acts.
+        noisy: in how many steps noise has driven the layer.
         place: of the oldest copy of W, for a late view of W.
         late: what the last pass saw of W.
         backward: number of the backward pass that is, or was last, under way.
@@ -30,6 +31,7 @@ class Memory:
     def __init__(self) -> None:
         self.step = 0
         self.active = True
+        self.noisy = 0
         self.place = 0
         self.late: Tensor | None = None
         self.backward = self.version = self.seen = -1

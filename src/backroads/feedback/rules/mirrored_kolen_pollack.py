@@ -20,6 +20,7 @@ from backroads.feedback.rules.base import BackwardOptimiser, FeedbackRule, Gradi
 DIFFERENCE = WeightedSum(decay=1.0, amp=1.0, reduction="per_tap_mean")
 NOISE = {distribution: WhiteNoise(distribution) for distribution in ("normal", "uniform")}
 START = 2.0  # |B - W|^2 / |B|^2 of a B that is drawn like W, independent of it
+FIRST = 131.0  # rows of noise per input that come as fast as they can: 5 degrees
 RATE, MARGIN, ERRORS = 0.1, 0.1, 0.3  # of Q; what an innovation may have more than predicted, of R, in standard errors
 
 
@@ -64,7 +65,7 @@ class MirroredKolenPollack(FeedbackRule):
     @property
     def counters(self) -> dict[str, int]:
         # The rows of a step are known when it is over.
-        return {"step": self.every, "active": 2, "before": 2**31, "uses": 2**31}
+        return {"step": self.every, "active": 2, "before": 2**31, "uses": 2**31, "noisy": 2**31}
 
     def settle(self, state: State) -> None:
         C, Q, g = state["correction"], state["drift"], state["gain"]
@@ -114,8 +115,12 @@ class MirroredKolenPollack(FeedbackRule):
         if step:
             if memory.active or compiled or memory.seen < 0:
                 self.settle(state)
-            memory.active = compiled or memory.step == 0
+            # The first rows come in every step, where an error passes: B is still far from W.
+            q = self.rows_per_input(use.x, use.W, use.op)
+            early = use.x.requires_grad and memory.noisy * q < FIRST and self.every > 1
+            memory.active = compiled or early or memory.step == 0
             memory.step = 0 if compiled else (memory.step + 1) % self.every
+            memory.noisy += memory.active and not compiled
         # After that C is zero until the optimiser has stepped, and B alone carries the error back.
         tensors = {"backward_weight": B, "correction": C} | ({"feedback": B} if learning else {})
         if not memory.active:
@@ -191,12 +196,12 @@ def mirrored_kolen_pollack(
     """Mirrored Kolen-Pollack: ``dB = dW + g (V - B)``. Local, and nothing to tune.
 
     B gets the increments that W's optimiser gives W (Kolen and Pollack), so that whatever W does leaves the difference
-    D = B - W as it is. In each eighth step noise xi, white and of power 1, drives the layer in place of its input,
-    apart from the task; with y = W xi the mean of y xi^T is an unbiased view V of W, E|V - W|^2 = |W|^2 / q for q rows
-    of noise per input of a neuron, and removes D. As D is a constant seen through noise, the best gain is that of the
-    Kalman filter: ``g = P / (P + R)``, ``P <- (1 - g) P``, R = |B|^2 / q, from P = E|D|^2 = 2 |B|^2 on, when B is drawn
-    like W. While |W| stays the same, P = |W|^2 / (1/2 + rows per input so far): 131 rows over a whole training give an
-    angle of 5 degrees, in any network.
+    D = B - W as it is. Now and then noise xi, white and of power 1, drives the layer in place of its input, apart from
+    the task; with y = W xi the mean of y xi^T is an unbiased view V of W, E|V - W|^2 = |W|^2 / q for q rows of noise
+    per input of a neuron, and removes D. As D is a constant seen through noise, the best gain is that of the Kalman
+    filter: ``g = P / (P + R)``, ``P <- (1 - g) P``, R = |W|^2 / q, from P = E|D|^2 = 2 |B|^2 on, when B is drawn like
+    W. While |W| stays the same, P = |W|^2 / (1/2 + rows per input so far): 131 rows over a whole training give an angle
+    of 5 degrees, in any network.
 
     Where noise or rounding is in B's increments, D does a random walk, and |V - B|^2 is on average larger than P + R.
     From what is more than a tenth of R the filter learns the walk's variance Q, which is added to P before each step
@@ -210,9 +215,11 @@ def mirrored_kolen_pollack(
     Args:
         rows: of noise in a step with noise, for each input of a neuron: so many, if the batch has them (a position of a
             convolution is a row); > 0.
-        every: noise comes in the first step and in every so-manyth from then on; >= 1. As the noise takes two products
-            of the layer's three, a training costs at most 2 / (3 every) more; in convolutions, where ``rows`` is a
-            small part of the batch's, far less. Under torch.compile it comes in each step, in such a part of the rows.
+        every: noise comes in the first step and in every so-manyth from then on; >= 1. Until there were 131 rows for
+            each input it comes in every step, in layers through which an error passes. As the noise takes two products
+            of the layer's three, a step costs at most 2 / (3 every) more after that; in convolutions, where ``rows``
+            is a small part of the batch's, far less. Under torch.compile it comes in each step, in such a part of the
+            rows, from the start.
         floor: of g, > 0 and <= 1, for what moves B and W apart so slowly that V does not show it (rounding).
         noise: "normal" or "uniform".
 
