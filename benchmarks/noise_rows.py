@@ -4,7 +4,8 @@
 
 Rows are counted for each input of a neuron, over the whole training. They come in steps spread evenly over it,
 some eight rows in one of them (one example, the least a layer can get, is up to seven in these convolutions); where
-every step has that many, they get more, at most what the batch has. Networks and recipes are those of
+every step has that many, they get more, at most what the batch has; the mirrored rule's first rows come no faster than
+the others. Networks and recipes are those of
 ``benchmarks/local_rules.py``.
 """
 
@@ -31,7 +32,7 @@ def arms_of(network: str, epochs: int | None) -> list[Arm]:
     for total in ROWS:
         every = max(1, steps // max(1, round(total / AT_ONCE)))
         rows = total / len(range(0, steps, every))
-        mirrored = {"rule": "mirrored_kolen_pollack", "rule_options": {"rows": rows, "every": every}}
+        mirrored = {"rule": "mirrored_kolen_pollack", "rule_options": {"rows": rows, "every": every, "first": 0.0}}
         found.append(("mirrored Kolen-Pollack", total, mirrored))
         if total <= 1_000:  # a phase of more takes longer than the training
             found.append(

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from backroads.feedback.checks import check_choice, check_count, check_positive, checked_options, chosen
+from backroads.feedback.checks import check_choice, check_count, check_number, check_positive, checked_options, chosen
 from backroads.feedback.drive.white_noise import WhiteNoise
 from backroads.feedback.operators import Operator
 from backroads.feedback.primitives import WeightedSum, backward_gradient
@@ -20,7 +20,6 @@ from backroads.feedback.rules.base import BackwardOptimiser, FeedbackRule, Gradi
 DIFFERENCE = WeightedSum(decay=1.0, amp=1.0, reduction="per_tap_mean")
 NOISE = {distribution: WhiteNoise(distribution) for distribution in ("normal", "uniform")}
 START = 2.0  # |B - W|^2 / |B|^2 of a B that is drawn like W, independent of it
-FIRST = 131.0  # rows of noise per input that come as fast as they can: 5 degrees
 RATE, MARGIN, ERRORS = 0.1, 0.1, 0.3  # of Q; what an innovation may have more than predicted, of R, in standard errors
 
 
@@ -37,6 +36,7 @@ class MirroredKolenPollack(FeedbackRule):
     owns_feedback: ClassVar[bool] = True
     rows: float = 64.0
     every: int = 8
+    first: float = 131.0
     floor: float = 1e-3
     noise: str = "normal"
     scale: float = dataclasses.field(default=1.0, kw_only=True)  # of one pass; see in_effect
@@ -44,6 +44,7 @@ class MirroredKolenPollack(FeedbackRule):
     def __post_init__(self) -> None:
         check_positive("mirrored_kolen_pollack", "rows", self.rows)
         check_count("mirrored_kolen_pollack", "every", self.every)
+        check_number("mirrored_kolen_pollack", "first", self.first)
         check_positive("mirrored_kolen_pollack", "floor", self.floor, most=1.0)
         check_choice("mirrored_kolen_pollack", "noise", self.noise, tuple(NOISE))
 
@@ -117,7 +118,7 @@ class MirroredKolenPollack(FeedbackRule):
                 self.settle(state)
             # The first rows come in every step, where an error passes: B is still far from W.
             q = self.rows_per_input(use.x, use.W, use.op)
-            early = use.x.requires_grad and memory.noisy * q < FIRST and self.every > 1
+            early = use.x.requires_grad and memory.noisy * q < self.first
             memory.active = compiled or early or memory.step == 0
             memory.step = 0 if compiled else (memory.step + 1) % self.every
             memory.noisy += memory.active and not compiled
@@ -191,7 +192,7 @@ class MirroredKolenPollack(FeedbackRule):
 
 @checked_options
 def mirrored_kolen_pollack(
-    rows: float = 64.0, *, every: int = 8, floor: float = 1e-3, noise: str = "normal"
+    rows: float = 64.0, *, every: int = 8, first: float = 131.0, floor: float = 1e-3, noise: str = "normal"
 ) -> MirroredKolenPollack:
     """Mirrored Kolen-Pollack: ``dB = dW + g (V - B)``. Local, and nothing to tune.
 
@@ -215,11 +216,11 @@ def mirrored_kolen_pollack(
     Args:
         rows: of noise in a step with noise, for each input of a neuron: so many, if the batch has them (a position of a
             convolution is a row); > 0.
-        every: noise comes in the first step and in every so-manyth from then on; >= 1. Until there were 131 rows for
-            each input it comes in every step, in layers through which an error passes. As the noise takes two products
-            of the layer's three, a step costs at most 2 / (3 every) more after that; in convolutions, where ``rows``
-            is a small part of the batch's, far less. Under torch.compile it comes in each step, in such a part of the
-            rows, from the start.
+        every: noise comes in the first step and in every so-manyth from then on; >= 1. As the noise takes two products
+            of the layer's three, a step costs at most 2 / (3 every) more; in convolutions, where ``rows`` is a small
+            part of the batch's, far less. Under torch.compile it comes in each step, in such a part of the rows.
+        first: until there were so many rows for each input noise comes in every step, in layers through which an error
+            passes; >= 0. 131 make 5 degrees. Not under torch.compile.
         floor: of g, > 0 and <= 1, for what moves B and W apart so slowly that V does not show it (rounding).
         noise: "normal" or "uniform".
 
@@ -229,4 +230,4 @@ def mirrored_kolen_pollack(
     Sources: Kolen, Pollack, ICNN 1994; Akrout et al., NeurIPS 2019 (both halves); Kalman, J. Basic Eng. 82 (1960). The
     combination is ours.
     """
-    return MirroredKolenPollack(rows, every, floor, noise)
+    return MirroredKolenPollack(rows, every, first, floor, noise)
