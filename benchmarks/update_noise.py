@@ -42,20 +42,17 @@ def table(results: dict[str, Any]) -> str:
 
 
 def increments(results: dict[str, Any]) -> str:
-    """Accuracy, its gap to backpropagation without noise, and mean angle, by noisy weight, rule, variance."""
-    cells = [
-        [
-            "W" if row["on"] == "forward" else "B",
-            row["rule"],
-            f"{row['variance']:g}",
-            spread(row["accuracy_mean"], row["accuracy_std"]),
-            gap_of(row),
-            "" if row["rule"] == "backprop" else f"{row['angle_mean']:.1f}°",
-            str(row["n"]),
-        ]
-        for row in rows_of(results)
-    ]
-    return markdown(["noise on", "rule", "variance", "accuracy, %", "gap, points", "mean angle", "n"], cells)
+    """Gap to backpropagation without noise and mean angle, a row for the noisy weight and rule, a column a variance."""
+    rows = rows_of(results)
+    variances = sorted({row["variance"] for row in rows})
+    cells: dict[tuple[str, str], dict[float, str]] = {}
+    for row in rows:
+        angle = "" if row["rule"] == "backprop" else f" ({row['angle_mean']:.0f}°)"
+        cells.setdefault(("W" if row["on"] == "forward" else "B", row["rule"]), {})[row["variance"]] = (
+            gap_of(row) + angle
+        )
+    head = ["noise on", "rule", *(f"{variance:g}" for variance in variances)]
+    return markdown(head, [[*key, *(of.get(variance, "") for variance in variances)] for key, of in cells.items()])
 
 
 def main() -> None:
