@@ -20,7 +20,8 @@ from backroads.feedback.rules.base import BackwardOptimiser, FeedbackRule, Gradi
 DIFFERENCE = WeightedSum(decay=1.0, amp=1.0, reduction="per_tap_mean")
 NOISE = {distribution: WhiteNoise(distribution) for distribution in ("normal", "uniform")}
 START = 2.0  # |B - W|^2 / |B|^2 of a B that is drawn like W, independent of it
-RATE, MARGIN, ERRORS = 0.1, 0.1, 0.3  # of Q; what an innovation may have more than predicted, of R, in standard errors
+RATE, MARGIN = 0.1, 0.05  # of Q; a covariance of innovations that is no sign of a walk, in R
+WATCHED = 16  # neurons of a layer, whose innovations are kept from one noise to the next
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -51,13 +52,12 @@ class MirroredKolenPollack(FeedbackRule):
     # -- what stands beside W ------------------------------------------------------------------------------------------
 
     def state(self, W: Tensor, features: int, generator: torch.Generator | None) -> State:
-        """B, drawn like W; C, zeros; and numbers of the filter: P and Q, and of the last noise g and the most that was
-        expected of |V - B|^2."""
+        """B, drawn like W; C, zeros; P and Q of the filter; and of the last noise g, R, and what some neurons saw."""
         B = torch.nn.Parameter(draw_like(W, generator))
         C = torch.nn.Parameter(torch.zeros_like(B))
         P = START * B.detach().square().sum()
-        filtered = {"variance": P, "drift": P.new_zeros(()), "gain": P.new_ones(()), "expected": P.clone()}
-        return {"backward_weight": B, "correction": C, **filtered}
+        filtered = {"variance": P, "drift": P.new_zeros(()), "gain": P.new_zeros(()), "power": P.new_zeros(())}
+        return {"backward_weight": B, "correction": C, **filtered, "innovation": torch.zeros_like(B.detach()[:WATCHED])}
 
     @property
     def layout(self) -> Hashable:
@@ -69,11 +69,15 @@ class MirroredKolenPollack(FeedbackRule):
         return {"step": self.every, "active": 2, "before": 2**31, "uses": 2**31, "noisy": 2**31}
 
     def settle(self, state: State) -> None:
-        C, Q, g = state["correction"], state["drift"], state["gain"]
+        C, Q, g, last = (state[name] for name in ("correction", "drift", "gain", "innovation"))
         with torch.no_grad():
             # C = g (V - B), the mean over the step's parts and processes; with g = 0 it has been looked at already.
-            surprise = (C / g.clamp(min=torch.finfo(g.dtype).tiny)).square().sum() - state["expected"]
-            Q.add_(RATE * g * surprise).clamp_(min=0.0)
+            e = C[:WATCHED] / g.clamp(min=torch.finfo(g.dtype).tiny)
+            # E[e e'] = (1 - g) P - g R, with the true P and R: 0 if g is right, more if B walks, less if V or the read
+            # of B is noisier than R says.
+            covariance = (e * last).sum() * (C.shape[0] / last.shape[0])
+            Q.add_(RATE * g * (covariance - MARGIN * state["power"])).clamp_(min=0.0)
+            last.copy_(torch.where(g > 0, e, last))
             state["backward_weight"].add_(C)
             C.zero_()
             g.zero_()
@@ -133,9 +137,8 @@ class MirroredKolenPollack(FeedbackRule):
             R = (torch.linalg.vector_norm(use.W).square() / q).clamp(min=torch.finfo(B.dtype).tiny)
             P = state["variance"] + state["drift"]
             g = (P / (P + R)).clamp(min=self.floor)
-            standard_error = math.sqrt(2 / use.W.shape[1] * (1 + 1 / q))  # of |V - B|^2, in R, of a neuron
             state["gain"].copy_(g)
-            state["expected"].copy_(P + R * (1 + MARGIN + ERRORS * standard_error))
+            state["power"].copy_(R)
             state["variance"].copy_((1 - g).square() * P + g.square() * R)
         return True, {**tensors, "gain": state["gain"].clone()}
 
@@ -204,9 +207,9 @@ def mirrored_kolen_pollack(
     W. While |W| stays the same, P = |W|^2 / (1/2 + rows per input so far): 131 rows over a whole training give an angle
     of 5 degrees, in any network.
 
-    Where noise or rounding is in B's increments, D does a random walk, and |V - B|^2 is on average larger than P + R.
-    From what is more than a tenth of R the filter learns the walk's variance Q, which is added to P before each step
-    with noise: the gain stays as high as the noise in B needs.
+    Where noise or rounding is in B's increments, D does a random walk, and what V - B shows of it is much the same from
+    one noise to the next. From their covariance, which is 0 under the right gain, the filter learns the walk's variance
+    Q, which is added to P before each step with noise: the gain stays as high as the noise in B needs.
 
     A noise of the mirror alone has to be averaged, and an average lags behind a W that moves; Kolen and Pollack's rule
     alone forgets D at the pace of weight decay. Nothing reads W: both terms are at hand at the synapse.
@@ -227,7 +230,7 @@ def mirrored_kolen_pollack(
     Raises:
         RuleError: for values out of range.
 
-    Sources: Kolen, Pollack, ICNN 1994; Akrout et al., NeurIPS 2019 (both halves); Kalman, J. Basic Eng. 82 (1960). The
-    combination is ours.
+    Sources: Kolen, Pollack, ICNN 1994; Akrout et al., NeurIPS 2019 (both halves); Kalman, J. Basic Eng. 82 (1960);
+    Mehra, IEEE Trans. Automatic Control 15 (1970) (noise from the covariance of innovations). The combination is ours.
     """
     return MirroredKolenPollack(rows, every, first, floor, noise)
