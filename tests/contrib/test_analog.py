@@ -72,7 +72,18 @@ def test_each_array_has_its_own_reads() -> None:
         assert bool((dx - dy @ B).abs().max() > 1e-3) == (backward is COARSE)
 
 
-@pytest.mark.parametrize("rule", ["kolen_pollack", "mirrored_kolen_pollack"])
+def test_symmetric_alignment_sees_what_the_array_shows_of_W() -> None:
+    """B's gradient is B - V, V the answers of W's array to one input after another, which are coarse."""
+    layer = br.nn.Linear(8, 5, bias=False, rule="symmetric_alignment")
+    two_arrays(layer, forward=COARSE, backward=PERFECT)
+    layer(torch.randn(3, 8)).sum().backward()
+    W, B = layer.weight.detach(), layer.backward_weight.detach()
+    V = W.abs().max() * AnalogMVM.matmul(W / W.abs().max(), torch.eye(8), COARSE).t()
+    torch.testing.assert_close(layer.backward_weight.grad, B - V)
+    assert (V - W).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("rule", ["kolen_pollack", "mirrored_kolen_pollack", "symmetric_alignment"])
 def test_it_learns_on_noisy_arrays(rule: str) -> None:
     """A linear teacher is found through noise and converters on both arrays, and B comes to W through the noise."""
     torch.manual_seed(0)

@@ -15,6 +15,8 @@ from backroads.extras import extra_named, prepare_torchvision
 from backroads.feedback.conversion import aligned_layers
 from backroads.feedback.nn import Conv2d, Linear
 from backroads.feedback.operators import ConvolutionMap, LinearMap, Operator
+from backroads.feedback.rules.alignment import Alignment
+from backroads.feedback.rules.view import WeightEstimate
 
 with extra_named("backroads.contrib.analog"):
     prepare_torchvision()
@@ -28,9 +30,10 @@ def two_arrays(
     """Read W and B of a converted model through crossbars of their own; changes the model in place.
 
     The forward pass multiplies by the array of W, the backward pass by the array of B, each in its own direction: there
-    is no transposed read. Noise of a rule (such as that of mirrored Kolen-Pollack) is read through the array of W, too.
-    Before each read an array is scaled so that its largest weight is 1, and the result is scaled back digitally.
-    Products that teach (error times activity), biases and all other layers stay digital.
+    is no transposed read. What else a rule reads of W it reads through the array of W, too: the noise of mirrored
+    Kolen-Pollack, and W itself under symmetric alignment, input by input, as aihwkit's ``read_weights`` does. Before each
+    read an array is scaled so that its largest weight is 1, and the result is scaled back digitally. Products that teach
+    (error times activity), biases and all other layers stay digital.
 
     Args:
         model: a converted model. Linear layers and 2-D convolutions without groups are read so.
@@ -76,6 +79,9 @@ def two_arrays(
     for _, layer in layers:
         layer.__class__ = kinds[type(layer)]
         layer.arrays = arrays  # type: ignore[assignment]
+        rule = layer.rule
+        if isinstance(rule, Alignment) and rule.self_ and not rule.update_forward and rule.view is None:
+            layer.rule = dataclasses.replace(rule, view=ArrayRead(how=arrays.forward))
     return model
 
 
@@ -97,6 +103,27 @@ def read(W: Tensor, x: Tensor, how: IOParameters) -> Tensor:
     scale = torch.where(largest > 0, largest, torch.ones_like(largest))
     answers: Tensor = AnalogMVM.matmul(W / scale, x.reshape(-1, x.shape[-1]), how)
     return (answers * scale).reshape(*x.shape[:-1], W.shape[0])
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ArrayRead(WeightEstimate):
+    """W as its array shows it, one input after another driven alone.
+
+    Attributes:
+        how: the array is read.
+    """
+
+    how: IOParameters | None = None
+
+    @property
+    def draws(self) -> bool:
+        return True
+
+    def seen(self, W: Tensor) -> Tensor:
+        assert self.how is not None
+        flat = W.flatten(1)
+        inputs = torch.eye(flat.shape[1], dtype=W.dtype, device=W.device)
+        return super().seen(read(flat, inputs, self.how).t().reshape(W.shape))
 
 
 @dataclasses.dataclass(frozen=True)
