@@ -31,9 +31,10 @@ def two_arrays(
 
     The forward pass multiplies by the array of W, the backward pass by the array of B, each in its own direction: there
     is no transposed read. What else a rule reads of W it reads through the array of W, too: the noise of mirrored
-    Kolen-Pollack, and W itself under symmetric alignment, input by input, as aihwkit's ``read_weights`` does. Before each
-    read an array is scaled so that its largest weight is 1, and the result is scaled back digitally. Products that teach
-    (error times activity), biases and all other layers stay digital.
+    Kolen-Pollack, and W itself under symmetric alignment, input by input, as aihwkit's ``read_weights`` does.
+
+    Before each read an array is scaled so that its largest weight is 1, and the result is scaled back digitally.
+    Products that teach (error times activity), biases and all other layers stay digital.
 
     Args:
         model: a converted model. Linear layers and 2-D convolutions without groups are read so.
