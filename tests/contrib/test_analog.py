@@ -12,6 +12,8 @@ import backroads as br
 from backroads.errors import ConversionError
 
 pytest.importorskip("aihwkit", reason="aihwkit is not installed: pip install 'backroads[analog]'")
+from aihwkit.nn.conversion import convert_to_analog
+from aihwkit.simulator.configs import TorchInferenceRPUConfig
 from aihwkit.simulator.parameters.io import IOParameters
 from aihwkit.simulator.tiles.analog_mvm import AnalogMVM
 
@@ -141,3 +143,30 @@ def test_what_has_no_two_arrays_is_refused_and_left_as_it_was() -> None:
     with pytest.raises(ConversionError, match=r"got 1 \(Conv2d\), 2 \(Conv1d\)"):
         two_arrays(groups)
     assert type(groups[0]) is br.nn.Conv2d
+
+
+def test_arrays_are_written_as_devices_are() -> None:
+    """Asymmetric cells in both arrays: steps up are larger than steps down, in W by another part than in B."""
+    layer = br.nn.Linear(8, 5, bias=False, rule="kolen_pollack", dtype=torch.float64)
+    two_arrays(layer, forward=PERFECT, backward=PERFECT)
+    cells = br.device_model(layer, forward=br.Device(asymmetry=0.1), backward=br.Device(asymmetry=0.3))
+    before = {"W": layer.weight.detach().clone(), "B": layer.backward_weight.detach().clone()}
+    with cells.read(0):
+        layer(torch.randn(3, 8, dtype=torch.float64)).square().sum().backward()
+    step = -0.1 * layer.weight.grad
+    with cells.write(0):
+        torch.optim.SGD(br.param_groups(layer, lr=0.1, momentum=0.0)).step()
+    for name, part in (("W", 0.1), ("B", 0.3)):
+        now = layer.weight if name == "W" else layer.backward_weight
+        torch.testing.assert_close(now.detach() - before[name], step + part * step.abs())
+
+
+def test_what_aihwkit_has_converted_is_refused_in_either_order() -> None:
+    config = TorchInferenceRPUConfig()
+    plain = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    with pytest.raises(ConversionError, match=r"is aihwkit's.*two_arrays"):
+        br.convert(convert_to_analog(plain, config), "kolen_pollack")
+    converted = convert_to_analog(br.convert(copy.deepcopy(plain), "kolen_pollack"), config)
+    for act in (lambda: br.param_groups(converted, lr=0.1), lambda: two_arrays(converted)):
+        with pytest.raises(ConversionError, match=r"is aihwkit's.*leaves backroads' layers digital"):
+            act()

@@ -13,6 +13,7 @@ from torch import Tensor
 from backroads.errors import ConversionError
 from backroads.extras import extra_named, prepare_torchvision
 from backroads.feedback.conversion import aligned_layers
+from backroads.feedback.conversion.plan import refuse_aihwkit
 from backroads.feedback.nn import Conv2d, Linear
 from backroads.feedback.operators import ConvolutionMap, LinearMap, Operator
 from backroads.feedback.rules.alignment import Alignment
@@ -46,8 +47,8 @@ def two_arrays(
 
     Raises:
         MissingDependencyError: on import of this module, without aihwkit: ``pip install 'backroads[analog]'``.
-        ConversionError: for a model without converted layers, or with layers that have no B or are of another kind; the
-            message names them, and nothing is changed.
+        ConversionError: for a model without converted layers, with modules of aihwkit, or with layers that have no B or
+            are of another kind; the message names them, and nothing is changed.
 
     Example::
 
@@ -56,6 +57,7 @@ def two_arrays(
         model = br.convert(torch.nn.Sequential(torch.nn.Linear(8, 4)), "mirrored_kolen_pollack")
         two_arrays(model, forward=IOParameters(out_noise=0.02), backward=IOParameters(out_noise=0.06))
     """
+    refuse_aihwkit(model)
     layers = list(aligned_layers(model))
     if not layers:
         raise ConversionError("two_arrays: the model has no converted layers; call br.convert(model, rule) first")
