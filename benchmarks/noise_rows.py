@@ -5,8 +5,7 @@
 Rows are counted for each input of a neuron, over the whole training. They come in steps spread evenly over it,
 some eight rows in one of them (one example, the least a layer can get, is up to seven in these convolutions); where
 every step has that many, they get more, at most what the batch has; the mirrored rule's first rows come no faster than
-the others. Networks and recipes are those of
-``benchmarks/local_rules.py``.
+the others. Networks and recipes are those of ``benchmarks/local_rules.py``.
 """
 
 from __future__ import annotations

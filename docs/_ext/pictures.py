@@ -91,36 +91,17 @@ def noise_picture() -> str:
     return _in_their_range("CIFAR-10", curves, "log10 of the variance", "accuracy, %")
 
 
-def increments_picture(what: str) -> str:
-    """MyST for ``accuracy`` or ``angle`` against the variance of noise in B's increments (``benchmarks/update_noise.py
+def increments_picture() -> str:
+    """MyST: angle between B and W against the variance of noise in B's increments (``benchmarks/update_noise.py
     --increments``)."""
     rows = [row for row in _rows("increment_noise") if row["on"] == "backward" and row["variance"]]
-    curves = {}
-    for rule in dict.fromkeys(row["rule"] for row in rows):
-        own = [row for row in rows if row["rule"] == rule and row["accuracy_mean"] is not None]
-        values = [row["angle_mean"] if what == "angle" else 100 * row["accuracy_mean"] for row in own]
-        curves[rule] = through((math.log10(row["variance"]), v) for row, v in zip(own, values, strict=True))
-    ylabel = "angle between B and W, degrees" if what == "angle" else "accuracy, %"
-    return _in_their_range("noise in the increments of B", curves, "log10 of the variance", ylabel)
-
-
-def price_picture(what: str) -> str:
-    """MyST for ``accuracy NETWORK`` or ``angle NETWORK`` against the rows of noise that a training takes for each input
-    (``benchmarks/noise_rows.py``). Rules without noise are level lines."""
-    kind, _, network = what.partition(" ")
-    rows = [row for row in _rows("noise_rows") if row["network"] == network]
-    places = sorted({math.log10(row["rows"]) for row in rows if row["rows"]})
-    curves = {}
-    for rule in dict.fromkeys(row["rule"] for row in rows):
-        own = [row for row in rows if row["rule"] == rule and row["accuracy_mean"] is not None]
-        value = {row["rows"]: row["angle_mean"] if kind == "angle" else 100 * row["accuracy_mean"] for row in own}
-        if kind == "angle" and rule == "backprop":
-            continue
-        ends = (places[0], places[-1])
-        points = [(x, value[0]) for x in ends] if list(value) == [0] else [(math.log10(r), v) for r, v in value.items()]
-        curves[rule] = through(points)
-    ylabel = "angle between B and W, degrees" if kind == "angle" else "accuracy, %"
-    return _in_their_range(network, curves, "log10 of the rows of noise per input", ylabel)
+    curves = {
+        rule: through((math.log10(row["variance"]), row["angle_mean"]) for row in rows if row["rule"] == rule)
+        for rule in dict.fromkeys(row["rule"] for row in rows)
+    }
+    return _in_their_range(
+        "noise in the increments of B", curves, "log10 of the variance", "angle between B and W, degrees"
+    )
 
 
 def hardware_picture() -> str:

@@ -11,9 +11,9 @@ from typing import Any
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def table_of(name: str, *arguments: Any, file: str = "") -> str:
-    """What the function ``table`` of a benchmark makes of its results, by default those of the same name."""
-    table: Callable[..., str] = runpy.run_path(str(BENCHMARKS / f"{name}.py"))["table"]
+def table_of(name: str, *arguments: Any, file: str = "", function: str = "table") -> str:
+    """What a function of a benchmark makes of its results, by default those of the same name."""
+    table: Callable[..., str] = runpy.run_path(str(BENCHMARKS / f"{name}.py"))[function]
     return table(results(file or name), *arguments)
 
 
@@ -65,40 +65,16 @@ def meta_learning(task: str) -> str:
     return f"{table_of('meta_learning', task)}\n\n{source(found['command'], found['environment'], *commits)}"
 
 
-def local_rules(file: str = "local_rules") -> str:
-    """Gaps to backpropagation by network, or candidates for defaults, from ``benchmarks/local_rules.py``."""
-    found = results(file)
-    return f"{table_of('local_rules', file=file)}\n\n{source_of(found)}"
+def grid(what: str) -> str:
+    """The table of a grid of ``benchmarks``.
 
-
-def local_rules_details() -> str:
-    """A row for each network and rule of ``benchmarks/local_rules.py``."""
-    found = results("local_rules")
-    details = runpy.run_path(str(BENCHMARKS / "local_rules.py"))["details"]
-    return f"{details(found)}\n\n{source_of(found)}"
-
-
-def update_noise() -> str:
-    """Accuracy by rule and variance, from ``benchmarks/update_noise.py``."""
-    return f"{table_of('update_noise')}\n\n{source_of(results('update_noise'))}"
-
-
-def increments() -> str:
-    """Accuracy and angle under noise in the increments of W or of B, from ``benchmarks/update_noise.py``."""
-    found = results("increment_noise")
-    table = runpy.run_path(str(BENCHMARKS / "update_noise.py"))["increments"]
-    return f"{table(found)}\n\n{source_of(found)}"
-
-
-def noise_rows() -> str:
-    """Accuracy and angle by rule and rows of noise, from ``benchmarks/noise_rows.py``."""
-    return f"{table_of('noise_rows')}\n\n{source_of(results('noise_rows'))}"
-
-
-def hardware(task: str) -> str:
-    """Accuracy by rule, device and weight on a task of ``benchmarks/hardware.py``."""
-    file = "hardware" if task == "digits" else f"hardware_{task}"
-    return f"{table_of('hardware', file=file)}\n\n{source_of(results(file))}"
+    Args:
+        what: ``SCRIPT``, ``SCRIPT FILE`` or ``SCRIPT FILE FUNCTION``; by default the results of the script's name, and
+            its function ``table``.
+    """
+    script, file, function = [*what.split(), "", ""][:3]
+    table = table_of(script, file=file, function=function or "table")
+    return f"{table}\n\n{source_of(results(file or script))}"
 
 
 def decorrelation() -> str:

@@ -116,14 +116,13 @@ class ArrayRead(WeightEstimate):
         how: the array is read.
     """
 
-    how: IOParameters | None = None
+    how: IOParameters = dataclasses.field(kw_only=True)
 
     @property
     def draws(self) -> bool:
         return True
 
     def seen(self, W: Tensor) -> Tensor:
-        assert self.how is not None
         flat = W.flatten(1)
         inputs = torch.eye(flat.shape[1], dtype=W.dtype, device=W.device)
         return super().seen(read(flat, inputs, self.how).t().reshape(W.shape))
@@ -147,10 +146,9 @@ class CrossbarMap(LinearMap):
 class CrossbarConvolutionMap(ConvolutionMap):
     """A 2-D convolution whose kernels are one array: the patches of the image are read one after another."""
 
-    arrays: Arrays | None = None
+    arrays: Arrays = dataclasses.field(kw_only=True)
 
     def project(self, x: Tensor, W: Tensor, bias: Tensor | None = None) -> Tensor:
-        assert self.arrays is not None
         padded = self._bordered(x if x.dim() == 4 else x.unsqueeze(0))
         patches = F.unfold(padded, W.shape[2:], self.dilation, self.padding, self.stride)
         y = read(W.flatten(1), patches.transpose(1, 2), self.arrays.forward)
@@ -159,7 +157,6 @@ class CrossbarConvolutionMap(ConvolutionMap):
         return y if bias is None else self.add_bias(y, bias)
 
     def pullback(self, dy: Tensor, B: Tensor, x: Tensor) -> Tensor:
-        assert self.arrays is not None
         errors = (dy if dy.dim() == 4 else dy.unsqueeze(0)).flatten(2).transpose(1, 2)
         patches = read(B.flatten(1).t(), errors, self.arrays.backward).transpose(1, 2)
         size = self._bordered(x).shape[-2:]
@@ -192,4 +189,6 @@ class AnalogConv2d(Conv2d):
     def operator(self) -> Operator:
         made = super().operator
         assert isinstance(made, ConvolutionMap)
-        return CrossbarConvolutionMap(made.stride, made.padding, made.dilation, made.groups, made.border, self.arrays)
+        return CrossbarConvolutionMap(
+            made.stride, made.padding, made.dilation, made.groups, made.border, arrays=self.arrays
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from typing import Any
 
@@ -58,11 +57,8 @@ class Watch:
         ratios = found.get("norm_ratio", {})
 
         def outside(low: float, high: float) -> dict[str, str]:
-            return {
-                name: f"{name}: |B| / |W| = {x:.3g}"
-                for name, x in ratios.items()
-                if not low <= x <= high or math.isnan(x)
-            }
+            ends = {name: x for name, x in ratios.items() if not low <= x <= high}  # NaN is outside
+            return {name: f"{name}: |B| / |W| = {x:.3g}" for name, x in ends.items()}
 
         wrong = list(outside(1 / self.largest, self.largest).values())
         early = {name: told for name, told in outside(*NORMAL).items() if name not in self.warned}

@@ -15,7 +15,8 @@ class Memory:
     Attributes:
         step: of a rule that does not act on every pass.
         active: whether the last pass was one on which it acts.
-        noisy: in how many steps noise has driven the layer.
+        early: whether the layer has had so little noise that it comes in every step.
+        noisy: in how many steps noise has driven it till then.
         place: of the oldest copy of W, for a late view of W.
         late: what the last pass saw of W.
         backward: number of the backward pass that is, or was last, under way.
@@ -31,6 +32,7 @@ class Memory:
     def __init__(self) -> None:
         self.step = 0
         self.active = True
+        self.early = True
         self.noisy = 0
         self.place = 0
         self.late: Tensor | None = None

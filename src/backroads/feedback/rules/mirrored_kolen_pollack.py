@@ -66,7 +66,7 @@ class MirroredKolenPollack(FeedbackRule):
     @property
     def counters(self) -> dict[str, int]:
         # The rows of a step are known when it is over.
-        return {"step": self.every, "active": 2, "before": 2**31, "uses": 2**31, "noisy": 2**31}
+        return {"step": self.every, "active": 2, "before": 2**31, "uses": 2**31, "noisy": 2**31, "early": 2}
 
     def settle(self, state: State) -> None:
         C, Q, g, last = (state[name] for name in ("correction", "drift", "gain", "innovation"))
@@ -121,11 +121,11 @@ class MirroredKolenPollack(FeedbackRule):
             if memory.active or compiled or memory.seen < 0:
                 self.settle(state)
             # The first rows come in every step, where an error passes: B is still far from W.
-            q = self.rows_per_input(use.x, use.W, use.op)
-            early = use.x.requires_grad and memory.noisy * q < self.first
-            memory.active = compiled or early or memory.step == 0
+            if memory.early and not compiled:
+                memory.early = memory.noisy * self.rows_per_input(use.x, use.W, use.op) < self.first
+            memory.active = compiled or memory.step == 0 or (memory.early and use.x.requires_grad)
             memory.step = 0 if compiled else (memory.step + 1) % self.every
-            memory.noisy += memory.active and not compiled
+            memory.noisy += memory.active and memory.early and not compiled
         # After that C is zero until the optimiser has stepped, and B alone carries the error back.
         tensors = {"backward_weight": B, "correction": C} | ({"feedback": B} if learning else {})
         if not memory.active:
