@@ -18,6 +18,7 @@ def network(
     plasticity: str = "synapse",
     feedback_layers: int = 1,
     rates_of_biases: bool = False,
+    coefficients: bool = False,
     seed: int = 0,
     scale: float = 0.05,
 ) -> dict[str, Tensor]:
@@ -41,6 +42,8 @@ def network(
         if rates_of_biases:
             meta[f"pb{layer}"] = draw(*((1,) if plasticity == "layer" else (n_out,)), std=scale)
         meta[f"s{layer}"] = (0.3 + 0.4 * torch.rand(1, generator=generator, dtype=torch.float64)).requires_grad_()
+        if coefficients:
+            meta[f"t{layer}"] = draw(6, 2, 2, std=0.2)
     if plasticity == "network":
         meta["p"] = draw(1, std=scale)
         if rates_of_biases:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from backroads.errors import ShapeError, UsageError
 from backroads.plasticity.lifetime import Stream, lifetime, loss_of, predict
+from backroads.plasticity.polynomial import hebb, oja, polynomial_update
 from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.update import plastic_update
 
@@ -43,6 +46,12 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "mean over samples": ({"reduction": "mean"}, {}, {}),
     "over the power": ({"reduction": "power"}, {}, {}),
     "over the power, hebb": ({"reduction": "power", "rule": "hebb"}, {"plasticity": "layer"}, {}),
+    "polynomial": ({"rule": "polynomial"}, {"coefficients": True}, {}),
+    "polynomial, no feedback": (
+        {"rule": "polynomial", "hidden_shift": "none", "output_shift": "signal", "reduction": "mean"},
+        {"coefficients": True, "plasticity": "layer"},
+        {"labels": True},
+    ),
     "gradient": ({"rule": "gradient", "inner_lr": 0.1}, {"plasticity": "none"}, {}),
     "gradient, labels": ({"rule": "gradient", "frozen_layers": 1}, {"plasticity": "none"}, {"labels": True}),
     "gradient, rates": ({"rule": "gradient"}, {"rates_of_biases": True}, {}),
@@ -101,6 +110,38 @@ def test_steps_in_one_function_are_those_one_by_one(name: str, own_start: bool, 
         gradients = {name: tensor.grad for name, tensor in {**meta, "x": x}.items()}
         found.append((dict(weights), outputs, gradients))
     torch.testing.assert_close(found[0], found[1], rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("shift", ["feedback", "signal", "none"])
+@pytest.mark.parametrize(("name", "point"), [("hebb", hebb), ("oja", oja)])
+def test_hebb_and_oja_are_points_of_the_polynomial(name: str, point: Callable[[float], Tensor], shift: str) -> None:
+    meta, seen, n = {name: value.detach() for name, value in network().items()}, stream(), len(SIZES) - 1
+    fields: dict[str, Any] = {"output_shift": shift, "hidden_shift": "none" if shift == "none" else "feedback"}
+    plain, _ = lifetime(meta, seen, LocalRule(rule=name, **fields))
+    s = {"feedback": float(meta[f"s{n - 1}"]), "signal": 1.0, "none": 0.0}[shift]
+    theta = {f"t{layer}": point(0.0 if shift == "none" else float(meta[f"s{layer}"])) for layer in range(n)}
+    theta[f"t{n - 1}"] = point(s)
+    with_theta = meta | {key: value.double() for key, value in theta.items()}
+    found, _ = lifetime(with_theta, seen, LocalRule(rule="polynomial", **fields))
+    torch.testing.assert_close(found, plain, rtol=1e-6, atol=1e-8)  # s is rounded to float32 in theta
+
+
+def test_a_polynomial_is_the_sum_of_its_products() -> None:
+    """Synapse by synapse, sample by sample."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    W, P, x, z, f, theta = draw(1, 2, 3), draw(2, 3), draw(1, 4, 3), draw(1, 4, 2), draw(1, 4, 2), draw(6, 2, 2)
+    found = polynomial_update(W, P, x, z, f, theta, mu=0.5)
+    for i, j in itertools.product(range(2), range(3)):
+        change = 0.0
+        for m in range(4):
+            a, b, c, w = (float(v) for v in (z[0, m, i], f[0, m, i], x[0, m, j], W[0, i, j]))
+            for k, phi in enumerate((1.0, a, b, a * a, a * b, b * b)):
+                change += sum(float(theta[k, n, p]) * phi * c**n * w**p for n in (0, 1) for p in (0, 1))
+        assert float(found[0, i, j]) == pytest.approx(float(W[0, i, j] + 0.5 * P[i, j] * change), rel=1e-12)
 
 
 def test_the_meta_gradient_of_a_detached_error_is_that_of_a_constant() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from backroads.errors import ShapeError
+from backroads.plasticity.polynomial import SHAPE
 from backroads.plasticity.rule import LocalRule
 
 
@@ -40,8 +41,11 @@ def check_meta(meta: Mapping[str, Tensor], rule: LocalRule) -> None:
         if rule.is_gradient and f"p{layer}" in meta:
             _expect(meta, f"pb{layer}", (n_out,), (1,))
         if not rule.is_gradient and rule.shift(layer, layers) == "feedback":
-            _expect(meta, f"s{layer}", (1,))
+            if rule.rule != "polynomial":
+                _expect(meta, f"s{layer}", (1,))
             _expect_path(meta, layer, sizes[-1], n_out)
+        if rule.rule == "polynomial":
+            _expect(meta, f"t{layer}", SHAPE)
 
 
 def check_stream(meta: Mapping[str, Tensor], x: Tensor, y: Tensor) -> None:

@@ -70,7 +70,7 @@ def plan_of(rule: LocalRule, meta: Mapping[str, Tensor], layers: range, samples:
         layers: the plastic layers; all that follow the first one.
         samples: in a step.
     """
-    if rule.is_gradient or rule.gate != "none" or not layers:
+    if rule.is_gradient or rule.rule == "polynomial" or rule.gate != "none" or not layers:
         return None
     if any(f"B{layer}_1" in meta for layer in layers) or any(meta[f"b{layer}"].dim() > 1 for layer in layers):
         return None

@@ -7,7 +7,7 @@ Meta-parameters are tensors by name, constant in a lifetime:
     B0_0 c0_0 B0_1 ...  feedback weights and biases of the path from the output to the activity after layer 0; a path of
                         several layers has B0_0 next to the output, then B0_1, ...
     p0 p1 ... or p      plasticity: (n_out, n_in) by synapse, (n_out,) by neuron, (1,) by layer, or one p (1,) for all
-    s0 s1 ...           strength of the feedback (1,)
+    s0 s1 ...           strength of the feedback (1,); under rule "polynomial" its coefficients t0 t1 ... (6, 2, 2)
 
 W may have a leading dimension: weights of its own for each lifetime. With rule "gradient" B, c and s are not read, and
 p and pb (for biases) are step sizes if they are there.
@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from backroads.errors import UsageError
 from backroads.plasticity.check import check_meta, check_stream, count_layers
 from backroads.plasticity.fused import live, plan_of
+from backroads.plasticity.polynomial import polynomial_update
 from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.update import linear, plastic_update
 
@@ -238,26 +239,33 @@ class _Network:
         u = self.signal(a[-1], y)
         for layer in self.plastic:
             mu = rule.hidden_multiplier if layer < self.layers - 1 else 1.0
-            after[f"W{layer}"] = plastic_update(
-                weights[f"W{layer}"],
-                self.plasticity(layer),
-                a[layer],
-                self.shifted(layer, a[layer + 1], u, fed_back),
-                oja=rule.rule == "oja",
-                mu=mu / m if rule.reduction == "mean" else mu,
-                power=rule.reduction == "power",
-            )
+            mu = mu / m if rule.reduction == "mean" else mu
+            W, P, x, z = weights[f"W{layer}"], self.plasticity(layer), a[layer], a[layer + 1]
+            if rule.rule == "polynomial":
+                f = self.brought(layer, z, u, fed_back)
+                f = torch.zeros_like(z) if f is None else f
+                after[f"W{layer}"] = polynomial_update(W, P, x, z, f, self.meta[f"t{layer}"], mu=mu)
+            else:
+                q, power = self.shifted(layer, z, u, fed_back), rule.reduction == "power"
+                after[f"W{layer}"] = plastic_update(W, P, x, q, oja=rule.rule == "oja", mu=mu, power=power)
         return after
 
     def shifted(self, layer: int, a: Tensor, u: Tensor, fed_back: Mapping[int, Tensor]) -> Tensor:
-        """q = s f + (1 - s) a, the postsynaptic activity that the signal shifted, (E, m, n)."""
+        """q = s f + (1 - s) a, the postsynaptic activity that feedback shifted, or the signal in its place, or a."""
+        f = self.brought(layer, a, u, fed_back)
+        if f is None or self.rule.shift(layer, self.layers) == "signal":
+            return a if f is None else f
+        return torch.lerp(a, f, self.meta[f"s{layer}"])
+
+    def brought(self, layer: int, a: Tensor, u: Tensor, fed_back: Mapping[int, Tensor]) -> Tensor | None:
+        """f, what feedback brings to the activity a after a layer, or the signal itself, (E, m, n); None: nothing."""
         kind = self.rule.shift(layer, self.layers)
         if kind != "feedback":
-            return u if kind == "signal" else a
+            return u if kind == "signal" else None
         f = fed_back[layer] if layer in fed_back else self.feedback(layer, u)
         if self.rule.gate == "sign" or (self.rule.gate == "relu" and layer < self.layers - 1):
             f = f * a.sign()
-        return torch.lerp(a, f, self.meta[f"s{layer}"])
+        return f
 
     def plasticity(self, layer: int, kind: str = "p") -> Tensor:
         """P, with the dimensions that broadcast to those of W (or of b, for kind "pb")."""

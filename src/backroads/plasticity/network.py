@@ -12,10 +12,17 @@ from torch import Tensor, nn
 from backroads.errors import ConfigError
 from backroads.plasticity.check import count_layers
 from backroads.plasticity.lifetime import MetaParameters, Observer, Stream, Weights, lifetime, loss_of, predict
+from backroads.plasticity.polynomial import SHAPE, oja
 from backroads.plasticity.settings import MetaConfig
 from backroads.plasticity.tasks.episode import Episodes
 
-GROUPS = {"forward": "Wb", "feedback": "Bc", "plasticity": "p", "strength": "s"}  # by the first letter of a name
+GROUPS = {
+    "forward": "Wb",
+    "feedback": "Bc",
+    "plasticity": "p",
+    "strength": "s",
+    "coefficients": "t",
+}  # by the first letter of a name
 
 
 class Convolutions(nn.Module):
@@ -99,7 +106,7 @@ class MetaNetwork(nn.Module):
         return dict(self.meta.items())
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by optimiser: forward (with those of the front), feedback, plasticity, strength."""
+        """Parameters by optimiser: those of GROUPS, and the front's among the forward ones."""
         found = {
             group: [value for name, value in self.meta.items() if name[0] in letters]
             for group, letters in GROUPS.items()
@@ -180,10 +187,17 @@ def _initial(sizes: list[int], config: MetaConfig, generator: torch.Generator) -
         if rule.is_gradient:
             name, shape = ("pb", (1,)) if network.granularity == "network" else (f"pb{layer}", (n_out,))
             meta[name] = torch.full(shape if network.granularity != "layer" else (1,), rate)
-        elif rule.shift(layer, layers) == "feedback":
+            continue
+        shift = rule.shift(layer, layers)
+        if shift == "feedback":
             widths = [sizes[-1], *[network.feedback_width] * (network.feedback_layers - 1), n_out]
             for j, (before, after) in enumerate(itertools.pairwise(widths)):
                 meta[f"B{layer}_{j}"], meta[f"c{layer}_{j}"] = kaiming((after, before), generator), torch.zeros(after)
+        if rule.rule == "polynomial":
+            start = oja({"feedback": network.initial_strength, "signal": 1.0, "none": 0.0}[shift])
+            given = network.initial_coefficients
+            meta[f"t{layer}"] = torch.tensor(given).view(SHAPE) if given else start
+        elif shift == "feedback":
             meta[f"s{layer}"] = torch.full((1,), network.initial_strength)
     return {name: nn.Parameter(value) for name, value in meta.items()}
 

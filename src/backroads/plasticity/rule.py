@@ -23,9 +23,10 @@ class LocalRule(Group):
     "gradient" is the inner loop of Javed and White, "Meta-Learning Representations for Continual Learning", 2019.
     """
 
-    rule: Literal["oja", "hebb", "gradient"] = "oja"
-    """How weights change in a lifetime: by Oja's rule or Hebb's, which are local, or by gradient descent on the loss of
-    each step, with backpropagation."""
+    rule: Literal["oja", "hebb", "polynomial", "gradient"] = "oja"
+    """How weights change in a lifetime: by Oja's rule or Hebb's, by a polynomial of both activities, feedback and
+    weight whose coefficients are meta-learned, which are local, or by gradient descent on the loss of each step, with
+    backpropagation."""
     signal: Literal["target", "error", "error_detached"] = "error"
     """What feedback carries: the target (y, or the one-hot of a label), the error (y - yhat; for labels
     (one-hot - softmax) / batch size), or the error as a constant for the meta-gradient. Default for images: target."""

@@ -50,6 +50,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "flp_target": {"signal": "target"},
     "flp_error": {"signal": "error"},
     "flp_hebb": {"rule": "hebb"},
+    "flp_polynomial": {"rule": "polynomial", "granularity": "layer"},
     "flp_linear_feedback": {"linear_feedback": True},
     "flp_gate": {"gate": "relu", "signal": "error"},
 }
@@ -141,6 +142,9 @@ class NetworkSettings(Group):
     """Plasticity before meta-training."""
     initial_strength: Finite = 0.5
     """Share of the feedback in the shifted activity, before meta-training. Default for images: 1.0."""
+    initial_coefficients: list[Finite] = Field(default=[])
+    """The 24 coefficients of rule 'polynomial' in each layer before meta-training: for each of 1, z, f, z^2, z f and
+    f^2 those of 1, W, x and x W. Default: Oja's rule."""
     learned_rates: bool = False
     """Meta-learn the step sizes of rule 'gradient', at the given granularity; they begin at --inner-lr."""
 
@@ -160,6 +164,8 @@ class MetaSettings(Group):
     """Adam's rate for plasticity and learned step sizes. Default for images: 1e-05."""
     lr_strength: Rate = 1e-4
     """Adam's rate for the strengths of feedback. Default for images: 0.0."""
+    lr_coefficients: Rate = 1e-3
+    """Adam's rate for the coefficients of rule 'polynomial'."""
     drop_steps: list[int] = Field(default=[1500, 2500, 3500])
     """Meta-steps at which --lr-forward drops to 0.3 of itself. Default for images: []."""
     pretrain: bool = False
@@ -262,6 +268,14 @@ def _check(config: MetaConfig) -> None:
         (
             not images and task.tasks > task.pool,
             f"tasks: expected at most the {task.pool} sinusoids of the pool, got {task.tasks}",
+        ),
+        (
+            len(network.initial_coefficients) not in (0, 24),
+            f"initial_coefficients: expected 24 numbers, got {len(network.initial_coefficients)}",
+        ),
+        (
+            config.plasticity.rule == "polynomial" and config.plasticity.reduction == "power",
+            "reduction: expected 'sum' or 'mean' for rule 'polynomial', got 'power'",
         ),
         (frozen > linear, f"frozen_layers: expected at most the {linear} linear layers, got {frozen}"),
     ]

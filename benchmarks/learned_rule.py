@@ -1,0 +1,89 @@
+"""A local rule found by meta-learning: its coefficients on sinusoids, its formula, and what it does on Omniglot.
+
+    python benchmarks/learned_rule.py --runs PATH --root OMNIGLOT [--jobs 2]
+
+On sinusoids FLP with one plasticity a layer is meta-trained under Oja's rule and under a polynomial that begins there.
+On Omniglot it is meta-trained under Oja's rule, a polynomial that is found there, and the one that sinusoids have
+found with the same seed (the mean over hidden layers), which stays as it is. All are measured on the test split.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+from grid import Arm, Data, markdown, parser, rows_of, run_grid, spread
+from meta_learning import meta_training, summary
+
+from backroads.plasticity.polynomial import SHAPE, formula
+from backroads.plasticity.trainer import load_run
+
+RULES: dict[str, Data] = {"Oja": {"learner": "flp_by_layer"}, "found here": {"learner": "flp_polynomial"}}
+TASKS: dict[str, Data] = {
+    "sinusoid-iid": {"recipe": "sinusoid-small", "order": "iid"},
+    "omniglot-5-iid": {"recipe": "omniglot-quick", "order": "iid"},
+}
+FIRST = Arm({"experiment": "sinusoid-iid", "rule": "found here"}, {})
+
+
+def measured(arm: Arm, seed: int, folder: Path, machine: Data, *, lifetimes: int, found: Data) -> Data:
+    """Meta-train and measure; with the coefficients at the checkpoint that was best, by layer."""
+    settings = dict(arm.settings)
+    if arm.labels["rule"] == "found on sinusoids":
+        hidden = list(found[str(seed)]["theta"].values())[:-1]
+        mean = torch.tensor(hidden).mean(0)
+        settings |= {"initial_coefficients": mean.flatten().tolist(), "lr_coefficients": 0.0}
+    outcome = meta_training(Arm(arm.labels, settings), seed, folder, machine, lifetimes=lifetimes)
+    network, _, _ = load_run(folder, "best")
+    theta = {name: value.tolist() for name, value in network.meta.items() if name[0] == "t"}
+    return {**outcome, "theta": theta}
+
+
+def table(results: Data) -> str:
+    """A row for each task and rule."""
+    cells = []
+    for arm in rows_of(results):
+        for row in arm["rows"]:
+            factor, digits = (100, 1) if row["measure"] == "accuracy" else (1, 3)
+            score = "not finite" if row["mean"] is None else spread(row["mean"], row["interval_95"], factor, digits)
+            by_seed = ", ".join(f"{factor * mean:.{digits}f}" for mean in row["means_by_seed"])
+            cells.append([arm["experiment"], arm["rule"], score, by_seed, str(row["episodes"])])
+    return markdown(["task", "rule", "at the end of a lifetime, 95 % interval", "by seed", "episodes"], cells)
+
+
+def formulas(results: Data) -> str:
+    """What was found, a line for each seed and layer."""
+    lines = []
+    for arm in rows_of(results):
+        for seed, run in arm["seeds"].items() if arm["rule"] == "found here" else ():
+            for name, theta in run["theta"].items():
+                text = formula(torch.tensor(theta).view(SHAPE), 0.1)
+                lines.append(f"{arm['experiment']}, seed {seed}, layer {name[1:]}: {text}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parse = parser(__doc__, "learned_rule", data=False)
+    parse.add_argument("--root", help="folder of Omniglot")
+    parse.add_argument("--meta-steps", type=int, help="instead of the recipes' own")
+    parse.add_argument("--lifetimes", type=int, default=200)
+    given = parse.parse_args()
+    more = {} if given.meta_steps is None else {"meta_steps": given.meta_steps}
+    arms = [
+        Arm({"experiment": task, "rule": rule}, {**of_task, **of_rule, **more})
+        for task, of_task in TASKS.items()
+        for rule, of_rule in RULES.items()
+    ]
+    one = functools.partial(measured, lifetimes=given.lifetimes)
+    results = run_grid(arms, given, functools.partial(one, found={}), summary)
+    seeds = next((arm["seeds"] for arm in results["arms"] if arm["labels"] == FIRST.labels), {})
+    if all(str(seed) in seeds for seed in given.seeds):
+        settings = {**TASKS["omniglot-5-iid"], "learner": "flp_polynomial", **more}
+        arms.append(Arm({"experiment": "omniglot-5-iid", "rule": "found on sinusoids"}, settings))
+        results = run_grid(arms, given, functools.partial(one, found=seeds), summary)
+    print(table(results), formulas(results), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
