@@ -3,26 +3,38 @@
     python benchmarks/lag.py --data folder:PATH --runs PATH [--jobs 2]
 
 After each step of W's optimiser, B is set to W or to a matrix as far from it as W's last step is long: W of a step
-before (which is what symmetric alignment at rate 1 has), W with that step taken twice (as far off in the opposite
-direction), or W and the step's entries in random order. If only the distance mattered, all three would do the same.
-The recipe is that of ``benchmarks/local_rules.py``: its first epoch, in which the rate rises to 0.02.
+before, W with that step taken twice (as far off in the opposite direction), or W and the step's entries in random
+order. If only the distance mattered, all three would do the same. "Behind, momentum 0.9" is W of a step before and 0.9
+of the step that led to it: what symmetric alignment at rate 1 has with W's Nesterov momentum. The recipe is that of
+``benchmarks/local_rules.py``: its first epoch, in which the rate rises to 0.02.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from grid import Arm, markdown, parser, rows_of, run_grid
+from torch import Tensor
 
 import backroads as br
 from backroads.data import load_dataset
 from backroads.models import build_model
 from backroads.runs.statistics import estimate
 
-PLACES = {"B = W": 0.0, "one step behind": -1.0, "one step ahead": 1.0, "as far, at random": None}
+# B - W as a function of W's last step and the one before, and of a generator.
+PLACES: dict[str, Callable[[Tensor, Tensor, torch.Generator], Tensor | float]] = {
+    "B = W": lambda step, before, random: 0.0,
+    "one step behind": lambda step, before, random: -step,
+    "behind, momentum 0.9": lambda step, before, random: 0.9 * before - step,
+    "one step ahead": lambda step, before, random: step,
+    "as far, at random": lambda step, before, random: step.flatten()[
+        torch.randperm(step.numel(), generator=random)
+    ].view_as(step),
+}
 SETTINGS = {"steps": 391, "batch": 128, "rate_W": 0.02, "momentum": 0.9, "weight_decay": 5e-4, "clip_norm": 5.0}
 LAST = 50  # steps that a number is the mean of
 
@@ -44,6 +56,7 @@ def train(arm: Arm, seed: int, folder: Path, machine: dict[str, Any]) -> dict[st
     layers[-1].register_forward_pre_hook(lambda _, inputs: sizes.append(float(inputs[0].detach().float().norm())))
     random = torch.Generator().manual_seed(seed)
     losses: list[float] = []
+    steps = [torch.zeros_like(layer.weight) for layer in layers]
     batches = data.train.train_batches(own["batch"], seed=seed, epoch=1)
     for step, (x, labels) in zip(range(own["steps"]), batches, strict=False):
         optimiser.param_groups[0]["lr"] = own["rate_W"] * (step + 1) / own["steps"]
@@ -52,15 +65,14 @@ def train(arm: Arm, seed: int, folder: Path, machine: dict[str, Any]) -> dict[st
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(br.forward_parameters(model), own["clip_norm"])
-        before = [layer.weight.detach().clone() for layer in layers]
+        old = [layer.weight.detach().clone() for layer in layers]
         optimiser.step()
         losses.append(float(loss.detach()))
         with torch.no_grad():
-            for layer, old in zip(layers, before, strict=True):
-                change = layer.weight - old
-                if place is None:
-                    change = change.flatten()[torch.randperm(change.numel(), generator=random)].view_as(change)
-                layer.backward_weight.copy_(layer.weight + (1.0 if place is None else place) * change)
+            for n, layer in enumerate(layers):
+                taken = layer.weight - old[n]
+                layer.backward_weight.copy_(layer.weight + place(taken, steps[n], random))
+                steps[n] = taken
     angles = [br.metrics.angle(layer.backward_weight, layer.weight) for layer in layers]
     return {
         "loss": sum(losses[-LAST:]) / LAST,
