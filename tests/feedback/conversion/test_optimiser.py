@@ -132,7 +132,7 @@ def test_the_recommended_optimisers_make_it_fall_by_weight_decay_alone(name: str
 @pytest.mark.parametrize("rule", br.list_rules())
 @pytest.mark.parametrize("name", [name for name in ("Adam", "RMSprop", "Muon") if name in OPTIMISERS])
 def test_what_a_rule_teaches_takes_the_step_of_sgd_and_the_rest_that_of_the_class(rule: str, name: str) -> None:
-    """The first step: B moves by -rate (1 + m) g, Nesterov's; the others as in an optimiser of the class alone."""
+    """The first step: B moves by -rate g, without momentum; the others as in an optimiser of the class alone."""
     model, optimiser = made(name, rule)
     other = copy.deepcopy(model)
     for net in (model, other):
@@ -156,7 +156,7 @@ def test_what_a_rule_teaches_takes_the_step_of_sgd_and_the_rest_that_of_the_clas
     for p, q, start in zip(model.parameters(), other.parameters(), before, strict=True):
         group = of_taught.get(id(p))
         if group is not None and p.grad is not None:
-            torch.testing.assert_close(p.detach(), start - group["lr"] * (1 + group["momentum"]) * p.grad)
+            torch.testing.assert_close(p.detach(), start - group["lr"] * p.grad)
         else:
             assert torch.equal(p, q)
 
@@ -259,3 +259,27 @@ def test_groups_for_another_optimiser_are_refused_before_anything_moves(
 def test_groups_without_taught_weights_go_into_any_optimiser() -> None:
     model = network("kolen_pollack")
     train(model, torch.optim.RMSprop(br.param_groups(model, 1e-3)), 1)
+
+
+@pytest.mark.parametrize("made", ["param_groups", "fused", "optimiser"])
+def test_the_first_step_of_what_a_rule_teaches_takes_no_momentum(made: str) -> None:
+    """Symmetric alignment at rate 1: B is W after one step, then W of a step before and m of the step to it."""
+    torch.manual_seed(0)
+    layer = br.convert(torch.nn.Linear(4, 3, dtype=torch.float64), "symmetric_alignment")
+    if made == "optimiser":
+        opt = br.optimiser(layer, torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True)
+    else:
+        opt = torch.optim.SGD(br.param_groups(layer, lr=0.1, momentum=0.9), fused=made == "fused")
+    W = [layer.weight.detach().clone()]
+    for step in range(4):
+        if step == 2:  # a state dict says that it has begun
+            again = copy.deepcopy(opt.state_dict())
+            opt.load_state_dict(again)
+        opt.zero_grad()
+        layer(torch.randn(5, 4, dtype=torch.float64)).square().sum().backward()
+        opt.step()
+        expected = W[-1] + 0.9 * (W[-1] - W[-2]) if step else W[-1]
+        torch.testing.assert_close(layer.backward_weight.detach(), expected, rtol=1e-12, atol=1e-12)
+        W.append(layer.weight.detach().clone())
+    (taught,) = (group for group in opt.param_groups if group["name"] == "taught")
+    assert (taught["momentum"], taught["nesterov"]) == (0.9, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from backroads.errors import UsageError
 from backroads.feedback.conversion.groups import MADE_FOR, param_groups
@@ -14,6 +14,7 @@ FITS: dict[str, tuple[type[torch.optim.Optimizer], ...]] = {
     "sgd": (torch.optim.SGD,),
     "adamw": (torch.optim.Adam, torch.optim.AdamW),
 }
+_KEPT = "kept"  # key of a group in its first step: momentum and its kind, from the next step on
 # Those whose arithmetic is known; what wraps an optimiser, or is another package's, is not refused.
 _OF_TORCH = tuple(
     cls
@@ -127,4 +128,27 @@ def _refuse_groups_of_another(optimizer: torch.optim.Optimizer, args: Any, kwarg
             )
 
 
+def _first_without_momentum(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Before a step: the first one of what a rule teaches takes no momentum.
+
+    B begins far from where it goes, and Nesterov's first step is 1 + m times the gradient: under symmetric alignment B
+    would become W + m (W - B), twice as long as W, and in a network of twenty layers send back an error a million times
+    too large, which is what the next step of W is made of.
+    """
+    for group in optimizer.param_groups:
+        fresh = not group.get("begun") and not any(optimizer.state.get(p) for p in group["params"])
+        if group.get("name") == "taught" and group.get("momentum") and fresh:
+            group |= {_KEPT: (group["momentum"], group["nesterov"]), "momentum": 0.0, "nesterov": False}
+
+
+def _momentum_again(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """After that step: the settings as they were."""
+    for group in optimizer.param_groups:
+        if _KEPT in group:
+            group["momentum"], group["nesterov"] = group.pop(_KEPT)
+            group["begun"] = any(p.grad is not None for p in group["params"])
+
+
 register_optimizer_step_pre_hook(_refuse_groups_of_another)
+register_optimizer_step_pre_hook(_first_without_momentum)
+register_optimizer_step_post_hook(_momentum_again)
