@@ -104,6 +104,25 @@ def increments_picture() -> str:
     )
 
 
+def price_picture(what: str) -> str:
+    """MyST for ``accuracy NETWORK`` or ``angle NETWORK`` against the rows of noise that a training takes for each input
+    (``benchmarks/noise_rows.py``). Rules without noise are level lines."""
+    kind, _, network = what.partition(" ")
+    rows = [row for row in _rows("noise_rows") if row["network"] == network]
+    places = sorted({math.log10(row["rows"]) for row in rows if row["rows"]})
+    curves = {}
+    for rule in dict.fromkeys(row["rule"] for row in rows):
+        own = [row for row in rows if row["rule"] == rule and row["accuracy_mean"] is not None]
+        value = {row["rows"]: row["angle_mean"] if kind == "angle" else 100 * row["accuracy_mean"] for row in own}
+        if kind == "angle" and rule == "backprop":
+            continue
+        ends = (places[0], places[-1])
+        points = [(x, value[0]) for x in ends] if list(value) == [0] else [(math.log10(r), v) for r, v in value.items()]
+        curves[rule] = through(points)
+    ylabel = "angle between B and W, degrees" if kind == "angle" else "accuracy, %"
+    return _in_their_range(network, curves, "log10 of the rows of noise per input", ylabel)
+
+
 def hardware_picture() -> str:
     """MyST: a map of the accuracies of ``benchmarks/hardware.py``, by rule, device and weight."""
     rows = [row for row in _rows("hardware") if row["accuracy_mean"] is not None]

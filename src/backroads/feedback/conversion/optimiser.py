@@ -136,8 +136,8 @@ def _first_without_momentum(optimizer: torch.optim.Optimizer, args: Any, kwargs:
     too large, which is what the next step of W is made of.
     """
     for group in optimizer.param_groups:
-        fresh = not group.get("begun") and not any(optimizer.state.get(p) for p in group["params"])
-        if group.get("name") == "taught" and group.get("momentum") and fresh:
+        late = group.get("name") != "taught" or group.get("begun") or not group.get("momentum")
+        if not late and not any(optimizer.state.get(p) for p in group["params"]):
             group |= {_KEPT: (group["momentum"], group["nesterov"]), "momentum": 0.0, "nesterov": False}
 
 
