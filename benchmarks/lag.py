@@ -4,9 +4,10 @@
 
 After each step of W's optimiser, B is set to W or to a matrix as far from it as W's last step is long: W of a step
 before, W with that step taken twice (as far off in the opposite direction), or W and the step's entries in random
-order. If only the distance mattered, all three would do the same. "Behind, momentum 0.9" is W of a step before and 0.9
-of the step that led to it: what symmetric alignment at rate 1 has with W's Nesterov momentum. The recipe is that of
-``benchmarks/local_rules.py``: its first epoch, in which the rate rises to 0.02.
+order. If only the distance mattered, all three would do the same. "Behind, momentum m" is W of a step before and m
+times the step that led to it: what symmetric alignment at rate 1 has with Nesterov's momentum m. W's momentum being
+0.9, the gradients that B lacks then have the weights 1.9, -0.9, 0, ..., the newest first; with m = 1 their sum is 0.
+The recipe is that of ``benchmarks/local_rules.py``: its first epoch, in which the rate rises to 0.02.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ PLACES: dict[str, Callable[[Tensor, Tensor, torch.Generator], Tensor | float]] =
     "B = W": lambda step, before, random: 0.0,
     "one step behind": lambda step, before, random: -step,
     "behind, momentum 0.9": lambda step, before, random: 0.9 * before - step,
+    "behind, momentum 1": lambda step, before, random: before - step,
     "one step ahead": lambda step, before, random: step,
     "as far, at random": lambda step, before, random: step.flatten()[
         torch.randperm(step.numel(), generator=random)
