@@ -114,8 +114,6 @@ def price_picture(what: str) -> str:
     for rule in dict.fromkeys(row["rule"] for row in rows):
         own = [row for row in rows if row["rule"] == rule and row["accuracy_mean"] is not None]
         value = {row["rows"]: row["angle_mean"] if kind == "angle" else 100 * row["accuracy_mean"] for row in own}
-        if kind == "angle" and rule == "backprop":
-            continue
         ends = (places[0], places[-1])
         points = [(x, value[0]) for x in ends] if list(value) == [0] else [(math.log10(r), v) for r, v in value.items()]
         curves[rule] = through(points)
