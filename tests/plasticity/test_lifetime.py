@@ -401,7 +401,7 @@ def test_streams_that_do_not_fit_are_refused() -> None:
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match="should be 'oja', 'hebb' or 'gradient'"):
+    with pytest.raises(ValueError, match="should be 'oja', 'hebb', 'polynomial' or 'gradient'"):
         LocalRule(rule="heb")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="should be a finite number"):
         LocalRule(inner_lr=float("nan"))
