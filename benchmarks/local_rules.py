@@ -19,6 +19,8 @@ from typing import Any
 
 from grid import RECIPE, RESULTS, Arm, gap_of, markdown, parser, rows_of, run_grid, spread
 
+from backroads.runs.statistics import estimate
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -130,6 +132,21 @@ def details(results: dict[str, Any]) -> str:
         for row in rows_of(results)
     ]
     return markdown(["network", "rule", "n", "accuracy, %", "gap, points", "mean angle (largest)"], cells)
+
+
+def means(results: dict[str, Any]) -> str:
+    """The gap of each rule over networks, with the interval over them: of rules that ran on at least three."""
+    gaps: dict[str, list[float]] = {}
+    for row in rows_of(results):
+        if row["rule"] != "backprop" and row["gap_points"] is not None:
+            gaps.setdefault(row["rule"], []).append(row["gap_points"])
+    cells = []
+    for rule, found in gaps.items():
+        mean = estimate(found)
+        if mean.mean is not None and mean.half is not None and mean.n >= 3:
+            interval = f"[{mean.mean - mean.half:+.2f}, {mean.mean + mean.half:+.2f}]"
+            cells.append([rule, str(mean.n), f"{mean.mean:+.2f} {interval}", f"{min(found):+.2f} to {max(found):+.2f}"])
+    return markdown(["rule", "networks", "mean gap, points", "smallest to largest"], cells)
 
 
 def table(results: dict[str, Any]) -> str:

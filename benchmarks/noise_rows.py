@@ -44,21 +44,21 @@ def arms_of(network: str, epochs: int | None) -> list[Arm]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """A row for each rule and total: accuracy, gap to backpropagation, mean angle."""
-    cells = [
-        [
-            row["network"],
-            row["rule"],
-            f"{row['rows']:,}",
-            "diverged" if row["accuracy_mean"] is None else spread(row["accuracy_mean"], row["accuracy_std"]),
-            gap_of(row),
-            "" if row["angle_mean"] is None else f"{row['angle_mean']:.1f}°",
-            str(row["n"]),
-        ]
-        for row in rows_of(results)
-    ]
-    head = ["network", "rule", "rows per input, asked for", "accuracy, %", "gap, points", "weight angle", "n"]
-    return markdown(head, cells)
+    """A row for each network and total of rows, a column for each rule: gap to backpropagation and mean angle."""
+    rows = rows_of(results)
+    found = {(row["network"], row["rows"], row["rule"]): row for row in rows}
+    rules = [rule for rule in dict.fromkeys(row["rule"] for row in rows) if rule != "backprop"]
+    cells = []
+    for network, total in sorted({(row["network"], row["rows"]) for row in rows}):
+        base = found[network, 0, "backprop"]
+        name = (
+            f"{network}, {base['settings']['epochs']} epochs: {spread(base['accuracy_mean'], base['accuracy_std'])} %"
+        )
+        own = [found.get((network, total, rule)) for rule in rules]
+        cells.append(
+            [name, f"{total:,}", *("" if row is None else f"{gap_of(row)} ({row['angle_mean']:.1f}°)" for row in own)]
+        )
+    return markdown(["network, backprop", "rows per input", *rules], cells)
 
 
 def main() -> None:

@@ -51,10 +51,11 @@ def step_time() -> str:
     return "\n\n".join(parts)
 
 
-def cifar10(rule: str) -> str:
-    """Accuracies of one rule and its variants, from ``benchmarks/cifar10.py``."""
+def cifar10(rule: str = "") -> str:
+    """Accuracies of one rule and its variants, or of all, from ``benchmarks/cifar10.py``."""
     table = runpy.run_path(str(BENCHMARKS / "cifar10.py"))["table"]
-    return table({"rows": [row for row in results("cifar10_resnet8")["rows"] if row["rule"] in ("backprop", rule)]})
+    rows = [row for row in results("cifar10_resnet8")["rows"] if not rule or row["rule"] in ("backprop", rule)]
+    return str(table({"rows": rows}))
 
 
 def meta_learning(task: str) -> str:
