@@ -362,19 +362,20 @@ def test_two_graphs_before_one_step() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compilation_keeps_it_exact() -> None:
-    """Compiled, C moves into B and each step counts once: the forecast is eager mode's, but for scatter of Q.
+    """Compiled, C moves into B and each step counts once: the mean forecast is eager mode's, but for scatter of Q.
 
     Without the first rows of every step, which compilation does not have.
     """
     forecasts = {}
     for compiled in (False, True):
+        torch.manual_seed(0)  # the noise
         net = small_network(RULE(rows=2.0, every=2, first=0), torch.float32)
         opt = torch.optim.SGD(br.param_groups(net, 0.05, weight_decay=0.01))
         steps32(net, opt, torch.compile(net, backend="aot_eager") if compiled else net)
-        forecasts[compiled] = [layer.rule.predicted_angle(layer.state) for _, layer in br.aligned_layers(net)]
-        for name, degrees in br.metrics.weight_angles(net).items():
-            assert degrees < 45, name
-    assert forecasts[True] == pytest.approx(forecasts[False], rel=0.4)
+        degrees = [layer.rule.predicted_angle(layer.state) or 0.0 for _, layer in br.aligned_layers(net)]
+        forecasts[compiled] = sum(degrees) / len(degrees)  # of a single layer Q scatters by a third
+        assert max(br.metrics.weight_angles(net).values()) < 45
+    assert forecasts[True] == pytest.approx(forecasts[False], rel=0.2)
 
 
 def steps32(net: torch.nn.Module, opt: torch.optim.Optimizer, call: Any) -> None:
