@@ -135,7 +135,7 @@ def details(results: dict[str, Any]) -> str:
 
 
 def means(results: dict[str, Any]) -> str:
-    """The gap of each rule over networks, with the interval over them: of rules that ran on at least three."""
+    """The gap of each rule over networks, with the interval over them: of rules that ran on at least five."""
     gaps: dict[str, list[float]] = {}
     for row in rows_of(results):
         if row["rule"] != "backprop" and row["gap_points"] is not None:
@@ -143,7 +143,7 @@ def means(results: dict[str, Any]) -> str:
     cells = []
     for rule, found in gaps.items():
         mean = estimate(found)
-        if mean.mean is not None and mean.half is not None and mean.n >= 3:
+        if mean.mean is not None and mean.half is not None and mean.n >= 5:
             interval = f"[{mean.mean - mean.half:+.2f}, {mean.mean + mean.half:+.2f}]"
             cells.append([rule, str(mean.n), f"{mean.mean:+.2f} {interval}", f"{min(found):+.2f} to {max(found):+.2f}"])
     return markdown(["rule", "networks", "mean gap, points", "smallest to largest"], cells)
