@@ -184,11 +184,7 @@ def summary(seeds: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Accuracy and angles by contestant, as Markdown; of files from before the grid, too."""
-    if "rows" in results:
-        rows = [{"contestant": name, **row} for name, row in results["rows"].items()]
-    else:
-        rows = rows_of(results)
+    """Accuracy and angles by contestant, as Markdown."""
     cells = [
         [
             row["contestant"],
@@ -196,7 +192,7 @@ def table(results: dict[str, Any]) -> str:
             ", ".join(f"{value:.0f}°" for value in row["angles_mean"]),
             str(row["n"]),
         ]
-        for row in rows
+        for row in rows_of(results)
     ]
     return markdown(["contestant", "test accuracy", "angles by layer", "n"], cells)
 

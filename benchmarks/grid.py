@@ -267,18 +267,8 @@ def accuracies(seeds: dict[str, Data], baseline: dict[str, Data]) -> Data:
 
 
 def rows_of(results: Data) -> list[Data]:
-    """One row for each arm, labels and numbers; of files from before the grid, too."""
-    if "arms" in results:
-        return [{**arm["labels"], **{k: v for k, v in arm.items() if k != "labels"}} for arm in results["arms"]]
-    if "networks" in results:
-        return [
-            {"network": name, "epochs": network["epochs"], "rule": rule, **found}
-            for name, network in results["networks"].items()
-            for rule, found in network["rules"].items()
-        ]
-    if "curves" in results:
-        return [{"rule": rule, **point} for rule, points in results["curves"].items() for point in points]
-    return [{"angle_mean": row.get("weight_angle_mean"), **row} for row in results["rows"]]
+    """One row for each arm, labels and numbers."""
+    return [{**arm["labels"], **{k: v for k, v in arm.items() if k != "labels"}} for arm in results["arms"]]
 
 
 def commits_of(results: Data) -> list[str]:

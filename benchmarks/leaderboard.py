@@ -269,11 +269,6 @@ def _network(row: dict[str, Any]) -> str:
     return f" (MLP, {options['activation']})" if "activation" in options else ""
 
 
-def costs(results: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
-    """Step and memory of each over torch's, by name."""
-    return {row["rule"]: (row["ratio"], row["memory_ratio"]) for row in results["rows"]}
-
-
 def cost_table(results: dict[str, Any]) -> str:
     """Step and memory of each over backpropagation's in plain torch, the cheapest first."""
     rows = sorted((row for row in results["rows"] if row["rule"] != step_time.TORCH), key=lambda row: row["ratio"])

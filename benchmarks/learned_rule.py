@@ -13,8 +13,8 @@ import functools
 from pathlib import Path
 
 import torch
-from grid import Arm, Data, markdown, parser, rows_of, run_grid, spread
-from meta_learning import meta_training, summary
+from grid import Arm, Data, parser, rows_of, run_grid
+from meta_learning import meta_training, summary, table
 
 from backroads.plasticity.polynomial import SHAPE, formula
 from backroads.plasticity.trainer import load_run
@@ -38,18 +38,6 @@ def measured(arm: Arm, seed: int, folder: Path, machine: Data, *, lifetimes: int
     network, _, _ = load_run(folder, "best")
     theta = {name: value.tolist() for name, value in network.meta.items() if name[0] == "t"}
     return {**outcome, "theta": theta}
-
-
-def table(results: Data) -> str:
-    """A row for each task and rule."""
-    cells = []
-    for arm in rows_of(results):
-        for row in arm["rows"]:
-            factor, digits = (100, 1) if row["measure"] == "accuracy" else (1, 3)
-            score = "not finite" if row["mean"] is None else spread(row["mean"], row["interval_95"], factor, digits)
-            by_seed = ", ".join(f"{factor * mean:.{digits}f}" for mean in row["means_by_seed"])
-            cells.append([arm["experiment"], arm["rule"], score, by_seed, str(row["episodes"])])
-    return markdown(["task", "rule", "at the end of a lifetime, 95 % interval", "by seed", "episodes"], cells)
 
 
 def formulas(results: Data) -> str:
@@ -82,7 +70,7 @@ def main() -> None:
         settings = {**TASKS["omniglot-5-iid"], "learner": "flp_polynomial", **more}
         arms.append(Arm({"experiment": "omniglot-5-iid", "rule": "found on sinusoids"}, settings))
         results = run_grid(arms, given, functools.partial(one, found=seeds), summary)
-    print(table(results), formulas(results), sep="\n\n")
+    print(table(results, "", "rule"), formulas(results), sep="\n\n")
 
 
 if __name__ == "__main__":

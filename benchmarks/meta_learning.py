@@ -100,30 +100,28 @@ def summary(seeds: dict[str, Data], baseline: dict[str, Data]) -> Data:
     return {"rows": found_rows}
 
 
-def rows(results: Data) -> list[Data]:
-    """A row for each experiment, learner and number of tasks; of files from before the grid, too."""
-    arms = rows_of(results)
-    if "arms" not in results:
-        return arms
+def rows(results: Data, name: str = "learner") -> list[Data]:
+    """A row for each experiment, learner (or other label ``name``) and number of tasks."""
     return [
-        {key: arm[key] for key in ("experiment", "learner", "n")} | {"commits": commits_of({"arms": [raw]})} | row
-        for arm, raw in zip(arms, results["arms"], strict=True)
+        {key: arm[key] for key in ("experiment", name, "n")} | {"commits": commits_of({"arms": [raw]})} | row
+        for arm, raw in zip(rows_of(results), results["arms"], strict=True)
         for row in arm["rows"]
     ]
 
 
-def table(results: Data, kind: str) -> str:
-    """The rows of "sinusoid" or "omniglot" as the docs show them."""
+def table(results: Data, kind: str, name: str = "learner") -> str:
+    """The rows of "sinusoid" or "omniglot" (of both for ""), with the label ``name``, as the docs show them."""
     cells = []
-    for row in rows(results):
+    for row in rows(results, name):
         if row["experiment"].startswith(kind):
             factor, digits = (100, 1) if row["measure"] == "accuracy" else (1, 3)
             score = "not finite" if row["mean"] is None else spread(row["mean"], row["interval_95"], factor, digits)
             by_seed = ", ".join(f"{factor * mean:.{digits}f}" for mean in row["means_by_seed"])
             score += f" (n = {row['lifetimes']})"
-            cells.append([row["experiment"], row["learner"], str(row["tasks"]), score, by_seed, str(row["episodes"])])
-    head = ["experiment", "learner", "tasks", "at the end of a lifetime, 95 % interval", "by seed", "episodes"]
-    return markdown(head, cells)
+            cells.append([row["experiment"], row[name], str(row["tasks"]), score, by_seed, str(row["episodes"])])
+    return markdown(
+        ["experiment", name, "tasks", "at the end of a lifetime, 95 % interval", "by seed", "episodes"], cells
+    )
 
 
 def main() -> None:

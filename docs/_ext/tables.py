@@ -54,8 +54,9 @@ def step_time() -> str:
 def cifar10(rule: str = "") -> str:
     """Accuracies of one rule and its variants, or of all, from ``benchmarks/cifar10.py``."""
     table = runpy.run_path(str(BENCHMARKS / "cifar10.py"))["table"]
-    rows = [row for row in results("cifar10_resnet8")["rows"] if not rule or row["rule"] in ("backprop", rule)]
-    return str(table({"rows": rows}))
+    wanted = ("backprop", rule)
+    arms = [arm for arm in results("cifar10_resnet8")["arms"] if not rule or arm["labels"]["rule"] in wanted]
+    return str(table({"arms": arms}))
 
 
 def meta_learning(task: str) -> str:
@@ -76,15 +77,6 @@ def grid(what: str) -> str:
     script, file, function = [*what.split(), "", ""][:3]
     table = table_of(script, file=file, function=function or "table")
     return f"{table}\n\n{source_of(results(file or script))}"
-
-
-def decorrelation() -> str:
-    """Mirrors of decorrelated activities, from ``benchmarks/decorrelation.py``."""
-    found = results("decorrelation")
-    if "arms" in found:
-        return f"{table_of('decorrelation')}\n\n{source_of(found)}"
-    where = found["environment"]
-    return f"{table_of('decorrelation')}\n\n{source('python benchmarks/' + where['command'], where)}"
 
 
 def leaderboard(what: str) -> str:

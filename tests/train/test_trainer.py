@@ -7,7 +7,7 @@ import math
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ from backroads.train.arm import collapsed, dead
 from backroads.train.build import Batches, dataset_of, make_model, method_of, rules_of
 from backroads.train.load import load_model
 from backroads.train.optimizers import Optimizers, factor
-from backroads.train.settings import TrainSettings, resolve
+from backroads.train.settings import OptimizerName, TrainSettings, resolve
 from backroads.train.step import Stepper, evaluate, first_bad, of_six_views
 from backroads.train.trainer import train
 
@@ -192,6 +192,29 @@ def test_clipping_counts_the_decay_of_all_parts_of_a_batch(accumulate: int) -> N
     taker.update(0, taker.forward_backward(0, x, y))
     for layer, B in zip((model[0], model[2]), before, strict=True):
         torch.testing.assert_close(layer.backward_weight.grad, layer.weight.grad + 0.3 * B, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", get_args(OptimizerName))
+def test_an_optimiser_that_is_asked_for_takes_its_own_steps_of_b(name: str) -> None:
+    """Those of the class of torch; but for the first of SGD, which has no momentum."""
+    model = mlp("symmetric_alignment")
+    taker, (x, y) = stepper(model, backward_optimizer=name, backward_rate=0.01), batch()
+    backward, B = taker.optimizers.backward, model[0].backward_weight
+    assert backward is not None
+    alone = B.detach().clone().requires_grad_()
+    other = type(backward)([alone])
+    for step in range(3):
+        done = taker.forward_backward(step, x, y)
+        (group,) = backward.param_groups
+        other.param_groups[0].update(
+            {key: value for key, value in group.items() if key not in ("params", "name", "begun")}
+        )
+        if name == "sgd" and step == 0:
+            other.param_groups[0].update(momentum=0.0, nesterov=False)
+        alone.grad = B.grad.clone()
+        taker.update(step, done)
+        other.step()
+        torch.testing.assert_close(B, alone)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -16,13 +16,8 @@ from backroads.plasticity.polynomial import SHAPE, oja
 from backroads.plasticity.settings import MetaConfig
 from backroads.plasticity.tasks.episode import Episodes
 
-GROUPS = {
-    "forward": "Wb",
-    "feedback": "Bc",
-    "plasticity": "p",
-    "strength": "s",
-    "coefficients": "t",
-}  # by the first letter of a name
+# Groups of parameters, by the first letter of their names.
+GROUPS = {"forward": "Wb", "feedback": "Bc", "plasticity": "p", "strength": "s", "coefficients": "t"}
 
 
 class Convolutions(nn.Module):

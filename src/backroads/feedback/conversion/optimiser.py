@@ -135,9 +135,8 @@ def _first_without_momentum(optimizer: torch.optim.Optimizer, args: Any, kwargs:
     would become W + m (W - B), twice as long as W, and in a network of twenty layers send back an error a million times
     too large, which is what the next step of W is made of.
     """
-    for group in optimizer.param_groups:
-        late = group.get("name") != "taught" or group.get("begun") or not group.get("momentum")
-        if not late and not any(optimizer.state.get(p) for p in group["params"]):
+    for group in optimizer.param_groups if isinstance(optimizer, torch.optim.SGD) else ():
+        if group.get("name") == "taught" and group["momentum"] and not group.get("begun"):
             group |= {_KEPT: (group["momentum"], group["nesterov"]), "momentum": 0.0, "nesterov": False}
 
 
