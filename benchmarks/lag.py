@@ -38,7 +38,7 @@ PLACES: dict[str, Callable[[Tensor, Tensor, torch.Generator], Tensor | float]] =
     ].view_as(step),
 }
 SETTINGS = {"steps": 391, "batch": 128, "rate_W": 0.02, "momentum": 0.9, "weight_decay": 5e-4, "clip_norm": 5.0}
-LAST = 50  # steps that a number is the mean of
+LAST = 50  # steps, of the 390 of an epoch, that a number is the mean of
 
 
 def train(arm: Arm, seed: int, folder: Path, machine: dict[str, Any]) -> dict[str, Any]:
