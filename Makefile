@@ -35,7 +35,7 @@ format: $(VENV)/.development
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.development
-	$(BIN)/sphinx-build --fail-on-warning --builder html docs docs/_build/html
+	$(BIN)/sphinx-build --fail-on-warning --fresh-env --builder html docs docs/_build/html
 
 snippets: $(VENV)/.development
 	$(BIN)/python docs/run_snippets.py
