@@ -243,7 +243,7 @@ class _Gradient:
             of_before.addcmul_(before, of_N, value=-2)
             h.div_(group.N[k])
         dq = torch.bmm(before, h.mT, out=self._dq)
-        of_before.baddbmm_(q, h)
+        torch.baddbmm(of_before, q, h, out=of_before)
         if group.r is not None:
             G.addcmul_(group.r[k], h, value=-1)
             along = torch.mul(h, W, out=self._hw).sum(2)
@@ -274,7 +274,8 @@ class _Gradient:
         sent = group.sent(u)
         for layer in group.layers:
             flat = e[group.rows(layer)].view(len(sent), -1)
-            self.paths[f"B{layer}"].addmm_(flat.T, sent)
+            dB = self.paths[f"B{layer}"]
+            torch.addmm(dB, flat.T, sent, out=dB)
             self.paths[f"c{layer}"].add_(flat.sum(0))
             if plan.signal == "error":
                 back = (flat @ group.v[f"B{layer}"]).view_as(of_u)
@@ -353,9 +354,10 @@ class _Live(torch.autograd.Function):
                     if layer < last:
                         _rectified(dz, a.at[layer + 1][k])
                     db[layer].add_(dz)
-                    gradient.G[rows].baddbmm_(dz.mT, a.at[layer][k])
+                    G = gradient.G[rows]
+                    torch.baddbmm(G, dz.mT, a.at[layer][k], out=G)
                     if layer > 0 or needs_x:
-                        e.at[layer][0].baddbmm_(dz, gradient.W[rows])
+                        torch.baddbmm(e.at[layer][0], dz, gradient.W[rows], out=e.at[layer][0])
             if dx is not None:
                 dx[:, k] = e.at[0][0]
         found = {f"b{layer}": summed.sum((0, 1)) for layer, summed in enumerate(db)}
