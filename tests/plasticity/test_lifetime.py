@@ -68,6 +68,14 @@ def meta_loss(meta: dict[str, Tensor], rule: LocalRule, seen: Stream, query: Str
     return loss_of(predict(meta, weights, query.x[:, 0]), query.y[:, 0]).sum()
 
 
+@pytest.mark.parametrize(("segments", "most"), [(1, 4), (2, 2), (3, 2), (4, 1)])
+def test_of_a_lifetime_in_segments_the_steps_of_one_are_kept(segments: int, most: int) -> None:
+    """The changes D of four steps, in one array for each layer."""
+    weights, _ = lifetime(network(), stream(steps=4), LocalRule(), checkpoint_segments=segments)
+    (node,) = {W.grad_fn for W in weights.values()}
+    assert [len(group.D) for group in node.groups] == [most] * len(weights)
+
+
 @pytest.mark.parametrize("segments", [1, 3])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_meta_gradients_are_central_differences(name: str, segments: int) -> None:

@@ -5,7 +5,8 @@ This module does the same faster: no graph, buffers that are used again, and lay
 since all of them change at once, from the activities before the step. Tests hold it to the definition and to autograd.
 
 Letters as there: a activities, f what feedback brings, q = s f + (1 - s) a, D the change of W over mu P. W is not kept
-for each step but D, and the backward pass takes ``mu P D`` off again.
+for each step but D, and the backward pass takes ``mu P D`` off again. Of a lifetime in segments, W is kept at the start
+of each, and the rest of one segment at a time.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def plan_of(rule: LocalRule, meta: Mapping[str, Tensor], layers: range, samples:
     )
 
 
-def live(plan: Plan, tensors: Tensors, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+def live(plan: Plan, tensors: Tensors, x: Tensor, y: Tensor, segments: int = 1) -> tuple[Tensor, ...]:
     """The weights after T steps, (E, n_out, n_in) each, and the outputs at each before its change, (E, T, m, n_out).
 
     Args:
@@ -98,8 +99,11 @@ def live(plan: Plan, tensors: Tensors, x: Tensor, y: Tensor) -> tuple[Tensor, ..
             and "cl" (n,), or with ``plan.given`` what feedback brings, "fl" (E, T, m, n).
         x: what the first plastic layer receives, (E, T, m, n).
         y: targets (E, T, m, n_out) or labels (E, T, m).
+        segments: into which the T steps are cut; all but the last are done again in the backward pass. Default: 1.
     """
-    return tuple(_Live.apply(plan, tuple(tensors), x, y, *tensors.values()))  # type: ignore[no-untyped-call]
+    T = x.shape[1]
+    parts = [range(T * part // segments, T * (part + 1) // segments) for part in range(segments)]
+    return tuple(_Live.apply(plan, parts, tuple(tensors), x, y, *tensors.values()))  # type: ignore[no-untyped-call]
 
 
 class _Activities:
@@ -190,17 +194,17 @@ class _Group:
     def _feed_back(self, u: Tensor, k: int, at: int) -> Tensor:
         """f of step k."""
         if self.f is None:
-            return self.fed_back(k)
+            return self.fed_back(k, at)
         f, flat = self.f[at], self.sent(u)
         for layer in self.layers:
             out = f[self.rows(layer)].view(len(flat), -1)
             torch.addmm(self.v[f"c{layer}"], flat, self.v[f"B{layer}"].T, out=out)
         return f if self.plan.linear_feedback else f.relu_()
 
-    def fed_back(self, k: int) -> Tensor:
-        """f of step k, as it is given or kept."""
+    def fed_back(self, k: int, at: int) -> Tensor:
+        """f of step k, as it is given, or kept ``at``."""
         if self.f is not None:
-            return self.f[k]
+            return self.f[at]
         found = [self.v[f"f{layer}"][:, k] for layer in self.layers]
         return found[0] if len(found) == 1 else torch.cat(found)
 
@@ -219,7 +223,7 @@ class _Gradient:
 
     def __init__(self, group: _Group, G: list[Tensor], samples: int, wanted: set[str]) -> None:
         self.group, self.wanted = group, wanted
-        self.W, self.G = group.W.clone(), torch.cat(G)
+        self.W, self.G = torch.empty_like(group.W), torch.cat(G)
         self.dP, self._h, self._hw = torch.zeros_like(self.W), torch.empty_like(self.W), torch.empty_like(self.W)
         rows, n_out, _ = self.W.shape
         self.ds, self._dq, self._e = (self.W.new_zeros(rows, samples, n_out) for _ in range(3))
@@ -228,24 +232,26 @@ class _Gradient:
         names = [f"{kind}{layer}" for layer in group.layers for kind in kinds] if group.s is not None else []
         self.paths = {name: torch.zeros_like(group.v[name]) for name in names}
 
-    def change(self, before: Tensor, after: Tensor, u: Tensor, k: int, errors: tuple[Tensor, Tensor, Tensor]) -> None:
-        """Take the change of step k off W, and add to the errors before and after the layers, and of the signal."""
+    def change(
+        self, before: Tensor, after: Tensor, u: Tensor, k: int, at: int, errors: tuple[Tensor, Tensor, Tensor]
+    ) -> None:
+        """Take the change of step k, kept ``at``, off W; add to the errors before and after the layers, and of u."""
         group, W, G = self.group, self.W, self.G
         of_before, of_after, of_u = errors
-        q, D = group.shifted(after, u, k), group.D[k]
+        q, D = group.shifted(after, u, at), group.D[at]
         W.addcmul_(group.P, D, value=-group.mu)
         self.dP.addcmul_(G, D)
         h = torch.mul(G, group.P, out=self._h)  # of D
         if group.mu != 1.0:
             h.mul_(group.mu)
         if group.N is not None:
-            of_N = (h * D).sum((1, 2), keepdim=True) / group.N[k]
+            of_N = (h * D).sum((1, 2), keepdim=True) / group.N[at]
             of_before.addcmul_(before, of_N, value=-2)
-            h.div_(group.N[k])
+            h.div_(group.N[at])
         dq = torch.bmm(before, h.mT, out=self._dq)
         torch.baddbmm(of_before, q, h, out=of_before)
         if group.r is not None:
-            G.addcmul_(group.r[k], h, value=-1)
+            G.addcmul_(group.r[at], h, value=-1)
             along = torch.mul(h, W, out=self._hw).sum(2)
             dq.addcmul_(q, along.unsqueeze(1), value=-2)
         if group.N is not None:
@@ -256,7 +262,7 @@ class _Gradient:
             else:
                 of_u.add_(dq.view(len(group.layers), *u.shape).sum(0))
             return
-        f = group.fed_back(k)
+        f = group.fed_back(k, at)
         if f"s{group.layers.start}" in self.wanted:
             self.ds.addcmul_(dq, torch.sub(f, after, out=self._e))
         of_after.addcmul_(dq, self._rest)  # type: ignore[arg-type]
@@ -297,31 +303,25 @@ class _Live(torch.autograd.Function):
     """See :func:`live`."""
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, names: tuple[str, ...], x: Tensor, y: Tensor, *values: Tensor) -> Any:
+    def forward(
+        ctx: Any, plan: Plan, parts: list[range], names: tuple[str, ...], x: Tensor, y: Tensor, *values: Tensor
+    ) -> Any:
         v = dict(zip(names, values, strict=True))
         layers, (E, T, m, _) = range(len(plan.shifts)), x.shape
         keeps = any(ctx.needs_input_grad)
-        kept = T if keeps else 1
+        kept = max(map(len, parts)) if keeps else 1
         shapes = [v[f"W{layer}"].shape[1:] for layer in layers]
         groups = [_Group(plan, v, group, x, kept) for group in plan.groups(shapes, E)]
         widths = [shapes[0][1], *(shape[0] for shape in shapes)]
         a = _Activities([group.layers for group in groups], widths, kept, E, m, x)
-        outputs = x.new_empty(E, T, m, widths[-1])
-        for k in range(T):
-            at = k if keeps else 0
-            a.at[0][at].copy_(x[:, k])
-            for group in groups:
-                for layer in group.layers:
-                    W, z = group.W[group.rows(layer)], a.at[layer + 1][at]
-                    torch.baddbmm(v[f"b{layer}"], a.at[layer][at], W.mT, out=z)
-                    if layer < layers[-1]:
-                        z.relu_()
-            outputs[:, k] = a.at[-1][at]
-            u = _signal(plan, a.at[-1][at], y[:, k])
-            for group in groups:
-                group.change(a.before(group.layers, at), a.after(group.layers, at), u, k, at)
+        outputs, starts = x.new_empty(E, T, m, widths[-1]), []
+        for part in parts:
+            starts.append([group.W.clone() for group in groups] if keeps and part is not parts[-1] else [])
+            for at, k in enumerate(part):
+                _step(groups, a, x[:, k], y[:, k], k, at if keeps else 0)
+                outputs[:, k] = a.at[-1][at if keeps else 0]
         if keeps:
-            ctx.plan, ctx.names, ctx.groups, ctx.a, ctx.widths = plan, names, groups, a, widths
+            ctx.names, ctx.groups, ctx.a, ctx.widths, ctx.segments = names, groups, a, widths, (parts, starts)
             ctx.save_for_backward(x, y, *values)
         ctx.mark_non_differentiable(outputs)
         return (*(group.W[group.rows(layer)].clone() for group in groups for layer in group.layers), outputs)
@@ -329,41 +329,72 @@ class _Live(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        plan, names, groups, a = ctx.plan, ctx.names, ctx.groups, ctx.a
+        names, groups, a = ctx.names, ctx.groups, ctx.a
         x, y, *_ = ctx.saved_tensors
-        wanted = {name for name, needed in zip(names, ctx.needs_input_grad[4:], strict=True) if needed}
-        needs_x, (E, T, m, _) = ctx.needs_input_grad[2], x.shape
-        back = [_Gradient(group, [gradients[layer] for layer in group.layers], m, wanted) for group in groups]
-        e = _Activities([group.layers for group in groups], ctx.widths, 1, E, m, x)
-        last = len(plan.shifts) - 1
+        wanted = {name for name, needed in zip(names, ctx.needs_input_grad[5:], strict=True) if needed}
+        back = [_Gradient(group, [gradients[layer] for layer in group.layers], x.shape[2], wanted) for group in groups]
+        e = _Activities([group.layers for group in groups], ctx.widths, 1, len(x), x.shape[2], x)
         db = [torch.zeros_like(of_layer[0]) for of_layer in e.at[1:]]  # (E, m, n), to be summed up at the end
-        dx = torch.empty_like(x) if needs_x else None
-        for k in reversed(range(T)):
-            for error in e.at:
-                error.zero_()
-            u = _signal(plan, a.at[-1][k], y[:, k])
-            of_u = torch.zeros_like(u)
-            for group, gradient in zip(groups, back, strict=True):
-                of = e.before(group.layers, 0), e.after(group.layers, 0), of_u
-                gradient.change(a.before(group.layers, k), a.after(group.layers, k), u, k, of)
-            if plan.signal == "error":
-                e.at[-1][0].add_(_to_output(a.at[-1][k], y, of_u))
-            for group, gradient in zip(reversed(groups), reversed(back), strict=True):
-                for layer in reversed(group.layers):
-                    dz, rows = e.at[layer + 1][0], group.rows(layer)
-                    if layer < last:
-                        _rectified(dz, a.at[layer + 1][k])
-                    db[layer].add_(dz)
-                    G = gradient.G[rows]
-                    torch.baddbmm(G, dz.mT, a.at[layer][k], out=G)
-                    if layer > 0 or needs_x:
-                        torch.baddbmm(e.at[layer][0], dz, gradient.W[rows], out=e.at[layer][0])
-            if dx is not None:
-                dx[:, k] = e.at[0][0]
+        dx = torch.empty_like(x) if ctx.needs_input_grad[3] else None
+        for part, start in zip(*map(reversed, ctx.segments), strict=True):
+            for group, W in zip(groups, start, strict=False):
+                group.W.copy_(W)
+            if start:
+                for at, k in enumerate(part):
+                    _step(groups, a, x[:, k], y[:, k], k, at)
+            for gradient in back:
+                gradient.W.copy_(gradient.group.W)
+            for at, k in reversed(list(enumerate(part))):
+                _back(back, a, e, y[:, k], k, at, db, to_inputs=dx is not None)
+                if dx is not None:
+                    dx[:, k] = e.at[0][0]
         found = {f"b{layer}": summed.sum((0, 1)) for layer, summed in enumerate(db)}
         for gradient in back:
             found |= gradient.found()
-        return None, None, dx, None, *(found[name] if name in wanted else None for name in names)
+        return None, None, None, dx, None, *(found[name] if name in wanted else None for name in names)
+
+
+def _step(groups: list[_Group], a: _Activities, x: Tensor, y: Tensor, k: int, at: int) -> None:
+    """Step k: activities, kept ``at``, and then the change of all weights."""
+    a.at[0][at].copy_(x)
+    last = groups[-1].layers[-1]
+    for group in groups:
+        for layer in group.layers:
+            W, z = group.W[group.rows(layer)], a.at[layer + 1][at]
+            torch.baddbmm(group.v[f"b{layer}"], a.at[layer][at], W.mT, out=z)
+            if layer < last:
+                z.relu_()
+    u = _signal(groups[0].plan, a.at[-1][at], y)
+    for group in groups:
+        group.change(a.before(group.layers, at), a.after(group.layers, at), u, k, at)
+
+
+def _back(
+    back: list[_Gradient], a: _Activities, e: _Activities, y: Tensor, k: int, at: int, db: list[Tensor], to_inputs: bool
+) -> None:
+    """Back through step k, kept ``at``: gradients of W before it, errors e of its activities; adds to db of biases."""
+    for error in e.at:
+        error.zero_()
+    plan = back[0].group.plan
+    u = _signal(plan, a.at[-1][at], y)
+    of_u = torch.zeros_like(u)
+    for gradient in back:
+        layers = gradient.group.layers
+        of = e.before(layers, 0), e.after(layers, 0), of_u
+        gradient.change(a.before(layers, at), a.after(layers, at), u, k, at, of)
+    if plan.signal == "error":
+        e.at[-1][0].add_(_to_output(a.at[-1][at], y, of_u))
+    last = len(db) - 1
+    for gradient in reversed(back):
+        for layer in reversed(gradient.group.layers):
+            dz, rows = e.at[layer + 1][0], gradient.group.rows(layer)
+            if layer < last:
+                _rectified(dz, a.at[layer + 1][at])
+            db[layer].add_(dz)
+            G = gradient.G[rows]
+            torch.baddbmm(G, dz.mT, a.at[layer][at], out=G)
+            if layer > 0 or to_inputs:
+                torch.baddbmm(e.at[layer][0], dz, gradient.W[rows], out=e.at[layer][0])
 
 
 def _rectified(e: Tensor, activity: Tensor) -> None:

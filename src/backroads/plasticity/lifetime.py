@@ -93,13 +93,14 @@ def lifetime(
         if checkpoint_segments > 1:
             raise UsageError("observe: expected checkpoint_segments = 1, since the steps of a segment are done twice")
     targets_fed_back = network.targets_fed_back(y)
-    names, outputs = list(weights), []
+    parts = max(1, min(checkpoint_segments, T))
     plan = plan_of(rule, meta, range(network.first, network.layers), y.shape[2]) if observe is None else None
+    if plan is not None:
+        *values, seen = live(plan, network.tensors(list(weights.values()), targets_fed_back), x, y, parts)
+        return dict(zip(weights, values, strict=True)), seen
+    names, outputs = list(weights), []
 
     def segment(start: int, stop: int, *values: Tensor) -> tuple[Tensor, ...]:
-        if plan is not None:
-            fed_back = {layer: f[:, start:stop] for layer, f in targets_fed_back.items()}
-            return live(plan, network.tensors(list(values), fed_back), x[:, start:stop], y[:, start:stop])
         now, seen = dict(zip(names, values, strict=True)), []
         for k in range(start, stop):
             feedback = {layer: f[:, k] for layer, f in targets_fed_back.items()}
@@ -109,7 +110,6 @@ def lifetime(
                 observe(k, now)
         return (*now.values(), torch.stack(seen, 1))
 
-    parts = max(1, min(checkpoint_segments, T))
     for part in range(parts):
         start, stop = T * part // parts, T * (part + 1) // parts
         if parts > 1 and torch.is_grad_enabled():
