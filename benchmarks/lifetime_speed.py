@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -37,15 +38,17 @@ from backroads.runs.files import write_json
 
 
 class Case(NamedTuple):
-    """A meta-step: lifetimes of so many steps of 32 samples, in eight hidden layers of so many units."""
+    """A meta-step: lifetimes of so many steps of 32 samples, in eight hidden layers of so many units, in segments."""
 
     lifetimes: int
     hidden: int
     steps: int
+    segments: int = 1
 
 
 CASES = {
     "32 of 64 units": Case(32, 64, 200),
+    "32 of 64 units, 14 segments": Case(32, 64, 200, 14),
     "1 of 64 units": Case(1, 64, 200),
     "1 of 300 units": Case(1, 300, 100),
 }
@@ -76,7 +79,8 @@ def operations(case: Case) -> float:
 def share(case: Case, threads: int, rounds: int) -> dict[str, float]:
     """In this process: seconds of a meta-step, and its speed over that of a large product."""
     torch.set_num_threads(threads)
-    config = resolve({"task": "sinusoid", "initial_plasticity": 1e-6, "hidden": [case.hidden] * 8})
+    settings = {"hidden": [case.hidden] * 8, "checkpoint_segments": case.segments}
+    config = resolve({"task": "sinusoid", "initial_plasticity": 1e-6, **settings})
     network, episodes = MetaNetwork(config, (INPUTS,)), episodes_of(case)
     A, found, speeds = torch.randn(1024, 1024), [], []
     meta_gradient(network, episodes, 0)
@@ -85,7 +89,8 @@ def share(case: Case, threads: int, rounds: int) -> dict[str, float]:
         seconds = _seconds(lambda: meta_gradient(network, episodes, 0))
         found.append(seconds)
         speeds.append(operations(case) / seconds / (2 * 1024**3 / product))
-    return {"seconds": statistics.median(found), "share": statistics.median(speeds)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"seconds": statistics.median(found), "share": statistics.median(speeds), "peak_gib": peak}
 
 
 def images(bf16: bool, rounds: int) -> dict[str, float]:
@@ -127,22 +132,30 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 
 def in_processes(case: str, processes: int, threads: int, rounds: int) -> dict[str, float]:
-    """The same measurement in processes at a time: the slowest, and the mean share."""
+    """The same measurement in processes at a time: the slowest, the mean share, and the memory of all."""
     words = [sys.executable, __file__, "--one", case, str(processes), str(threads), "--rounds", str(rounds)]
     running = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     found = [json.loads(one.communicate()[0]) for one in running]
     return {
         "seconds": max(one["seconds"] for one in found),
         "share": statistics.fmean(one["share"] for one in found),
+        "peak_gib": sum(one["peak_gib"] for one in found),
     }
 
 
 def table(results: dict[str, Any]) -> str:
-    """Seconds and share, a row for each case and way."""
+    """Seconds, share and memory, a row for each case and way."""
     cells = [
-        [row["case"], row["way"], f"{row['seconds']:.2f}", f"{100 * row['share']:.0f} %"] for row in results["rows"]
+        [
+            row["case"],
+            row["way"],
+            f"{row['seconds']:.2f}",
+            f"{100 * row['share']:.0f} %",
+            f"{row['peak_gib']:.1f}",
+        ]
+        for row in results["rows"]
     ]
-    return markdown(["lifetimes", "cores", "seconds of a meta-step", "of a large product's speed"], cells)
+    return markdown(["lifetimes", "cores", "seconds of a meta-step", "of a large product's speed", "peak, GiB"], cells)
 
 
 def front_table(results: dict[str, Any]) -> str:

@@ -51,6 +51,17 @@ def step_time() -> str:
     return "\n\n".join(parts)
 
 
+def lifetime_speed() -> str:
+    """What part of a large product's speed lifetimes reach, from ``benchmarks/lifetime_speed.py``."""
+    where = results("lifetime_speed")["environment"]
+    return f"{table_of('lifetime_speed')}\n\n{source('python benchmarks/' + where['command'], where)}"
+
+
+def front_speed() -> str:
+    """Images a second through the convolutions before lifetimes, from the same."""
+    return table_of("lifetime_speed", function="front_table")
+
+
 def cifar10(rule: str = "") -> str:
     """Accuracies of one rule and its variants, or of all, from ``benchmarks/cifar10.py``."""
     table = runpy.run_path(str(BENCHMARKS / "cifar10.py"))["table"]
