@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +41,17 @@ def test_all_claims_run_at_the_smallest_scale_and_say_nothing_as_science(
     before = {path: os.stat(path).st_mtime_ns for path in out.rglob("events.jsonl")}
     run(out, "--resume")
     assert {path: os.stat(path).st_mtime_ns for path in out.rglob("events.jsonl")} == before
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_divide_the_trainings(tmp_path: Path) -> None:
+    """Two processes, each with every second training; what claims share is run once, and the last one sees all."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "backroads"]
+    words = ["reproduce", "run", "K8", "--scale", "smoke", "--threads", "1", "--out", str(tmp_path / "out")]
+    done = subprocess.run([*launch, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    counts = sorted(int(found) for found in re.findall(r"\[1/(\d+)\]", done.stdout))
+    (claim,) = json.loads((tmp_path / "out" / "results.json").read_text())["claims"]
+    assert claim["done"] == claim["trainings"] == sum(counts)
+    assert len(counts) == 2
+    assert counts[1] - counts[0] <= 1
