@@ -1,25 +1,36 @@
 """FLP beside OML: meta-trained with the same budget of episodes on the same streams, tested on unseen tasks.
 
     python benchmarks/meta_learning.py --runs PATH --root OMNIGLOT [--only experiment=sinusoid-iid learner=oml]
+    python benchmarks/meta_learning.py --runs PATH --choose               # the rates of the long trainings, first
+    python benchmarks/meta_learning.py --runs PATH --long [--seeds 1 2 3]  # then these
 
 Every run is measured on ``--lifetimes`` lifetimes of the test split (sinusoids never seen; unseen drawings of unseen
 classes) at the checkpoint that was best on validation tasks. The recipes' settings were chosen on validation tasks,
 seed 0; "flp, reference's rates" has those of the reference's example scripts with the same network, tasks and budget.
+
+The long trainings have 20,000 episodes, as the reference, of 10 sinusoids of 40 steps, in a network of nine layers of
+64. ``--choose`` meta-trains FLP and OML for a tenth of them, seed 0, with every pair of two rates from the same list of
+factors on their own; the pair is taken that is best on validation tasks. Other learners have the rates of the one that
+they are a variant of.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+import json
 import math
 import statistics
 import sys
 from pathlib import Path
+from typing import Literal
 
-from grid import Arm, Data, commits_of, markdown, parser, rows_of, run_grid, show, spread
+from grid import RESULTS, Arm, Data, commits_of, markdown, parser, rows_of, run_grid, show, spread
 
 from backroads.plasticity.evaluate import measure
 from backroads.plasticity.settings import resolve
 from backroads.plasticity.trainer import load_run, meta_train
+from backroads.report.read import read_record
 from backroads.runs.schema import Stopped, as_data
 from backroads.runs.settings import read_settings
 
@@ -53,9 +64,68 @@ LEARNERS: dict[str, tuple[str, dict[str, Data]]] = {
     "flp, any labels": ("flp", {"omniglot": {"labels": "any"}}),
 }
 
+# The long trainings: name of an experiment -> what differs from the recipe sinusoid-small.
+LONG: dict[str, Data] = {
+    f"sinusoid-64-{order}{words}": {"order": order, "steps_per_task": 40, "checkpoint_segments": 20, **more}
+    for words, more in (("", {}), ("-all-plastic", {"frozen_layers": 0}))
+    for order in ("iid", "continual")
+}
+VARIANTS = {
+    "flp": ("flp", "flp_no_feedback", "flp_fixed_feedback", "flp_output_only", "flp_fixed_plasticity"),
+    "oml": ("oml", "oml_first_order", "sgd_pretrained"),
+}
+# What is searched: two rates of each, every pair of factors on what the recipe has.
+RATES_OF = {
+    "flp": {"initial_plasticity": 3e-3, "lr_forward": 3e-4},
+    "oml": {"inner_lr": 3e-3, "lr_forward": 3e-4},
+}
+FACTORS = (0.3, 1.0, 3.0)
+SHORT = 500  # meta-steps of a trial, of the recipe's 5,000
 
-def meta_training(arm: Arm, seed: int, folder: Path, machine: Data, *, lifetimes: int) -> Data:
-    """Meta-train, and measure on the test split; leaves with status 128 + signal if it is stopped."""
+
+def trials() -> list[Arm]:
+    """Every pair of rates for both learners, in both orders, with six layers frozen and none."""
+    arms = []
+    for experiment, differs in LONG.items():
+        for learner, rates in RATES_OF.items():
+            for factors in itertools.product(FACTORS, repeat=len(rates)):
+                own = {name: rate * factor for (name, rate), factor in zip(rates.items(), factors, strict=True)}
+                labels = {"experiment": experiment, "learner": learner, "factors": "{:g} {:g}".format(*factors)}
+                settings = {"recipe": "sinusoid-small", "learner": learner, "meta_steps": SHORT, "drop_steps": []}
+                arms.append(Arm(labels, {**settings, **differs, **own}))
+    return arms
+
+
+def chosen_rates(results: Data) -> dict[tuple[str, str], Data]:
+    """The rates by (experiment, learner) that were best on validation tasks; of equal ones, the first."""
+    best: dict[tuple[str, str], tuple[float, Data]] = {}
+    for arm in results["arms"]:
+        labels, (row,) = arm["labels"], arm["rows"]
+        error = math.inf if row["mean"] is None else row["mean"]
+        key = labels["experiment"], labels["learner"]
+        if key not in best or error < best[key][0]:
+            best[key] = error, {name: arm["settings"][name] for name in RATES_OF[labels["learner"]]}
+    return {key: rates for key, (_, rates) in best.items()}
+
+
+def long_arms(rates: dict[tuple[str, str], Data]) -> list[Arm]:
+    """The long trainings for which rates were chosen; variants with six layers frozen alone."""
+    return [
+        Arm(
+            {"experiment": experiment, "learner": variant},
+            {"recipe": "sinusoid-small", "learner": variant, **differs, **rates[experiment, learner]},
+        )
+        for experiment, differs in LONG.items()
+        for learner, variants in VARIANTS.items()
+        if (experiment, learner) in rates
+        for variant in (variants if "all-plastic" not in experiment else variants[:1])
+    ]
+
+
+def meta_training(
+    arm: Arm, seed: int, folder: Path, machine: Data, *, lifetimes: int, split: Literal["validation", "test"] = "test"
+) -> Data:
+    """Meta-train, and measure on a split; leaves with status 128 + signal if it is stopped."""
     given = dict(arm.settings)
     tables = {**read_settings(given.pop("recipe"), "meta"), "learner": given.pop("learner")}
     config = resolve(tables, {**given, **machine, "seed": seed})
@@ -65,13 +135,16 @@ def meta_training(arm: Arm, seed: int, folder: Path, machine: Data, *, lifetimes
     network, tasks, found = load_run(folder, "best")
     step = found.manifest.step
     ways = {}
-    for n in EXPERIMENTS[arm.labels["experiment"]][2] or [config.task.tasks]:
+    _, _, numbers = EXPERIMENTS.get(arm.labels["experiment"], ("", {}, []))
+    for n in numbers or [config.task.tasks]:
         # Long lifetimes of many classes one at a time: their weights at many moments are kept for the course.
-        measured = measure(network, tasks, "test", lifetimes, ways=n, batch=8 if n <= 20 else 1)
+        measured = measure(network, tasks, split, lifetimes, ways=n, batch=8 if n <= 20 else 1)
         ways[str(n)] = {**as_data(measured.summary(step)), "scores": measured.scores}
         print(f"    {n} tasks: {ways[str(n)]['measure']} {ways[str(n)]['mean']}", flush=True)
     episodes = config.meta.meta_steps * config.meta.meta_batch_size
-    return {"status": results.status, "step": step, "episodes": episodes, "ways": ways}
+    # What became of the error on validation tasks, to see whether it had stopped to fall.
+    curve = [[line.step, line.mean] for line in read_record(folder).lifetimes]
+    return {"status": results.status, "step": step, "episodes": episodes, "ways": ways, "curve": curve}
 
 
 def summary(seeds: dict[str, Data], baseline: dict[str, Data]) -> Data:
@@ -129,7 +202,24 @@ def main() -> None:
     parse.add_argument("--root", help="folder of Omniglot")
     parse.add_argument("--meta-steps", type=int, help="instead of the experiment's own")
     parse.add_argument("--lifetimes", type=int, default=200)
+    parse.add_argument("--choose", action="store_true", help="try rates of the long trainings, on validation tasks")
+    parse.add_argument("--long", action="store_true", help="the long trainings, with the rates that were chosen")
     given = parse.parse_args()
+    rates = RESULTS / "meta_learning_rates.json"
+    if given.choose:
+        given.out, given.seeds = rates, [0]  # no seed of the trainings
+        one = functools.partial(meta_training, lifetimes=given.lifetimes, split="validation")
+        print(table(run_grid(trials(), given, one, summary), "", "factors"))
+        return
+    if given.long:
+        if not rates.exists():
+            sys.exit(f"expected rates in {rates}; run with --choose first")
+        given.out = RESULTS / "meta_learning_long.json"
+        given.seeds = [1, 2, 3] if given.seeds == parse.get_default("seeds") else given.seeds
+        arms = long_arms(chosen_rates(json.loads(rates.read_text(encoding="utf-8"))))
+        one = functools.partial(meta_training, lifetimes=given.lifetimes)
+        print(table(run_grid(arms, given, one, summary), ""))
+        return
     arms = []
     for experiment, (recipe, differs, _) in EXPERIMENTS.items():
         for name, (learner, by_kind) in LEARNERS.items():
