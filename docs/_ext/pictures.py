@@ -104,6 +104,20 @@ def increments_picture() -> str:
     )
 
 
+def floor_picture(rows: str) -> str:
+    """MyST for so many rows of noise per input in a view: angle between B and W against the variance of a walk of B, for
+    four filters and the one that knows the variance (``benchmarks/floor.py``)."""
+    own = [row for row in _rows("floor") if row["rows"] == float(rows) and row["variance"]]
+    curves = {
+        name: through((math.log10(row["variance"]), row["angle_mean"]) for row in own if row["filter"] == name)
+        for name in dict.fromkeys(row["filter"] for row in own)
+    }
+    best = runpy.run_path(str(RESULTS.parent / "floor.py"))["best"]
+    variances = dict.fromkeys(row["variance"] for row in own)
+    curves["knows v"] = through((math.log10(v), best(v, float(rows))) for v in variances)
+    return _in_their_range(f"{rows} rows", curves, "log10 of v", "angle between B and W, degrees")
+
+
 def price_picture(what: str) -> str:
     """MyST for ``accuracy NETWORK`` or ``angle NETWORK`` against the rows of noise that a training takes for each input
     (``benchmarks/noise_rows.py``). Rules without noise are level lines."""
