@@ -6,7 +6,7 @@ One linear layer of 64 inputs, whose B gets normal noise of variance v |W|^2 bef
 imprecise increments would give it. Four filters: a gain that only falls, one that falls to the floor (0.001), one that
 learns the variance of the walk, and the rule's, which does both. With 1/16 row for each input in a view, as a layer of
 2,048 inputs has at batch 128, and with 8, as convolutions have. What the filter that knows v would do follows from its
-equation: ``P = v + P R / (P + R)``, R = |W|^2 / q.
+equation: ``P <- v + P R / (P + R)`` from 2 |W|^2 on, R = |W|^2 / q.
 """
 
 from __future__ import annotations
@@ -36,10 +36,13 @@ INPUTS, OUTPUTS, VIEWS = 64, 64, 5_000
 
 
 def best(v: float, q: float) -> float:
-    """Angle in degrees that the filter which knows v leaves in the long run, or without a walk after all views."""
-    before = (v + math.sqrt(v * v + 4 * v / q)) / 2
-    share = before - v if v else 1 / (q * VIEWS * 0.75)
-    return math.degrees(math.acos(1 - share / 2))
+    """Angle in degrees that the filter which knows v leaves, the mean over the second half of the views."""
+    P, R, angles = 2.0, 1 / q, []  # in |W|^2
+    for _ in range(VIEWS):
+        P = P * R / (P + R)
+        angles.append(math.degrees(math.acos(1 - P / 2)))
+        P += v
+    return sum(angles[VIEWS // 2 :]) / (VIEWS - VIEWS // 2)
 
 
 def walk(arm: Arm, seed: int, folder: Path, machine: dict[str, Any]) -> dict[str, Any]:

@@ -96,6 +96,8 @@ RULES: dict[str, dict[str, Any]] = {
     "feedback alignment": {"rule": "feedback_alignment"},
 }
 
+CLAIMS = ("backprop", "symmetric alignment", "mirrored Kolen-Pollack", "one phase, then Kolen-Pollack")
+
 
 def _arm(rule: str, **options: Any) -> dict[str, Any]:
     return {"rule": rule, "rule_options": options}
@@ -150,29 +152,25 @@ def means(results: dict[str, Any]) -> str:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Gaps to backprop by network and rule, in points, with the mean angle; candidates in a row each."""
+    """Gaps to backprop by network and rule, in points, with the mean angle: networks and rules of which one ran."""
     rows = rows_of(results)
-    candidates = any(row["rule"] in CANDIDATES and row["rule"] not in RULES for row in rows)
     epochs = {row["network"]: row.get("epochs") or row["settings"]["epochs"] for row in rows}
     names = {network: f"{network}, {n} epoch{'s' if n > 1 else ''}" for network, n in epochs.items()}
-    if candidates:
-        head = ["network", "candidate", "accuracy, %", "gap to backprop, points", "weight angle"]
-        cells = [
-            [
-                names[row["network"]],
-                row["rule"],
-                "diverged" if row["accuracy_mean"] is None else spread(row["accuracy_mean"], None),
-                gap_of(row),
-                "" if row["angle_mean"] is None else f"{row['angle_mean']:.1f}°",
-            ]
-            for row in rows
-        ]
-        return markdown(head, cells)
     present = list(dict.fromkeys(row["rule"] for row in rows))
     shown = [rule for rule in RULES if rule in present] + [rule for rule in present if rule not in RULES]
     found = {(row["network"], row["rule"]): row for row in rows}
     cells = [[name, *(_cell(found.get((network, rule))) for rule in shown)] for network, name in names.items()]
     return markdown(["network", *shown], cells)
+
+
+def claims(results: dict[str, Any]) -> str:
+    """The table of backpropagation, symmetric alignment, and both forms of the mirrored rule."""
+    return table({"arms": [arm for arm in results["arms"] if arm["labels"]["rule"] in CLAIMS]})
+
+
+def controls(results: dict[str, Any]) -> str:
+    """The table of the other rules."""
+    return table({"arms": [arm for arm in results["arms"] if arm["labels"]["rule"] not in CLAIMS]})
 
 
 def _cell(row: dict[str, Any] | None) -> str:
@@ -210,7 +208,7 @@ def main() -> None:
         shared |= {"split": "validation" if given.choose else "test"}
         for rule, settings in (CANDIDATES if given.choose else RULES).items():
             arms.append(Arm({"network": name, "rule": rule}, {**shared, **settings}))
-    print(table(run_grid(arms, given)))
+    print((details if given.choose else table)(run_grid(arms, given)))
 
 
 if __name__ == "__main__":
