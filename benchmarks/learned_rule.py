@@ -21,7 +21,14 @@ from backroads.plasticity.trainer import load_run
 
 RULES: dict[str, Data] = {"Oja": {"learner": "flp_by_layer"}, "found here": {"learner": "flp_polynomial"}}
 TASKS: dict[str, Data] = {
-    "sinusoid-iid": {"recipe": "sinusoid-small", "order": "iid"},
+    # The mean over samples for both, since a polynomial has no power to be divided by.
+    "sinusoid-iid": {
+        "recipe": "sinusoid-small",
+        "order": "iid",
+        "reduction": "mean",
+        "initial_plasticity": 1e-2,
+        "lr_plasticity": 3e-5,
+    },
     "omniglot-5-iid": {"recipe": "omniglot-quick", "order": "iid"},
 }
 FIRST = Arm({"experiment": "sinusoid-iid", "rule": "found here"}, {})

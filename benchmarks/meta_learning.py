@@ -76,7 +76,7 @@ VARIANTS = {
 }
 # What is searched: two rates of each, every pair of factors on what the recipe has.
 RATES_OF = {
-    "flp": {"initial_plasticity": 3e-3, "lr_forward": 3e-4},
+    "flp": {"initial_plasticity": 1.0, "lr_forward": 3e-4},
     "oml": {"inner_lr": 3e-3, "lr_forward": 3e-4},
 }
 FACTORS = (0.3, 1.0, 3.0)

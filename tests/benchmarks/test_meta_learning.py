@@ -17,8 +17,8 @@ def test_the_rates_of_the_least_error_are_taken_and_what_diverged_is_not() -> No
         for arm in meta["trials"]()
     ]
     found = meta["chosen_rates"]({"arms": arms})
-    assert found["sinusoid-64-iid", "flp"] == pytest.approx({"initial_plasticity": 9e-3, "lr_forward": 9e-5})
+    assert found["sinusoid-64-iid", "flp"] == pytest.approx({"initial_plasticity": 3.0, "lr_forward": 9e-5})
     assert found["sinusoid-64-iid", "oml"] == pytest.approx({"inner_lr": 9e-4, "lr_forward": 9e-4})
     settings = {arm.name: arm.settings for arm in meta["long_arms"](found)}
-    assert settings["sinusoid-64-iid, flp_no_feedback"]["initial_plasticity"] == pytest.approx(9e-3)
+    assert settings["sinusoid-64-iid, flp_no_feedback"]["initial_plasticity"] == pytest.approx(3.0)
     assert settings["sinusoid-64-iid, oml_first_order"]["inner_lr"] == pytest.approx(9e-4)
