@@ -11,89 +11,21 @@ of each, and the rest of one segment at a time.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from backroads.plasticity.rule import LocalRule
+from backroads.plasticity.plan import Plan, Tensors
 from backroads.plasticity.update import power_of
-
-Tensors = Mapping[str, Tensor]
-STACKED = 1 << 17  # numbers in the weights of the layers that are taken as one: six such arrays fit into a core's cache
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What does not change from step to step.
-
-    Attributes:
-        shifts: of each plastic layer, from the first: "feedback", "signal" or "none".
-        mu: factor on the change of each.
-        oja, signal, linear_feedback, absolute: of the rule. power: whether D is divided by power_of.
-        given: whether what feedback brings is given with each step (signal "target").
-    """
-
-    shifts: tuple[str, ...]
-    mu: tuple[float, ...]
-    oja: bool
-    power: bool
-    signal: str
-    linear_feedback: bool
-    absolute: bool
-    given: bool
-
-    def groups(self, shapes: list[torch.Size], lifetimes: int) -> list[range]:
-        """Layers to be taken as one: neighbours of one square shape, shift and factor; few enough to be small."""
-        found: list[range] = []
-        for layer, shape in enumerate(shapes):
-            last = found[-1] if found else range(0)
-            alike = (
-                len(last) > 0
-                and shape == shapes[last.start]
-                and shape[0] == shape[1]
-                and (self.shifts[layer], self.mu[layer]) == (self.shifts[last.start], self.mu[last.start])
-                and (len(last) + 1) * lifetimes * shape.numel() <= STACKED
-            )
-            found = [*found[:-1], range(last.start, layer + 1)] if alike else [*found, range(layer, layer + 1)]
-        return found
-
-
-def plan_of(rule: LocalRule, meta: Mapping[str, Tensor], layers: range, samples: int) -> Plan | None:
-    """The plan of the plastic layers, or None where only the definition can do it.
-
-    Args:
-        rule: how weights change.
-        meta: the meta-parameters by name.
-        layers: the plastic layers; all that follow the first one.
-        samples: in a step.
-    """
-    if rule.is_gradient or rule.rule == "polynomial" or rule.gate != "none" or not layers:
-        return None
-    if any(f"B{layer}_1" in meta for layer in layers) or any(meta[f"b{layer}"].dim() > 1 for layer in layers):
-        return None
-    n = layers.stop
-    share = 1 / samples if rule.reduction == "mean" else 1.0
-    return Plan(
-        shifts=tuple(rule.shift(layer, n) for layer in layers),
-        mu=tuple(share * (rule.hidden_multiplier if layer < n - 1 else 1.0) for layer in layers),
-        oja=rule.rule == "oja",
-        power=rule.reduction == "power",
-        signal=rule.signal,
-        linear_feedback=rule.linear_feedback,
-        absolute=rule.absolute_signal,
-        given=rule.signal == "target",
-    )
 
 
 def live(plan: Plan, tensors: Tensors, x: Tensor, y: Tensor, segments: int = 1) -> tuple[Tensor, ...]:
     """The weights after T steps, (E, n_out, n_in) each, and the outputs at each before its change, (E, T, m, n_out).
 
     Args:
-        plan: of :func:`plan_of`.
+        plan: of :func:`backroads.plasticity.plan.plan_of`.
         tensors: of plastic layer l, counted from the first one: weights at the start "Wl" (E, n_out, n_in), biases "bl"
             (n_out,), plasticity "Pl", which broadcasts to W; and under feedback strength "sl" (1,) and "Bl" (n, n_out)
             and "cl" (n,), or with ``plan.given`` what feedback brings, "fl" (E, T, m, n).

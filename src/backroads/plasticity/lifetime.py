@@ -27,7 +27,8 @@ from torch.utils.checkpoint import checkpoint
 
 from backroads.errors import UsageError
 from backroads.plasticity.check import check_meta, check_stream, count_layers
-from backroads.plasticity.fused import live, plan_of
+from backroads.plasticity.fused import live
+from backroads.plasticity.plan import plan_of
 from backroads.plasticity.polynomial import polynomial_update
 from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.update import linear, plastic_update
