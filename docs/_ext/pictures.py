@@ -105,8 +105,8 @@ def increments_picture() -> str:
 
 
 def floor_picture(rows: str) -> str:
-    """MyST for so many rows of noise per input in a view: angle between B and W against the variance of a walk of B, for
-    four filters and the one that knows the variance (``benchmarks/floor.py``)."""
+    """MyST for so many rows of noise per input in a view: angle between B and W against the variance of a walk of B,
+    for four filters and the one that knows the variance (``benchmarks/floor.py``)."""
     own = [row for row in _rows("floor") if row["rows"] == float(rows) and row["variance"]]
     curves = {
         name: through((math.log10(row["variance"]), row["angle_mean"]) for row in own if row["filter"] == name)
