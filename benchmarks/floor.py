@@ -22,6 +22,7 @@ from grid import Arm, markdown, parser, rows_of, run_grid
 import backroads as br
 from backroads.runs.statistics import estimate
 
+# The module; its function of the same name hides it in the package.
 mirrored_kolen_pollack = importlib.import_module("backroads.feedback.rules.mirrored_kolen_pollack")
 # Name of a filter -> the least gain, and the rate at which it learns the variance of the walk.
 FILTERS = {
@@ -77,7 +78,7 @@ def table(results: dict[str, Any]) -> str:
     """A row for each variance and number of rows, a column for each filter, in degrees."""
     found = {(row["rows"], row["variance"], row["filter"]): row for row in rows_of(results)}
     cells = []
-    for q, v, _ in dict.fromkeys((q, v, None) for q, v, _ in found):
+    for q, v in dict.fromkeys((q, v) for q, v, _ in found):
         own = [found[q, v, name] for name in FILTERS]
         angles = [f"{row['angle_mean']:.1f} ± {row['angle_std'] or 0:.1f}" for row in own]
         cells.append([f"{q:g}", f"{v:g}", *angles, f"{best(v, q):.1f}"])

@@ -11,30 +11,81 @@ of each, and the rest of one segment at a time.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from backroads.plasticity.plan import Plan, Tensors
+from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.update import power_of
 
+Tensors = Mapping[str, Tensor]
+STACKED = 1 << 17  # numbers in the weights of the layers that are taken as one: six such arrays fit into a core's cache
 
-def live(plan: Plan, tensors: Tensors, x: Tensor, y: Tensor, segments: int = 1) -> tuple[Tensor, ...]:
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What does not change from step to step.
+
+    Attributes:
+        rule: how weights change.
+        shifts: of each plastic layer, from the first: "feedback", "signal" or "none".
+        mu: factor on the change of each.
+    """
+
+    rule: LocalRule
+    shifts: tuple[str, ...]
+    mu: tuple[float, ...]
+
+    @property
+    def given(self) -> bool:
+        """Whether what feedback brings is given with each step."""
+        return self.rule.signal == "target"
+
+    def groups(self, shapes: list[torch.Size], lifetimes: int) -> list[range]:
+        """Layers to be taken as one: neighbours of one shape, shift and factor; few enough to be small."""
+        found: list[range] = []
+        for _, alike in itertools.groupby(range(len(shapes)), lambda n: (shapes[n], self.shifts[n], self.mu[n])):
+            first, *more = alike
+            stop, most = first + len(more) + 1, max(1, STACKED // (lifetimes * shapes[first].numel()))
+            found += [range(n, min(n + most, stop)) for n in range(first, stop, most)]
+        return found
+
+
+def plan_of(rule: LocalRule, meta: Tensors, layers: range, samples: int) -> Plan | None:
+    """The plan of the plastic layers, or None where only the definition can do it.
+
+    Args:
+        rule: how weights change.
+        meta: the meta-parameters by name.
+        layers: the plastic layers; all that follow the first one.
+        samples: in a step.
+    """
+    if rule.is_gradient or rule.rule == "polynomial" or rule.gate != "none" or not layers:
+        return None
+    if any(f"B{layer}_1" in meta for layer in layers) or any(meta[f"b{layer}"].dim() > 1 for layer in layers):
+        return None
+    n, share = layers.stop, 1 / samples if rule.reduction == "mean" else 1.0
+    mu = (share * (rule.hidden_multiplier if layer < n - 1 else 1.0) for layer in layers)
+    return Plan(rule, tuple(rule.shift(layer, n) for layer in layers), tuple(mu))
+
+
+def live(plan: Plan, tensors: Tensors, x: Tensor, y: Tensor, parts: list[range]) -> tuple[Tensor, ...]:
     """The weights after T steps, (E, n_out, n_in) each, and the outputs at each before its change, (E, T, m, n_out).
 
     Args:
-        plan: of :func:`backroads.plasticity.plan.plan_of`.
+        plan: of :func:`plan_of`.
         tensors: of plastic layer l, counted from the first one: weights at the start "Wl" (E, n_out, n_in), biases "bl"
             (n_out,), plasticity "Pl", which broadcasts to W; and under feedback strength "sl" (1,) and "Bl" (n, n_out)
             and "cl" (n,), or with ``plan.given`` what feedback brings, "fl" (E, T, m, n).
         x: what the first plastic layer receives, (E, T, m, n).
         y: targets (E, T, m, n_out) or labels (E, T, m).
-        segments: into which the T steps are cut; all but the last are done again in the backward pass. Default: 1.
+        parts: the segments into which the T steps are cut; all but the last are done again in the backward pass.
     """
-    T = x.shape[1]
-    parts = [range(T * part // segments, T * (part + 1) // segments) for part in range(segments)]
     return tuple(_Live.apply(plan, parts, tuple(tensors), x, y, *tensors.values()))  # type: ignore[no-untyped-call]
 
 
@@ -72,11 +123,11 @@ class _Group:
     """Layers that are taken as one, and what is kept of their steps. Arrays (g E, ...) have one layer after another.
 
     Attributes:
-        W: their weights, after the steps so far, (g E, n_out, n_in). P: plasticity, which broadcasts to W.
+        W: their weights, after the steps so far, (g E, n_out, n_in). P: mu times plasticity, which broadcasts to W.
         mu: factor on the change. shift: what shifts the activity. s: strength of feedback, (g E, 1, 1), or None.
-        D: the change over mu P, (T, g E, n_out, n_in). r: the sum of q^2 over samples, (T, g E, n_out, 1), for Oja.
-        N: what divides D under ``power``, (T, g E, 1, 1).
-        q, f: under feedback, shifted activity and what feedback brings, (T, g E, m, n_out); f if it is not given.
+        D: the change over P of the K steps that are kept, (K, g E, n_out, n_in). r: the sum of q^2 over samples,
+            (K, g E, n_out, 1), for Oja. N: what divides D under ``power``, (K, g E, 1, 1).
+        q, f: under feedback, shifted activity and what feedback brings, (K, g E, m, n_out); f if it is not given.
     """
 
     def __init__(self, plan: Plan, v: Tensors, layers: range, x: Tensor, kept: int) -> None:
@@ -84,13 +135,11 @@ class _Group:
         self.shift, self.mu = plan.shifts[layers.start], plan.mu[layers.start]
         self.W = torch.cat([v[f"W{layer}"] for layer in layers])
         rows, n_out, n_in = self.W.shape
-        self.P = v[f"P{layers.start}"]
-        if len(layers) > 1:
-            each = torch.stack([v[f"P{layer}"].expand(n_out, n_in) for layer in layers])
-            self.P = each.repeat_interleave(self.E, 0)
+        P = [self.mu * v[f"P{layer}"] for layer in layers]
+        self.P = torch.stack([p.expand(n_out, n_in) for p in P]).repeat_interleave(self.E, 0) if len(P) > 1 else P[0]
         self.D = x.new_empty(kept, rows, n_out, n_in)
-        self.r = x.new_empty(kept, rows, n_out, 1) if plan.oja else None
-        self.N = x.new_empty(kept, rows, 1, 1) if plan.power else None
+        self.r = x.new_empty(kept, rows, n_out, 1) if plan.rule.rule == "oja" else None
+        self.N = x.new_empty(kept, rows, 1, 1) if plan.rule.reduction == "power" else None
         self._squares = x.new_empty(rows, x.shape[2], n_out)
         self.s = self.q = self.f = None
         if self.shift == "feedback":
@@ -115,7 +164,7 @@ class _Group:
             D.addcmul_(self.r[at], self.W, value=-1)
         if self.N is not None:
             D.div_(self.N[at].copy_(power_of(before, q)))
-        self.W.addcmul_(self.P, D, value=self.mu)
+        self.W.addcmul_(self.P, D)
 
     def shifted(self, after: Tensor, u: Tensor, at: int) -> Tensor:
         """q of a step that is kept ``at``."""
@@ -131,7 +180,7 @@ class _Group:
         for layer in self.layers:
             out = f[self.rows(layer)].view(len(flat), -1)
             torch.addmm(self.v[f"c{layer}"], flat, self.v[f"B{layer}"].T, out=out)
-        return f if self.plan.linear_feedback else f.relu_()
+        return f if self.plan.rule.linear_feedback else f.relu_()
 
     def fed_back(self, k: int, at: int) -> Tensor:
         """f of step k, as it is given, or kept ``at``."""
@@ -142,7 +191,7 @@ class _Group:
 
     def sent(self, u: Tensor) -> Tensor:
         """The signal as it enters the feedback paths, (E m, n_out)."""
-        return (u.abs() if self.plan.absolute else u).flatten(0, 1)
+        return (u.abs() if self.plan.rule.absolute_signal else u).flatten(0, 1)
 
 
 class _Gradient:
@@ -171,11 +220,9 @@ class _Gradient:
         group, W, G = self.group, self.W, self.G
         of_before, of_after, of_u = errors
         q, D = group.shifted(after, u, at), group.D[at]
-        W.addcmul_(group.P, D, value=-group.mu)
+        W.addcmul_(group.P, D, value=-1)
         self.dP.addcmul_(G, D)
         h = torch.mul(G, group.P, out=self._h)  # of D
-        if group.mu != 1.0:
-            h.mul_(group.mu)
         if group.N is not None:
             of_N = (h * D).sum((1, 2), keepdim=True) / group.N[at]
             of_before.addcmul_(before, of_N, value=-2)
@@ -207,7 +254,7 @@ class _Gradient:
             for layer in group.layers:
                 self.paths[f"f{layer}"][:, k] = e[group.rows(layer)]
             return
-        if not plan.linear_feedback:
+        if not plan.rule.linear_feedback:
             _rectified(e, f)
         sent = group.sent(u)
         for layer in group.layers:
@@ -215,9 +262,9 @@ class _Gradient:
             dB = self.paths[f"B{layer}"]
             torch.addmm(dB, flat.T, sent, out=dB)
             self.paths[f"c{layer}"].add_(flat.sum(0))
-            if plan.signal == "error":
+            if plan.rule.signal == "error":
                 back = (flat @ group.v[f"B{layer}"]).view_as(of_u)
-                of_u.add_(back * u.sign() if plan.absolute else back)
+                of_u.add_(back * u.sign() if plan.rule.absolute_signal else back)
 
     def found(self) -> dict[str, Tensor]:
         """All gradients, by name, at the end."""
@@ -250,8 +297,8 @@ class _Live(torch.autograd.Function):
         for part in parts:
             starts.append([group.W.clone() for group in groups] if keeps and part is not parts[-1] else [])
             for at, k in enumerate(part):
-                _step(groups, a, x[:, k], y[:, k], k, at if keeps else 0)
-                outputs[:, k] = a.at[-1][at if keeps else 0]
+                _step(groups, a, x[:, k], y[:, k], k, at % kept)
+                outputs[:, k] = a.at[-1][at % kept]
         if keeps:
             ctx.names, ctx.groups, ctx.a, ctx.widths, ctx.segments = names, groups, a, widths, (parts, starts)
             ctx.save_for_backward(x, y, *values)
@@ -271,9 +318,8 @@ class _Live(torch.autograd.Function):
         for part, start in zip(*map(reversed, ctx.segments), strict=True):
             for group, W in zip(groups, start, strict=False):
                 group.W.copy_(W)
-            if start:
-                for at, k in enumerate(part):
-                    _step(groups, a, x[:, k], y[:, k], k, at)
+            for at, k in enumerate(part) if start else ():
+                _step(groups, a, x[:, k], y[:, k], k, at)
             for gradient in back:
                 gradient.W.copy_(gradient.group.W)
             for at, k in reversed(list(enumerate(part))):
@@ -314,7 +360,7 @@ def _back(
         layers = gradient.group.layers
         of = e.before(layers, 0), e.after(layers, 0), of_u
         gradient.change(a.before(layers, at), a.after(layers, at), u, k, at, of)
-    if plan.signal == "error":
+    if plan.rule.signal == "error":
         e.at[-1][0].add_(_to_output(a.at[-1][at], y, of_u))
     last = len(db) - 1
     for gradient in reversed(back):
@@ -338,7 +384,7 @@ def _signal(plan: Plan, yhat: Tensor, y: Tensor) -> Tensor:
     """u, (E, m, n_out), for the outputs and targets of a step."""
     labels = not y.is_floating_point()
     target = torch.nn.functional.one_hot(y, yhat.shape[-1]).to(yhat.dtype) if labels else y
-    if plan.signal == "target":
+    if plan.given:
         return target
     return (target - yhat.softmax(-1)) / y.shape[-1] if labels else target - yhat
 

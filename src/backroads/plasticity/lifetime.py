@@ -27,8 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from backroads.errors import UsageError
 from backroads.plasticity.check import check_meta, check_stream, count_layers
-from backroads.plasticity.fused import live
-from backroads.plasticity.plan import plan_of
+from backroads.plasticity.fused import live, plan_of
 from backroads.plasticity.polynomial import polynomial_update
 from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.update import linear, plastic_update
@@ -94,32 +93,29 @@ def lifetime(
         if checkpoint_segments > 1:
             raise UsageError("observe: expected checkpoint_segments = 1, since the steps of a segment are done twice")
     targets_fed_back = network.targets_fed_back(y)
-    parts = max(1, min(checkpoint_segments, T))
+    n = max(1, min(checkpoint_segments, T))
+    parts = [range(T * part // n, T * (part + 1) // n) for part in range(n)]
     plan = plan_of(rule, meta, range(network.first, network.layers), y.shape[2]) if observe is None else None
     if plan is not None:
         *values, seen = live(plan, network.tensors(list(weights.values()), targets_fed_back), x, y, parts)
         return dict(zip(weights, values, strict=True)), seen
-    names, outputs = list(weights), []
 
-    def segment(start: int, stop: int, *values: Tensor) -> tuple[Tensor, ...]:
-        now, seen = dict(zip(names, values, strict=True)), []
-        for k in range(start, stop):
+    def segment(part: range, now: Weights) -> tuple[Weights, Tensor]:
+        seen = []
+        for k in part:
             feedback = {layer: f[:, k] for layer, f in targets_fed_back.items()}
             now, yhat = network.step(now, x[:, k], y[:, k], feedback)
             seen.append(yhat.detach())
             if observe is not None:
                 observe(k, now)
-        return (*now.values(), torch.stack(seen, 1))
+        return now, torch.stack(seen, 1)
 
-    for part in range(parts):
-        start, stop = T * part // parts, T * (part + 1) // parts
-        if parts > 1 and torch.is_grad_enabled():
-            *values, seen = checkpoint(
-                segment, start, stop, *weights.values(), use_reentrant=False, preserve_rng_state=False
-            )
+    outputs = []
+    for part in parts:
+        if n > 1 and torch.is_grad_enabled():
+            weights, seen = checkpoint(segment, part, weights, use_reentrant=False, preserve_rng_state=False)
         else:
-            *values, seen = segment(start, stop, *weights.values())
-        weights = dict(zip(names, values, strict=True))
+            weights, seen = segment(part, weights)
         outputs.append(seen)
     return weights, torch.cat(outputs, 1)
 
