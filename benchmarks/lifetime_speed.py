@@ -4,8 +4,8 @@
 
 Operations are those of the six products of m x n_in x n_out that a layer takes in a step (an output, a change, and two
 gradients of each of the two) and the three of the query; in the same processes a product of 1,024 x 1,024 is measured
-before and after each meta-step. A case is measured in one process of one thread, one of two threads, and two of one
-thread at a time, each with half of the lifetimes, if there are several: their product is that of both together.
+before each meta-step. A case is measured in one process of one thread, one of two threads, and, if there are several
+lifetimes, in two processes of one thread at a time, each with half of them: the share is then the mean of both.
 
 The front is that of the reference for Omniglot, 84 pixels; beside the images a second of a meta-step are those of a
 plain forward and backward pass of the same convolutions, as they are written in torch, on one thread.
@@ -20,21 +20,20 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from grid import RESULTS, markdown
+from plasticity import batch, episodes_of, seconds_of
 
 from backroads.plasticity.network import Convolutions, MetaNetwork
 from backroads.plasticity.settings import resolve
-from backroads.plasticity.tasks.episode import Episodes
 from backroads.plasticity.trainer import meta_gradient
 from backroads.runs.environment import environment
 from backroads.runs.files import write_json
+from backroads.runs.runtime import keep_freed_memory
 
 
 class Case(NamedTuple):
@@ -52,20 +51,9 @@ CASES = {
     "1 of 64 units": Case(1, 64, 200),
     "1 of 300 units": Case(1, 300, 100),
 }
-SAMPLES, INPUTS, QUERY = 32, 11, 320
+SAMPLES, INPUTS, QUERY = 32, 11, 320  # of an episode of sinusoids, which has 400 steps
 WAYS = {"one thread": (1, 1), "two threads": (1, 2), "two processes": (2, 1)}  # processes, threads of each
-IMAGES, PIXELS, CHANNELS, STRIDES = 50, 84, 128, [2, 1, 2, 1, 2, 2]
-
-
-def episodes_of(case: Case) -> Episodes:
-    """Random inputs of the sizes of sinusoid lifetimes."""
-    generator = torch.Generator().manual_seed(0)
-    E, T, m = case.lifetimes, case.steps, SAMPLES
-    K = T * m + QUERY
-    x, y = torch.randn(E * K, INPUTS, generator=generator), torch.randn(E, K, 1, generator=generator)
-    index = torch.arange(E * K).view(E, K)
-    seen, asked = index[:, : T * m].reshape(E, T, m), index[:, T * m :]
-    return Episodes(x, seen, y[:, : T * m].view(E, T, m, 1), asked, y[:, T * m :], torch.zeros(E, T), asked)
+CHANNELS, STRIDES = 128, [2, 1, 2, 1, 2, 2]
 
 
 def operations(case: Case) -> float:
@@ -79,14 +67,16 @@ def operations(case: Case) -> float:
 def share(case: Case, threads: int, rounds: int) -> dict[str, float]:
     """In this process: seconds of a meta-step, and its speed over that of a large product."""
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as in a training
     settings = {"hidden": [case.hidden] * 8, "checkpoint_segments": case.segments}
     config = resolve({"task": "sinusoid", "initial_plasticity": 1e-6, **settings})
-    network, episodes = MetaNetwork(config, (INPUTS,)), episodes_of(case)
+    network = MetaNetwork(config, (INPUTS,))
+    episodes = batch(episodes_of("sinusoid", case.steps / 400), case.lifetimes)
     A, found, speeds = torch.randn(1024, 1024), [], []
     meta_gradient(network, episodes, 0)
     for _ in range(rounds):
-        product = min(_seconds(lambda: A @ A) for _ in range(10))
-        seconds = _seconds(lambda: meta_gradient(network, episodes, 0))
+        product = min(seconds_of(lambda: A @ A) for _ in range(10))
+        seconds = seconds_of(lambda: meta_gradient(network, episodes, 0))
         found.append(seconds)
         speeds.append(operations(case) / seconds / (2 * 1024**3 / product))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -97,14 +87,10 @@ def images(bf16: bool, rounds: int) -> dict[str, float]:
     """Images a second through the front, in a meta-step and in plain torch, in turns."""
     torch.set_num_threads(1)
     config = resolve({"task": "omniglot", "initial_plasticity": 1e-6, "front_precision": "bf16" if bf16 else "fp32"})
-    network = MetaNetwork(config, (1, PIXELS, PIXELS))
-    T = Q = IMAGES // 2
-    index, labels = torch.arange(IMAGES)[None], torch.arange(T)[None] % 5
-    x = (torch.rand(IMAGES, 1, PIXELS, PIXELS, generator=torch.Generator().manual_seed(0)) > 0.1).float()
-    episodes = Episodes(
-        x, index[:, :T].view(1, T, 1), labels[..., None], index[:, T:], labels, torch.zeros(1, T), torch.zeros(1, Q)
-    )
-    front = Convolutions((1, PIXELS, PIXELS), CHANNELS, STRIDES, torch.Generator().manual_seed(0))
+    episodes = episodes_of("omniglot", 1.0)
+    x = episodes.inputs
+    shape = tuple(x.shape[1:])
+    network, front = MetaNetwork(config, shape), Convolutions(shape, CHANNELS, STRIDES, torch.Generator())
     plain = [(getattr(front, f"W{k}"), getattr(front, f"b{k}")) for k in range(len(STRIDES))]
 
     def forward_and_backward() -> None:
@@ -115,20 +101,14 @@ def images(bf16: bool, rounds: int) -> dict[str, float]:
 
     own, torchs = [], []
     for _ in range(rounds + 1):
-        own.append(_seconds(lambda: meta_gradient(network, episodes, 0)))
-        torchs.append(_seconds(forward_and_backward))
+        own.append(seconds_of(lambda: meta_gradient(network, episodes, 0)))
+        torchs.append(seconds_of(forward_and_backward))
     ratio = statistics.median(a / b for a, b in zip(own[1:], torchs[1:], strict=True))
     return {
-        "images_per_second": IMAGES / statistics.median(own[1:]),
-        "plain": IMAGES / statistics.median(torchs[1:]),
+        "images_per_second": len(x) / statistics.median(own[1:]),
+        "plain": len(x) / statistics.median(torchs[1:]),
         "ratio": ratio,
     }
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def in_processes(case: str, processes: int, threads: int, rounds: int) -> dict[str, float]:

@@ -154,8 +154,8 @@ def floor(network: MetaNetwork, step: Any, T: int) -> dict[str, float]:
     n = 1024
     A = torch.randn(n, n)
     big = torch.randn(2**24)
-    speed = max(2 * n**3 / _seconds(lambda: A @ A) for _ in range(10))
-    bandwidth = max(2 * 4 * big.numel() / _seconds(lambda: big.clone()) for _ in range(5))
+    speed = max(2 * n**3 / seconds_of(lambda: A @ A) for _ in range(10))
+    bandwidth = max(2 * 4 * big.numel() / seconds_of(lambda: big.clone()) for _ in range(5))
     weights = sum(value.numel() for name, value in network.meta_parameters.items() if name[0] == "W")
     moved = 4.0 * weights * T * (4 + 9)  # forward: W, P, D in, W out; backward: W, P, D, G, H in and G, H, dP in, out
     flops = float(counter.get_total_flops())
@@ -163,7 +163,8 @@ def floor(network: MetaNetwork, step: Any, T: int) -> dict[str, float]:
             "gb_per_second": bandwidth / 1e9, "seconds": flops / speed + moved / bandwidth}  # fmt: skip
 
 
-def _seconds(work: Any) -> float:
+def seconds_of(work: Any) -> float:
+    """Of one call."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
