@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -83,6 +84,9 @@ def _work(url: str, name: str, folder: Path, log: Path, password: str) -> None:
         sys.stdout = sys.stderr = out
         from backroads.search.worker import work
 
-        how = work(url, name, folder=folder, log=lambda line: out.write(line + "\n"))
+        try:
+            how = work(url, name, folder=folder, log=lambda line: out.write(line + "\n"))
+        except BaseException:
+            how = traceback.format_exc()
         out.write(how)
     os._exit(0 if how == "settled" else 1)

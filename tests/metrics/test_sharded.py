@@ -50,6 +50,7 @@ def held_and_sent(net: nn.Module) -> dict[str, Any]:
         net(X).square().mean().backward()
     optimiser = torch.optim.SGD(br.param_groups(net, 0.1, momentum=0.9))
     optimiser.step()
+    optimiser.step()  # the first one of a B that the rule teaches takes no momentum
     momentum = [state["momentum_buffer"] for state in optimiser.state.values()]
     held = {"weights": net.parameters(), "gradients": [p.grad for p in net.parameters()], "momentum": momentum}
     return {**traffic.numbers, **{name: sum(t.to_local().numel() for t in of) for name, of in held.items()}}

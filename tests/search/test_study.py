@@ -257,6 +257,37 @@ def test_an_end_that_was_written_before_the_storage_went_away_stays_as_it_is(
     assert [(record.outcome, record.trial.value) for record in client.records(A)] == [("complete", 0.75)]
 
 
+@pytest.mark.parametrize("also", [(), ("get_trial",)], ids=["that call", "the next one too"])
+def test_an_end_that_could_not_be_written_is_an_error_of_the_storage(
+    client: StudyClient, monkeypatch: pytest.MonkeyPatch, also: tuple[str, ...]
+) -> None:
+    """A worker goes on after those, and leaves after any other error."""
+    storage, ended = client.storage, []
+    write, read = storage.set_trial_state_values, storage.get_trial
+
+    def breaks(number: int, state: TrialState, *args: Any, **options: Any) -> bool:
+        if state.is_finished() and not ended:
+            ended.append(True)
+            raise StorageInternalError("the server went away as the trial ended")
+        return write(number, state, *args, **options)
+
+    def breaks_too(number: int) -> Any:
+        if ended == [True]:
+            ended.append(True)
+            raise StorageInternalError("the server is still away")
+        return read(number)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(storage, "set_trial_state_values", breaks)
+        if also:
+            broken.setattr(storage, "get_trial", breaks_too)
+        with pytest.raises(StorageInternalError, match="still away" if also else "as the trial ended"):
+            client.run_trial(A, ends(0.5))
+    assert outcomes(client, A) == ["running"]
+    assert client.release(A, dead=lambda record: True)
+    assert client.run_trial(A, ends(0.5)).outcome == "complete"
+
+
 def test_a_trial_of_a_process_that_died_on_this_machine_is_given_out_again(
     client: StudyClient,
 ) -> None:

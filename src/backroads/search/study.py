@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState, create_trial
 from pydantic import BaseModel, ConfigDict
+from sqlalchemy.exc import SQLAlchemyError
 
 from backroads.errors import ConfigError, RunError, nearest
 from backroads.search.faults import PATIENCE, intact, retrying
@@ -191,7 +192,8 @@ class StudyClient:
                 be no ValueError or AssertionError, which are Optuna's.
 
         Raises:
-            TrialReassignedError: the trial was given to another worker in the meantime.
+            TrialReassignedError: the trial was given to another worker in the meantime. StorageInternalError,
+                SQLAlchemyError, RunError: the storage went away; the trial is found later, without a heartbeat.
         """
         study = self.studies[group]
         number: int | None = None
@@ -208,8 +210,12 @@ class StudyClient:
 
         try:
             study.optimize(objective, n_trials=1, catch=(TrialFailed,))
-        # Optuna's answers if it comes to end a trial, or to write to one, that has been ended by another process.
-        except (AssertionError, ValueError, UpdateFinishedTrialError):
+        # Optuna's answers if it comes to end a trial, or to write to one, that has been ended by another process. If the
+        # storage fails as it ends a trial, it trips over its own log of how that ended: over a state that is "running"
+        # (AssertionError), or over none (UnboundLocalError).
+        except (AssertionError, ValueError, UpdateFinishedTrialError, UnboundLocalError) as error:
+            if isinstance(failed := error.__context__, StorageInternalError | SQLAlchemyError | RunError):
+                raise failed from None
             if number is None or self._read(group)[number].outcome == "running":
                 raise
             raise TrialReassignedError from None
