@@ -210,9 +210,9 @@ class StudyClient:
 
         try:
             study.optimize(objective, n_trials=1, catch=(TrialFailed,))
-        # Optuna's answers if it comes to end a trial, or to write to one, that has been ended by another process. If the
-        # storage fails as it ends a trial, it trips over its own log of how that ended: over a state that is "running"
-        # (AssertionError), or over none (UnboundLocalError).
+        # Optuna's answers if it comes to end a trial, or to write to one, that has been ended by another process. Where
+        # the storage fails as it ends a trial, it trips over its own log of how that ended: over a state that is
+        # "running" (AssertionError), or over none at all (UnboundLocalError).
         except (AssertionError, ValueError, UpdateFinishedTrialError, UnboundLocalError) as error:
             if isinstance(failed := error.__context__, StorageInternalError | SQLAlchemyError | RunError):
                 raise failed from None
