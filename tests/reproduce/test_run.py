@@ -9,13 +9,16 @@ import pytest
 from PIL import Image
 
 from backroads.cli import main
+from backroads.cli.reproduce import PLACES
 from backroads.reproduce import run as runs
 from backroads.reproduce.arms import Arm, Campaign, arms_of, unique
-from backroads.reproduce.claims import load_claim
+from backroads.reproduce.claims import Scale, claim_ids, load_claim
 from backroads.runs.schema import TrainingResults
 from backroads.runs.settings import read_settings
 from backroads.train.settings import resolve
 from backroads.train.trainer import train
+
+AT_DESK = ["reproduce", "run", "K5", "--scale", "desk", "--seeds", "0"]
 
 
 def campaign(*ids: str) -> Campaign:
@@ -78,6 +81,7 @@ def test_damaged_results_are_written_again_from_the_checkpoint(tmp_path: Path) -
     [
         (["K5", "--part", "3/2"], "part: expected K/N"),
         (["K5", "--data", "cifar10"], "data: expected NAME=PLACE"),
+        (["K5", "--data", "cifar=here"], "Did you mean 'cifar10'?"),
         (["K55"], "claim: expected one of"),
         (["K5", "--seeds", "1", "1"], "seeds: expected different"),
     ],
@@ -90,6 +94,52 @@ def test_bad_words_are_answered_and_write_nothing(
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_data_that_are_not_there_are_named_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*AT_DESK, "--out", str(tmp_path / "out"), "--data", f"cifar10=folder:{tmp_path / 'none'}"])
+    assert ended.value.code == 2
+    assert f"cifar10: data: expected a folder of images, and {tmp_path / 'none'} is none" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_place_of_data_the_other_trainings_run_and_a_place_may_be_added(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    monkeypatch.setattr(runs, "perform", lambda arm, out: names.append(arm.data) or "")
+    for split in ("train", "test"):
+        for name in ("one", "two"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "data" / split / name / "0.png")
+    words = [*AT_DESK, "--out", str(tmp_path / "out"), "--data", f"cifar10=folder:{tmp_path / 'data'}"]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--data imagenette=PLACE" in line
+    assert set(names) == {"cifar10"}
+    with pytest.raises(SystemExit) as ended:
+        main([*words, f"imagenette=folder:{tmp_path / 'data'}", "--resume"])
+    assert ended.value.code == 0
+    assert set(names) == {"cifar10", "imagenette"}
+    with pytest.raises(SystemExit):
+        main([*AT_DESK, "--out", str(tmp_path / "out"), "--resume"])
+    assert "resume: data: the folder has" in capsys.readouterr().err
+
+
+def test_every_data_set_of_the_claims_can_be_given_a_place() -> None:
+    scales: tuple[Scale, ...] = ("smoke", "desk", "paper")
+    needed = {
+        arm.data
+        for scale in scales
+        for claim in map(load_claim, claim_ids())
+        for arm in arms_of(claim, Campaign((claim,), scale, (0,)))
+    }
+    assert needed - {"digits", "sinusoid"} == set(PLACES)
 
 
 @pytest.mark.slow

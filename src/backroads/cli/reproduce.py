@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from backroads.cli.shared import FAILED, INTERRUPTED, print_line, print_report
-from backroads.errors import ConfigError
+from backroads.errors import ConfigError, nearest
 from backroads.reproduce.arms import Campaign, arms_of, unique
 from backroads.reproduce.claims import Claim, Scale, claim_ids, load_claim
 from backroads.runs.table import aligned
@@ -33,6 +33,7 @@ Scales = Annotated[
     ),
 ]
 POSITIVE = Number(gte=1)
+PLACES = ("cifar10", "imagenette", "omniglot", "imagenet")  # data of the claims that lie somewhere
 
 
 @app.command(name="list")
@@ -92,16 +93,20 @@ def run(
         arms_of(claim, campaign)  # says what is wrong with the settings
 
     # After the settings are known to be right: torch takes seconds to import.
-    from backroads.reproduce.run import Interrupted, begin, campaign_in, write_results
+    from backroads.reproduce.run import Interrupted, begin, campaign_in, unreadable, write_results
     from backroads.reproduce.run import run as run_all
 
+    wrong = unreadable(campaign)
+    for name in wrong.keys() & places.keys():
+        raise ConfigError(f"data: {name}: {wrong[name]}")
     begin(campaign, out, resume=resume or own != (1, 1))
     try:
-        problems = run_all(campaign, out, print_line, part=own, jobs=jobs)
+        problems = run_all(campaign, out, print_line, part=own, jobs=jobs, without=wrong)
     except (Interrupted, KeyboardInterrupt) as stopped:
         number = getattr(stopped, "signal", 2)
         print(f"backroads: stopped by signal {number}; the same command with --resume goes on", file=sys.stderr)
         sys.exit(INTERRUPTED + number)
+    problems += [f"what needs {name} was left out; give its place: --data {name}=PLACE" for name in wrong]
     for problem in problems:
         print(f"backroads: {problem}", file=sys.stderr)
     print(table(write_results(campaign_in(out), out)))
@@ -141,6 +146,8 @@ def _places(words: list[str]) -> dict[str, str]:
         name, equals, place = word.partition("=")
         if not name or not equals or not place:
             raise ConfigError(f"data: expected NAME=PLACE, as in cifar10=folder:PATH, got {word!r}")
+        if name not in PLACES:
+            raise ConfigError(f"data: no claim needs {name!r}.{nearest(name, PLACES)} They need: {', '.join(PLACES)}")
         found[name] = place
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -57,8 +57,10 @@ def begin(campaign: Campaign, out: Path, *, resume: bool) -> None:
             old = read_toml(out / CONFIG)
             if not resume:
                 raise ConfigError(f"out: {out} has a campaign already; go on with --resume, or choose another folder")
-            for name in ("scale", "seeds", "data"):
-                if old.get(name) != settings[name]:
+            # Places may be added: trainings whose data lie nowhere have not begun.
+            known = {name: place for name, place in settings["data"].items() if name in old.get("data", {})}
+            for name, now in (("scale", settings["scale"]), ("seeds", settings["seeds"]), ("data", known)):
+                if old.get(name) != now:
                     raise ConfigError(
                         f"resume: {name}: the folder has {old.get(name)!r}, now {settings[name]!r}; "
                         "give the same, or another --out"
@@ -91,13 +93,21 @@ def campaign_in(out: Path) -> Campaign:
         raise ConfigError(f"{out / CONFIG}: expected {', '.join(NAMES)} of a campaign ({error}); put it back") from None
 
 
-def run(campaign: Campaign, out: Path, log: Log, *, part: tuple[int, int] = (1, 1), jobs: int = 1) -> list[str]:
+def run(
+    campaign: Campaign,
+    out: Path,
+    log: Log,
+    *,
+    part: tuple[int, int] = (1, 1),
+    jobs: int = 1,
+    without: Collection[str] = (),
+) -> list[str]:
     """Run all trainings that have not ended, and those that the trials choose as soon as all trials have ended.
 
     Args:
         campaign: begun in ``out``. log: called with a line when a training ends.
         part: (K, N), run every N-th training alone, from the K-th; the others are left to other processes, which need
-            to know nothing of this one. jobs: trainings at a time.
+            to know nothing of this one. jobs: trainings at a time. without: names of data whose trainings are left out.
 
     Returns:
         What is wrong with trainings that could not run, and what is still left to other processes.
@@ -111,7 +121,7 @@ def run(campaign: Campaign, out: Path, log: Log, *, part: tuple[int, int] = (1, 
         arms = unique([arm for claim in campaign.claims for arm in arms_of(claim, campaign, out)])
         left = [arm for arm in arms if not outcome_of(arm, out).done]
         own = {arm.identity for arm in arms[part[0] - 1 :: part[1]]}
-        todo = [arm for arm in left if arm.identity in own and arm.identity not in tried]
+        todo = [arm for arm in left if arm.identity in own - tried and arm.data not in without]
         if not todo:
             others = sum(arm.identity not in own for arm in left)
             return problems + ([f"{others} trainings are left to other parts"] if others else [])
@@ -167,6 +177,25 @@ def perform(arm: Arm, out: Path) -> str | int:
         return found.signal if isinstance(found, Stopped) else ""
     except BackroadsError as error:
         return str(error).partition("\n")[0]
+
+
+def unreadable(campaign: Campaign) -> dict[str, str]:
+    """What is wrong with data of a campaign, by their names in the claims; each is read once."""
+    found = {}
+    for name, arm in {arm.data: arm for claim in campaign.claims for arm in arms_of(claim, campaign)}.items():
+        try:
+            if isinstance(arm.config, MetaConfig):
+                from backroads.plasticity.tasks.load import load_tasks
+
+                load_tasks(arm.config)
+            else:
+                from backroads.data.known import read_images
+
+                data = arm.config.data
+                read_images(data.name, data.split, None if data.root is None else Path(data.root), data.download)
+        except BackroadsError as error:
+            found[name] = str(error).partition("\n")[0]
+    return found
 
 
 def _set_aside(folder: Path) -> None:
