@@ -21,7 +21,8 @@ from backroads.reproduce.verdict import CLASSES
 from backroads.train.build import rules_of
 from backroads.train.settings import TrainSettings
 
-PER_SECOND = 180e9  # measured on two CPU cores, fp32 convolutions
+# Measured on two CPU cores: fp32 convolutions, and lifetimes in layers of 64 units (13 % of it, docs/plasticity.md).
+PER_SECOND = {"train": 180e9, "meta": 24e9}
 # (shape of an image, images to train on), of data that need not be at hand to be counted.
 DATA: dict[str, tuple[tuple[int, int, int], int]] = {
     "digits": ((1, 8, 8), 1437),
@@ -32,20 +33,18 @@ DATA: dict[str, tuple[tuple[int, int, int], int]] = {
 _counted: dict[str, float] = {}
 
 
-def flop(arms: Sequence[Arm]) -> float | None:
-    """Operations of matrix products and convolutions of some trainings; None if one of them cannot be counted."""
-    found = [_flop(arm) for arm in arms]
-    known = [one for one in found if one is not None]
-    return sum(known) if len(known) == len(found) else None
+def flop_and_hours(arms: Sequence[Arm]) -> tuple[float | None, float | None]:
+    """Operations of matrix products and convolutions of some trainings, and their hours on two CPU cores in float32.
 
-
-def hours(flop: float) -> float:
-    """On two CPU cores, if all their time went into large products."""
-    return flop / PER_SECOND / 3600
-
-
-def _flop(arm: Arm) -> float | None:
-    return of_lifetimes(arm.config) if isinstance(arm.config, MetaConfig) else of_training(arm.config, arm)
+    None and None if one of them cannot be counted.
+    """
+    flop = hours = 0.0
+    for arm in arms:
+        one = of_lifetimes(arm.config) if isinstance(arm.config, MetaConfig) else of_training(arm.config, arm)
+        if one is None:
+            return None, None
+        flop, hours = flop + one, hours + one / PER_SECOND[arm.kind] / 3600
+    return flop, hours
 
 
 def of_training(config: TrainSettings, arm: Arm) -> float | None:

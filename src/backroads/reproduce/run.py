@@ -281,8 +281,8 @@ def cost_of(arms: Sequence[Arm]) -> tuple[float | None, float | None]:
     """Petaflop of some trainings, and hours on two CPU cores."""
     from backroads.reproduce import cost
 
-    flop = cost.flop(unique(arms))
-    return (None, None) if flop is None else (flop / 1e15, cost.hours(flop))
+    flop, hours = cost.flop_and_hours(unique(arms))
+    return None if flop is None else flop / 1e15, hours
 
 
 def write_results(campaign: Campaign, out: Path) -> Reproduction:
