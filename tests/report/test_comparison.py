@@ -89,6 +89,15 @@ def test_every_rule_appears_in_the_table_and_in_the_figures(tmp_path: Path) -> N
     assert [h.text for h in page.all("h2")] == [*headings, "Rules", "Settings", "Environment", "Repeat it"]
 
 
+def test_with_methods_that_are_no_feedback_rules_it_speaks_of_methods(tmp_path: Path) -> None:
+    folder = comparison(["backprop", "kolen_pollack"])
+    folder.config["compare"] = {"rules": [], "methods": ["kolen_pollack"]}
+    page = page_of(folder, tmp_path)
+    assert page.one("h1").text.startswith("Learning methods compared")
+    assert "2 methods" in page.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "rule" not in section(page, "results").text.lower()
+
+
 def test_metrics_at_the_end_are_means_over_layers_and_seeds(tmp_path: Path) -> None:
     folder = comparison(["backprop", "kolen_pollack"])
     readings = {"weight_angle": {"conv1": 10.0, "readout": 20.0}, "update_angle": {"": 30.0}}

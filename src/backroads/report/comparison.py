@@ -31,13 +31,14 @@ def comparison_page(record: Record) -> Page:
     baseline = None if results.baseline is None else _name(results.baseline)
     others = [name for name in arms if name != baseline]
     colours = {name: PLAIN.colour if name == baseline else figure.look(others.index(name)).colour for name in arms}
-    told = _summary(results, rows)
+    kind = "method" if record.setting("methods") else "rule"
+    told = _summary(results, rows, kind)
     formulas = [(name, " · ".join(dict.fromkeys(own[0].arm.formulas.values())) or name) for name, own in arms.items()]
     epochs = sorted(set().union(*(arm.evaluations.x for arm in record.arms)))
     model = record.setting("model")
     facts = [
         model if isinstance(model, str) else None,
-        text.counted(len(rows), "rule"),
+        text.counted(len(rows), kind),
         text.counted(max((row.seeds for row in rows), default=0), "seed"),
         text.counted(int(max(epochs, default=0)), "epoch"),
         None if results.seconds is None else text.duration(results.seconds),
@@ -45,16 +46,16 @@ def comparison_page(record: Record) -> Page:
     finished = record.status == "finished"
     return Page(
         record,
-        title=f"Learning rules compared: {title(record)}",
+        title=f"Learning {kind}s compared: {title(record)}",
         facts=facts,
         headline=Headline("", f"{text.capital(told)}.") if finished else headline(record, told),
         sections=[
-            Section("results", "Results", _results(results, rows, colours)),
+            Section("results", "Results", _results(results, rows, colours, kind)),
             Section("accuracy", "Accuracy", [_accuracy(arms, colours, baseline, split, epochs)]),
             Section("loss", "Loss", [_loss(arms, colours, split, epochs)]),
             *metric_sections(record, arms),
-            Section("alignment", "Metrics at the end", _metrics(record, rows)),
-            Section("rules", "Rules", [Pairs(formulas)]),
+            Section("alignment", "Metrics at the end", _metrics(record, rows, kind)),
+            Section("rules", f"{text.capital(kind)}s", [Pairs(formulas)]),
         ],
     )
 
@@ -75,8 +76,8 @@ def _name(rule: str) -> str:
     return rule.replace("_", " ")
 
 
-def _summary(results: TrainingResults, rows: Sequence[RuleSummary]) -> str:
-    """Which rules are near the baseline, which is the lowest, which diverged, over how many seeds."""
+def _summary(results: TrainingResults, rows: Sequence[RuleSummary], kind: str) -> str:
+    """Which rules or methods are near the baseline, which is the lowest, which diverged, over how many seeds."""
     known = [row for row in rows if row.accuracy.mean is not None]
     base = next((row for row in known if row.name == results.baseline), None)
     others = sorted((row for row in known if row is not base), key=lambda row: -(row.accuracy.mean or 0.0))
@@ -84,13 +85,15 @@ def _summary(results: TrainingResults, rows: Sequence[RuleSummary]) -> str:
     near = [_name(row.name) for row in others if row.gap and round(100 * (row.gap.mean or 0.0), 1) >= -1]
     split = f"{results.split} accuracy"
     if not known:
-        told = f"no rule has a finite {split}"
+        told = f"no {kind} has a finite {split}"
     elif base is None:
         told = f"the highest {split}: {_level(others[0])}; no baseline to compare"
     elif not others:
         told = f"{_level(base)} {split}, alone"
     else:
-        who = f"all {len(others)} other rules" if len(near) == len(others) > 1 else text.listing(near or ["no rule"])
+        who = (
+            f"all {len(others)} other {kind}s" if len(near) == len(others) > 1 else text.listing(near or [f"no {kind}"])
+        )
         told = f"within one point of {_level(base)} {split} or above it: {who}"
     if len(others) > 1:
         gap = others[-1].gap
@@ -113,13 +116,13 @@ def _spread(found: Estimate | None, show: Callable[[float | None], str]) -> tupl
     return show(found.mean), "" if found.std is None else f"± {show(found.std)}"
 
 
-def _results(results: TrainingResults, rows: Sequence[RuleSummary], colours: Colours) -> list[Block]:
-    """Accuracy, gap with its interval and test, and step time of each rule."""
+def _results(results: TrainingResults, rows: Sequence[RuleSummary], colours: Colours, kind: str) -> list[Block]:
+    """Accuracy, gap with its interval and test, and step time of each rule or method."""
     gaps = [(abs(row.gap.mean), row.gap.half or 0.0) for row in rows if row.gap and row.gap.mean is not None]
     # An interval of two seeds may be wider than anything else: what lies beyond twice the largest gap is cut.
     largest = max((gap for gap, _ in gaps), default=0.0)
     most = max(0.005, min(2 * largest, max((gap + half for gap, half in gaps), default=0.0)))
-    heads = ["Rule", "Accuracy, %", "Gap, points", "95 % interval", "n", "p", "Step time, ×"]
+    heads = [text.capital(kind), "Accuracy, %", "Gap, points", "95 % interval", "n", "p", "Step time, ×"]
     about = {"Accuracy": "about_accuracy", "Gap": "about_gap", "n, p": "about_n", "Step time": "about_time"}
     words = {name: text.caption(key, split=results.split, most=text.percent(most)) for name, key in about.items()}
     lines = [_line(row, results.baseline, colours[_name(row.name)], most) for row in rows]
@@ -188,9 +191,9 @@ def _loss(arms: Arms, colours: Colours, split: str, epochs: Sequence[float]) -> 
     return Figure(caption, panels(shown, scale, epochs), key=key(looks), notes=notes)
 
 
-def _metrics(record: Record, rows: Sequence[RuleSummary]) -> list[Block]:
+def _metrics(record: Record, rows: Sequence[RuleSummary], kind: str) -> list[Block]:
     metrics = record.metrics
     show = {name: functools.partial(text.measured, quantity=quantity) for name, quantity in metrics.items()}
     cells = [[Cell(*_spread(row.readings.get(name), show[name])) for name in metrics] for row in rows]
     lines: Rows = [[_name(row.name), *own] for row, own in zip(rows, cells, strict=True) if metrics]
-    return [Table(["Rule", *map(text.head, metrics.values())], lines, text.caption("compared_metrics"))]
+    return [Table([text.capital(kind), *map(text.head, metrics.values())], lines, text.caption("compared_metrics"))]
