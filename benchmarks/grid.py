@@ -225,7 +225,8 @@ def show(progress: Progress) -> None:
 
 def training(arm: Arm, seed: int, folder: Path, machine: Data) -> Data:
     """Train an arm with a seed; leaves with status 128 + signal if it is stopped."""
-    settings = {**arm.settings, **machine, "seed": seed}
+    # Unless the arm says otherwise: on the whole training split, with the test split read once, at the end.
+    settings = {"split": "test", **arm.settings, **machine, "seed": seed}
     recipe = settings.pop("recipe", None)
     config = resolve(read_settings(recipe) if recipe else {}, settings)
     results = train(config, folder, show, resume=True)

@@ -54,7 +54,7 @@ def train(rule: str, epochs: int, seed: int) -> tuple[float, float]:
     # The rules' defaults are made for plain gradient steps of B; least squares (a sparse term) like momentum.
     B_opt = torch.optim.SGD(B, lr=1.0, momentum=0.9, nesterov=True) if B else None
 
-    digits, test = load_digits().divided("test")
+    digits, _, test = load_digits().divided("test")
     for epoch in range(1, epochs + 1):
         for group in W.param_groups:
             group["lr"] = 2e-3 * (1 - (epoch - 1) / epochs)

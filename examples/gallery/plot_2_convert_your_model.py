@@ -64,7 +64,7 @@ print(br.plan(model, rule))
 
 model = br.convert(model, rule, strict=True, generator=1)
 optimizer = torch.optim.SGD(br.param_groups(model, lr=0.02, momentum=0.9))
-digits, test = load_digits().divided("test")
+digits, _, test = load_digits().divided("test")
 
 angles, updates = [], []
 for epoch in range(1, 5):

@@ -17,7 +17,7 @@ import backroads as br
 from backroads.data import batches, load_digits
 
 torch.set_num_threads(1)
-digits, test = load_digits().divided("test")
+digits, _, test = load_digits().divided("test")
 x, y, test_x = digits.x.flatten(1), digits.y, test.x.flatten(1)
 
 # %%

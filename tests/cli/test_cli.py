@@ -42,7 +42,7 @@ def backroads(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_compare_prints_plain_lines_and_a_table_and_writes_a_report(tmp_path: Path) -> None:
     done = backroads("compare", *QUICK, "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "[100 %] epoch 1/1: backprop" in done.stdout
+    assert "[100 %] epoch 1/1, test: backprop" in done.stdout
     assert "\x1b" not in done.stdout  # no terminal codes into a pipe
     assert "symmetric alignment" in done.stdout
     assert "report: run/report.html" in done.stdout

@@ -171,7 +171,7 @@ def test_too_little_memory_says_what_to_make_smaller(
         (["--threads", "0"], "threads: expected greater than or equal to 1"),
         (["--threads", "-1"], "threads: expected greater than or equal to 1"),
         (["--threads", "1000000000"], "threads: expected less than or equal to 1024"),
-        (["--batch-size", "1000000000"], "batch_size: expected at most 1437"),
+        (["--batch-size", "1000000000"], "batch_size: expected at most 1149"),
         (["--seed", str(2**64)], "seed: expected less than 2147483648"),
         (["--readings-every", "inf"], "readings_every: expected a finite number"),
         (["--drop-epochs", "nan"], "drop_epochs: expected epochs in increasing order, from 0 and finite"),

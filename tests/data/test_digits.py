@@ -14,7 +14,9 @@ def _rows(x: torch.Tensor, y: torch.Tensor) -> set[tuple[float, ...]]:
 
 
 def test_sizes_and_balance() -> None:
-    train, test = load_digits("test").divided("test")
+    train, validation, test = load_digits("test").divided("test")
+    assert validation is None
+    assert test is not None
     assert train.x.shape == (1437, 1, 8, 8)
     assert test.x.shape == (360, 1, 8, 8)
     # By class: each digit has its share of the test split to within one image of a fifth of its images.
@@ -29,26 +31,26 @@ def test_images_are_centred_by_the_training_split() -> None:
 
 
 def test_validation_is_cut_from_the_training_split_and_never_from_the_test_split() -> None:
-    (train, test), parts = load_digits("test").divided("test"), load_digits("validation").divided("validation")
-    assert sum(len(part.y) for part in parts) == len(train.y)
+    whole, (*parts, test) = load_digits("test").train, load_digits("both").divided("both")
+    assert sum(len(part.y) for part in parts) == len(whole.y) == 1437
+    assert load_digits("validation").test is None
 
-    # Undo the scaling, which differs: pixels are whole numbers from 0 to 16.
-    def pixels(x: torch.Tensor) -> torch.Tensor:
-        return ((x - x.min()) / (x.max() - x.min()) * 16).round()
-
-    held_out = _rows(pixels(test.x), test.y)
-    choosing = _rows(pixels(torch.cat([part.x for part in parts])), torch.cat([part.y for part in parts]))
-    assert not held_out & choosing
+    rows = [_rows(part.x, part.y) for part in (*parts, test)]
+    assert not rows[0] & rows[1]
+    assert not rows[2] & (rows[0] | rows[1])
+    # The test split is the same, but for the scaling: pixels are whole numbers from 0 to 16.
+    pixels = [((x - x.min()) / (x.max() - x.min()) * 16).round() for x in (test.x, load_digits("test").test.x)]
+    assert torch.equal(*pixels)
 
 
 def test_splits_do_not_change_between_calls() -> None:
-    (train, held), (again, held_again) = (load_digits("validation").divided("validation") for _ in range(2))
+    (train, held, _), (again, held_again, _) = (load_digits("validation").divided("validation") for _ in range(2))
     assert torch.equal(train.x, again.x)
     assert torch.equal(held.y, held_again.y)
 
 
 def test_unknown_split() -> None:
-    with pytest.raises(ConfigError, match="'test' or 'validation', got 'training'"):
+    with pytest.raises(ConfigError, match="one of both, test, validation, got 'training'"):
         load_digits("training")
 
 

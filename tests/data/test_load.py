@@ -54,11 +54,14 @@ def test_importing_the_package_imports_neither_torchvision_nor_pillow() -> None:
 # --- by name ---
 
 
-@pytest.mark.parametrize("split", ["test", "validation"])
+@pytest.mark.parametrize("split", ["both", "test", "validation"])
 def test_digits_are_those_of_load_digits(split: str) -> None:
     data = load_dataset("digits", split=split)
     assert (data.classes, data.shape) == (10, (1, 8, 8))
-    for source, part in zip((data.train, data.evaluate), load_digits(split).divided(split), strict=True):
+    for source, part in zip((data.train, data.validation, data.test), load_digits(split).divided(split), strict=True):
+        assert (source is None) == (part is None)
+        if source is None:
+            continue
         found = everything(source)
         assert torch.equal(found[0], part.x)
         assert torch.equal(found[1], part.y)
@@ -91,7 +94,10 @@ def test_unknown_names_are_answered_with_the_nearest(name: str, message: str) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "valid"}, "split: expected 'test' or 'validation', got 'valid'. Did you mean 'validation'"),
+        (
+            {"split": "valid"},
+            "split: expected 'both' or 'test' or 'validation', got 'valid'. Did you mean 'validation'",
+        ),
         ({"augment": "crop"}, "augment: expected .* Did you mean 'crop_flip'"),
         ({"image_size": 0}, "image_size: expected 1 or more"),
         ({"workers": -1}, "workers: expected 0 or more"),
@@ -313,8 +319,22 @@ def test_validation_never_reads_the_test_split(tmp_path: Path) -> None:
     assert len(load_dataset(f"folder:{folder}", split="validation").evaluate) == 2
 
 
+def test_a_part_is_held_out_and_the_test_split_read_too(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "f", per_class=10)
+    npz = make_npz(tmp_path / "a.npz", n=40)
+    for name in (f"folder:{folder}", f"npz:{npz}"):
+        data, held, tested = (load_dataset(name, split=split) for split in ("both", "validation", "test"))
+        assert data.validation is not None
+        assert data.test is not None
+        assert held.test is None
+        assert tested.validation is None
+        assert torch.equal(everything(data.train)[1], everything(held.train)[1])
+        assert torch.equal(everything(data.validation)[0], everything(held.evaluate)[0])
+        assert torch.equal(everything(data.test)[1], everything(tested.evaluate)[1])
+
+
 def test_nothing_to_hold_out(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'validation' needs a class with two training images"):
+    with pytest.raises(ConfigError, match="a validation part needs a class with two training images"):
         load_dataset(f"folder:{make_folder(tmp_path, per_class=1)}", split="validation")
 
 
@@ -558,9 +578,9 @@ NAN[3, 1, 1] = np.nan
         ({"train_x": np.zeros((0, 8, 8), np.uint8), "train_y": np.zeros(0, int)}, "expected images, got an array"),
         ({"train_x": NAN}, "expected finite numbers, got NaN or infinity in 1 images, the first of index 3"),
         ({"train_x": np.full((20, 8, 8), 1e300)}, "expected finite numbers"),
-        ({"test_x": pixels((10, 8, 8, 3))}, r"images of one \(C, H, W\) in both splits"),
-        ({"test_x": pixels((10, 9, 8))}, r"images of one \(C, H, W\) in both splits"),
-        ({"test_x": np.zeros((10, 8, 8))}, "images of one dtype in both splits"),
+        ({"test_x": pixels((10, 8, 8, 3))}, r"images of one \(C, H, W\) in all splits"),
+        ({"test_x": pixels((10, 9, 8))}, r"images of one \(C, H, W\) in all splits"),
+        ({"test_x": np.zeros((10, 8, 8))}, "images of one dtype in all splits"),
         ({"train_y": np.arange(19) % 2}, "one label for each of 20 images, got 19"),
         ({"train_y": np.arange(20) % 2 * 2}, "every label from 0 to 2 at least once, and 1 is missing"),
         ({"train_y": np.arange(20) % 2 - 1}, "labels from 0 to 0, got -1"),

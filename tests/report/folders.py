@@ -26,6 +26,7 @@ from backroads.runs.results import (
     TransferRow,
 )
 from backroads.runs.schema import (
+    VERSION,
     Arm,
     ArmResult,
     Diverged,
@@ -141,7 +142,7 @@ def training(
     """A training that finished."""
     total, noise = epochs * PER_EPOCH, np.random.default_rng(0)
     arm = Arm("symmetric_alignment", 0, dict.fromkeys(layers, "R = 0.3 decay + 0.3 self"))
-    start = Start("train", (arm,), total, 1, PER_EPOCH, 1_730_714, 50_000, 10_000, METRICS)
+    start = Start("train", (arm,), total, VERSION, PER_EPOCH, 1_730_714, 45_000, 5_000, 10_000, METRICS)
     events: list[Event] = [start, _readings(0, layers, 5.0, 1.0), _evaluation(0, epochs, 0.93, classes, noise)]
     system: list[Event] = [Saved(0, 0.1)]
     for step in range(1, total + 1):
@@ -157,7 +158,7 @@ def training(
             events.append(_evaluation(int(epoch), epochs, 0.93, classes, noise))
             system.append(Saved(step, 0.1))
     config = {
-        "data": {"name": "cifar10", "split": "test"},
+        "data": {"name": "cifar10", "split": "both"},
         "model": {"name": "resnet110"},
         "rule": {"name": "symmetric_alignment"},
         "run": {"epochs": epochs, "seed": 0},
@@ -165,7 +166,7 @@ def training(
     found = Folder(config, events, system)
     last, readings = found.of(Evaluation)[-1], found.of(Readings)[-1].values
     own = ArmResult(
-        "symmetric_alignment", 0, "finished", total, epochs, accuracy=last.eval_accuracy, loss=0.3, readings=readings
+        "symmetric_alignment", 0, "finished", total, epochs, accuracy=last.test_accuracy, loss=0.3, readings=readings
     )
     found.results = TrainingResults("train", "test", (own,), seconds=5400.0)
     return found
@@ -194,7 +195,7 @@ def comparison(
     arms = [Arm(name, seed, dict.fromkeys(layers, rules[name][4])) for name in rules for seed in range(seeds)]
     total = epochs * PER_EPOCH
     baseline = "backprop" if "backprop" in rules else None
-    start = Start("compare", tuple(arms), total, 1, PER_EPOCH, 7626, 1437, 360, METRICS, baseline)
+    start = Start("compare", tuple(arms), total, VERSION, PER_EPOCH, 7626, 1149, 288, 360, METRICS, baseline)
     events: list[Event] = [start]
     results = []
     for number, arm in enumerate(arms):
@@ -205,7 +206,7 @@ def comparison(
             reading = _readings(epoch, layers, angle, speed)
             events.append(dataclasses.replace(reading, arm=number))
             found = _evaluation(epoch, epochs, accuracy, 10, noise, 6 * speed)
-            events.append(dataclasses.replace(found, arm=number, eval_top5=None))
+            events.append(dataclasses.replace(found, arm=number, eval_top5=None, test_top5=None))
         if end <= epochs:
             events.append(Diverged(end * PER_EPOCH, "the loss is not finite", number))
             results.append(ArmResult(arm.name, arm.seed, "diverged", end * PER_EPOCH, reason="the loss is not finite"))
@@ -217,14 +218,14 @@ def comparison(
                 "finished",
                 total,
                 epochs,
-                accuracy=found.eval_accuracy,
-                loss=found.eval_loss,
+                accuracy=found.test_accuracy,
+                loss=found.test_loss,
                 readings=reading.values,
                 step_ms=3.2 * ratio,
                 step_ratio=(ratio * 0.97, ratio, ratio * 1.03),
             )
         )
-    config = {"data": {"name": "digits", "split": "test"}, "model": {"name": "digits_conv"}, "run": {"epochs": epochs}}
+    config = {"data": {"name": "digits", "split": "both"}, "model": {"name": "digits_conv"}, "run": {"epochs": epochs}}
     return Folder(config, events, results=TrainingResults("compare", "test", tuple(results), baseline, seconds=65.2))
 
 
@@ -232,7 +233,8 @@ def _evaluation(
     epoch: int, epochs: int, best: float, classes: int, noise: np.random.Generator, speed: float = 6.0
 ) -> Evaluation:
     left = math.exp(-speed * epoch / epochs)
-    accuracy = best - (best - 1 / classes) * left + float(noise.normal(0, 0.004))
+    accuracy = min(max(best - (best - 1 / classes) * left + float(noise.normal(0, 0.004)), 0.0), 1.0)
+    last = epoch == epochs
     loss = 0.05 + (1 - best) * 3 + 2.05 * left
     return Evaluation(
         epoch * PER_EPOCH,
@@ -240,8 +242,11 @@ def _evaluation(
         train_loss=loss * 0.6 * float(noise.lognormal(0, 0.1)) if epoch else None,
         train_accuracy=min(1.0, accuracy + 0.01) if epoch else None,
         eval_loss=loss * float(noise.lognormal(0, 0.08)),
-        eval_accuracy=min(max(accuracy, 0.0), 1.0),
+        eval_accuracy=accuracy,
         eval_top5=1.0 if classes <= 5 else 0.997 - 0.5 * left,
+        test_loss=loss if last else None,
+        test_accuracy=max(0.0, accuracy - 0.004) if last else None,
+        test_top5=(1.0 if classes <= 5 else 0.99) if last else None,
     )
 
 

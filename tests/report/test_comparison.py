@@ -81,7 +81,7 @@ def test_every_rule_appears_in_the_table_and_in_the_figures(tmp_path: Path) -> N
     assert "Without such a number: direct feedback alignment." in section(page, "metric-0").text
     for name in ("accuracy", "loss", "metric-0"):
         assert [label.split(":")[0] for label in labels(section(page, name))] == panels(page, name)
-    assert list(key(section(page, "loss"))) == ["test loss", "training loss"]
+    assert list(key(section(page, "loss"))) == ["validation loss", "training loss"]
     assert list(key(section(page, "metric-0"))) == list(FEW)
     shown = {row.one("th").text: words(row.one("td")) for row in section(page, "rules").all("tr")}
     assert shown == {name.replace("_", " "): rule[4] for name, rule in RULES.items()}
@@ -163,7 +163,7 @@ def test_the_line_follows_the_means_over_the_seeds_on_a_linear_axis(tmp_path: Pa
     own = [e for e in folder.of(Evaluation) if e.arm >= 3]
     means = [statistics.mean(e.eval_accuracy for e in own if e.epoch == n) for n in range(16)]
     page = write_report(folder.write(tmp_path)).read_text(encoding="utf-8")
-    panel = re.search(r'<svg[^>]*aria-label="symmetric alignment: mean test accuracy.*?</svg>', page)
+    panel = re.search(r'<svg[^>]*aria-label="symmetric alignment: mean validation accuracy.*?</svg>', page)
     assert panel
     (path,) = re.findall(r'<path d="([^"]*)"[^>]*style="fill: none; stroke: var\(--series-1\)', panel[0])
     line = [(float(x), float(y)) for x, y in re.findall(r"([\d.]+) ([\d.]+)", path)]

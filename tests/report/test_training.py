@@ -26,8 +26,9 @@ from backroads.runs.schema import Arm, Evaluation, Fields, Readings, Resumed, Sp
 
 
 def fixed(folder: Folder) -> Folder:
-    """The same with round accuracies: 0.5 after every epoch but 0.75 after epoch 3, top-5 0.9."""
+    """The same with round accuracies: 0.5 after every epoch but 0.75 after epoch 3, top-5 0.9; test 0.6, top-5 0.8."""
     folder.change(Evaluation, eval_accuracy=0.5, eval_top5=0.9)
+    folder.change(Evaluation, lambda one: one.test_accuracy is not None, test_accuracy=0.6, test_top5=0.8)
     return folder.change(Evaluation, lambda one: one.epoch == 3, eval_accuracy=0.75)
 
 
@@ -41,7 +42,8 @@ def test_finished(tmp_path: Path) -> None:
 
     assert page.one("h1").text == "ResNet-110 on CIFAR-10 with symmetric alignment"
     assert summary(page) == (
-        "Finished after 4 epochs: 50.0 % test accuracy; the best, 75.0 %, after epoch 3; top-5 90.0 %."
+        "Finished after 4 epochs: 60.0 % test accuracy, top-5 80.0 %; 50.0 % validation accuracy; the best, 75.0 %, "
+        "after epoch 3; top-5 90.0 %."
     )
     resume = words(section(page, "resume").one("pre"))
     assert resume == f"backroads train --resume --out {tmp_path.name} --epochs MORE"
@@ -59,19 +61,22 @@ def test_facts(tmp_path: Path) -> None:
         for event in folder.system
     ]
     assert words(page_of(folder, tmp_path).one("p", class_="facts")) == (
-        "1,730,714 parameters · 50,000 training examples · 10,000 for evaluation · 2,000 examples a second · "
-        "1,808 MiB of memory at most · 90 min · 2026-03-01"
+        "1,730,714 parameters · 45,000 training examples · 5,000 to validate on · 10,000 to test on · "
+        "2,000 examples a second · 1,808 MiB of memory at most · 90 min · 2026-03-01"
     )
 
 
 @pytest.mark.parametrize(
     ("step", "said"),
     [
-        (0, "Unfinished at step 0 of 160 (epoch 0): still running, or killed. 50.0 % test accuracy before training."),
-        (15, "Unfinished at step 10 of 160 (epoch 0.25): still running, or killed. 50.0 % test accuracy before"),
+        (
+            0,
+            "Unfinished at step 0 of 160 (epoch 0): still running, or killed. 50.0 % validation accuracy before",
+        ),
+        (15, "Unfinished at step 10 of 160 (epoch 0.25): still running, or killed. 50.0 % validation accuracy before"),
         (
             130,
-            "Unfinished at step 130 of 160 (epoch 3.25): still running, or killed. 75.0 % test accuracy after epoch 3",
+            "Unfinished at step 130 of 160 (epoch 3.25): still running, or killed. 75.0 % validation accuracy after",
         ),
     ],
 )
@@ -82,6 +87,18 @@ def test_running_or_killed_is_unfinished(step: int, said: str, tmp_path: Path) -
     assert words(resume.one("pre")) == f"backroads train --resume --out {tmp_path.name}"
     assert "once nothing trains in this folder any more" in resume.text
     assert "when last measured" in section(page, "rules").text
+
+
+def test_without_a_validation_part_there_is_the_test_at_the_end_alone(tmp_path: Path) -> None:
+    folder = fixed(training(epochs=4)).change(Evaluation, eval_loss=None, eval_accuracy=None, eval_top5=None)
+    folder.change(Start, eval_examples=None)
+    page = page_of(folder, tmp_path / "end")
+    assert summary(page) == "Finished after 4 epochs: 60.0 % test accuracy, top-5 80.0 %."
+    assert list(key(section(page, "accuracy"))) == ["training accuracy", "test accuracy"]
+    assert not page.all("ul", class_="notes")
+    begun = page_of(folder.until(50), tmp_path / "begun")
+    assert summary(begun).endswith("killed. The test split is read once, at the end.")
+    assert list(key(section(begun, "loss"))) == ["training loss"]
 
 
 def test_a_start_and_nothing_else(tmp_path: Path) -> None:
@@ -98,7 +115,7 @@ def test_a_start_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_best_that_was_equally_good_is_the_first_of_them(tmp_path: Path) -> None:
     folder = fixed(training(epochs=4)).change(Evaluation, lambda one: one.epoch in (2, 4), eval_accuracy=0.75)
-    assert "75.0 % test accuracy; the best, also 75.0 %, after epoch 2;" in summary(page_of(folder, tmp_path))
+    assert "75.0 % validation accuracy; the best, also 75.0 %, after epoch 2;" in summary(page_of(folder, tmp_path))
 
 
 def test_stopped_by_a_signal_until_it_goes_on(tmp_path: Path) -> None:
@@ -117,7 +134,7 @@ def test_diverged(tmp_path: Path) -> None:
     page = page_of(diverged(fixed(training(epochs=4)), 150, reason, "block1.conv"), tmp_path / "one")
     assert summary(page) == (
         f"Diverged at step 150 of 160 (epoch 3.75): {reason}. The last good checkpoint, of step 120, is kept. "
-        "75.0 % test accuracy after epoch 3, the best of its epochs; top-5 90.0 %."
+        "75.0 % validation accuracy after epoch 3, the best of its epochs; top-5 90.0 %."
     )
     assert page.one("strong", class_="bad").text == "Diverged"
     folder = diverged(training(epochs=4), 150, "weights are not finite", "fc.weight")
@@ -174,9 +191,9 @@ def test_values_that_are_not_finite_are_said(tmp_path: Path) -> None:
     folder.change(Readings, lambda one: one.step == 80, values={"weight_angle": {"conv1": None}})
     page = page_of(folder, tmp_path)
 
-    assert "test accuracy: not finite at epochs 2–3." in section(page, "accuracy").text
+    assert "validation accuracy: not finite at epochs 2–3." in section(page, "accuracy").text
     notes = section(page, "loss").one("ul", class_="notes").text
-    assert "test loss: not finite at epochs 2–3." in notes
+    assert "validation loss: not finite at epochs 2–3." in notes
     assert "training loss: not finite in 1 line of the log." in notes
     angle = section(page, "metric-0")
     assert "At 85° or more when last measured: 2 of 3 layers: conv1 and readout." in words(angle)
@@ -185,24 +202,28 @@ def test_values_that_are_not_finite_are_said(tmp_path: Path) -> None:
 
 def test_a_training_of_which_nothing_is_finite_still_has_its_page(tmp_path: Path) -> None:
     folder = training(epochs=2).change(Step, loss=None, learning_rate=None, backward_rate=None)
-    folder.change(Evaluation, train_loss=None, train_accuracy=None, eval_loss=None, eval_accuracy=None, eval_top5=None)
+    folder.change(Evaluation, **dict.fromkeys(f.name for f in dataclasses.fields(Evaluation) if "_" in f.name))
     folder.change(Readings, values={"weight_angle": dict.fromkeys(FEW)})
     folder.system = [Speed(40)]
     page = page_of(folder, tmp_path)
-    assert summary(page) == "Finished after 2 epochs: no test accuracy is finite."
+    assert summary(page) == "Finished after 2 epochs: no validation accuracy is finite."
     assert words(section(page, "metric-0").one("p")) == "No finite number was measured here."
 
 
 def test_figures_say_where_their_curves_begin_and_end(tmp_path: Path) -> None:
     folder = training(epochs=3).change(Evaluation, lambda e: e.epoch == 0, eval_accuracy=0.1, eval_loss=2.3)
     folder.change(Evaluation, lambda e: e.epoch == 3, eval_accuracy=0.875, train_accuracy=0.9, eval_loss=0.4)
+    folder.change(Evaluation, lambda e: e.epoch == 3, test_accuracy=0.8, test_loss=0.6)
     folder.change(Step, lambda line: line.step == 3 * PER_EPOCH, loss=0.31)
     page = page_of(folder, tmp_path)
 
-    assert "Test accuracy from 10.0 at epoch 0 to 87.5 at epoch 3." in label(page, "accuracy")
-    assert key(section(page, "accuracy")) == {"test accuracy": "87.5", "training accuracy": "90.0"}
-    assert "Test loss from 2.3 at epoch 0 to 0.4 at epoch 3." in label(page, "loss")
-    assert key(section(page, "loss")) == {"test loss": "0.4", "training loss": "0.31"}
+    assert "Validation accuracy from 10.0 at epoch 0 to 87.5 at epoch 3. Test accuracy is 80.0" in label(
+        page, "accuracy"
+    )
+    shown = {"training accuracy": "90.0", "validation accuracy": "87.5", "test accuracy": "80.0"}
+    assert key(section(page, "accuracy")) == shown
+    assert "Validation loss from 2.3 at epoch 0 to 0.4 at epoch 3. Test loss is 0.6 at" in label(page, "loss")
+    assert key(section(page, "loss")) == {"training loss": "0.31", "validation loss": "0.4", "test loss": "0.6"}
     last = folder.of(Readings)[-1].values["weight_angle"]
     shown = {name: text.degrees(angle) for name, angle in last.items()}
     assert key(section(page, "metric-0")) == shown

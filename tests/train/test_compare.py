@@ -53,11 +53,11 @@ def test_a_run_writes_everything_it_says(tmp_path: Path) -> None:
     ]
     evaluations = read_events(tmp_path / "run", "evaluation")
     assert [(e["epoch"], e["arm"]) for e in evaluations] == [(epoch, arm) for epoch in range(3) for arm in range(4)]
-    assert [arm.accuracy for arm in ends["symmetric_alignment"]] == [e["eval_accuracy"] for e in evaluations[-3::2]]
+    assert [arm.accuracy for arm in ends["symmetric_alignment"]] == [e["test_accuracy"] for e in evaluations[-3::2]]
     assert all(arm.step_ratio is not None for arm in ends["symmetric_alignment"])
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["baseline"] == "backprop"
-    assert [arm["accuracy"] for arm in results["arms"]] == [e["eval_accuracy"] for e in evaluations[-4:]]
+    assert [arm["accuracy"] for arm in results["arms"]] == [e["test_accuracy"] for e in evaluations[-4:]]
 
 
 def test_rules_start_from_the_same_weights_and_see_the_same_data() -> None:
@@ -68,8 +68,8 @@ def test_rules_start_from_the_same_weights_and_see_the_same_data() -> None:
     for a, b in zip(*(br.forward_parameters(model) for model in models), strict=True):
         assert torch.equal(a, b)
     assert batches.at(0, 1)[0] is batches.at(0, 1)[0]
-    assert batches.steps_per_epoch == math.ceil(1437 / 128)  # with the last, smaller batch
-    assert sum(len(batches.at(0, step)[1]) for step in range(batches.steps_per_epoch)) == 1437
+    assert batches.steps_per_epoch == math.ceil(1149 / 128)  # with the last, smaller batch
+    assert sum(len(batches.at(0, step)[1]) for step in range(batches.steps_per_epoch)) == 1149
 
 
 def test_an_arm_is_the_training_of_its_settings(tmp_path: Path) -> None:

@@ -471,8 +471,13 @@ def test_a_run_learns_and_writes_what_it_promises(tmp_path: Path) -> None:
     epochs = events(path, "evaluation")
     assert [e["epoch"] for e in epochs] == [0, 1, 2, 3, 4]
     assert epochs[0]["train_loss"] is None
-    assert epochs[-1]["eval_accuracy"] == results.accuracy
-    assert [e["step"] for e in events(path, "step")][:5] == [5, 10, 15, 20, 22]
+    # On the validation part after every epoch; on the test split once.
+    assert all(e["eval_accuracy"] is not None for e in epochs)
+    assert [e["test_accuracy"] for e in epochs] == [None] * 4 + [results.accuracy]
+    assert results.best_accuracy == max(e["eval_accuracy"] for e in epochs[1:])
+    (start,) = events(path, "start")
+    assert [start[f"{part}_examples"] for part in ("train", "eval", "test")] == [1149, 288, 360]
+    assert [e["step"] for e in events(path, "step")][:5] == [5, 10, 15, 17, 20]
     assert len(events(path, "readings")) == 5
     speeds = [json.loads(line) for line in (path / "system.jsonl").read_text().splitlines()]
     assert all(s["examples_per_second"] > 0 for s in speeds if s["event"] == "speed")
@@ -512,8 +517,8 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
 def test_the_mean_loss_of_the_lines_is_that_of_the_epoch(tmp_path: Path) -> None:
     run(tmp_path / "r", epochs=1)
     lines = events(tmp_path / "r", "step")
-    weights = [5, 5, 5, 5, 2]
-    mean = sum(w * line["loss"] for w, line in zip(weights, lines, strict=True)) / 22
+    weights = [5, 5, 5, 2]
+    mean = sum(w * line["loss"] for w, line in zip(weights, lines, strict=True)) / 17
     assert events(tmp_path / "r", "evaluation")[1]["train_loss"] == pytest.approx(mean, rel=1e-12)
 
 
@@ -530,12 +535,32 @@ def test_every_epoch_of_a_training_has_an_order_of_its_own_and_every_example() -
 
 def test_of_equally_good_epochs_the_first_is_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a report says it; the untrained network counts for none of them."""
-    accuracies = iter([0.9, 0.4, 0.5, 0.5])
-    monkeypatch.setattr(
-        arm, "evaluate", lambda *_: {"eval_loss": 1.0, "eval_accuracy": next(accuracies), "eval_top5": 1.0}
-    )
+    accuracies = iter([0.9, 0.4, 0.5, 0.5, 0.7])
+    monkeypatch.setattr(arm, "evaluate", lambda *_: {"loss": 1.0, "accuracy": next(accuracies), "top5": 1.0})
     found = run(tmp_path / "run", epochs=3)
     assert (found.best_accuracy, found.best_epoch) == (0.5, 2)
+    assert found.accuracy == 0.7
+    best = checkpoint.load_best(tmp_path / "run" / "checkpoints")
+    assert best.manifest.step == 2 * 17
+
+
+def test_on_the_whole_training_split_nothing_is_chosen_and_the_test_split_read_once(tmp_path: Path) -> None:
+    found = run(tmp_path / "run", epochs=2, split="test")
+    path = tmp_path / "run"
+    (start,) = events(path, "start")
+    assert [start[f"{part}_examples"] for part in ("train", "eval", "test")] == [1437, None, 360]
+    evaluations = events(path, "evaluation")
+    assert [e["eval_accuracy"] for e in evaluations] == [None] * 3
+    assert [e["test_accuracy"] for e in evaluations] == [None, None, found.accuracy]
+    assert (found.best_accuracy, found.best_epoch) == (None, None)
+
+
+def test_on_the_validation_part_the_test_split_is_not_read(tmp_path: Path) -> None:
+    found = run(tmp_path / "run", epochs=2, split="validation")
+    evaluations = events(tmp_path / "run", "evaluation")
+    assert [e["test_accuracy"] for e in evaluations] == [None] * 3
+    assert found.accuracy == evaluations[-1]["eval_accuracy"]
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["split"] == "validation"
 
 
 def test_evaluation_counts_every_image_once() -> None:
@@ -547,11 +572,11 @@ def test_evaluation_counts_every_image_once() -> None:
     with torch.no_grad():
         logits, y = model(torch.cat(xs)), torch.cat(ys)
     assert len(y) == len(data.evaluate) == 360
-    assert whole["eval_accuracy"] == pytest.approx(float((logits.argmax(1) == y).double().mean()))
-    assert whole["eval_top5"] == pytest.approx(
+    assert whole["accuracy"] == pytest.approx(float((logits.argmax(1) == y).double().mean()))
+    assert whole["top5"] == pytest.approx(
         float((logits.argsort(1, descending=True)[:, :5] == y[:, None]).any(1).double().mean())
     )
-    assert whole["eval_loss"] == pytest.approx(float(F.cross_entropy(logits, y)), rel=1e-5)
+    assert whole["loss"] == pytest.approx(float(F.cross_entropy(logits, y)), rel=1e-5)
 
 
 def test_a_diverged_run_stops_names_the_place_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
@@ -612,7 +637,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     assert finish(settings, tmp_path / "one", resume=False) == [0]
     assert finish({**settings, "dump": True}, tmp_path / "two", resume=False, world=2) == [0, 0]
     one, two = (events(tmp_path / name, "step") for name in ("one", "two"))
-    assert len(one) == 44
+    assert len(one) == 34
     for a, b in zip(one[:10], two[:10], strict=True):  # rounding grows with every step
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
     for a, b in zip(one, two, strict=True):

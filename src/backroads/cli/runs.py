@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from backroads.cli.shared import Trust, writing
+from backroads.errors import ConfigError
 
 Which = Annotated[
     Literal["best", "last"],
-    Parameter(help="Which checkpoint to take: the one with the best evaluation, or the last one."),
+    Parameter(help="Which checkpoint to take: the last one, or the best one on the validation part."),
 ]
 
 
@@ -19,10 +21,10 @@ def evaluate(
     run: Annotated[Path, Parameter(help="Folder of the run.")],
     /,
     *,
-    checkpoint: Which = "best",
+    checkpoint: Which = "last",
     split: Annotated[
         Literal["test", "validation"] | None,
-        Parameter(help="What to evaluate on; by default what the run evaluated on."),
+        Parameter(help="What to evaluate on; by default the test split, unless the run did not read it."),
     ] = None,
     trust: Trust = False,
 ) -> None:
@@ -35,19 +37,25 @@ def evaluate(
     from backroads.train.load import load_config, load_model
     from backroads.train.settings import resolve
     from backroads.train.step import evaluate as measure
+    from backroads.train.step import of_six_views
 
     config = load_config(run, trust=trust)
-    if split is not None:
-        config = resolve(config.model_dump(), {"split": split})
+    split = split or ("validation" if config.data.split == "validation" else "test")
+    if split == "validation" and config.data.split == "test":
+        raise ConfigError("split: expected 'test', as this run trained on the whole training split, got 'validation'")
+    if split == "test" and config.data.split == "validation":
+        config = resolve(config.model_dump(), {"split": "both"})
     model, dataset, found = load_model(run, config, checkpoint)
     print_passed_over(found.passed_over)
     method = method_of(config)
     cpu = Runtime(torch.device("cpu"))
-    measured = measure(lambda x: method.predict(model, x), dataset.evaluate, config, cpu)
+    predict = partial(method.predict, model)
+    predict = partial(of_six_views, predict) if config.run.six_views else predict
+    source = dataset.evaluate if split == "test" or dataset.validation is None else dataset.validation
+    measured = measure(predict, source, config, cpu)
     print(
-        f"step {found.manifest.step}, {len(dataset.evaluate)} images of {config.data.name} ({config.data.split}): "
-        f"loss {measured['eval_loss']:.4f}, top-1 {100 * measured['eval_accuracy']:.2f} %, "
-        f"top-5 {100 * measured['eval_top5']:.2f} %"
+        f"step {found.manifest.step}, {len(source)} images of {config.data.name} ({split}): "
+        f"loss {measured['loss']:.4f}, top-1 {100 * measured['accuracy']:.2f} %, top-5 {100 * measured['top5']:.2f} %"
     )
 
 
@@ -56,7 +64,7 @@ def export(
     /,
     *,
     out: Annotated[Path | None, Parameter(help="New folder to write into; by default RUN/export.")] = None,
-    checkpoint: Which = "best",
+    checkpoint: Which = "last",
     program: Annotated[bool, Parameter(help="Write a torch.export program, model.pt2, as well.")] = True,
     trust: Trust = False,
 ) -> None:

@@ -20,7 +20,7 @@ from backroads.cli.shared import (
     print_report,
     run_settings,
 )
-from backroads.runs.schema import ArmResult, Stopped
+from backroads.runs.schema import Stopped, TrainingResults
 from backroads.train.settings import TrainSettings, resolve
 
 
@@ -52,21 +52,22 @@ def train(
         leave(results, "train", folder)
     (arm,) = results.arms
     if is_first_process():
-        print(summary(arm, results.corrupt_examples))
+        print(summary(results))
         print_report(folder)
     if arm.status != "finished":
         sys.exit(FAILED)
 
 
-def summary(arm: ArmResult, corrupt: dict[str, str]) -> str:
+def summary(results: TrainingResults) -> str:
     """The end of a training in a few lines."""
+    (arm,), corrupt = results.arms, results.corrupt_examples
     lines = []
     if arm.status == "finished":
-        lines.append(f"accuracy {100 * (arm.accuracy or 0):.2f} % after {arm.epochs:.4g} epochs")
+        lines.append(f"{results.split} accuracy {100 * (arm.accuracy or 0):.2f} % after {arm.epochs:.4g} epochs")
     else:
         lines.append(f"diverged: {arm.reason}; the last good checkpoint is kept")
     if arm.best_accuracy is not None:
-        lines.append(f"best {100 * arm.best_accuracy:.2f} % in epoch {arm.best_epoch}")
+        lines.append(f"best validation accuracy {100 * arm.best_accuracy:.2f} %, after epoch {arm.best_epoch}")
     if arm.collapsed:
         lines.append(f"collapsed (B at a right angle to W): {', '.join(arm.collapsed)}")
     if arm.dead:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -127,18 +128,20 @@ def check_images(part: Arrays, what: str) -> None:
             )
 
 
-def check_pair(train: Arrays, evaluate: Arrays) -> tuple[int, int, int]:
-    """(C, H, W) of the images of both splits; raises ConfigError unless both have images, of one shape and dtype."""
-    for what, ours, theirs in (
-        ("(C, H, W)", tuple(train.x.shape[1:]), tuple(evaluate.x.shape[1:])),
-        ("dtype", train.x.dtype, evaluate.x.dtype),
-    ):
-        if ours != theirs:
-            raise ConfigError(
-                f"data: expected images of one {what} in both splits, got {ours} to train and {theirs} to evaluate on; "
-                "save both in the same way"
-            )
-    if not len(train.y) or not len(evaluate.y):
-        raise ConfigError(f"data: expected images in both splits, got {len(train.y)} and {len(evaluate.y)}")
+def check_same(parts: Sequence[Arrays]) -> tuple[int, int, int]:
+    """(C, H, W) of the images of all splits; raises ConfigError unless all have images, of one shape and dtype."""
+    train = parts[0]
+    for other in parts[1:]:
+        for what, ours, theirs in (
+            ("(C, H, W)", tuple(train.x.shape[1:]), tuple(other.x.shape[1:])),
+            ("dtype", train.x.dtype, other.x.dtype),
+        ):
+            if ours != theirs:
+                raise ConfigError(
+                    f"data: expected images of one {what} in all splits, got {ours} to train and {theirs} to evaluate "
+                    "on; save both in the same way"
+                )
+    if not all(len(part.y) for part in parts):
+        raise ConfigError(f"data: expected images in all splits, got {' and '.join(str(len(p.y)) for p in parts)}")
     channels, height, width = train.x.shape[1:]
     return channels, height, width

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from backroads.data.parts import Arrays, Images
+from backroads.data.parts import SPLITS, Arrays, Images
 from backroads.errors import ConfigError
 from backroads.extras import extra_named
 
@@ -22,9 +22,8 @@ def load_digits(split: str = "test") -> Images[Arrays]:
     Images are (N, 1, 8, 8) float32, normalised by the mean and standard deviation of the training images.
 
     Args:
-        split: "test": train on the training split (1,437 images), evaluate on the test split (360). "validation":
-            train on four fifths of the training split and evaluate on the rest of it; the test split is not read.
-            Choices are made on "validation".
+        split: "test": the training split (1,437 images) and the test split (360). "validation": four fifths of the
+            training split and the rest of it; the test split is not read. "both": these two, and the test split.
 
     Raises:
         ConfigError: for another split.
@@ -33,21 +32,22 @@ def load_digits(split: str = "test") -> Images[Arrays]:
     with extra_named("data set 'digits'"):
         from sklearn.datasets import load_digits as load
         from sklearn.model_selection import train_test_split
-    if split not in ("test", "validation"):
-        raise ConfigError(f"split: expected 'test' or 'validation', got {split!r}")
+    if split not in SPLITS:
+        raise ConfigError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     bunch = load()
     images, labels = bunch.images, bunch.target
-    train, evaluate = train_test_split(
+    train, test = train_test_split(
         range(len(labels)), test_size=TEST_FRACTION, random_state=SPLIT_SEED, stratify=labels
     )
-    if split == "validation":
-        train, evaluate = train_test_split(
+    held: list[int] = []
+    if split != "test":
+        train, held = train_test_split(
             train, test_size=VALIDATION_FRACTION, random_state=SPLIT_SEED, stratify=labels[train]
         )
     x = torch.as_tensor(images, dtype=torch.float32).unsqueeze(1)
     y = torch.as_tensor(labels, dtype=torch.int64)
     mean, std = x[train].mean(), x[train].std()
     x = (x - mean) / std
-    part = Arrays(x[evaluate], y[evaluate])
-    test, validation = (part, None) if split == "test" else (None, part)
-    return Images(Arrays(x[train], y[train]), test, validation, mirror=False, normalised=True)
+    tested = Arrays(x[test], y[test]) if split != "validation" else None
+    validated = Arrays(x[held], y[held]) if held else None
+    return Images(Arrays(x[train], y[train]), tested, validated, mirror=False, normalised=True)

@@ -30,7 +30,7 @@ def read_torchvision(kind: str, split: str, root: Path | None, download: bool, *
         )
     dataset = getattr(import_torchvision().datasets, kind)
     parts = []
-    for train in (True, False) if split == "test" else (True,):
+    for train in (True, False) if split != "validation" else (True,):
         try:
             made = dataset(root=str(root), train=train, download=download)
         except (RuntimeError, OSError) as error:
@@ -89,7 +89,8 @@ def register_dataset(name: str, read: Callable[..., Images[Any]] | str) -> None:
     Args:
         name: a new name; one that ends in ":PATH" stands for all names with a path in that place.
         read: a callable that returns :class:`Images`, or its import path ``package.module:callable``. It gets, by
-            name, those of these that its signature has: ``split``, "test" or "validation"; ``root``, the folder of
+            name, those of these that its signature has: ``split``, "validation" if the test split is not needed,
+            else "test" or "both"; ``root``, the folder of
             data sets that the user gave, a Path or None; ``download``, whether it may fetch what is missing;
             ``path``, the path after ":" in the name, below ``root`` if that is given.
 

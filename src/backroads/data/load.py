@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from backroads.data.augment import AUGMENTS, CHOICES, Augment
-from backroads.data.check import UnreadableImages, check_dataset, check_pair
+from backroads.data.check import UnreadableImages, check_dataset, check_same
 from backroads.data.decode import Reading
 from backroads.data.folder import sample
 from backroads.data.known import IMAGENET_MEAN, IMAGENET_STD, read_images
 from backroads.data.memory import MemorySource, Normalise, fit, statistics
-from backroads.data.parts import Arrays, Files, Images
+from backroads.data.parts import SPLITS, Arrays, Files, Images
 from backroads.data.source import Dataset, Source
 from backroads.data.stream import StreamSource, read_all
 from backroads.errors import ConfigError, nearest
@@ -47,9 +47,9 @@ def load_dataset(
             ``folder:PATH`` (``train/CLASS`` and ``test/CLASS`` or ``val/CLASS``; the test split is ``test`` if there
             are both), ``npz:PATH`` (``train_x``, ``train_y``, ``test_x``, ``test_y``), a name of
             :func:`register_dataset`, or ``package.module:callable``, which gets and returns what is said there.
-        split: "test": train on the training split, evaluate on the test split. "validation": hold out a tenth of each
-            class of the training split (of digits, a fifth), always the same, and evaluate on that; the test split is
-            not read. Choices are made on "validation".
+        split: "test": the whole training split, and the test split. "validation": hold out a tenth of each class of
+            the training split (of digits, a fifth), always the same, to validate on; the test split is not read.
+            "both": hold it out, and read the test split too. Choices are made on the validation part.
         root: folder that holds the data set, as torchvision expects it; relative PATHs start there too.
         download: whether torchvision may fetch the set into ``root`` if it is not there.
         image_size: images are resized to squares of so many pixels; None keeps their own size (imagenet: 224).
@@ -68,7 +68,7 @@ def load_dataset(
         DataError: when more than ``corrupt_limit`` images are unreadable.
         MissingDependencyError: without the package that the set needs.
     """
-    for field, value, known in (("split", split, ("test", "validation")), ("augment", augment, CHOICES)):
+    for field, value, known in (("split", split, SPLITS), ("augment", augment, CHOICES)):
         if value not in known:
             raise ConfigError(
                 f"{field}: expected {' or '.join(map(repr, known))}, got {value!r}.{nearest(value, known)}"
@@ -81,11 +81,12 @@ def load_dataset(
         raise ConfigError(f"image_size: expected at most {LARGEST}, got {image_size}")
     images = read_images(name, split, None if root is None else Path(root).expanduser(), download)
     names = check_dataset(images)
-    train, evaluate = images.divided(split)
+    train, *others = images.divided(split)
+    parts = [train, *(part for part in others if part is not None)]
     device, unreadable = torch.device(device), UnreadableImages(corrupt_limit)
     image_size = images.image_size if image_size is None else image_size
     if isinstance(train, Files):
-        common, grey = sample((train, evaluate))
+        common, grey = sample(parts)
         size = common if image_size is None else (image_size, image_size)
         if size is None:
             raise ConfigError(
@@ -93,31 +94,33 @@ def load_dataset(
             )
         reading = Reading(size, resize=image_size is not None, margin=1 if image_size is None else MARGIN)
         if in_memory is None:
-            estimate = (len(train.y) + len(evaluate.y)) * (1 if grey else 3) * size[0] * size[1]
+            estimate = sum(len(part.y) for part in parts) * (1 if grey else 3) * size[0] * size[1]
             in_memory = not images.large and common is not None and estimate <= IN_MEMORY_BYTES
         if in_memory:
             reading = dataclasses.replace(reading, margin=1, rgb=False)
-            parts = [read_all(files, reading, grey, workers, unreadable) for files in (train, evaluate)]
-            channels = max(part.x.shape[1] for part in parts)
-            train, evaluate = (Arrays(part.x.expand(-1, channels, -1, -1), part.y) for part in parts)
+            read = [read_all(files, reading, grey, workers, unreadable) for files in parts]
+            channels = max(part.x.shape[1] for part in read)
+            parts = [Arrays(part.x.expand(-1, channels, -1, -1), part.y) for part in read]
     elif in_memory is False:
         raise ConfigError(f"in_memory: expected True or None for {name}, which is no folder of images, got False")
     elif image_size is not None:
-        train, evaluate = (Arrays(fit(part.x, image_size), part.y) for part in (train, evaluate))
+        parts = [Arrays(fit(part.x, image_size), part.y) for part in parts]
 
     make: Callable[..., Source]
+    train = parts[0]
     if isinstance(train, Files):
         usual, shape = "random_resized", (3, *reading.size)
         normalise = Normalise(_pixels(images.mean or IMAGENET_MEAN), _pixels(images.std or IMAGENET_STD), device)
         make = partial(StreamSource, reading=reading, workers=workers, unreadable=unreadable)
     else:
-        usual, shape = images.augment, check_pair(train, evaluate)
+        usual, shape = images.augment, check_same(parts)
         normalise = Normalise(*_constants(images, train.x), device)
         make = partial(MemorySource, corrupt=unreadable.reasons)
     varied = AUGMENTS[usual if augment == "default" else augment]
     varied = dataclasses.replace(varied, flip=varied.flip and images.mirror)
-    first, second = (make(part, normalise, how, device) for part, how in ((train, varied), (evaluate, Augment())))
-    return Dataset(name, len(names), shape, first, second, names)
+    made = [make(part, normalise, Augment() if n else varied, device) for n, part in enumerate(parts)]
+    validation, test = (made.pop(1) if part is not None else None for part in others)
+    return Dataset(name, len(names), shape, made[0], validation, test, names)
 
 
 def _constants(images: Images[Any], x: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from backroads.errors import ConfigError
 
 HELD_OUT = 0.1  # of each class of the training split
+SPLITS = ("both", "test", "validation")
 SPLIT_SEED = 0  # the same split for every run, so that their results compare
 
 
@@ -92,16 +93,20 @@ class Images(Generic[Part]):
     image_size: int | None = None
     large: bool = False
 
-    def divided(self, split: str) -> tuple[Part, Part]:
-        """Images to train and to evaluate on, for split "test" or "validation"; ConfigError if there are none."""
+    def divided(self, split: str) -> tuple[Part, Part | None, Part | None]:
+        """Images to train on, to validate on and to test on, for split "both", "test" or "validation".
+
+        What was not asked for is None. Raises ConfigError if there are none of what was.
+        """
+        if split != "validation" and self.test is None:
+            raise ConfigError("split: this data set has no test split; use split 'validation'")
         if split == "test":
-            if self.test is None:
-                raise ConfigError("split: this data set has no test split; use split 'validation'")
-            return self.train, self.test
+            return self.train, None, self.test
+        test = self.test if split == "both" else None
         if self.validation is not None:
-            return self.train, self.validation
+            return self.train, self.validation, test
         kept, held = hold_out(self.train.y)
-        return self.train.take(kept), self.train.take(held)
+        return self.train.take(kept), self.train.take(held), test
 
 
 def hold_out(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,5 +130,5 @@ def hold_out(y: Tensor) -> tuple[Tensor, Tensor]:
         if len(members) > 1:
             held[members[: max(1, round(HELD_OUT * len(members)))]] = True
     if not bool(held.any()):
-        raise ConfigError("split: 'validation' needs a class with two training images; use split 'test'")
+        raise ConfigError("split: a validation part needs a class with two training images; use split 'test'")
     return (~held).nonzero().flatten(), held.nonzero().flatten()

@@ -116,14 +116,15 @@ class Source(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Images to train and to evaluate on.
+    """Images to train on, to validate on and to test on.
 
     Attributes:
         name: as it was asked for.
         classes: number of classes.
         shape: (C, H, W) of an image as the network sees it.
         train: the images to train on.
-        evaluate: the images to evaluate on.
+        validation: a part of the training split that is not trained on; None if none was asked for.
+        test: the test split; None if it is not read.
         class_names: in the order of the labels.
     """
 
@@ -131,8 +132,16 @@ class Dataset:
     classes: int
     shape: tuple[int, int, int]
     train: Source
-    evaluate: Source
+    validation: Source | None
+    test: Source | None
     class_names: tuple[str, ...]
+
+    @property
+    def evaluate(self) -> Source:
+        """The test split if it is read, else the validation part."""
+        found = self.validation if self.test is None else self.test
+        assert found is not None
+        return found
 
 
 class Subset(Source):
@@ -158,4 +167,7 @@ class Subset(Source):
 
 def limited(dataset: Dataset, n: int) -> Dataset:
     """At most ``n`` images of each split of a data set."""
-    return dataclasses.replace(dataset, train=Subset(dataset.train, n), evaluate=Subset(dataset.evaluate, n))
+    parts = (dataset.train, dataset.validation, dataset.test)
+    train, validation, test = (None if part is None else Subset(part, n) for part in parts)
+    assert train is not None
+    return dataclasses.replace(dataset, train=train, validation=validation, test=test)

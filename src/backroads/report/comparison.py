@@ -24,7 +24,7 @@ Colours = Mapping[str, str]
 def comparison_page(record: Record) -> Page:
     """The whole page."""
     results: TrainingResults = record.ended or results_so_far(record)
-    rows, split = summarise(results), results.split
+    rows, split = summarise(results), _followed(record)
     arms: dict[str, list[ArmRecord]] = {}
     for arm in record.arms:
         arms.setdefault(_name(arm.arm.name), []).append(arm)
@@ -61,15 +61,20 @@ def comparison_page(record: Record) -> Page:
 
 
 def results_so_far(record: Record) -> TrainingResults:
-    """What the results would be if the run ended now."""
-    split, arms = record.setting("split"), []
+    """What the results would be if the run ended now, on the validation part."""
+    arms = []
     for arm in record.arms:
         accuracy = arm.evaluations.last.get("eval_accuracy") if arm.diverged is None else None
         readings = {metric: log.last for metric, log in arm.readings.items()}
         status: Literal["finished", "diverged"] = "finished" if arm.diverged is None else "diverged"
         arms.append(ArmResult(arm.arm.name, arm.arm.seed, status, arm.step, accuracy=accuracy, readings=readings))
     baseline = record.start.baseline if record.start is not None else None
-    return TrainingResults("compare", split if split in ("test", "validation") else "test", tuple(arms), baseline)
+    return TrainingResults("compare", "validation", tuple(arms), baseline)
+
+
+def _followed(record: Record) -> str:
+    """What is evaluated after every epoch: the validation part, or the training examples if there is none."""
+    return "training" if record.start is not None and record.start.eval_examples is None else "validation"
 
 
 def _name(rule: str) -> str:
@@ -158,7 +163,7 @@ def _missing(arms: Arms, epochs: Sequence[float], *keys: str) -> list[str]:
         for arm in own:
             log = arm.evaluations
             # Before training there is no training loss.
-            there = [~np.isnan(log.values(key)) | ((log.places == 0) & (key == "train_loss")) for key in keys]
+            there = [~np.isnan(log.values(key)) | ((log.places == 0) & key.startswith("train")) for key in keys]
             lost = np.setdiff1d(epochs, log.places[np.logical_and.reduce(there)]).astype(int).tolist()
             said += [f"seed {arm.arm.seed}, epoch {text.ranges(lost)}"] if lost else []
         notes += [f"{name}: not finite: {'; '.join(said)}. Mean and band are over the others."] if said else []
@@ -166,7 +171,8 @@ def _missing(arms: Arms, epochs: Sequence[float], *keys: str) -> list[str]:
 
 
 def _accuracy(arms: Arms, colours: Colours, baseline: str | None, split: str, epochs: Sequence[float]) -> Figure:
-    curves = _evaluated(arms, "eval_accuracy")
+    measured = "train_accuracy" if split == "training" else "eval_accuracy"
+    curves = _evaluated(arms, measured)
     base = [(through(curves[baseline].known), BEHIND)] if baseline in curves and len(curves) > 1 else []
     shown = {}
     for name, curve in curves.items():
@@ -174,21 +180,23 @@ def _accuracy(arms: Arms, colours: Colours, baseline: str | None, split: str, ep
         shown[name] = [*(base if name != baseline else []), (curve, Look(colours[name]))], told
     grey = " The baseline’s mean is grey." if base else ""
     caption = text.caption("compared_accuracy", Split=text.capital(split), grey=grey)
-    notes = _missing(arms, epochs, "eval_accuracy")
+    notes = _missing(arms, epochs, measured)
     return Figure(caption, panels(shown, figure.accuracy_scale(list(curves.values())), epochs), notes=notes)
 
 
 def _loss(arms: Arms, colours: Colours, split: str, epochs: Sequence[float]) -> Figure:
-    train, evaluated = _evaluated(arms, "train_loss"), _evaluated(arms, "eval_loss")
-    scale = figure.loss_scale([*train.values(), *evaluated.values()])
+    looks = {"validation": ("eval_loss", PLAIN), "training": ("train_loss", DASHED)}
+    looks = looks if split == "validation" else {"training": looks["training"]}
+    curves = {what: _evaluated(arms, key) for what, (key, _) in looks.items()}
+    scale = figure.loss_scale([curve for of in curves.values() for curve in of.values()])
     shown = {}
     for name, colour in colours.items():
-        told = f"mean {split} loss {course(evaluated[name], 'epoch')}; training loss {course(train[name], 'epoch')}"
-        shown[name] = [(train[name], Look(colour, DASHED.dashes)), (evaluated[name], Look(colour))], told
-    looks = {f"{split} loss": PLAIN, "training loss": DASHED}
-    notes = _missing(arms, epochs, "eval_loss", "train_loss")
+        told = "; ".join(f"mean {what} loss {course(of[name], 'epoch')}" for what, of in curves.items())
+        shown[name] = [(of[name], Look(colour, looks[what][1].dashes)) for what, of in curves.items()], told
+    notes = _missing(arms, epochs, *(key for key, _ in looks.values()))
     caption = text.caption("compared_loss") + loss_axis(scale)
-    return Figure(caption, panels(shown, scale, epochs), key=key(looks), notes=notes)
+    keys = {f"{what} loss": own for what, (_, own) in looks.items()}
+    return Figure(caption, panels(shown, scale, epochs), key=key(keys), notes=notes)
 
 
 def _metrics(record: Record, rows: Sequence[RuleSummary], kind: str) -> list[Block]:

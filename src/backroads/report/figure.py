@@ -50,6 +50,7 @@ DASHED = Look(TEXT, (4, 2))
 BEHIND = Look(REFERENCE, width=1.0)
 EVALUATED = Look(SERIES[0])
 TRAINED = Look(SERIES[1], (4, 2))
+TESTED = Look(SERIES[2], marker="D")
 
 
 def look(index: int) -> Look:

@@ -107,6 +107,8 @@ def course(curve: Curve, x: str, format: Format = text.number) -> str:
     if not curve.known:
         return "has no finite value"
     (first, start), (last, end) = curve.known[0], curve.known[-1]
+    if first == last:
+        return f"is {format(end)} at {x} {text.plain(last)}"
     return f"from {format(start)} at {x} {text.plain(first)} to {format(end)} at {x} {text.plain(last)}"
 
 

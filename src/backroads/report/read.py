@@ -38,7 +38,12 @@ BESIDE: Mapping[str, Any] = {
     "evaluation.json": results.MetaEvaluation,
     "analysis.json": results.MetaAnalysis,
 }
-_EVALUATED = ("step", "train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "eval_top5")
+_EVALUATED = (
+    "step",
+    *("train_loss", "train_accuracy"),
+    *("eval_loss", "eval_accuracy", "eval_top5"),
+    *("test_loss", "test_accuracy", "test_top5"),
+)
 _KIND = re.compile(rb'\s*\{"event": "(\w+)"')  # as a run writes a line
 _AT_ONCE = {kind.encode(): adapter for kind, adapter in schema.EVENTS.items() if kind != schema.Start.kind}
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from backroads.report import figure, parts, text
-from backroads.report.curve import Log, line
-from backroads.report.figure import EVALUATED, TRAINED
+from backroads.report.curve import Curve, Log, line
+from backroads.report.figure import EVALUATED, TESTED, TRAINED, Look
 from backroads.report.page import Block, Cell, Figure, Page, Panel, Problem, Rows, Section, Table, Text
 from backroads.report.read import ArmRecord, Record
 from backroads.runs.schema import ArmResult, ByLayer
@@ -26,7 +26,6 @@ RATES = {
 def training_page(record: Record) -> Page:
     """The whole page."""
     arm = record.arms[0]
-    split = str(record.setting("split") or "evaluation")
     name = record.name if not record.name.startswith("-") else f"./{record.name}"
     more = " --epochs MORE" if record.status == "finished" else ""
     resume = [
@@ -37,11 +36,11 @@ def training_page(record: Record) -> Page:
         record,
         title=text.capital(f"{parts.title(record)} with {text.title(arm.arm.name)}"),
         facts=_facts(record),
-        headline=parts.headline(record, _accuracy(record, arm, split)),
+        headline=parts.headline(record, _accuracy(record, arm)),
         problems=_problems(record),
         sections=[
-            Section("accuracy", "Accuracy", [_accuracy_figure(arm, split)]),
-            Section("loss", "Loss", [_loss_figure(record, arm, split)]),
+            Section("accuracy", "Accuracy", [_accuracy_figure(record, arm)]),
+            Section("loss", "Loss", [_loss_figure(record, arm)]),
             *parts.metric_sections(record, {arm.arm.name: [arm]}),
             Section("fields", "First layer", _fields(record)),
             Section("rates", "Rates", _rates(record, arm)),
@@ -51,15 +50,29 @@ def training_page(record: Record) -> Page:
     )
 
 
-def _accuracy(record: Record, arm: ArmRecord, split: str) -> str:
-    """The last accuracy, and the best one if that is another epoch's."""
+def _accuracy(record: Record, arm: ArmRecord) -> str:
+    """The accuracy on the test split, if it was read, and the last one on the validation part, if there is one."""
+    last = arm.evaluations.last
+    words = [] if _validated(record) else ["the test split is read once, at the end"]
+    if (tested := last.get("test_accuracy")) is not None:
+        words = [f"{text.percent(tested)}{text.NBSP}% test accuracy{_top5(last.get('test_top5'))}"]
+    return "; ".join([*words, _validation(record, arm)] if _validated(record) else words)
+
+
+def _top5(value: float | None) -> str:
+    """Told where it says something: with five classes or fewer it is 1."""
+    return "" if value is None or value == 1 else f", top-5 {text.percent(value)}{text.NBSP}%"
+
+
+def _validation(record: Record, arm: ArmRecord) -> str:
+    """The last accuracy on the validation part, and the best one if that is another epoch's."""
     log = arm.evaluations
     accuracy, epochs, top5 = log.values("eval_accuracy"), log.places, log.values("eval_top5")
     known = np.flatnonzero(~np.isnan(accuracy))
     if not len(known):
-        return f"no {split} accuracy is finite" if len(epochs) else "nothing was evaluated yet"
+        return "no validation accuracy is finite" if len(epochs) else "nothing was evaluated yet"
     end = known[-1]
-    words = f"{text.percent(accuracy[end])}{text.NBSP}% {split} accuracy"
+    words = f"{text.percent(accuracy[end])}{text.NBSP}% validation accuracy"
     if epochs[end] == 0:
         return f"{words} before training"
     words += "" if record.status == "finished" else f" after epoch {epochs[end]:.0f}"
@@ -84,7 +97,8 @@ def _facts(record: Record) -> list[str | None]:
     return [
         None if start.parameters is None else f"{start.parameters:,} parameters",
         None if start.train_examples is None else f"{start.train_examples:,} training examples",
-        None if start.eval_examples is None else f"{start.eval_examples:,} for evaluation",
+        None if start.eval_examples is None else f"{start.eval_examples:,} to validate on",
+        None if start.test_examples is None else f"{start.test_examples:,} to test on",
         f"{text.number(float(np.median(speeds)))} examples a second" if len(speeds) else None,
         f"{record.memory_mb:,.0f} MiB of memory at most" if record.memory_mb else None,
         f"taken up again at step {text.some(again, 3)}" if again else None,
@@ -109,29 +123,40 @@ def _problems(record: Record) -> list[Problem]:
     return [*found, *parts.damaged(record)]
 
 
-def _accuracy_figure(arm: ArmRecord, split: str) -> Block:
+def _accuracy_figure(record: Record, arm: ArmRecord) -> Block:
     log = arm.evaluations
     if not log.x:
         return Text("Nothing was evaluated yet.")
-    evaluated, begun = log.curve("eval_accuracy"), log.places > 0
+    begun = log.places > 0
     trained = line(log.places[begun], log.values("train_accuracy")[begun])
-    shown = {f"{split} accuracy": (evaluated, EVALUATED), "training accuracy": (trained, TRAINED)}
-    scale, caption = figure.accuracy_scale([evaluated, trained]), text.caption("accuracy", split=split)
-    notes = _lost(f"{split} accuracy", log, "eval_accuracy") + _lost("training accuracy", log, "train_accuracy", begun)
+    shown = {"training accuracy": (trained, TRAINED), **_evaluated(record, log, log.places, "accuracy")}
+    scale, caption = figure.accuracy_scale([curve for curve, _ in shown.values()]), text.caption("accuracy")
+    notes = _lost("validation accuracy", log, "eval_accuracy", _validated(record))
+    notes += _lost("training accuracy", log, "train_accuracy", begun)
     return parts.overview(caption, shown, scale, "epoch", "accuracy, %", text.percent, notes)
 
 
-def _loss_figure(record: Record, arm: ArmRecord, split: str) -> Block:
+def _evaluated(record: Record, log: Log, places: Any, what: str) -> dict[str, tuple[Curve, Look]]:
+    """The curve on the validation part, and the point on the test split; where they are."""
+    shown = {f"validation {what}": (line(places, log.values(f"eval_{what}")), EVALUATED)} if _validated(record) else {}
+    tested = line(places, log.values(f"test_{what}"))
+    return shown | ({f"test {what}": (tested, TESTED)} if tested.known else {})
+
+
+def _validated(record: Record) -> bool:
+    return record.start is None or record.start.eval_examples is not None
+
+
+def _loss_figure(record: Record, arm: ArmRecord) -> Block:
     x, log = parts.axis_name(record), arm.evaluations
     places = log.places if x == "epoch" else log.values("step")
-    evaluated = line(places, log.values("eval_loss"))
     trained = line(arm.steps.values("place"), arm.steps.values("loss"))
-    if not evaluated.x and not trained.x:
+    shown = {"training loss": (trained, TRAINED), **_evaluated(record, log, places, "loss")}
+    if not any(curve.x for curve, _ in shown.values()):
         return Text("No loss was measured yet.")
-    shown = {f"{split} loss": (evaluated, EVALUATED), "training loss": (trained, TRAINED)}
-    scale = figure.loss_scale([evaluated, trained])
-    caption = text.caption("loss", x=x, split=split) + parts.loss_axis(scale)
-    notes, lost = _lost(f"{split} loss", log, "eval_loss"), arm.steps.lost["loss"]
+    scale = figure.loss_scale([curve for curve, _ in shown.values()])
+    caption = text.caption("loss", x=x) + parts.loss_axis(scale)
+    notes, lost = _lost("validation loss", log, "eval_loss", _validated(record)), arm.steps.lost["loss"]
     notes += [f"training loss: not finite in {text.counted(lost, 'line')} of the log."] if lost else []
     return parts.overview(caption, shown, scale, x, "loss", notes=notes)
 

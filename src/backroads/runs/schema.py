@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, TypeAdapter
 
 from backroads.runs.quantity import Quantity
 
-VERSION = 1  # of this schema; written by Start, checked by readers
+VERSION = 2  # of this schema; written by Start, checked by readers
 
 
 def _finite(value: float) -> float | None:
@@ -77,7 +77,9 @@ class Start(Event):
     Attributes:
         run: the kind of run: "train", "compare", "meta". steps: in all, of each arm. steps_per_epoch: None
             where there are no epochs. parameters: that the task teaches. metrics: what the readings are, by name.
-        baseline: of a comparison, name of the arms to which the others are compared.
+        train_examples, eval_examples, test_examples: of the training split, of the validation part and of the test
+            split; None where there is none. baseline: of a comparison, name of the arms to which the others are
+            compared.
     """
 
     kind: ClassVar[str] = "start"
@@ -89,6 +91,7 @@ class Start(Event):
     parameters: Count | None = None
     train_examples: Count | None = None
     eval_examples: Count | None = None
+    test_examples: Count | None = None
     metrics: dict[str, Quantity] = field(default_factory=dict)
     baseline: str | None = None
 
@@ -123,8 +126,13 @@ class Readings(Event):
 
 @dataclass(frozen=True)
 class Evaluation(Event):
-    """An evaluation after an epoch; epoch 0 is before training. Accuracies are fractions, loss and accuracy None where
-    they are not finite."""
+    """An evaluation after an epoch; epoch 0 is before training. Accuracies are fractions.
+
+    Attributes:
+        train_loss, train_accuracy: means over the steps of the epoch. eval_loss, eval_accuracy, eval_top5: on the
+            validation part. test_loss, test_accuracy, test_top5: on the test split, which is read once, after the last
+            step. None where there is no such part, and where they are not finite.
+    """
 
     kind: ClassVar[str] = "evaluation"
     step: Count
@@ -135,6 +143,9 @@ class Evaluation(Event):
     eval_loss: Number = None
     eval_accuracy: Fraction = None
     eval_top5: Fraction = None
+    test_loss: Number = None
+    test_accuracy: Fraction = None
+    test_top5: Fraction = None
 
 
 @dataclass(frozen=True)
@@ -249,7 +260,7 @@ class ArmResult:
     """How one arm ended.
 
     Attributes:
-        status: "finished" or "diverged". accuracy, loss: on the evaluation split after the last step; None if it
+        status: "finished" or "diverged". accuracy, loss: on the split of the results, after the last step; None if it
             diverged. best_accuracy, best_epoch: of the evaluations on the validation part, where there is one.
         readings: metrics at the end, by metric and layer. collapsed: layers whose B should have come to W and stands at
             a right angle to it. dead: layers whose W got no gradient. step_ms: median. step_ratio: of its steps' times
@@ -278,7 +289,10 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class TrainingResults:
-    """``results.json`` of ``backroads train`` (one arm) and ``backroads compare`` (many; gaps are to ``baseline``)."""
+    """``results.json`` of ``backroads train`` (one arm) and ``backroads compare`` (many; gaps are to ``baseline``).
+
+    ``split`` is what accuracies are on: the test split if it was read, else the validation part.
+    """
 
     kind: Literal["train", "compare"]
     split: Literal["test", "validation"]

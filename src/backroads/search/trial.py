@@ -35,7 +35,7 @@ def run_trial(
     folder: Path | None = None,
     checkpoint_seconds: float = 60.0,
 ) -> float:
-    """Train a model and return its accuracy on ``dataset.evaluate`` after the last epoch.
+    """Train a model and return its accuracy on the test split, or else the validation part, after the last epoch.
 
     Args:
         config: the settings. dataset: its data, already loaded. runtime: this process among its peers.
@@ -95,8 +95,8 @@ def run_trial(
         raise TrialFailed(INTERRUPTED)
     if loop.failed:
         raise TrialFailed(DIVERGED, loop.failed[0].reason)
-    assert arm.score is not None
-    return arm.score
+    assert arm.accuracy is not None
+    return arm.accuracy
 
 
 def _newest(attempts: Path, settings: dict[str, object]) -> checkpoint.Checkpoint | None:

@@ -173,32 +173,43 @@ class TrainingArm(Arm):
         return {name: dict(values) for name, values in {**found, **method.readings(model)}.items()}
 
     def evaluate(self, step: int) -> None:
-        """Loss and accuracy on the evaluation split."""
+        """Loss and accuracy on the validation part, and after the last step on the test split; where they are."""
         loss, hits, n = self.runtime.sum(*self._sums.take("epoch"))
+        last = step == self.config.steps(self.steps_per_epoch)
+        on = {"eval": self.data.validation, "test": self.data.test if last else None}
+        measured = dict[str, Any]()
         with self.stepper.evaluated(step) as model:
             self.runtime.share(model.buffers())  # of batch norms: those that are saved are those that are evaluated
             predict = partial(self.method.predict, model)
-            if self.config.run.six_views and step == self.config.steps(self.steps_per_epoch):
+            if self.config.run.six_views and last:
                 predict = partial(of_six_views, predict)
-            measured = evaluate(predict, self.data.evaluate, self.config, self.runtime)
+            for name, source in on.items():
+                if source is not None:
+                    found = evaluate(predict, source, self.config, self.runtime)
+                    measured |= {f"{name}_{key}": value for key, value in found.items()}
         epoch = -(-step // self.steps_per_epoch)
-        self.score = measured["eval_accuracy"]
+        self.score = measured.get("eval_accuracy") if epoch else None  # untrained weights are not to be chosen
         self._dead = dead(self.model)
-        if epoch and self.score > self._best:
+        if self.score is not None and self.score > self._best:
             self._best, self._best_epoch = self.score, epoch
         self.evaluation = schema.Evaluation(
             step,
             epoch,
             train_loss=loss / n if n else None,
             train_accuracy=hits / n if n else None,
-            eval_loss=measured["eval_loss"],
-            eval_accuracy=measured["eval_accuracy"],
-            eval_top5=measured["eval_top5"],
+            **measured,
         )
         self.record(self.evaluation)
-        if not math.isfinite(measured["eval_loss"]):
+        if not all(map(math.isfinite, measured.values())):
             bad = weights_finite(self.model) or "the loss"
             raise DivergedError(f"the loss of the evaluation after step {step} is not finite; first: {bad}", bad)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the last evaluation: on the test split, read at the end, or on the validation part where it is not."""
+        if self.evaluation is None:
+            return None
+        return self.evaluation.eval_accuracy if self.data.test is None else self.evaluation.test_accuracy
 
     def norm_warning(self) -> str | None:
         """A warning of layers where |B| / |W| is not within 0.1 to 10, once for each; None if there is none new."""
@@ -276,13 +287,14 @@ class TrainingArm(Arm):
             epochs = failed.step / self.steps_per_epoch
             reason, layer = failed.reason, failed.layer
             return dataclasses.replace(found, step=failed.step, epochs=epochs, reason=reason, layer=layer)
-        assert self.evaluation is not None
+        end = self.evaluation
+        assert end is not None
         with self.stepper.evaluated(step) as model:
             seen = None if self.compared else first_layer(model, self.data.shape)
         return dataclasses.replace(
             found,
-            accuracy=self.evaluation.eval_accuracy,
-            loss=self.evaluation.eval_loss,
+            accuracy=self.accuracy,
+            loss=end.eval_loss if self.data.test is None else end.test_loss,
             readings=self._readings(),
             collapsed=tuple(collapsed(self.model, weight_angles(self.model))),
             fields=seen,

@@ -31,7 +31,7 @@ class Prediction(torch.nn.Module):
         return self.method.predict(self.model, x)
 
 
-def export(run: Path, out: Path, which: str = "best", *, program: bool = True, trust: bool = False) -> dict[str, Any]:
+def export(run: Path, out: Path, which: str = "last", *, program: bool = True, trust: bool = False) -> dict[str, Any]:
     """Write ``model.safetensors`` (plain torch names, no backward weights), ``model.json`` and ``model.pt2``.
 
     The outputs of the plain model are compared with the method's predictions, bit for bit, before anything is written.
@@ -39,7 +39,8 @@ def export(run: Path, out: Path, which: str = "best", *, program: bool = True, t
     ``model.safetensors`` are the weights alone, and ``model.json`` says so as "predicts".
 
     Args:
-        run: folder of the run. out: folder to write into. which: "best" or "last". program: also torch.export.
+        run: folder of the run. out: folder to write into. which: "last", or "best" on the validation part.
+        program: also torch.export.
         trust: whether the run's settings may name code outside of the package, which is then run.
 
     Returns:

@@ -32,11 +32,13 @@ def load_config(run: Path, *, trust: bool = False) -> TrainSettings:
     return config
 
 
-def load_model(run: Path, config: TrainSettings, which: str) -> tuple[torch.nn.Module, Dataset, checkpoint.Checkpoint]:
+def load_model(
+    run: Path, config: TrainSettings, which: str = "last"
+) -> tuple[torch.nn.Module, Dataset, checkpoint.Checkpoint]:
     """The converted model of a run in evaluation mode on the CPU, its data, and the checkpoint it came from.
 
     Args:
-        run: its folder. config: its settings, or others of the data. which: "best" (of the evaluations) or "last".
+        run: its folder. config: its settings, or others of the data. which: "last", or "best" on the validation part.
 
     With a running mean of weights, that is what is loaded.
 

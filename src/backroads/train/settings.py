@@ -30,9 +30,10 @@ class Data(Group):
     """Folder in which the data set lies, or into which it is downloaded; folder: and npz: paths start there, too."""
     download: bool = False
     """Download the data set if it is not in the folder that --root names."""
-    split: Literal["test", "validation"] = "test"
-    """What to evaluate on. Choose settings on 'validation', a part of the training split that is then left out of
-    training, and report results on 'test'."""
+    split: Literal["both", "test", "validation"] = "both"
+    """What to evaluate on: 'both', after every epoch on a validation part of the training split, which is left out of
+    training, and once, at the end, on the test split. 'validation' does not read the test split, to choose settings;
+    'test' trains on the whole training split and has the test at the end alone."""
     image_size: Annotated[int | None, Field(ge=1)] = None
     """Resize images to squares of so many pixels; by default they keep their size (imagenet: 224)."""
     augment: Literal["default", "none", "crop_flip", "random_resized", "translate_alternate"] = "default"

@@ -219,7 +219,7 @@ def evaluate(
     """Loss and accuracy over every image of ``source`` exactly once, whatever the number of processes.
 
     Returns:
-        ``eval_loss``, ``eval_accuracy`` and ``eval_top5`` (1 with five classes or fewer).
+        ``loss``, ``accuracy`` and ``top5`` (1 with five classes or fewer).
     """
     loss = hits = hits5 = n = 0.0
     for x, y in source.eval_batches(config.run.batch_size, rank=runtime.rank, world=runtime.world):
@@ -231,7 +231,7 @@ def evaluate(
         hits5 += float(best.any(1).sum())
         n += len(y)
     loss, hits, hits5, n = runtime.sum(loss, hits, hits5, n)
-    return {"eval_loss": loss / n, "eval_accuracy": hits / n, "eval_top5": hits5 / n}
+    return {"loss": loss / n, "accuracy": hits / n, "top5": hits5 / n}
 
 
 def first_bad(model: torch.nn.Module, x: Tensor) -> str:

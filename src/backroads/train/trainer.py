@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from pathlib import Path
@@ -102,7 +101,8 @@ def run_arms(
             steps_per_epoch=batches.steps_per_epoch,
             parameters=sum(p.numel() for p in arms[0].model.parameters()),
             train_examples=len(data.train),
-            eval_examples=len(data.evaluate),
+            eval_examples=None if data.validation is None else len(data.validation),
+            test_examples=None if data.test is None else len(data.test),
             metrics=quantities(),
             baseline=baseline,
         )
@@ -116,7 +116,7 @@ def run_arms(
             )
             results = TrainingResults(
                 kind,
-                config.data.split,
+                "validation" if data.test is None else "test",
                 tuple(ends),
                 baseline=baseline,
                 corrupt_examples=dict(data.train.corrupt),
@@ -154,10 +154,22 @@ def _said(arms: list[TrainingArm], step: int) -> str:
     epoch = f"epoch {-(-step // arms[0].steps_per_epoch)}/{config.run.epochs}"
     if len(arms) == 1:
         assert last is not None
-        losses = f"loss {last.train_loss:.4f}, {config.data.split} loss {last.eval_loss:.4f}"
-        return f"{epoch}: {losses}, accuracy {100 * (last.eval_accuracy or 0):.2f} %"
-    means: dict[str, list[float]] = {}
-    for arm in arms:
-        if arm.score is not None and math.isfinite(arm.score):
-            means.setdefault(arm.name, []).append(100 * arm.score)
-    return f"{epoch}: " + "  ".join(f"{name} {statistics.fmean(of):.1f}" for name, of in means.items()) + " %"
+        told = [f"loss {last.train_loss:.4f}"]
+        for name, loss, accuracy in (
+            ("validation", last.eval_loss, last.eval_accuracy),
+            ("test", last.test_loss, last.test_accuracy),
+        ):
+            if accuracy is not None:
+                told.append(f"{name} loss {loss:.4f}, accuracy {100 * accuracy:.2f} %")
+        return f"{epoch}: {', '.join(told)}"
+    # On the test split, once it has been read; before that on the validation part, if there is one.
+    for split, key in (("test", "test_accuracy"), ("validation", "eval_accuracy"), ("training", "train_accuracy")):
+        means: dict[str, list[float]] = {}
+        for arm in arms:
+            if (accuracy := getattr(arm.evaluation, key, None)) is not None:
+                means.setdefault(arm.name, []).append(100 * accuracy)
+        if means:
+            return (
+                f"{epoch}, {split}: " + "  ".join(f"{n} {statistics.fmean(of):.1f}" for n, of in means.items()) + " %"
+            )
+    return epoch
