@@ -39,3 +39,16 @@ def test_mistakes_get_one_message(words: list[str], message: str, capsys: pytest
         main(["inspect", *words])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_with_a_method_its_plan_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["inspect", "mlp", "--shape", "1,8,8", "--method", "local_errors", "target_propagation"])
+    assert left.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["block", "1", "2", "3", "output"] * 2
+    assert lines[1].split()[1:3] == ["2", "1"]  # ends at the activation, learns the layer before it
+    assert "the inverse of" in lines[6]
+    with pytest.raises(SystemExit):
+        main(["inspect", "mlp", "--rule", "backprop", "--method", "local_errors"])
+    assert "expected --rule or --method, got both" in capsys.readouterr().err

@@ -22,20 +22,35 @@ def inspect(
         list[str] | None,
         Parameter(help="Show these rules, by name or package.module:callable; all named ones if not given."),
     ] = None,
+    method: Annotated[
+        list[str] | None,
+        Parameter(help="Print what these methods would teach which part of the network, in place of the rules."),
+    ] = None,
     shape: Annotated[str, Parameter(help="Channels, height and width of an image.")] = "3,32,32",
     classes: Annotated[int, Parameter(help="Number of classes.")] = 10,
     batch_size: Annotated[int, Parameter(help="Number of examples in a step.")] = 128,
 ) -> None:
-    """Print the plan, and parameters, FLOPs, memory and communication of each rule beside backprop."""
+    """Print the plan, and parameters, FLOPs, memory and communication of each rule beside backprop.
+
+    With --method, print the plans of other methods.
+    """
     size = _shape(shape)
+    if rule and method:
+        raise ConfigError("expected --rule or --method, got both; methods are inspected apart from rules")
     if batch_size < 1 or classes < 1:
         raise ConfigError(f"expected a batch size and classes of 1 or more, got {batch_size} and {classes}")
+
+    import torch
 
     import backroads as br
     from backroads.metrics.cost import cost
     from backroads.models import build_model
     from backroads.runs.table import aligned
 
+    if method:
+        for name in method:
+            print(br.get_method(name).plan(build_model(model, classes=classes, shape=size), torch.zeros(2, *size)))
+        return
     rules = {name: br.get_rule(name) for name in (rule or br.list_rules())}
     built = build_model(model, classes=classes, shape=size)
     print(br.plan(built, next(iter(rules.values())) if rule else br.rules.symmetric_alignment()))
