@@ -37,6 +37,8 @@ smartquotes_action = "qe"  # leaves the dashes of flags alone
 
 html_theme = "furo"
 html_title = "backroads"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
 
