@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from backroads.errors import ConfigError, nearest
@@ -35,6 +35,7 @@ COMPARED_RULES = [
     "symmetric_alignment",
     "activation_alignment",
 ]
+COMPARED_METHODS = ["local_errors", "target_propagation", "hebbian"]  # of those families that learn at the same rate
 BASELINE = "backprop"
 
 # A small network allows faster alignment than the rules' own defaults, which must do for wide layers too. Chosen by
@@ -52,22 +53,30 @@ def _default(group: type[Group], field: str, value: Any) -> Any:
 class Compared(Group):
     """Comparison"""
 
-    rules: list[str] | None = None
+    rules: list[str] = Field(default=COMPARED_RULES)
     """Feedback rules to compare, by name or package.module:callable; backprop, the baseline, is added. By default nine
     rules, or none if methods are given."""
-    methods: list[str] = Field(default=[])
-    """Methods without backward weights to compare with the rules, by name or package.module:callable."""
+    methods: list[str] = Field(default=COMPARED_METHODS)
+    """Methods without backward weights to compare with the rules, by name or package.module:callable. By default three,
+    or none if rules are given."""
     seeds: Annotated[list[int], Field(min_length=1)] = Field(default=[0, 1, 2])
     """Each rule is trained once for each seed, of the initial weights and the order of the data."""
     rule_settings: dict[str, dict[str, Any]] = Field(default={})
     """Options of rules and methods by name, as in --rule-settings.weight_mirror.amp 0.02."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _only_those_given(cls, given: Any) -> Any:
+        if isinstance(given, dict) and ("rules" in given) != ("methods" in given):
+            return {"rules": [], "methods": [], **given}
+        return given
+
     @field_validator("rules", "methods")
     @classmethod
-    def _once(cls, names: list[str] | None) -> list[str] | None:
-        if names is not None and len(set(names)) != len(names):
+    def _once(cls, names: list[str]) -> list[str]:
+        if len(set(names)) != len(names):
             raise ValueError("each name once")
-        for name in names or ():
+        for name in names:
             check_file_name(name, "rules and methods")  # TensorBoard has a folder for each
         return names
 
@@ -134,8 +143,6 @@ class CompareSettings(TrainSettings):
     def arms(self) -> list[tuple[str, TrainSettings]]:
         """Name and settings of each arm: every rule and method, with every seed."""
         rules = self.compare.rules
-        if rules is None:
-            rules = [] if self.compare.methods else COMPARED_RULES
         rules = rules if BASELINE in rules else [BASELINE, *rules]
         common = self.shared()
         named = [("rule", name) for name in rules] + [("method", name) for name in self.compare.methods]
