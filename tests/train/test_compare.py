@@ -20,7 +20,7 @@ from backroads.runs.schema import ArmResult, TrainingResults
 from backroads.runs.settings import read_toml
 from backroads.train.arm import TrainingArm
 from backroads.train.build import Batches, dataset_of
-from backroads.train.comparison import resolve_comparison
+from backroads.train.comparison import COMPARED_METHODS, COMPARED_RULES, resolve_comparison
 from backroads.train.trainer import compare, train
 
 QUICK = {
@@ -102,9 +102,19 @@ def test_backprop_is_added_first_and_is_the_baseline(tmp_path: Path) -> None:
     assert set(ends["backprop"][0].readings["weight_angle"].values()) == {0}
 
 
+def test_rules_or_methods_that_are_given_are_the_only_ones() -> None:
+    def names(**given: list[str]) -> list[str]:
+        return [name for name, _ in resolve_comparison({"seeds": [0], **given}).arms()]
+
+    assert names() == [*COMPARED_RULES, *COMPARED_METHODS]
+    assert names(rules=["kolen_pollack"]) == ["backprop", "kolen_pollack"]
+    assert names(methods=["hebbian"]) == ["backprop", "hebbian"]
+    assert names(rules=["kolen_pollack"], methods=["hebbian"]) == ["backprop", "kolen_pollack", "hebbian"]
+
+
 def test_methods_are_compared_too(tmp_path: Path) -> None:
     ends = run_quickly(
-        tmp_path / "run", rules=None, methods=["local_errors"], rule_settings={"local_errors": {"limit": 64}}
+        tmp_path / "run", rules=[], methods=["local_errors"], rule_settings={"local_errors": {"limit": 64}}
     )
     assert list(ends) == ["backprop", "local_errors"]
     assert all(arm.readings["update_angle"][""] > 0 for arm in ends["local_errors"])  # type: ignore[operator]
