@@ -35,7 +35,7 @@ VERBS: dict[str, list[tuple[list[str], set[str]]]] = {
     "train": [
         (["report", "RUN"], REPORT),
         (["eval", "RUN"], set()),
-        (["eval", "RUN", "--checkpoint", "last"], set()),
+        (["eval", "RUN", "--checkpoint", "best"], set()),
         (["export", "RUN", "--no-program", "--out", "exported"], set()),
         (["train", "--resume", "--out", "RUN"], GOES_ON),
     ],
@@ -125,4 +125,4 @@ def test_a_damaged_folder_is_told_and_nothing_whole_is_lost(
             shutil.rmtree(tmp_path / "exported", ignore_errors=True)
         shutil.rmtree(damaged)
     assert not problems, f"{len(problems)} problems\n" + "\n\n".join(problems)
-    assert told >= CASES // 4  # damage that nothing notices would show nothing
+    assert told > 2  # of ten on average: damage that nothing notices would show nothing

@@ -155,6 +155,6 @@ def test_a_search_has_a_group_for_it_whose_trainings_are_accepted(name: str) -> 
 def test_it_learns_digits(name: str, tmp_path: Path) -> None:
     """Far above chance, on a network of linear layers; by the default options of the method, or else by those here."""
     model = {"model": "mlp", "model_options": {"hidden": [128, 128, 128]}, "epochs": 20}
-    config = settings(name, **{"limit": None, **model, **LEARNS.get(name, {})})
+    config = settings(name, **{"limit": None, "split": "test", **model, **LEARNS.get(name, {})})
     train(config, tmp_path / "run", lambda _: None)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["arms"][0]["accuracy"] > 0.8

@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "lookahead": 2,
     "freeze_after": {"*.bias": 5},
     "epochs": 12,
-    "batch_size": 64,
+    "batch_size": 52,  # 22 steps in an epoch
     "accumulate": 2,
     "log_every": 3,
     "readings_every": 0.3,
