@@ -137,18 +137,24 @@ def details(results: dict[str, Any]) -> str:
 
 
 def means(results: dict[str, Any]) -> str:
-    """The gap of each rule over networks, with the interval over them: of rules that ran on at least five."""
+    """The gap of each rule over networks, with the interval over them: of rules that ran on at least five.
+
+    Networks on which a rule diverged are counted, and are not in the mean.
+    """
     gaps: dict[str, list[float]] = {}
+    diverged: dict[str, int] = {}
     for row in rows_of(results):
         if row["rule"] != "backprop" and row["gap_points"] is not None:
             gaps.setdefault(row["rule"], []).append(row["gap_points"])
+        diverged[row["rule"]] = diverged.get(row["rule"], 0) + bool(row["diverged"])
     cells = []
     for rule, found in gaps.items():
         mean = estimate(found)
         if mean.mean is not None and mean.half is not None and mean.n >= 5:
             interval = f"[{mean.mean - mean.half:+.2f}, {mean.mean + mean.half:+.2f}]"
-            cells.append([rule, str(mean.n), f"{mean.mean:+.2f} {interval}", f"{min(found):+.2f} to {max(found):+.2f}"])
-    return markdown(["rule", "networks", "mean gap, points", "smallest to largest"], cells)
+            extremes = f"{min(found):+.2f} to {max(found):+.2f}"
+            cells.append([rule, str(mean.n), str(diverged[rule]), f"{mean.mean:+.2f} {interval}", extremes])
+    return markdown(["rule", "networks", "diverged on", "mean gap, points", "lowest to highest"], cells)
 
 
 def table(results: dict[str, Any]) -> str:
