@@ -317,8 +317,9 @@ def long_log(folder: Path, events: int) -> tuple[list[float], list[float], list[
 def test_what_is_said_of_a_long_log_comes_from_all_of_it(tmp_path: Path) -> None:
     losses, accuracies, speeds = long_log(tmp_path, 20_000)
     best, page = max(range(len(accuracies)), key=lambda n: accuracies[n]), page_of(tmp_path)
-    assert f"; the best, {text.percent(accuracies[best])} %, after epoch {best + 1};" in summary(page)
-    assert f"{text.percent(accuracies[-1])} % validation accuracy after epoch {len(accuracies)}" in summary(page)
+    assert f"; the best, {text.percent(accuracies[best])} %, after epoch {best + 1}." in summary(page)
+    last = f"{text.percent(accuracies[-1])} % validation accuracy, top-5 95.0 % after epoch {len(accuracies)}"
+    assert last in summary(page)
     assert f"{text.number(statistics.median(speeds))} examples a second" in words(page.one("p", class_="facts"))
     first, last = text.number(losses[0]), text.number(losses[-1])
     end = text.plain(len(losses) / 98)

@@ -42,8 +42,8 @@ def test_finished(tmp_path: Path) -> None:
 
     assert page.one("h1").text == "ResNet-110 on CIFAR-10 with symmetric alignment"
     assert summary(page) == (
-        "Finished after 4 epochs: 60.0 % test accuracy, top-5 80.0 %; 50.0 % validation accuracy; the best, 75.0 %, "
-        "after epoch 3; top-5 90.0 %."
+        "Finished after 4 epochs: 60.0 % test accuracy, top-5 80.0 %; 50.0 % validation accuracy, top-5 90.0 %; the "
+        "best, 75.0 %, after epoch 3."
     )
     resume = words(section(page, "resume").one("pre"))
     assert resume == f"backroads train --resume --out {tmp_path.name} --epochs MORE"
@@ -67,22 +67,20 @@ def test_facts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "said"),
+    ("step", "place", "told"),
     [
-        (
-            0,
-            "Unfinished at step 0 of 160 (epoch 0): still running, or killed. 50.0 % validation accuracy before",
-        ),
-        (15, "Unfinished at step 10 of 160 (epoch 0.25): still running, or killed. 50.0 % validation accuracy before"),
+        (0, "step 0 of 160 (epoch 0)", "50.0 % validation accuracy, top-5 90.0 % before training."),
+        (15, "step 10 of 160 (epoch 0.25)", "50.0 % validation accuracy, top-5 90.0 % before training."),
         (
             130,
-            "Unfinished at step 130 of 160 (epoch 3.25): still running, or killed. 75.0 % validation accuracy after",
+            "step 130 of 160 (epoch 3.25)",
+            "75.0 % validation accuracy, top-5 90.0 % after epoch 3, the best of its",
         ),
     ],
 )
-def test_running_or_killed_is_unfinished(step: int, said: str, tmp_path: Path) -> None:
+def test_running_or_killed_is_unfinished(step: int, place: str, told: str, tmp_path: Path) -> None:
     page = page_of(fixed(training(epochs=4)).until(step), tmp_path)
-    assert summary(page).startswith(said)
+    assert summary(page).startswith(f"Unfinished at {place}: still running, or killed. {told}")
     resume = section(page, "resume")
     assert words(resume.one("pre")) == f"backroads train --resume --out {tmp_path.name}"
     assert "once nothing trains in this folder any more" in resume.text
@@ -115,7 +113,9 @@ def test_a_start_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_best_that_was_equally_good_is_the_first_of_them(tmp_path: Path) -> None:
     folder = fixed(training(epochs=4)).change(Evaluation, lambda one: one.epoch in (2, 4), eval_accuracy=0.75)
-    assert "75.0 % validation accuracy; the best, also 75.0 %, after epoch 2;" in summary(page_of(folder, tmp_path))
+    assert "75.0 % validation accuracy, top-5 90.0 %; the best, also 75.0 %, after epoch 2." in summary(
+        page_of(folder, tmp_path)
+    )
 
 
 def test_stopped_by_a_signal_until_it_goes_on(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_diverged(tmp_path: Path) -> None:
     page = page_of(diverged(fixed(training(epochs=4)), 150, reason, "block1.conv"), tmp_path / "one")
     assert summary(page) == (
         f"Diverged at step 150 of 160 (epoch 3.75): {reason}. The last good checkpoint, of step 120, is kept. "
-        "75.0 % validation accuracy after epoch 3, the best of its epochs; top-5 90.0 %."
+        "75.0 % validation accuracy, top-5 90.0 % after epoch 3, the best of its epochs."
     )
     assert page.one("strong", class_="bad").text == "Diverged"
     folder = diverged(training(epochs=4), 150, "weights are not finite", "fc.weight")

@@ -47,12 +47,12 @@ def inspect(
     from backroads.models import build_model
     from backroads.runs.table import aligned
 
+    built = build_model(model, classes=classes, shape=size)
     if method:
         for name in method:
-            print(br.get_method(name).plan(build_model(model, classes=classes, shape=size), torch.zeros(2, *size)))
+            print(br.get_method(name).plan(built, torch.zeros(2, *size)))
         return
     rules = {name: br.get_rule(name) for name in (rule or br.list_rules())}
-    built = build_model(model, classes=classes, shape=size)
     print(br.plan(built, next(iter(rules.values())) if rule else br.rules.symmetric_alignment()))
     print(f"\na step of {batch_size} examples of {shape}, fp32; optimiser: momentum for W, none for B")
     base = cost(built, None, size, batch_size)

@@ -51,7 +51,8 @@ def evaluate(
     cpu = Runtime(torch.device("cpu"))
     predict = partial(method.predict, model)
     predict = partial(of_six_views, predict) if config.run.six_views else predict
-    source = dataset.evaluate if split == "test" or dataset.validation is None else dataset.validation
+    source = dataset.test if split == "test" else dataset.validation
+    assert source is not None
     measured = measure(predict, source, config, cpu)
     print(
         f"step {found.manifest.step}, {len(source)} images of {config.data.name} ({split}): "

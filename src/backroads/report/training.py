@@ -53,15 +53,17 @@ def training_page(record: Record) -> Page:
 def _accuracy(record: Record, arm: ArmRecord) -> str:
     """The accuracy on the test split, if it was read, and the last one on the validation part, if there is one."""
     last = arm.evaluations.last
-    words = [] if _validated(record) else ["the test split is read once, at the end"]
+    words = []
     if (tested := last.get("test_accuracy")) is not None:
-        words = [f"{text.percent(tested)}{text.NBSP}% test accuracy{_top5(last.get('test_top5'))}"]
-    return "; ".join([*words, _validation(record, arm)] if _validated(record) else words)
+        words.append(f"{text.percent(tested)}{text.NBSP}% test accuracy{_top5(last.get('test_top5'))}")
+    if _validated(record):
+        words.append(_validation(record, arm))
+    return "; ".join(words) or "the test split is read once, at the end"
 
 
 def _top5(value: float | None) -> str:
     """Told where it says something: with five classes or fewer it is 1."""
-    return "" if value is None or value == 1 else f", top-5 {text.percent(value)}{text.NBSP}%"
+    return "" if value is None or not value < 1 else f", top-5 {text.percent(value)}{text.NBSP}%"
 
 
 def _validation(record: Record, arm: ArmRecord) -> str:
@@ -72,19 +74,16 @@ def _validation(record: Record, arm: ArmRecord) -> str:
     if not len(known):
         return "no validation accuracy is finite" if len(epochs) else "nothing was evaluated yet"
     end = known[-1]
-    words = f"{text.percent(accuracy[end])}{text.NBSP}% validation accuracy"
+    words = f"{text.percent(accuracy[end])}{text.NBSP}% validation accuracy{_top5(top5[end])}"
     if epochs[end] == 0:
         return f"{words} before training"
     words += "" if record.status == "finished" else f" after epoch {epochs[end]:.0f}"
     trained = known[epochs[known] > 0]
     best = trained[accuracy[trained].argmax()]
     if best == end:
-        words += ", the best of its epochs"
-    else:
-        also = "also " if text.percent(accuracy[best]) == text.percent(accuracy[end]) else ""
-        words += f"; the best, {also}{text.percent(accuracy[best])}{text.NBSP}%, after epoch {epochs[best]:.0f}"
-    shown = (top5[known] < 1).any() and not np.isnan(top5[end])  # 1 with five classes or fewer
-    return words + (f"; top-5 {text.percent(top5[end])}{text.NBSP}%" if shown else "")
+        return f"{words}, the best of its epochs"
+    also = "also " if text.percent(accuracy[best]) == text.percent(accuracy[end]) else ""
+    return f"{words}; the best, {also}{text.percent(accuracy[best])}{text.NBSP}%, after epoch {epochs[best]:.0f}"
 
 
 def _facts(record: Record) -> list[str | None]:

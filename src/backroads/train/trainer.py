@@ -154,22 +154,20 @@ def _said(arms: list[TrainingArm], step: int) -> str:
     epoch = f"epoch {-(-step // arms[0].steps_per_epoch)}/{config.run.epochs}"
     if len(arms) == 1:
         assert last is not None
-        told = [f"loss {last.train_loss:.4f}"]
-        for name, loss, accuracy in (
-            ("validation", last.eval_loss, last.eval_accuracy),
-            ("test", last.test_loss, last.test_accuracy),
-        ):
-            if accuracy is not None:
-                told.append(f"{name} loss {loss:.4f}, accuracy {100 * accuracy:.2f} %")
-        return f"{epoch}: {', '.join(told)}"
+        words = f"{epoch}: loss {last.train_loss:.4f}"
+        if last.eval_accuracy is not None:
+            words += f", validation loss {last.eval_loss:.4f}, accuracy {100 * last.eval_accuracy:.2f} %"
+        if last.test_accuracy is not None:
+            words += f", test loss {last.test_loss:.4f}, accuracy {100 * last.test_accuracy:.2f} %"
+        return words
     # On the test split, once it has been read; before that on the validation part, if there is one.
     for split, key in (("test", "test_accuracy"), ("validation", "eval_accuracy"), ("training", "train_accuracy")):
         means: dict[str, list[float]] = {}
         for arm in arms:
-            if (accuracy := getattr(arm.evaluation, key, None)) is not None:
+            end = arm.evaluation  # an older one of an arm that diverged
+            if end is not None and end.step == step and (accuracy := getattr(end, key)) is not None:
                 means.setdefault(arm.name, []).append(100 * accuracy)
         if means:
-            return (
-                f"{epoch}, {split}: " + "  ".join(f"{n} {statistics.fmean(of):.1f}" for n, of in means.items()) + " %"
-            )
+            told = [f"{name} {statistics.fmean(of):.1f}" for name, of in means.items()]
+            return f"{epoch}, {split}: {'  '.join(told)} %"
     return epoch
