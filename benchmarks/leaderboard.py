@@ -8,7 +8,8 @@
 
 ``--choose`` trains each with every rate of W of the same short list, on seed 0, and is judged on a part of the training
 split that is not trained on. On CIFAR-10 it takes a fifth of the images, at the rate chosen on digits, whose network is
-a convolutional one with batch norm, too, and at the rates beside it. On MNIST it takes one epoch. What is best in so
+a convolutional one with batch norm, too, and at the rates beside it; while the best is at an end of those tried, the
+next one is tried as well. On MNIST it takes one epoch. What is best in so
 short a training may explode in a longer one: so the best rate is then tried there at full length, and the next lower
 one, until the lower one is worse. Nothing else is chosen: rules and methods have their defaults. The accuracies are then of
 the best rate, on the test split, with fresh seeds. Where a method cannot train the task's network, it has another one.
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 
 import step_time
 import torch
-from grid import RESULTS, Arm, gap_of, markdown, parser, rows_of, run_grid, spread
+from grid import RESULTS, Arm, chosen, gap_of, markdown, parser, rows_of, run_grid, spread
 
 from backroads.runs.environment import environment
 from backroads.runs.files import write_json
@@ -163,17 +164,34 @@ def settings_of(task: str, name: str) -> dict[str, Any]:
 
 def choices(task: str) -> list[Arm]:
     """Each rule and method at every rate that is tried, on a validation part."""
-    trial = {"split": "validation", **TRIALS[task]}
     tried = dict.fromkeys(CARDS, RATES)
     if task == "cifar10":
         for name, rate in chosen_rates(_read("digits")).items():
             place = min(max(RATES.index(rate), 1), len(RATES) - 2)
             tried[name] = RATES[place - 1 : place + 2]
-    return [
-        Arm({"name": name, "rate": rate}, {**settings_of(task, name), "learning_rate": rate, **trial})
-        for name in CARDS
-        for rate in tried[name]
-    ]
+    return [_trial(task, name, rate) for name in CARDS for rate in tried[name]]
+
+
+def _trial(task: str, name: str, rate: float) -> Arm:
+    """A short training at a rate, on a validation part."""
+    settings = {**settings_of(task, name), "learning_rate": rate, "split": "validation", **TRIALS[task]}
+    return Arm({"name": name, "rate": rate}, settings)
+
+
+def beyond(task: str, results: dict[str, Any]) -> list[Arm]:
+    """The next rate of each whose best one is at an end of those that were tried, if the list goes on there."""
+    tried: dict[str, set[int]] = {}
+    for row in rows_of(results):
+        tried.setdefault(row["name"], set()).add(RATES.index(row["rate"]))
+    arms = []
+    for name, rate in chosen_rates(results).items():
+        best = RATES.index(rate)
+        arms += [
+            _trial(task, name, RATES[place])
+            for place in (best - 1, best + 1)
+            if 0 <= place < len(RATES) and place not in tried[name]
+        ]
+    return arms
 
 
 def longer(task: str, short: dict[str, Any], long: dict[str, Any] | None) -> list[Arm]:
@@ -200,6 +218,8 @@ def longer(task: str, short: dict[str, Any], long: dict[str, Any] | None) -> lis
 def choose(task: str, given: argparse.Namespace) -> dict[str, Any]:
     """Try the rates; returns the results that they are chosen by."""
     short = run_grid(choices(task), given, baseline={"name": "backprop"})
+    while arms := chosen(beyond(task, short), given.only):
+        short = run_grid(arms, given, baseline={"name": "backprop"})
     if task not in AT_FULL_LENGTH:
         return short
     long: dict[str, Any] | None = None
@@ -331,7 +351,9 @@ def main() -> None:
     given = parse.parse_args()
     given.seeds = given.seeds or ([0] if given.choose else [1, 2, 3])  # seed 0 chose the rates
     if given.choose:
-        given.out = RESULTS / f"leaderboard_{given.task}_short.json" if given.task in AT_FULL_LENGTH else _rates(given.task)
+        given.out = (
+            RESULTS / f"leaderboard_{given.task}_short.json" if given.task in AT_FULL_LENGTH else _rates(given.task)
+        )
         head = ["name", "rate", "accuracy, %"]
         rows = rows_of(choose(given.task, given))
         print(markdown(head, [[r["name"], f"{r['rate']:g}", spread(r["accuracy_mean"], None)] for r in rows]))

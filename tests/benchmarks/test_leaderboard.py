@@ -1,4 +1,4 @@
-"""``benchmarks/leaderboard.py``: which rates are tried at full length, and that every card is of something there is."""
+"""``benchmarks/leaderboard.py``: which rates are tried, and that every card is of something there is."""
 
 from __future__ import annotations
 
@@ -44,3 +44,21 @@ def test_rates_are_tried_at_full_length_downwards_until_one_is_worse(
         [] if then is None else [(then, then)]
     )
     assert all(arm.settings["split"] == "validation" and arm.settings["epochs"] == 3 for arm in arms)
+
+
+@pytest.mark.parametrize(
+    ("tried", "then"),
+    [
+        ({0.01: 0.5, 0.03: 0.7, 0.1: 0.6}, []),
+        ({0.01: 0.5, 0.03: 0.6, 0.1: 0.7}, [0.3]),
+        ({0.01: 0.7, 0.03: 0.6, 0.1: 0.5}, [0.003]),
+        ({0.03: 0.5, 0.1: 0.6, 0.3: 0.7}, []),  # no rate is above
+        ({0.03: 0.5, 0.1: 0.7, 0.3: None}, []),
+    ],
+)
+def test_rates_go_on_where_the_best_is_at_an_end(
+    board: dict[str, Any], tried: dict[float, float | None], then: list[float]
+) -> None:
+    arms = board["beyond"]("cifar10", results(hebbian=tried))
+    assert [arm.labels["rate"] for arm in arms] == then
+    assert all(arm.settings["split"] == "validation" and arm.settings["limit"] == 10_000 for arm in arms)
