@@ -9,10 +9,10 @@
 ``--choose`` trains each with every rate of W of the same short list, on seed 0, and is judged on a part of the training
 split that is not trained on. On CIFAR-10 it takes a fifth of the images, at the rate chosen on digits, whose network is
 a convolutional one with batch norm, too, and at the rates beside it; while the best is at an end of those tried, the
-next one is tried as well. On MNIST it takes one epoch. What is best in so
-short a training may explode in a longer one: so the best rate is then tried there at full length, and the next lower
-one, until the lower one is worse. Nothing else is chosen: rules and methods have their defaults. The accuracies are then of
-the best rate, on the test split, with fresh seeds. Where a method cannot train the task's network, it has another one.
+next one is tried as well. On MNIST it takes one epoch. What is best in so short a training may explode in a longer one:
+so the best rate is then tried there at full length, and the next lower one, until the lower one is worse. Nothing else
+is chosen: rules and methods have their defaults. The accuracies are then of the best rate, on the test split, with
+fresh seeds. Where a method cannot train the task's network, it has another one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import step_time
 import torch
-from grid import RESULTS, Arm, chosen, gap_of, markdown, parser, rows_of, run_grid, spread
+from grid import RESULTS, Arm, gap_of, markdown, parser, rows_of, run_grid, spread
 
 from backroads.runs.environment import environment
 from backroads.runs.files import write_json
@@ -218,7 +218,7 @@ def longer(task: str, short: dict[str, Any], long: dict[str, Any] | None) -> lis
 def choose(task: str, given: argparse.Namespace) -> dict[str, Any]:
     """Try the rates; returns the results that they are chosen by."""
     short = run_grid(choices(task), given, baseline={"name": "backprop"})
-    while arms := chosen(beyond(task, short), given.only):
+    while arms := beyond(task, short):
         short = run_grid(arms, given, baseline={"name": "backprop"})
     if task not in AT_FULL_LENGTH:
         return short
