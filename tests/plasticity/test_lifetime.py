@@ -12,6 +12,7 @@ from plasticity.networks import SIZES, network, stream
 from torch import Tensor
 
 from backroads.errors import ShapeError, UsageError
+from backroads.plasticity import compiled
 from backroads.plasticity.lifetime import Stream, lifetime, loss_of, predict
 from backroads.plasticity.polynomial import hebb, oja, polynomial_update
 from backroads.plasticity.rule import LocalRule
@@ -99,15 +100,25 @@ def test_meta_gradients_are_central_differences(name: str, segments: int) -> Non
             torch.testing.assert_close((gradient * direction).sum(), difference, rtol=1e-5, atol=1e-7, msg=parameter)
 
 
-@pytest.mark.parametrize("sizes", [SIZES, (3, 4, 4, 4, 4, 2)])
+# In float64 a vector register holds 8 samples; steps that fill whole ones are compiled.
+@pytest.mark.parametrize(
+    ("sizes", "steps", "samples"),
+    [(SIZES, 4, 3), ((3, 4, 4, 4, 4, 2), 4, 3), (SIZES, 6, 8), ((17, 40, 24, 8, 3), 6, 24)],
+)
 @pytest.mark.parametrize("own_start", [False, True])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_steps_in_one_function_are_those_one_by_one(name: str, own_start: bool, sizes: tuple[int, ...]) -> None:
+def test_steps_in_one_function_are_those_one_by_one(
+    name: str, own_start: bool, sizes: tuple[int, ...], steps: int, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights, outputs and meta-gradients, of the inputs too. Whoever observes gets the steps one by one."""
+    monkeypatch.setattr(compiled, "CACHE", 1)  # segments of four steps
     fields, of_network, of_stream = OPTIONS[name]
     rule, found = LocalRule(**fields), []
     for observe in (None, lambda k, weights: None):
-        meta, (x, y) = network(sizes, **of_network), stream(sizes=sizes, **of_stream)
+        meta, (x, y) = (
+            network(sizes, scale=0.15 / samples**2, **of_network),
+            stream(2, steps, samples, sizes=sizes, **of_stream),
+        )
         start = dict(meta)
         if own_start:
             start["W1"] = torch.stack([meta["W1"], 1.5 * meta["W1"]])
@@ -118,6 +129,37 @@ def test_steps_in_one_function_are_those_one_by_one(name: str, own_start: bool, 
         gradients = {name: tensor.grad for name, tensor in {**meta, "x": x}.items()}
         found.append((dict(weights), outputs, gradients))
     torch.testing.assert_close(found[0], found[1], rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.skipif(compiled.library() is None, reason="no C++ compiler")
+def test_on_any_number_of_threads_compiled_steps_are_the_same_bit_for_bit() -> None:
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            meta = network(scale=1e-3)
+            weights, outputs = lifetime(meta, stream(5, 6, 8), LocalRule())
+            assert all(hasattr(W.grad_fn, "arrays") for W in weights.values())
+            sum(W.square().sum() for W in weights.values()).backward()
+            found.append((weights, outputs, {name: value.grad for name, value in meta.items()}))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_without_a_compiler_steps_are_taken_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    meta, seen, found = network(scale=1e-3), stream(2, 6, 8), []
+    for library in (compiled.library, lambda: None):
+        monkeypatch.setattr(compiled, "library", library)
+        found.append(lifetime(meta, seen, LocalRule()))
+    assert all(hasattr(W.grad_fn, "groups") for W in found[1][0].values())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-11, atol=1e-13)
+
+
+def test_nothing_is_compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert compiled.library.__wrapped__() is None
 
 
 @pytest.mark.parametrize("shift", ["feedback", "signal", "none"])

@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from backroads.errors import UsageError
+from backroads.plasticity import compiled, fused
 from backroads.plasticity.check import check_meta, check_stream, count_layers
-from backroads.plasticity.fused import live, plan_of
 from backroads.plasticity.polynomial import polynomial_update
 from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.update import linear, plastic_update
@@ -95,9 +95,13 @@ def lifetime(
     targets_fed_back = network.targets_fed_back(y)
     n = max(1, min(checkpoint_segments, T))
     parts = [range(T * part // n, T * (part + 1) // n) for part in range(n)]
-    plan = plan_of(rule, meta, range(network.first, network.layers), y.shape[2]) if observe is None else None
+    plan = fused.plan_of(rule, meta, range(network.first, network.layers), y.shape[2]) if observe is None else None
     if plan is not None:
-        *values, seen = live(plan, network.tensors(list(weights.values()), targets_fed_back), x, y, parts)
+        tensors = network.tensors(list(weights.values()), targets_fed_back)
+        fast = (
+            compiled.live(plan, tensors, x, y) if compiled.can(plan, x, y) else fused.live(plan, tensors, x, y, parts)
+        )
+        *values, seen = fast
         return dict(zip(weights, values, strict=True)), seen
 
     def segment(part: range, now: Weights) -> tuple[Weights, Tensor]:

@@ -1,0 +1,207 @@
+"""The steps of a lifetime in C++: lifetime.cpp, compiled when it is first called, one lifetime to a CPU core.
+
+It does what :mod:`backroads.plasticity.fused` does, several times as fast, on the CPU, where the signal is an error of
+a regression and the samples of a step fill whole vector registers. Without a C++ compiler nothing is lost but time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from backroads.plasticity.fused import Plan
+
+SOURCE = Path(__file__).with_name("lifetime.cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
+WIDE = "-mprefer-vector-width=512"  # where a compiler knows it
+UNITS = 16  # the widths of layers are padded to multiples of this
+REGISTER = 64  # bytes of a vector
+CACHE = 4 << 20  # bytes that the steps of a segment may take, about two of a core's second caches
+SHIFTS = ("feedback", "signal", "none")  # as lifetime.cpp counts them
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("n_in", "n_out", "shift")] + [
+        (name, ctypes.c_void_p)
+        for name in ("W", "a", "starts", "b", "P", "s", "B", "c", "G", "dP", "db", "dc", "dB", "ds")
+    ]  # fmt: skip
+
+
+class _Problem(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("layers", "steps", "samples", "outputs", "segment")),
+        *((name, ctypes.c_int64) for name in ("oja", "power", "linear_feedback", "absolute_signal")),
+        *((name, ctypes.c_void_p) for name in ("y", "yhat", "dx")),
+        ("layer", ctypes.POINTER(_Layer)),
+    ]
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled lifetime.cpp, or None without a compiler: the one that CXX names, c++, g++ or clang++."""
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "lifetime.so"
+        for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
+            if (compiler := shutil.which(name)) is None:
+                continue
+            for more in ([WIDE], []):
+                words = [compiler, *FLAGS, *more, str(SOURCE), "-o", str(binary)]
+                if subprocess.run(words, capture_output=True, check=False).returncode == 0:
+                    return ctypes.CDLL(str(binary))  # a file that is loaded may go
+    return None
+
+
+def can(plan: Plan, x: Tensor, y: Tensor) -> bool:
+    """Whether the steps of a plan, with inputs x (E, T, m, n) and targets y, can be done here."""
+    return (
+        plan.rule.signal == "error"
+        and y.is_floating_point()
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and x.shape[2] * x.element_size() % REGISTER == 0
+        and library() is not None
+    )
+
+
+def live(plan: Plan, tensors: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """As :func:`backroads.plasticity.fused.live`, in segments of its own."""
+    return tuple(_Live.apply(plan, tuple(tensors), x, y, *tensors.values()))  # type: ignore[no-untyped-call]
+
+
+def padded(x: Tensor, *dims: int) -> Tensor:
+    """Contiguous, with zeros after the end of some dimensions (negative numbers), up to multiples of UNITS."""
+    ends = [(-size) % UNITS if dim - x.dim() in dims else 0 for dim, size in enumerate(x.shape)]
+    return F.pad(x, [side for end in reversed(ends) for side in (0, end)]).contiguous()
+
+
+class _Arrays:
+    """What lifetime.cpp reads and writes: tensors by the names there, of each layer and of all."""
+
+    def __init__(self, plan: Plan, v: Mapping[str, Tensor], x: Tensor, y: Tensor) -> None:
+        self.plan, self.outputs = plan, y.shape[3]
+        self.y = padded(y.mT, -2)
+        self.yhat = torch.empty_like(self.y)
+        self.sizes = [v[f"W{layer}"].shape[1:] for layer in range(len(plan.mu))]  # without padding
+        self.layers: list[dict[str, Tensor]] = []
+        for layer, (shift, mu) in enumerate(zip(plan.shifts, plan.mu, strict=True)):
+            W = v[f"W{layer}"]
+            own = {
+                "W": padded(W.detach().clone(), -1, -2),
+                "b": padded(v[f"b{layer}"], -1),
+                "P": padded((mu * v[f"P{layer}"]).expand(W.shape[1:]), -1, -2),
+            }
+            if shift == "feedback":
+                own |= {"s": v[f"s{layer}"], "B": padded(v[f"B{layer}"], -2), "c": padded(v[f"c{layer}"], -1)}
+            self.layers.append({name: value.detach() for name, value in own.items()})
+        self.layers[0]["a"] = padded(x.mT, -2)
+        T, m = x.shape[1:3]
+        kept = 0  # numbers, of a step
+        for own in self.layers:
+            n_out, n_in = own["P"].shape
+            kept += 2 * n_out * n_in + m * (2 * n_in + n_out)
+        self.segment = min(T, max(1, CACHE // (kept * x.element_size())))
+        self.segments = -(-T // self.segment)
+
+    def keep(self) -> None:
+        """Make room for what the backward pass needs."""
+        E, T, _, m = self.y.shape
+        for layer, own in enumerate(self.layers):
+            n_out, n_in = own["P"].shape
+            own["starts"] = self.y.new_empty(E, self.segments, n_out, n_in)
+            if layer > 0:
+                own["a"] = self.y.new_empty(E, T, n_in, m)
+
+    def perform(self, name: str, dx: Tensor | None = None) -> None:
+        """Call a function of lifetime.cpp for every lifetime, by as many threads as torch has."""
+        E, T, _, m = self.y.shape
+        layers = (_Layer * len(self.layers))()
+        for place, (own, shift) in enumerate(zip(self.layers, self.plan.shifts, strict=True)):
+            n_out, n_in = own["P"].shape
+            pointers = {key: value.data_ptr() for key, value in own.items()}
+            layers[place] = _Layer(n_in=n_in, n_out=n_out, shift=SHIFTS.index(shift), **pointers)
+        rule = self.plan.rule
+        problem = _Problem(
+            layers=len(layers),
+            steps=T,
+            samples=m,
+            outputs=self.outputs,
+            segment=self.segment,
+            oja=rule.rule == "oja",
+            power=rule.reduction == "power",
+            linear_feedback=rule.linear_feedback,
+            absolute_signal=rule.absolute_signal,
+            y=self.y.data_ptr(),
+            yhat=self.yhat.data_ptr(),
+            dx=None if dx is None else dx.data_ptr(),
+            layer=layers,
+        )
+        function = getattr(library(), f"{name}_{'float' if self.y.dtype == torch.float32 else 'double'}")
+
+        def one(e: int) -> None:  # ctypes lets go of the interpreter's lock
+            function(ctypes.byref(problem), ctypes.c_int64(e))
+
+        with ThreadPoolExecutor(min(E, torch.get_num_threads())) as pool:
+            list(pool.map(one, range(E)))
+
+    def gradient_of(self, name: str) -> Tensor:
+        """Of a tensor of a layer, by its name in :func:`live`, before it is summed over what it broadcasts to."""
+        layer = int(name[1:])
+        own, (n_out, n_in) = self.layers[layer], self.sizes[layer]
+        match name[0]:
+            case "W":
+                return own["G"][:, :n_out, :n_in]
+            case "P":
+                return self.plan.mu[layer] * own["dP"].sum(0)[:n_out, :n_in]
+            case "B":
+                return own["dB"].sum((0, 3))[:n_out]
+            case "s":
+                return own["ds"].sum(0, keepdim=True)
+        return own[f"d{name[0]}"].sum((0, 2))[:n_out]
+
+
+class _Live(torch.autograd.Function):
+    """See :func:`live`."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, names: tuple[str, ...], x: Tensor, y: Tensor, *values: Tensor) -> Any:
+        arrays = _Arrays(plan, dict(zip(names, values, strict=True)), x, y)
+        if any(ctx.needs_input_grad):
+            arrays.keep()
+            ctx.names, ctx.arrays = names, arrays
+            ctx.save_for_backward(x, y, *values)  # torch sees to it that nothing changes in the meantime
+        arrays.perform("live")
+        outputs = arrays.yhat[:, :, : y.shape[3]].mT.clone()
+        ctx.mark_non_differentiable(outputs)
+        return (*(own.pop("W")[:, :n, :k] for own, (n, k) in zip(arrays.layers, arrays.sizes, strict=True)), outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, *values = ctx.saved_tensors
+        arrays, v = ctx.arrays, dict(zip(ctx.names, values, strict=True))
+        E, m, n_y = len(x), x.shape[2], y.shape[3]
+        for own, gradient in zip(arrays.layers, gradients, strict=False):
+            G = padded(gradient, -1, -2)
+            own["G"] = G.clone() if G.data_ptr() == gradient.data_ptr() else G  # it is changed
+            own["dP"], own["db"] = torch.empty_like(G), x.new_zeros(E, G.shape[1], m)
+            if "B" in own:
+                shapes = {"dB": (E, G.shape[1], n_y, m), "dc": (E, G.shape[1], m), "ds": (E,)}
+                own |= {name: x.new_zeros(shape) for name, shape in shapes.items()}
+        dx = torch.empty_like(arrays.layers[0]["a"]) if ctx.needs_input_grad[2] else None
+        arrays.perform("differentiate", dx)
+        wanted = zip(ctx.names, ctx.needs_input_grad[4:], strict=True)
+        found = (arrays.gradient_of(name).sum_to_size(v[name].shape) if n else None for name, n in wanted)
+        return None, None, None if dx is None else dx[:, :, : x.shape[3]].mT, None, *found

@@ -1,0 +1,468 @@
+// One lifetime under a local rule, forwards and backwards, on one CPU core. compiled.py prepares the arrays and calls it.
+//
+// lifetime.py defines what a lifetime is and has the letters: a activities, u the signal, f what feedback brings,
+// q = s f + (1 - s) a, D the change of W over mu P. Tests hold this file to it and to autograd.
+//
+// Arrays of activities are (n, M): a row for each unit, a column for each sample, so that a product with W multiplies a
+// row of samples by one number of W at a time, and W is never transposed. Units are padded with zeros to a multiple
+// of 16, and M is a multiple of the numbers in a vector register.
+//
+// The forward pass keeps all activities. Backwards, a lifetime is cut into segments: the forward pass keeps W at the start
+// of each, and the backward pass does the changes of a segment again, which is little enough to stay in the cache.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace {
+
+enum Shift : int64_t { FEEDBACK, SIGNAL, NONE };
+
+template <typename T>
+struct Layer {  // sizes padded; arrays of one lifetime after another have a leading E
+    int64_t n_in, n_out, shift;
+    T *W;                 // (E, n_out, n_in), changed in place
+    T *a;                 // what it receives, (E, steps, n_in, M), for the backward pass; or null
+    T *starts;            // (E, segments, n_out, n_in), W at the start of each segment, or null
+    const T *b, *P;       // (n_out), and mu P (n_out, n_in)
+    const T *s, *B, *c;   // under FEEDBACK: (1), (n_out, outputs), (n_out)
+    T *G, *dP;            // gradients of W, changed from after to before, and of mu P: (E, n_out, n_in)
+    T *db, *dc;           // of b and c, not summed over samples: (E, n_out, M)
+    T *dB, *ds;           // of B, not summed either, and of s: (E, n_out, outputs, M), (E)
+};
+
+template <typename T>
+struct Problem {
+    int64_t layers, steps, samples, outputs, segment;  // outputs: without padding; segment: steps in each
+    int64_t oja, power, linear_feedback, absolute_signal;
+    const T *y;    // (E, steps, n_y, M)
+    T *yhat, *dx;  // (E, steps, n_y, M), (E, steps, n_0, M) or null
+    Layer<T> *layer;
+};
+
+template <typename T>
+struct Lifetime {
+    static constexpr int64_t L = 64 / sizeof(T);  // numbers in a vector
+    typedef T V __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
+
+    const Problem<T> &p;
+    const int64_t e, M;
+
+    static V &at(T *x) { return *reinterpret_cast<V *>(x); }
+    static const V &at(const T *x) { return *reinterpret_cast<const V *>(x); }
+    template <int64_t bytes>
+    static T sum_of(const T *x) {  // of as many numbers, by halves
+        typedef T Half __attribute__((vector_size(bytes / 2), aligned(sizeof(T)), may_alias));
+        const Half *half = reinterpret_cast<const Half *>(x);
+        const Half both = half[0] + half[1];
+        if constexpr (bytes / 2 == 16) {
+            T total = 0;
+            for (int64_t i = 0; i < int64_t(16 / sizeof(T)); i++) total += both[i];
+            return total;
+        } else {
+            return sum_of<bytes / 2>(reinterpret_cast<const T *>(&both));
+        }
+    }
+    static T sum(V v) { return sum_of<64>(reinterpret_cast<const T *>(&v)); }
+
+    // ---- products: each hands its numbers on, a vector at a time, to a function of what becomes of them -----------
+
+    // then(n, place, start(n) + sum_k W[n, k] X[k, m .. m + L]), place = n M + m
+    template <int C, typename Start, typename Then>
+    void times_columns(const T *W, int64_t n_out, int64_t n_in, const T *X, int64_t m, Start start, Then then) const {
+        constexpr int R = 8;
+        for (int64_t n = 0; n < n_out; n += R) {
+            V z[R][C];
+            for (int r = 0; r < R; r++)
+                for (int c = 0; c < C; c++) z[r][c] = V{} + start(n + r);
+            for (int64_t k = 0; k < n_in; k++)
+                for (int r = 0; r < R; r++)
+                    for (int c = 0; c < C; c++) z[r][c] += W[(n + r) * n_in + k] * at(X + k * M + m + c * L);
+            for (int r = 0; r < R; r++)
+                for (int c = 0; c < C; c++) then(n + r, (n + r) * M + m + c * L, z[r][c]);
+        }
+    }
+    template <typename Start, typename Then>
+    void times(const T *W, int64_t n_out, int64_t n_in, const T *X, Start start, Then then) const {
+        int64_t m = 0;
+        for (; m + 2 * L <= M; m += 2 * L) times_columns<2>(W, n_out, n_in, X, m, start, then);
+        for (; m < M; m += L) times_columns<1>(W, n_out, n_in, X, m, start, then);
+    }
+
+    // then(place, X[k, m .. m + L] + sum_n W[n, k] Z[n, m .. m + L]), place = k M + m; without X, 0 in its place
+    template <int C, typename Then>
+    void transposed_columns(const T *W, int64_t n_out, int64_t n_in, const T *Z, const T *X, int64_t m, Then then) const {
+        constexpr int R = 8;
+        for (int64_t k = 0; k < n_in; k += R) {
+            V x[R][C];
+            for (int r = 0; r < R; r++)
+                for (int c = 0; c < C; c++) x[r][c] = X ? at(X + (k + r) * M + m + c * L) : V{};
+            for (int64_t n = 0; n < n_out; n++)
+                for (int r = 0; r < R; r++)
+                    for (int c = 0; c < C; c++) x[r][c] += W[n * n_in + k + r] * at(Z + n * M + m + c * L);
+            for (int r = 0; r < R; r++)
+                for (int c = 0; c < C; c++) then((k + r) * M + m + c * L, x[r][c]);
+        }
+    }
+    template <typename Then>
+    void add_transposed(const T *W, int64_t n_out, int64_t n_in, const T *Z, const T *X, Then then) const {
+        int64_t m = 0;
+        for (; m + 2 * L <= M; m += 2 * L) transposed_columns<2>(W, n_out, n_in, Z, X, m, then);
+        for (; m < M; m += L) transposed_columns<1>(W, n_out, n_in, Z, X, m, then);
+    }
+
+    // then(n, place, sum_m Q[n, m] a[m, k .. k + L]), place = n n_in + k; a is (M, n_in).
+    template <int C, typename Then>
+    void outer_columns(const T *Q, int64_t n_out, const T *a, int64_t n_in, int64_t k, Then then) const {
+        constexpr int R = 8;
+        for (int64_t n = 0; n < n_out; n += R) {
+            V d[R][C] = {};
+            for (int64_t m = 0; m < M; m++)
+                for (int r = 0; r < R; r++)
+                    for (int c = 0; c < C; c++) d[r][c] += Q[(n + r) * M + m] * at(a + m * n_in + k + c * L);
+            for (int r = 0; r < R; r++)
+                for (int c = 0; c < C; c++) then(n + r, (n + r) * n_in + k + c * L, d[r][c]);
+        }
+    }
+    template <typename Then>
+    void outer(const T *Q, int64_t n_out, const T *a, int64_t n_in, Then then) const {
+        int64_t k = 0;
+        for (; k + 2 * L <= n_in; k += 2 * L) outer_columns<2>(Q, n_out, a, n_in, k, then);
+        for (; k < n_in; k += L) outer_columns<1>(Q, n_out, a, n_in, k, then);
+    }
+
+    // A block of L x L numbers, transposed: its halves change places, then their halves, and so on.
+    template <size_t... i>
+    static V pick(V a, V b, std::index_sequence<i...>) {  // numbers of both, counted on
+#ifdef __clang__
+        return __builtin_shufflevector(a, b, i...);
+#else
+        typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Index __attribute__((vector_size(64)));
+        return __builtin_shuffle(a, b, Index{i...});
+#endif
+    }
+    template <int64_t half, size_t... i>
+    static void exchange(V &a, V &b, std::index_sequence<i...>) {
+        const V old = a;
+        a = pick(old, b, std::index_sequence<(i & half ? L + i - half : i)...>{});
+        b = pick(old, b, std::index_sequence<(i & half ? L + i : i + half)...>{});
+    }
+    template <int64_t half>
+    static void transpose_halves(V *x) {
+        for (int64_t i = 0; i < L; i++)
+            if (!(i & half)) exchange<half>(x[i], x[i + half], std::make_index_sequence<L>{});
+        if constexpr (half > 1) transpose_halves<half / 2>(x);
+    }
+    static void transpose(const T *from, int64_t from_stride, T *to, int64_t to_stride) {
+        V x[L];
+        for (int64_t i = 0; i < L; i++) x[i] = at(from + i * from_stride);
+        transpose_halves<L / 2>(x);
+        for (int64_t i = 0; i < L; i++) at(to + i * to_stride) = x[i];
+    }
+
+    static V rectified(V x) { return x < 0 ? V{} : x; }  // NaN stays NaN
+
+    // ---- what is kept ----------------------------------------------------------------------------------------------
+
+    struct Kept {  // of a layer in a step
+        T *a, *aT;       // what it receives, (n_in, M) and (M, n_in)
+        T *q, *W, *D;    // shifted activity (n_out, M); weights before, and their change over mu P, (n_out, n_in)
+        T *r;            // sum of q^2 over samples, (n_out)
+        T N;             // what divides D under power
+    };
+    struct Step {
+        std::vector<Kept> layer;
+        T *yhat, *u, *sent;  // (n_y, M); sent: u, or its absolute value
+    };
+    std::vector<Step> kept;
+    std::vector<T *> W, P, G, dP;          // of each layer; backwards, W is that after the last step of a segment
+    std::vector<T *> error, error_before;  // at each boundary between layers: of the step under way, the one before it
+    T *h, *along, *f, *of_u, *of_sent;     // scratch
+    std::unique_ptr<char[]> memory;
+
+    Lifetime(const Problem<T> &p, int64_t e, bool backward) : p(p), e(e), M(p.samples) {
+        const int64_t n_y = p.layer[p.layers - 1].n_out;
+        kept.resize(backward ? p.segment : 1);
+        for (auto *own : {&W, &P, &G, &dP}) own->resize(p.layers);
+        error.resize(p.layers + 1), error_before.resize(p.layers + 1);
+        int64_t used = 0;
+        T *base = nullptr;
+        auto take = [&](int64_t numbers) {
+            T *place = base ? base + used : nullptr;
+            used += (numbers + L - 1) / L * L;
+            return place;
+        };
+        for (int pass = 0; pass < 2; pass++) {  // the first counts, the second gives out
+            if (pass) {
+                memory.reset(new char[used * sizeof(T) + 64]);
+                base = reinterpret_cast<T *>((reinterpret_cast<uintptr_t>(memory.get()) + 63) & ~uintptr_t(63));
+                used = 0;
+            }
+            int64_t widest = 0, most = 0;
+            for (int64_t l = 0; l < p.layers; l++) {
+                const Layer<T> &of = p.layer[l];
+                const int64_t size = of.n_in * of.n_out;
+                widest = std::max(widest, of.n_out), most = std::max(most, size);
+                W[l] = take(size), P[l] = take(size);
+                if (backward) G[l] = take(size), dP[l] = take(size);
+                for (Step &step : kept) {
+                    step.layer.resize(p.layers);
+                    Kept &own = step.layer[l];
+                    if (!of.a) own.a = take(of.n_in * M);
+                    own.aT = take(of.n_in * M), own.q = take(of.n_out * M), own.r = take(of.n_out);
+                    own.W = backward ? take(size) : W[l], own.D = backward ? take(size) : nullptr;
+                }
+                if (backward) error[l] = take(of.n_in * M), error_before[l] = take(of.n_in * M);
+            }
+            for (Step &step : kept) step.u = take(n_y * M), step.sent = take(n_y * M);
+            if (!backward) continue;
+            for (T **own : {&error[p.layers], &error_before[p.layers], &of_u, &of_sent}) *own = take(n_y * M);
+            h = take(most), along = take(widest * L), f = take(widest * M);
+        }
+    }
+
+    // ---- one step -------------------------------------------------------------------------------------------------
+
+    T *after(Step &step, int64_t l) const { return l + 1 < p.layers ? step.layer[l + 1].a : step.yhat; }
+
+    // Activities, with W of `now`.
+    void forward(Step &now) {
+        for (int64_t l = 0; l < p.layers; l++) {
+            const bool last = l + 1 == p.layers;
+            const Layer<T> &of = p.layer[l];
+            T *z = after(now, l);
+            times(
+                now.layer[l].W, of.n_out, of.n_in, now.layer[l].a, [&](int64_t n) { return of.b[n]; },
+                [&](int64_t, int64_t i, V v) { at(z + i) = last ? v : rectified(v); });
+        }
+    }
+
+    // Where activities of step k are, or are to be.
+    void look_at(int64_t k, Step &now) const {
+        const int64_t step = e * p.steps + k;
+        now.yhat = p.yhat + step * p.layer[p.layers - 1].n_out * M;
+        for (int64_t l = 0; l < p.layers; l++)
+            if (p.layer[l].a) now.layer[l].a = p.layer[l].a + step * p.layer[l].n_in * M;
+    }
+
+    // The changes of step k, from W of `now` to W of `next`, or where that is not given, to the lifetime's own.
+    void change(int64_t k, Step &now, Step *next) {
+        const int64_t n_y = p.layer[p.layers - 1].n_out;
+        const T *y = p.y + (e * p.steps + k) * n_y * M;
+        for (int64_t i = 0; i < n_y * M; i += L) {
+            const V u = at(y + i) - at(now.yhat + i);
+            at(now.u + i) = u;
+            at(now.sent + i) = p.absolute_signal ? (u < 0 ? -u : u) : u;
+        }
+        for (int64_t l = 0; l < p.layers; l++) change_layer(l, now, next ? next->layer[l].W : W[l]);
+    }
+
+    // f, handed on as then(n, place, f)
+    template <typename Then>
+    void feed_back(const Layer<T> &of, const Step &now, Then then) const {
+        const bool linear = p.linear_feedback;
+        times(
+            of.B, of.n_out, p.outputs, now.sent, [&](int64_t n) { return of.c[n]; },
+            [&](int64_t n, int64_t place, V f) { then(n, place, linear ? f : rectified(f)); });
+    }
+
+    void change_layer(int64_t l, Step &now, T *next) {  // next <- W + mu P D
+        const Layer<T> &of = p.layer[l];
+        Kept &own = now.layer[l];
+        const T *a = after(now, l);
+        T *q = own.q;
+        for (int64_t i = 0; i < of.n_in; i += L)
+            for (int64_t m = 0; m < M; m += L) transpose(own.a + i * M + m, M, own.aT + m * of.n_in + i, of.n_in);
+        if (of.shift == FEEDBACK) {
+            const T s = *of.s;
+            feed_back(of, now, [&](int64_t, int64_t i, V f) { at(q + i) = at(a + i) + s * (f - at(a + i)); });
+        } else {
+            std::memcpy(q, of.shift == SIGNAL ? now.u : a, sizeof(T) * of.n_out * M);
+        }
+        V squares{};
+        for (int64_t n = 0; n < of.n_out; n++) {
+            V row{};
+            for (int64_t i = n * M; i < (n + 1) * M; i += L) row += at(q + i) * at(q + i);
+            own.r[n] = sum(row);
+            squares += row;
+        }
+        own.N = 1;
+        if (p.power) {
+            for (int64_t i = 0; i < of.n_in * M; i += L) squares += at(own.a + i) * at(own.a + i);
+            const T power = sum(squares);
+            own.N = power < T(1e-8) ? T(1e-8) : power;
+        }
+        // Copies, since the compiler has to take it that what is written may be the structures.
+        const T share = 1 / own.N, oja = p.oja, *W = own.W, *P = this->P[l], *r = own.r;
+        T *kept = own.D;
+        outer(q, of.n_out, own.aT, of.n_in, [&](int64_t n, int64_t place, V D) {
+            D = share * (D - oja * r[n] * at(W + place));
+            if (kept) at(kept + place) = D;
+            at(next + place) = at(W + place) + at(P + place) * D;
+        });
+    }
+
+    // ---- and back -------------------------------------------------------------------------------------------------
+
+    // Through the change of a step alone, place by place: g is the gradient of W after it, at a place of row n.
+    struct Change {
+        T *G, *dP, *h, *along;
+        const T *P, *D, *W, *r;
+        T share;
+        bool oja;
+        V of_N;
+
+        void operator()(int64_t n, int64_t place, V g) {
+            const V of_D = share * g * at(P + place);
+            at(dP + place) += g * at(D + place);
+            at(h + place) = of_D;
+            of_N += of_D * at(D + place);
+            if (oja) {
+                at(along + n * L) += of_D * at(W + place);
+                g -= r[n] * of_D;
+            }
+            at(G + place) = g;
+        }
+    };
+
+    // Through the change of a layer in a step. G is the gradient of W after it, but for what comes of the next step's dz
+    // and activities a, (M, n_in), if they are given; it becomes that of W before it.
+    void back_change(int64_t l, Step &step, const T *dz, const T *a) {
+        const Layer<T> &of = p.layer[l];
+        const Kept &own = step.layer[l];
+        const int64_t size = of.n_out * of.n_in;
+        std::memset(along, 0, sizeof(T) * of.n_out * L);
+        Change change{G[l], dP[l], h, along, P[l], own.D, own.W, own.r, 1 / own.N, bool(p.oja), V{}};
+        if (dz)
+            outer(dz, of.n_out, a, of.n_in, [&](int64_t n, int64_t i, V g) { change(n, i, at(change.G + i) + g); });
+        else
+            for (int64_t i = 0; i < size; i += L) change(i / of.n_in, i, at(change.G + i));
+        const T of_N = p.power ? sum(change.of_N) : 0;  // the gradient of N, times -N
+        for (int64_t n = 0; n < of.n_out; n++) along[n * L] = sum(at(along + n * L));
+
+        // Layers come from the last to the first: this one is the first to write to the error before it.
+        T *before = error_before[l], *after_it = error_before[l + 1], *of_u = this->of_u;
+        const T *x = own.a, *q = own.q, *along = this->along, none = 0;
+        add_transposed(h, of.n_out, of.n_in, q, nullptr, [&](int64_t i, V g) { at(before + i) = g - 2 * of_N * at(x + i); });
+        auto back_q = [&](auto then) {  // hands on the gradient of q
+            times(
+                h, of.n_out, of.n_in, x, [&](int64_t) { return none; },
+                [&](int64_t n, int64_t i, V g) { then(n, i, g - 2 * (along[n * L] + of_N) * at(q + i)); });
+        };
+        if (of.shift == NONE) return back_q([&](int64_t, int64_t i, V g) { at(after_it + i) += g; });
+        if (of.shift == SIGNAL) return back_q([&](int64_t, int64_t i, V g) { at(of_u + i) += g; });
+        const T s = *of.s, *B = of.B, *sent = step.sent, *y = after(step, l);
+        const bool linear = p.linear_feedback;
+        const int64_t outputs = p.outputs;
+        T *f = this->f, *of_sent = this->of_sent, *dc = of.dc + e * of.n_out * M, *dB = of.dB + e * of.n_out * outputs * M;
+        V of_s{};
+        feed_back(of, step, [&](int64_t, int64_t i, V brought) { at(f + i) = brought; });
+        back_q([&](int64_t n, int64_t i, V g) {
+            of_s += g * (at(f + i) - at(y + i));
+            at(after_it + i) += (1 - s) * g;
+            g = linear ? s * g : at(f + i) <= 0 ? V{} : s * g;  // now of what feedback brought, before its rectifier
+            at(dc + i) += g;
+            for (int64_t j = 0, m = i - n * M; j < outputs; j++) {
+                at(dB + (n * outputs + j) * M + m) += g * at(sent + j * M + m);
+                at(of_sent + j * M + m) += B[n * outputs + j] * g;
+            }
+        });
+        of.ds[e] += sum(of_s);
+    }
+
+    // Through a layer of step k, from the error dz of what it answers to that of what it receives.
+    void back_layer(int64_t k, int64_t l, const Step &step) {
+        const Layer<T> &of = p.layer[l];
+        const T *W = step.layer[l].W, *a = step.layer[l].a, *dz = error[l + 1];
+        T *to = error[l];
+        if (l > 0) {
+            T *db = p.layer[l - 1].db + e * of.n_in * M;
+            add_transposed(W, of.n_out, of.n_in, dz, to, [&](int64_t i, V g) {
+                g = at(a + i) <= 0 ? V{} : g;
+                at(to + i) = g;
+                at(db + i) += g;
+            });
+        } else if (p.dx) {
+            T *dx = p.dx + (e * p.steps + k) * of.n_in * M;
+            add_transposed(W, of.n_out, of.n_in, dz, to, [&](int64_t i, V g) { at(dx + i) = g; });
+        }
+    }
+
+    // From the last step of a segment to the first.
+    void back(int64_t first, int64_t count) {
+        const int64_t last = p.layers - 1, n_y = p.layer[last].n_out;
+        for (int64_t i = count - 1; i >= 0; i--) {  // through the changes of step i and the layers of step i + 1
+            const Step *next = i + 1 < count ? &kept[i + 1] : nullptr;
+            for (T *zero : {error_before[p.layers], of_u, of_sent}) std::memset(zero, 0, sizeof(T) * n_y * M);
+            for (int64_t l = last; l >= 0; l--) {
+                back_change(l, kept[i], next ? error[l + 1] : nullptr, next ? next->layer[l].aT : nullptr);
+                if (next) back_layer(first + i + 1, l, *next);
+            }
+            T *of_y = error_before[p.layers], *db = p.layer[last].db + e * n_y * M;
+            for (int64_t j = 0; j < n_y * M; j += L) {  // u = y - yhat
+                const V g = at(of_sent + j), u = at(kept[i].u + j);
+                const V of_signal = !p.absolute_signal ? g : u < 0 ? -g : u > 0 ? g : V{};
+                at(of_y + j) -= at(of_u + j) + of_signal;
+                at(db + j) += at(of_y + j);
+            }
+            std::swap(error, error_before);
+        }
+        for (int64_t l = last; l >= 0; l--) {
+            const Layer<T> &of = p.layer[l];
+            T *G = this->G[l];
+            outer(error[l + 1], of.n_out, kept[0].layer[l].aT, of.n_in, [&](int64_t, int64_t i, V g) { at(G + i) += g; });
+            back_layer(first, l, kept[0]);
+        }
+    }
+
+    // ---- all steps ------------------------------------------------------------------------------------------------
+
+    int64_t size(int64_t l) const { return p.layer[l].n_out * p.layer[l].n_in; }
+    void copy(int64_t l, const T *from, T *to) const { std::memcpy(to, from, sizeof(T) * size(l)); }
+    T *start(int64_t l, int64_t segment) const {
+        return p.layer[l].starts + (e * ((p.steps + p.segment - 1) / p.segment) + segment) * size(l);
+    }
+
+    void live() {
+        for (int64_t l = 0; l < p.layers; l++) copy(l, p.layer[l].W + e * size(l), W[l]), copy(l, p.layer[l].P, P[l]);
+        for (int64_t k = 0; k < p.steps; k++) {
+            if (p.layer[0].starts && k % p.segment == 0)
+                for (int64_t l = 0; l < p.layers; l++) copy(l, W[l], start(l, k / p.segment));
+            look_at(k, kept[0]);
+            forward(kept[0]);
+            change(k, kept[0], nullptr);
+        }
+        for (int64_t l = 0; l < p.layers; l++) copy(l, W[l], p.layer[l].W + e * size(l));
+    }
+
+    void differentiate() {
+        for (int64_t l = 0; l < p.layers; l++) {
+            copy(l, p.layer[l].P, P[l]), copy(l, p.layer[l].G + e * size(l), G[l]);
+            std::memset(dP[l], 0, sizeof(T) * size(l));
+        }
+        for (int64_t segment = (p.steps - 1) / p.segment; segment >= 0; segment--) {
+            const int64_t first = segment * p.segment, count = std::min(p.segment, p.steps - first);
+            for (int64_t l = 0; l < p.layers; l++) copy(l, start(l, segment), kept[0].layer[l].W);
+            for (int64_t i = 0; i < count; i++) {
+                look_at(first + i, kept[i]);
+                change(first + i, kept[i], i + 1 < count ? &kept[i + 1] : nullptr);
+            }
+            back(first, count);
+        }
+        for (int64_t l = 0; l < p.layers; l++)
+            copy(l, G[l], p.layer[l].G + e * size(l)), copy(l, dP[l], p.layer[l].dP + e * size(l));
+    }
+};
+
+}  // namespace
+
+extern "C" {
+void live_float(const Problem<float> *p, int64_t e) { Lifetime<float>(*p, e, false).live(); }
+void live_double(const Problem<double> *p, int64_t e) { Lifetime<double>(*p, e, false).live(); }
+void differentiate_float(const Problem<float> *p, int64_t e) { Lifetime<float>(*p, e, true).differentiate(); }
+void differentiate_double(const Problem<double> *p, int64_t e) { Lifetime<double>(*p, e, true).differentiate(); }
+}
