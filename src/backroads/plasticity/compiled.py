@@ -1,4 +1,4 @@
-"""The steps of a lifetime in C++: lifetime.cpp, compiled when it is first called, one lifetime to a CPU core.
+"""The steps of a lifetime in C++: lifetime.cpp, compiled when it is first called; lifetimes are shared out to threads.
 
 It does what :mod:`backroads.plasticity.fused` does, several times as fast, on the CPU, where the signal is an error of
 a regression and the samples of a step fill whole vector registers. Without a C++ compiler nothing is lost but time.
@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from backroads.plasticity.fused import Plan
 
 SOURCE = Path(__file__).with_name("lifetime.cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
 WIDE = "-mprefer-vector-width=512"  # where a compiler knows it
 UNITS = 16  # the widths of layers are padded to multiples of this
 REGISTER = 64  # bytes of a vector
@@ -150,10 +150,13 @@ class _Arrays:
         )
         function = getattr(library(), f"{name}_{'float' if self.y.dtype == torch.float32 else 'double'}")
 
-        def one(e: int) -> None:  # ctypes lets go of the interpreter's lock
-            function(ctypes.byref(problem), ctypes.c_int64(e))
+        threads = torch.get_num_threads()
+        each = ctypes.c_int64(max(1, threads // E))  # threads of a lifetime
 
-        with ThreadPoolExecutor(min(E, torch.get_num_threads())) as pool:
+        def one(e: int) -> None:  # ctypes lets go of the interpreter's lock
+            function(ctypes.byref(problem), ctypes.c_int64(e), each)
+
+        with ThreadPoolExecutor(min(E, threads)) as pool:
             list(pool.map(one, range(E)))
 
     def gradient_of(self, name: str) -> Tensor:

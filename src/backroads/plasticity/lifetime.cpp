@@ -1,4 +1,4 @@
-// One lifetime under a local rule, forwards and backwards, on one CPU core. compiled.py prepares the arrays and calls it.
+// One lifetime under a local rule, forwards and backwards, on the CPU. compiled.py prepares the arrays and calls it.
 //
 // lifetime.py defines what a lifetime is and has the letters: a activities, u the signal, f what feedback brings,
 // q = s f + (1 - s) a, D the change of W over mu P. Tests hold this file to it and to autograd.
@@ -9,11 +9,16 @@
 //
 // The forward pass keeps all activities. Backwards, a lifetime is cut into segments: the forward pass keeps W at the start
 // of each, and the backward pass does the changes of a segment again, which is little enough to stay in the cache.
+//
+// Where there are fewer lifetimes than threads, several share one: each has some of the rows (units, or weights of units) of
+// every array, and they wait for one another before they read rows of others.
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -44,6 +49,24 @@ struct Problem {
     Layer<T> *layer;
 };
 
+struct Team {
+    const int64_t size;
+    std::atomic<int64_t> arrived{0}, round{0};
+
+    void wait() {  // for all
+        if (size == 1) return;
+        const int64_t now = round;
+        if (++arrived == size) {
+            arrived = 0;
+            round++;
+        } else {
+            while (round == now) std::this_thread::yield();
+        }
+    }
+};
+
+constexpr int64_t UNITS = 16;  // the widths of layers are multiples of this
+
 template <typename T>
 struct Lifetime {
     static constexpr int64_t L = 64 / sizeof(T);  // numbers in a vector
@@ -51,6 +74,16 @@ struct Lifetime {
 
     const Problem<T> &p;
     const int64_t e, M;
+    Team &team;
+    int64_t rank = 0;  // of this thread in the team
+
+    struct Rows {
+        int64_t first, stop;
+    };
+    Rows own(int64_t n) const {  // of n rows those of this thread
+        const int64_t blocks = n / UNITS;
+        return {blocks * rank / team.size * UNITS, blocks * (rank + 1) / team.size * UNITS};
+    }
 
     static V &at(T *x) { return *reinterpret_cast<V *>(x); }
     static const V &at(const T *x) { return *reinterpret_cast<const V *>(x); }
@@ -69,13 +102,14 @@ struct Lifetime {
     }
     static T sum(V v) { return sum_of<64>(reinterpret_cast<const T *>(&v)); }
 
-    // ---- products: each hands its numbers on, a vector at a time, to a function of what becomes of them -----------
+    // ---- products: each hands its own rows on, a vector at a time, to a function of what becomes of them ----------
 
     // then(n, place, start(n) + sum_k W[n, k] X[k, m .. m + L]), place = n M + m
     template <int C, typename Start, typename Then>
     void times_columns(const T *W, int64_t n_out, int64_t n_in, const T *X, int64_t m, Start start, Then then) const {
         constexpr int R = 8;
-        for (int64_t n = 0; n < n_out; n += R) {
+        const Rows rows = own(n_out);
+        for (int64_t n = rows.first; n < rows.stop; n += R) {
             V z[R][C];
             for (int r = 0; r < R; r++)
                 for (int c = 0; c < C; c++) z[r][c] = V{} + start(n + r);
@@ -97,7 +131,8 @@ struct Lifetime {
     template <int C, typename Then>
     void transposed_columns(const T *W, int64_t n_out, int64_t n_in, const T *Z, const T *X, int64_t m, Then then) const {
         constexpr int R = 8;
-        for (int64_t k = 0; k < n_in; k += R) {
+        const Rows rows = own(n_in);
+        for (int64_t k = rows.first; k < rows.stop; k += R) {
             V x[R][C];
             for (int r = 0; r < R; r++)
                 for (int c = 0; c < C; c++) x[r][c] = X ? at(X + (k + r) * M + m + c * L) : V{};
@@ -119,7 +154,8 @@ struct Lifetime {
     template <int C, typename Then>
     void outer_columns(const T *Q, int64_t n_out, const T *a, int64_t n_in, int64_t k, Then then) const {
         constexpr int R = 8;
-        for (int64_t n = 0; n < n_out; n += R) {
+        const Rows rows = own(n_out);
+        for (int64_t n = rows.first; n < rows.stop; n += R) {
             V d[R][C] = {};
             for (int64_t m = 0; m < M; m++)
                 for (int r = 0; r < R; r++)
@@ -181,10 +217,13 @@ struct Lifetime {
     std::vector<Step> kept;
     std::vector<T *> W, P, G, dP;          // of each layer; backwards, W is that after the last step of a segment
     std::vector<T *> error, error_before;  // at each boundary between layers: of the step under way, the one before it
-    T *h, *along, *f, *of_u, *of_sent;     // scratch
-    std::unique_ptr<char[]> memory;
+    T *h, *other_h, *along, *other_along;  // scratch
+    T *f, *of_u;
+    T *of_sent, *of_N, *other_of_N, *of_s;  // sums over rows, still to be summed over threads
+    std::shared_ptr<char[]> memory;
 
-    Lifetime(const Problem<T> &p, int64_t e, bool backward) : p(p), e(e), M(p.samples) {
+    // The arrays; each thread has a copy of the structure, with a rank of its own.
+    Lifetime(const Problem<T> &p, int64_t e, Team &team, bool backward) : p(p), e(e), M(p.samples), team(team) {
         const int64_t n_y = p.layer[p.layers - 1].n_out;
         kept.resize(backward ? p.segment : 1);
         for (auto *own : {&W, &P, &G, &dP}) own->resize(p.layers);
@@ -220,8 +259,11 @@ struct Lifetime {
             }
             for (Step &step : kept) step.u = take(n_y * M), step.sent = take(n_y * M);
             if (!backward) continue;
-            for (T **own : {&error[p.layers], &error_before[p.layers], &of_u, &of_sent}) *own = take(n_y * M);
-            h = take(most), along = take(widest * L), f = take(widest * M);
+            for (T **own : {&error[p.layers], &error_before[p.layers], &of_u}) *own = take(n_y * M);
+            h = take(most), other_h = take(most), f = take(widest * M);
+            along = take(widest * L), other_along = take(widest * L);
+            of_sent = take(team.size * n_y * M);
+            of_N = take(team.size), other_of_N = take(team.size), of_s = take(team.size * p.layers);
         }
     }
 
@@ -238,6 +280,7 @@ struct Lifetime {
             times(
                 now.layer[l].W, of.n_out, of.n_in, now.layer[l].a, [&](int64_t n) { return of.b[n]; },
                 [&](int64_t, int64_t i, V v) { at(z + i) = last ? v : rectified(v); });
+            team.wait();
         }
     }
 
@@ -253,12 +296,16 @@ struct Lifetime {
     void change(int64_t k, Step &now, Step *next) {
         const int64_t n_y = p.layer[p.layers - 1].n_out;
         const T *y = p.y + (e * p.steps + k) * n_y * M;
-        for (int64_t i = 0; i < n_y * M; i += L) {
+        for (int64_t i = own(n_y).first * M; i < own(n_y).stop * M; i += L) {
             const V u = at(y + i) - at(now.yhat + i);
             at(now.u + i) = u;
             at(now.sent + i) = p.absolute_signal ? (u < 0 ? -u : u) : u;
         }
+        team.wait();
+        for (int64_t l = 0; l < p.layers; l++) shift(l, now);
+        team.wait();
         for (int64_t l = 0; l < p.layers; l++) change_layer(l, now, next ? next->layer[l].W : W[l]);
+        team.wait();
     }
 
     // f, handed on as then(n, place, f)
@@ -270,36 +317,43 @@ struct Lifetime {
             [&](int64_t n, int64_t place, V f) { then(n, place, linear ? f : rectified(f)); });
     }
 
-    void change_layer(int64_t l, Step &now, T *next) {  // next <- W + mu P D
+    void shift(int64_t l, Step &now) {  // q, and what else the change needs
         const Layer<T> &of = p.layer[l];
-        Kept &own = now.layer[l];
-        const T *a = after(now, l);
-        T *q = own.q;
-        for (int64_t i = 0; i < of.n_in; i += L)
-            for (int64_t m = 0; m < M; m += L) transpose(own.a + i * M + m, M, own.aT + m * of.n_in + i, of.n_in);
+        Kept &kept = now.layer[l];
+        const T *a = after(now, l), *u = now.u;
+        T *q = kept.q;
+        for (int64_t i = own(of.n_in).first; i < own(of.n_in).stop; i += L)
+            for (int64_t m = 0; m < M; m += L) transpose(kept.a + i * M + m, M, kept.aT + m * of.n_in + i, of.n_in);
+        const Rows rows = own(of.n_out);
         if (of.shift == FEEDBACK) {
             const T s = *of.s;
             feed_back(of, now, [&](int64_t, int64_t i, V f) { at(q + i) = at(a + i) + s * (f - at(a + i)); });
         } else {
-            std::memcpy(q, of.shift == SIGNAL ? now.u : a, sizeof(T) * of.n_out * M);
+            const T *from = of.shift == SIGNAL ? u : a;
+            std::copy(from + rows.first * M, from + rows.stop * M, q + rows.first * M);
         }
-        V squares{};
-        for (int64_t n = 0; n < of.n_out; n++) {
+        for (int64_t n = rows.first; n < rows.stop; n++) {
             V row{};
             for (int64_t i = n * M; i < (n + 1) * M; i += L) row += at(q + i) * at(q + i);
-            own.r[n] = sum(row);
-            squares += row;
+            kept.r[n] = sum(row);
         }
+    }
+
+    void change_layer(int64_t l, Step &now, T *next) {  // next <- W + mu P D
+        const Layer<T> &of = p.layer[l];
+        Kept &own = now.layer[l];
         own.N = 1;
         if (p.power) {
+            V squares{};
             for (int64_t i = 0; i < of.n_in * M; i += L) squares += at(own.a + i) * at(own.a + i);
+            for (int64_t n = 0; n < of.n_out; n += L) squares += at(own.r + n);
             const T power = sum(squares);
             own.N = power < T(1e-8) ? T(1e-8) : power;
         }
         // Copies, since the compiler has to take it that what is written may be the structures.
         const T share = 1 / own.N, oja = p.oja, *W = own.W, *P = this->P[l], *r = own.r;
         T *kept = own.D;
-        outer(q, of.n_out, own.aT, of.n_in, [&](int64_t n, int64_t place, V D) {
+        outer(own.q, of.n_out, own.aT, of.n_in, [&](int64_t n, int64_t place, V D) {
             D = share * (D - oja * r[n] * at(W + place));
             if (kept) at(kept + place) = D;
             at(next + place) = at(W + place) + at(P + place) * D;
@@ -333,20 +387,26 @@ struct Lifetime {
     // and activities a, (M, n_in), if they are given; it becomes that of W before it.
     void back_change(int64_t l, Step &step, const T *dz, const T *a) {
         const Layer<T> &of = p.layer[l];
-        const Kept &own = step.layer[l];
-        const int64_t size = of.n_out * of.n_in;
-        std::memset(along, 0, sizeof(T) * of.n_out * L);
-        Change change{G[l], dP[l], h, along, P[l], own.D, own.W, own.r, 1 / own.N, bool(p.oja), V{}};
+        const Kept &kept = step.layer[l];
+        const Rows rows = own(of.n_out);
+        // Other threads may still read those of the last call.
+        std::swap(h, other_h), std::swap(along, other_along), std::swap(of_N, other_of_N);
+        std::fill(along + rows.first * L, along + rows.stop * L, T(0));
+        Change change{G[l], dP[l], h, along, P[l], kept.D, kept.W, kept.r, 1 / kept.N, bool(p.oja), V{}};
         if (dz)
             outer(dz, of.n_out, a, of.n_in, [&](int64_t n, int64_t i, V g) { change(n, i, at(change.G + i) + g); });
         else
-            for (int64_t i = 0; i < size; i += L) change(i / of.n_in, i, at(change.G + i));
-        const T of_N = p.power ? sum(change.of_N) : 0;  // the gradient of N, times -N
-        for (int64_t n = 0; n < of.n_out; n++) along[n * L] = sum(at(along + n * L));
+            for (int64_t i = rows.first * of.n_in; i < rows.stop * of.n_in; i += L)
+                change(i / of.n_in, i, at(change.G + i));
+        for (int64_t n = rows.first; n < rows.stop; n++) along[n * L] = sum(at(along + n * L));
+        this->of_N[rank] = sum(change.of_N);
+        team.wait();
+        T of_N = 0;  // the gradient of N, times -N
+        for (int64_t i = 0; p.power && i < team.size; i++) of_N += this->of_N[i];
 
         // Layers come from the last to the first: this one is the first to write to the error before it.
         T *before = error_before[l], *after_it = error_before[l + 1], *of_u = this->of_u;
-        const T *x = own.a, *q = own.q, *along = this->along, none = 0;
+        const T *x = kept.a, *q = kept.q, *h = this->h, *along = this->along, none = 0;
         add_transposed(h, of.n_out, of.n_in, q, nullptr, [&](int64_t i, V g) { at(before + i) = g - 2 * of_N * at(x + i); });
         auto back_q = [&](auto then) {  // hands on the gradient of q
             times(
@@ -358,7 +418,7 @@ struct Lifetime {
         const T s = *of.s, *B = of.B, *sent = step.sent, *y = after(step, l);
         const bool linear = p.linear_feedback;
         const int64_t outputs = p.outputs;
-        T *f = this->f, *of_sent = this->of_sent, *dc = of.dc + e * of.n_out * M, *dB = of.dB + e * of.n_out * outputs * M;
+        T *f = this->f, *of_sent = this->of_sent + rank * p.layer[p.layers - 1].n_out * M, *dc = of.dc + e * of.n_out * M, *dB = of.dB + e * of.n_out * outputs * M;
         V of_s{};
         feed_back(of, step, [&](int64_t, int64_t i, V brought) { at(f + i) = brought; });
         back_q([&](int64_t n, int64_t i, V g) {
@@ -371,7 +431,7 @@ struct Lifetime {
                 at(of_sent + j * M + m) += B[n * outputs + j] * g;
             }
         });
-        of.ds[e] += sum(of_s);
+        this->of_s[rank * p.layers + l] += sum(of_s);
     }
 
     // Through a layer of step k, from the error dz of what it answers to that of what it receives.
@@ -395,34 +455,45 @@ struct Lifetime {
     // From the last step of a segment to the first.
     void back(int64_t first, int64_t count) {
         const int64_t last = p.layers - 1, n_y = p.layer[last].n_out;
+        const Rows rows = own(n_y);
         for (int64_t i = count - 1; i >= 0; i--) {  // through the changes of step i and the layers of step i + 1
             const Step *next = i + 1 < count ? &kept[i + 1] : nullptr;
-            for (T *zero : {error_before[p.layers], of_u, of_sent}) std::memset(zero, 0, sizeof(T) * n_y * M);
+            for (T *zero : {error_before[p.layers], of_u})
+                std::fill(zero + rows.first * M, zero + rows.stop * M, T(0));
+            std::fill(of_sent + rank * n_y * M, of_sent + (rank + 1) * n_y * M, T(0));
             for (int64_t l = last; l >= 0; l--) {
                 back_change(l, kept[i], next ? error[l + 1] : nullptr, next ? next->layer[l].aT : nullptr);
                 if (next) back_layer(first + i + 1, l, *next);
             }
+            team.wait();
             T *of_y = error_before[p.layers], *db = p.layer[last].db + e * n_y * M;
-            for (int64_t j = 0; j < n_y * M; j += L) {  // u = y - yhat
-                const V g = at(of_sent + j), u = at(kept[i].u + j);
+            for (int64_t j = rows.first * M; j < rows.stop * M; j += L) {  // u = y - yhat
+                V g = at(of_sent + j);
+                for (int64_t other = 1; other < team.size; other++) g += at(of_sent + other * n_y * M + j);
+                const V u = at(kept[i].u + j);
                 const V of_signal = !p.absolute_signal ? g : u < 0 ? -g : u > 0 ? g : V{};
                 at(of_y + j) -= at(of_u + j) + of_signal;
                 at(db + j) += at(of_y + j);
             }
             std::swap(error, error_before);
+            team.wait();
         }
         for (int64_t l = last; l >= 0; l--) {
             const Layer<T> &of = p.layer[l];
             T *G = this->G[l];
             outer(error[l + 1], of.n_out, kept[0].layer[l].aT, of.n_in, [&](int64_t, int64_t i, V g) { at(G + i) += g; });
             back_layer(first, l, kept[0]);
+            team.wait();
         }
     }
 
     // ---- all steps ------------------------------------------------------------------------------------------------
 
     int64_t size(int64_t l) const { return p.layer[l].n_out * p.layer[l].n_in; }
-    void copy(int64_t l, const T *from, T *to) const { std::memcpy(to, from, sizeof(T) * size(l)); }
+    void copy(int64_t l, const T *from, T *to) const {  // own rows of weights
+        const Rows rows = own(p.layer[l].n_out);
+        std::copy(from + rows.first * p.layer[l].n_in, from + rows.stop * p.layer[l].n_in, to + rows.first * p.layer[l].n_in);
+    }
     T *start(int64_t l, int64_t segment) const {
         return p.layer[l].starts + (e * ((p.steps + p.segment - 1) / p.segment) + segment) * size(l);
     }
@@ -441,8 +512,10 @@ struct Lifetime {
 
     void differentiate() {
         for (int64_t l = 0; l < p.layers; l++) {
+            const Rows rows = own(p.layer[l].n_out);
             copy(l, p.layer[l].P, P[l]), copy(l, p.layer[l].G + e * size(l), G[l]);
-            std::memset(dP[l], 0, sizeof(T) * size(l));
+            std::fill(dP[l] + rows.first * p.layer[l].n_in, dP[l] + rows.stop * p.layer[l].n_in, T(0));
+            of_s[rank * p.layers + l] = 0;
         }
         for (int64_t segment = (p.steps - 1) / p.segment; segment >= 0; segment--) {
             const int64_t first = segment * p.segment, count = std::min(p.segment, p.steps - first);
@@ -455,14 +528,32 @@ struct Lifetime {
         }
         for (int64_t l = 0; l < p.layers; l++)
             copy(l, G[l], p.layer[l].G + e * size(l)), copy(l, dP[l], p.layer[l].dP + e * size(l));
+        team.wait();
+        for (int64_t l = 0; rank == 0 && l < p.layers; l++)
+            for (int64_t i = 0; p.layer[l].shift == FEEDBACK && i < team.size; i++) p.layer[l].ds[e] += of_s[i * p.layers + l];
     }
 };
+
+template <typename T>
+void together(const Problem<T> &p, int64_t e, int64_t threads, bool backward) {
+    Team team{threads};
+    const Lifetime<T> arrays(p, e, team, backward);
+    auto work = [&](int64_t rank) {
+        Lifetime<T> own = arrays;
+        own.rank = rank;
+        backward ? own.differentiate() : own.live();
+    };
+    std::vector<std::thread> others;
+    for (int64_t rank = 1; rank < threads; rank++) others.emplace_back(work, rank);
+    work(0);
+    for (std::thread &other : others) other.join();
+}
 
 }  // namespace
 
 extern "C" {
-void live_float(const Problem<float> *p, int64_t e) { Lifetime<float>(*p, e, false).live(); }
-void live_double(const Problem<double> *p, int64_t e) { Lifetime<double>(*p, e, false).live(); }
-void differentiate_float(const Problem<float> *p, int64_t e) { Lifetime<float>(*p, e, true).differentiate(); }
-void differentiate_double(const Problem<double> *p, int64_t e) { Lifetime<double>(*p, e, true).differentiate(); }
+void live_float(const Problem<float> *p, int64_t e, int64_t threads) { together(*p, e, threads, false); }
+void live_double(const Problem<double> *p, int64_t e, int64_t threads) { together(*p, e, threads, false); }
+void differentiate_float(const Problem<float> *p, int64_t e, int64_t threads) { together(*p, e, threads, true); }
+void differentiate_double(const Problem<double> *p, int64_t e, int64_t threads) { together(*p, e, threads, true); }
 }
