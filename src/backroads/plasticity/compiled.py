@@ -29,7 +29,8 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
 WIDE = "-mprefer-vector-width=512"  # where a compiler knows it
 UNITS = 16  # the widths of layers are padded to multiples of this
 REGISTER = 64  # bytes of a vector
-CACHE = 4 << 20  # bytes that the steps of a segment may take, about two of a core's second caches
+CACHE = 4 << 20  # bytes that the steps of a segment take, about two of a core's second caches; but four steps at least
+ROWS = 128  # of the weights of the widest layer, that a thread has at least: in fewer, threads mostly wait
 SHIFTS = ("feedback", "signal", "none")  # as lifetime.cpp counts them
 
 
@@ -112,7 +113,7 @@ class _Arrays:
         for own in self.layers:
             n_out, n_in = own["P"].shape
             kept += 2 * n_out * n_in + m * (2 * n_in + n_out)
-        self.segment = min(T, max(1, CACHE // (kept * x.element_size())))
+        self.segment = min(T, max(4, CACHE // (kept * x.element_size())))
         self.segments = -(-T // self.segment)
 
     def keep(self) -> None:
@@ -151,7 +152,8 @@ class _Arrays:
         function = getattr(library(), f"{name}_{'float' if self.y.dtype == torch.float32 else 'double'}")
 
         threads = torch.get_num_threads()
-        each = ctypes.c_int64(max(1, threads // E))  # threads of a lifetime
+        widest = max(len(own["P"]) for own in self.layers)
+        each = ctypes.c_int64(max(1, min(threads // E, widest // ROWS)))  # threads of a lifetime
 
         def one(e: int) -> None:  # ctypes lets go of the interpreter's lock
             function(ctypes.byref(problem), ctypes.c_int64(e), each)
