@@ -10,6 +10,7 @@ import pytest
 import torch
 from plasticity.networks import SIZES, network, stream
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from backroads.errors import ShapeError, UsageError
 from backroads.plasticity import compiled
@@ -159,6 +160,14 @@ def test_without_a_compiler_steps_are_taken_by_torch(monkeypatch: pytest.MonkeyP
         found.append(lifetime(meta, seen, LocalRule()))
     assert all(hasattr(W.grad_fn, "groups") for W in found[1][0].values())
     torch.testing.assert_close(found[0], found[1], rtol=1e-11, atol=1e-13)
+
+
+def test_who_counts_operations_sees_all_of_them() -> None:
+    """Of a step of m samples, two products of m x n_in x n_out in each layer."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        lifetime(network(), stream(1, 6, 8), LocalRule(hidden_shift="none", output_shift="none"))
+    products = sum(a * b for a, b in itertools.pairwise(SIZES))
+    assert counter.get_total_flops() == 6 * 2 * 2 * 8 * products
 
 
 def test_nothing_is_compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

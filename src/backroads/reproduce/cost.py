@@ -21,8 +21,9 @@ from backroads.reproduce.verdict import CLASSES
 from backroads.train.build import rules_of
 from backroads.train.settings import TrainSettings
 
-# Measured on two CPU cores: fp32 convolutions, and lifetimes in layers of 64 units (13 % of it, docs/plasticity.md).
-PER_SECOND = {"train": 180e9, "meta": 24e9}
+# Operations a second, measured on two CPU cores: fp32 convolutions; lifetimes in layers of 64 units as they are computed
+# in torch, and in C++ (docs/plasticity.md).
+CONVOLUTIONS, LIFETIMES, COMPILED = 180e9, 24e9, 130e9
 # (shape of an image, images to train on), of data that need not be at hand to be counted.
 DATA: dict[str, tuple[tuple[int, int, int], int]] = {
     "digits": ((1, 8, 8), 1437),
@@ -43,8 +44,14 @@ def flop_and_hours(arms: Sequence[Arm]) -> tuple[float | None, float | None]:
         one = of_lifetimes(arm.config) if isinstance(arm.config, MetaConfig) else of_training(arm.config, arm)
         if one is None:
             return None, None
-        flop, hours = flop + one, hours + one / PER_SECOND[arm.kind] / 3600
+        flop, hours = flop + one, hours + one / _per_second(arm.config) / 3600
     return flop, hours
+
+
+def _per_second(config: TrainSettings | MetaConfig) -> float:
+    if not isinstance(config, MetaConfig):
+        return CONVOLUTIONS
+    return LIFETIMES if config.task.is_images or config.plasticity.is_gradient else COMPILED
 
 
 def of_training(config: TrainSettings, arm: Arm) -> float | None:
