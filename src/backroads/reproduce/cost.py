@@ -21,8 +21,8 @@ from backroads.reproduce.verdict import CLASSES
 from backroads.train.build import rules_of
 from backroads.train.settings import TrainSettings
 
-# Operations a second, measured on two CPU cores: fp32 convolutions; lifetimes in layers of 64 units as they are computed
-# in torch, and in C++ (docs/plasticity.md).
+# Operations a second, measured on two CPU cores: fp32 convolutions, and lifetimes in layers of 64 units in torch and in
+# C++ (docs/plasticity.md).
 CONVOLUTIONS, LIFETIMES, COMPILED = 180e9, 24e9, 130e9
 # (shape of an image, images to train on), of data that need not be at hand to be counted.
 DATA: dict[str, tuple[tuple[int, int, int], int]] = {
