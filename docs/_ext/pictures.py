@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 import backroads.report as report
 from backroads.contrib.streams import Resonators, SequenceUnit, reflex_task, timing_kernel
 from backroads.contrib.theory.run import theory as work_out
 from backroads.contrib.theory.settings import TheoryConfig
-from backroads.report import figure, theory
+from backroads.report import figure, reproduction, theory
 from backroads.report.curve import Curve, through
 from backroads.report.figure import OVERVIEW, Scale, look, swatch
 from backroads.report.read import read_record
 from backroads.report.svg import TEXT, Size, draw
 from backroads.runs.results import TheoryResults
+from backroads.runs.verdicts import Reproduction
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 RECORDED = RESULTS / "theory"
@@ -183,6 +185,15 @@ def leaderboard_picture(task: str) -> str:
         size=OVERVIEW,
     )
     return _raw(drawn, key=" ".join(f"{swatch(look(n))} {family}" for n, family in enumerate(families)))
+
+
+def reproduced_pictures() -> str:
+    """MyST: the figure of each claim of which something was trained (``benchmarks/claims.py``)."""
+    results = TypeAdapter(Reproduction).validate_json((RESULTS / "claims.json").read_bytes())
+    shown = [claim for claim in results.claims if claim.lines]
+    return "\n\n".join(
+        f"**{claim.id}.** {claim.sentence}\n\n{_of_report(reproduction.curves(claim))}" for claim in shown
+    )
 
 
 def _cards() -> dict[str, Any]:

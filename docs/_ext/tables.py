@@ -90,6 +90,17 @@ def grid(what: str) -> str:
     return f"{table}\n\n{source_of(results(file or script))}"
 
 
+def reproduced() -> str:
+    """Verdicts and accuracies of the claims that were run, from ``benchmarks/claims.py``."""
+    script = runpy.run_path(str(BENCHMARKS / "claims.py"))
+    found = results("claims")
+    where = {**found["environment"], "threads": 1}
+    command = f"backroads reproduce run CLAIM --scale {found['scale']} --threads 1"
+    return "\n\n".join(
+        [script["verdicts"](found), script["accuracies"](found), source(command, where, *found["commits"])]
+    )
+
+
 def leaderboard(what: str) -> str:
     """``TASK``, ``cost``, ``cards`` or ``published`` of ``benchmarks/leaderboard.py``."""
     script = runpy.run_path(str(BENCHMARKS / "leaderboard.py"))

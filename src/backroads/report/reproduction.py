@@ -66,7 +66,7 @@ def _section(claim: ClaimResult) -> Section:
     facts = [("Source", claim.source), ("Quantity", claim.quantity), ("Operations", cost), ("On two CPU cores", hours)]
     facts += [("See also", claim.see)] if claim.see else []
     blocks: list[Block] = [Text(f"“{claim.sentence}” {state}"), *_decisions(claim)]
-    blocks += [_lines(claim)] if any(y is not None for line in claim.lines for y in line.mean) else []
+    blocks += [curves(claim)] if any(y is not None for line in claim.lines for y in line.mean) else []
     return Section(claim.id, f"{claim.id}: {_verdict(claim)}", [*blocks, Pairs(facts), Text(claim.command, code=True)])
 
 
@@ -104,7 +104,7 @@ def _bar(label: str, most: float, bar: tuple[float, float] | None, numbers: list
     return figure.inline(label, -1.05 * most, 1.05 * most, bar, numbers[:60], marker="o")
 
 
-def _lines(claim: ClaimResult) -> Figure:
+def curves(claim: ClaimResult) -> Figure:
     """Values against noise, depth, network or rank, a line for each rule or learner."""
     fraction, trials = claim.value in FRACTIONS, claim.over == "trial"
     unit = 100.0 if fraction else 1.0

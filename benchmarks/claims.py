@@ -1,0 +1,86 @@
+"""What came of a campaign of ``backroads reproduce``, as the docs show it.
+
+    python benchmarks/claims.py FOLDER [--out FILE]
+
+Takes the folder's results, brought up to date, and adds on what machine and from which commits its trainings came.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from grid import RESULTS, markdown
+
+from backroads.reproduce.run import campaign_in, gather
+from backroads.runs.files import write_json
+from backroads.runs.schema import as_data
+
+
+def collected(folder: Path) -> dict[str, Any]:
+    """The results, and the environments that differ among the trainings; no place of data on this machine."""
+    found = as_data(gather(campaign_in(folder), folder))
+    found["settings"]["data"] = dict.fromkeys(found["settings"]["data"], "PATH")
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("runs/*/environment.json"))]
+    return {
+        **found,
+        "commits": sorted({run["commit"] for run in runs if run["commit"]}),
+        "environment": {name: runs[0][name] for name in ("cpu", "cores", "torch", "python", "platform")},
+    }
+
+
+def told(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The claims of which something has been trained."""
+    return [claim for claim in results["claims"] if claim["done"]]
+
+
+def verdicts(results: dict[str, Any]) -> str:
+    """A row for each decision: the verdict of its claim, the mean difference in points, its interval, and n."""
+    cells = []
+    for claim in told(results):
+        for decided in claim["decisions"]:
+            if not decided["differences"]:
+                continue
+            mean, low, high = (decided[name] for name in ("mean", "low", "high"))
+            interval = "" if low is None else f" [{100 * low:+.2f}, {100 * high:+.2f}]"
+            each = ", ".join(f"{100 * value:+.2f}" for value in decided["differences"])
+            cells.append(
+                [
+                    claim["id"],
+                    decided["says"],
+                    decided["verdict"] if claim["verdict"] != "not run" else "so far: " + decided["verdict"],
+                    f"{100 * mean:+.2f}{interval}",
+                    each,
+                    f"{claim['done']} of {claim['trainings']}",
+                    f"`{claim['command']}`",
+                ]
+            )
+    head = ["claim", "decision", "verdict", "mean, points, 95 % interval", "by seed", "trainings", "command"]
+    return markdown(head, cells)
+
+
+def accuracies(results: dict[str, Any]) -> str:
+    """A row for each rule and network of the claims' figures that are about accuracy."""
+    cells: dict[tuple[str, str], list[str]] = {}
+    for claim in told(results):
+        for line in claim["lines"] if claim["value"] == "accuracy" else ():
+            for label, mean, half in zip(line["labels"], line["mean"], line["half"], strict=True):
+                spread = "" if half is None else f" ± {100 * half:.2f}"
+                cells.setdefault((label, line["name"]), [label, f"`{line['name']}`", f"{100 * mean:.2f}{spread}"])
+    return markdown(["network", "rule", "accuracy, %, 95 % interval"], [cells[key] for key in sorted(cells)])
+
+
+def main() -> None:
+    parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parse.add_argument("folder", type=Path, help="of --out of backroads reproduce run")
+    parse.add_argument("--out", type=Path, default=RESULTS / "claims.json")
+    given = parse.parse_args()
+    results = collected(given.folder)
+    print(verdicts(results), accuracies(results), sep="\n\n")
+    write_json(given.out, results)
+
+
+if __name__ == "__main__":
+    main()

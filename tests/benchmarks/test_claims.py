@@ -1,0 +1,33 @@
+"""What the docs show of a campaign."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from scripts import script
+
+from backroads.cli import main
+
+
+def test_the_file_of_the_docs_has_the_numbers_of_the_runs_and_no_place_on_this_machine(tmp_path: Path) -> None:
+    folder, data = tmp_path / "campaign", tmp_path / "nowhere"
+    words = ["reproduce", "run", "M1", "--scale", "smoke", "--out", str(folder), "--threads", "1"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--data", f"cifar10=folder:{data}"])
+    assert not ended.value.code
+    claims = script("claims")
+    found = claims["collected"](folder)
+    assert str(tmp_path) not in json.dumps(found)
+    assert found["settings"]["data"] == {"cifar10": "PATH"}
+    ends = [json.loads(path.read_text())["arms"][0] for path in folder.glob("runs/*/results.json")]
+    accuracy = {(end["name"], end["seed"]): end["accuracy"] for end in ends}
+    gaps = [accuracy["mirrored_kolen_pollack", seed] - accuracy["backprop", seed] for seed in (0, 1)]
+    (decision,) = found["claims"][0]["decisions"]
+    assert decision["differences"] == pytest.approx(gaps, abs=1e-12)
+    (row,) = claims["verdicts"](found).splitlines()[2:]
+    assert f"{100 * sum(gaps) / 2:+.2f}" in row
+    assert "4 of 4" in row
+    rows = claims["accuracies"](found).splitlines()[2:]
+    assert [line.split("|")[2].strip() for line in rows] == ["`backprop`", "`mirrored_kolen_pollack`"]
