@@ -188,12 +188,17 @@ def leaderboard_picture(task: str) -> str:
 
 
 def reproduced_pictures() -> str:
-    """MyST: the figure of each claim of which something was trained (``benchmarks/claims.py``)."""
+    """MyST: of the claims of which something was trained, the numbers of each decision around their interval, and the
+    figures that show more than one point (``benchmarks/claims.py``)."""
     results = TypeAdapter(Reproduction).validate_json((RESULTS / "claims.json").read_bytes())
-    shown = [claim for claim in results.claims if claim.lines]
-    return "\n\n".join(
-        f"**{claim.id}.** {claim.sentence}\n\n{_of_report(reproduction.curves(claim))}" for claim in shown
-    )
+    parts = []
+    for claim in results.claims:
+        for decided in claim.decisions if claim.done else ():
+            if decided.differences:
+                parts.append(f"{claim.id}, {decided.says}: by seed, around zero\n\n{_raw(reproduction.bar(decided))}")
+        if any(len(line.x) > 1 for line in claim.lines):
+            parts.append(f"{claim.id}\n\n{_of_report(reproduction.curves(claim))}")
+    return "\n\n".join(parts)
 
 
 def _cards() -> dict[str, Any]:

@@ -91,17 +91,24 @@ def _row(one: Decided) -> list[Cell | str]:
     verdict = WORDS.get(one.verdict, one.verdict)
     if not numbers:
         return [one.says, text.DASH, text.DASH, text.DASH, above, "0", verdict]
-    bar = None if one.low is None or one.high is None else (one.low, one.high)
-    interval = text.DASH if bar is None else f"{shown(bar[0], one.value)} to {shown(bar[1], one.value)}"
+    interval = text.DASH
+    if one.low is not None and one.high is not None:
+        interval = f"{shown(one.low, one.value)} to {shown(one.high, one.value)}"
+    return [one.says, mean, interval, Cell(bar(one)), above, str(len(numbers)), verdict]
+
+
+def bar(one: Decided) -> Markup:
+    """The numbers of a decision, a mark for each, around their interval; the middle is zero."""
+    numbers = [d for d in one.differences if d is not None]
+    interval = None if one.low is None or one.high is None else (one.low, one.high)
     # An interval of two seeds may be wider than all else: what lies beyond three times the largest number is cut.
     largest = max(abs(value) for value in (*numbers, one.above))
-    most = max(1e-3, min(3 * largest, max(abs(value) for value in (*numbers, one.above, *(bar or ())))))
-    label = f"{one.says}: mean {mean}, 95 % interval {interval}, {text.counted(len(numbers), 'number')}."
-    return [one.says, mean, interval, Cell(_bar(label, most, bar, numbers)), above, str(len(numbers)), verdict]
-
-
-def _bar(label: str, most: float, bar: tuple[float, float] | None, numbers: list[float]) -> Markup:
-    return figure.inline(label, -1.05 * most, 1.05 * most, bar, numbers[:60], marker="o")
+    most = max(1e-3, min(3 * largest, max(abs(value) for value in (*numbers, one.above, *(interval or ())))))
+    told = text.DASH if interval is None else f"{shown(interval[0], one.value)} to {shown(interval[1], one.value)}"
+    label = (
+        f"{one.says}: mean {shown(one.mean, one.value)}, 95 % interval {told}, {text.counted(len(numbers), 'number')}."
+    )
+    return figure.inline(label, -1.05 * most, 1.05 * most, interval, numbers[:60], marker="o")
 
 
 def curves(claim: ClaimResult) -> Figure:
