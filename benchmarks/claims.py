@@ -66,10 +66,11 @@ def accuracies(results: dict[str, Any]) -> str:
     cells: dict[tuple[str, str], list[str]] = {}
     for claim in told(results):
         for line in claim["lines"] if claim["value"] == "accuracy" else ():
-            for label, mean, half in zip(line["labels"], line["mean"], line["half"], strict=True):
+            for label, mean, half, n in zip(line["labels"], line["mean"], line["half"], line["n"], strict=True):
                 spread = "" if half is None else f" ± {100 * half:.2f}"
-                cells.setdefault((label, line["name"]), [label, f"`{line['name']}`", f"{100 * mean:.2f}{spread}"])
-    return markdown(["network", "rule", "accuracy, %, 95 % interval"], [cells[key] for key in sorted(cells)])
+                row = [label, f"`{line['name']}`", f"{100 * mean:.2f}{spread}", str(n)]
+                cells.setdefault((label, line["name"]), row)
+    return markdown(["network", "rule", "accuracy, %, 95 % interval", "n"], [cells[key] for key in sorted(cells)])
 
 
 def main() -> None:

@@ -146,7 +146,8 @@ def lines(claim: Claim, picture: Picture, ended: Ended) -> tuple[Line, ...]:
             estimates = {label: estimates[label] for label in order}
         places = claim.places.get(picture.over, {}) if picture.over != "trial" else {}
         x = tuple(float(places.get(label, n)) for n, label in enumerate(estimates))
-        mean = tuple(one.mean for one in estimates.values())
-        if mean:
-            found.append(Line(name, x, tuple(estimates), mean, tuple(one.half for one in estimates.values())))
+        drawn = list(estimates.values())
+        if drawn:
+            mean, half = tuple(one.mean for one in drawn), tuple(one.half for one in drawn)
+            found.append(Line(name, x, tuple(estimates), mean, half, tuple(one.n for one in drawn)))
     return tuple(found)

@@ -33,13 +33,14 @@ class Decided:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a claim's figure: means over seeds, and half the width of their 95 % intervals."""
+    """A line of a claim's figure: means over n seeds, and half the width of their 95 % intervals."""
 
     name: str
     x: tuple[Finite, ...]
     labels: tuple[str, ...]
     mean: tuple[Number, ...]
     half: tuple[Number, ...]
+    n: tuple[Count, ...] = ()
 
 
 @dataclass(frozen=True)
