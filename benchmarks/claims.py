@@ -69,7 +69,9 @@ def accuracies(results: dict[str, Any]) -> str:
             for label, mean, half, n in zip(line["labels"], line["mean"], line["half"], line["n"], strict=True):
                 spread = "" if half is None else f" ± {100 * half:.2f}"
                 row = [label, f"`{line['name']}`", f"{100 * mean:.2f}{spread}", str(n)]
-                cells.setdefault((label, line["name"]), row)
+                key = label, line["name"]
+                if key not in cells or int(cells[key][-1]) < n:  # claims share trainings
+                    cells[key] = row
     return markdown(["network", "rule", "accuracy, %, 95 % interval", "n"], [cells[key] for key in sorted(cells)])
 
 
