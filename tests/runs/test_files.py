@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -322,3 +323,22 @@ def test_many_processes_at_once_hold_it_one_at_a_time(tmp_path: Path) -> None:
     for child in children:
         os.waitpid(child, 0)
     assert (tmp_path / "number").read_text() == "80"
+
+
+def test_who_has_patience_waits_for_a_lock_that_is_let_go(tmp_path: Path) -> None:
+    taken, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(tmp_path):
+            taken.set()
+            let_go.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    taken.wait(10)
+    with pytest.raises(RunError, match="in use by process"), locked(tmp_path, patience=0.2):
+        pass
+    threading.Timer(0.2, let_go.set).start()
+    with locked(tmp_path, patience=10.0):
+        assert (tmp_path / LOCK).is_file()
+    holder.join()

@@ -52,7 +52,7 @@ def begin(campaign: Campaign, out: Path, *, resume: bool) -> None:
     """
     settings = settings_of(campaign)
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
+    with locked(out, patience=30.0):  # parts that begin at the same time take turns
         if (out / CONFIG).exists():
             old = read_toml(out / CONFIG)
             if not resume:

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -27,18 +28,31 @@ _held: set[BinaryIO] = set()  # in a forked child, a file that is still open wou
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock of a folder, which must be there.
+
+    Args:
+        folder: to be locked.
+        patience: seconds to wait for another process to let go of it. Default: none.
 
     Raises:
         RunError: another process holds it (it says which one), or the folder cannot be written into. Nothing was
             changed.
         ConfigError: ``run.lock`` is a link or no plain file.
     """
-    try:
-        file = _acquire(folder / LOCK)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be written into: {error.strerror}; mend that, or choose another") from None
+    last = time.monotonic() + patience
+    while True:
+        try:
+            file = _acquire(folder / LOCK)
+            break
+        except OSError as error:
+            raise RunError(
+                f"{folder}: cannot be written into: {error.strerror}; mend that, or choose another"
+            ) from None
+        except RunError:
+            if time.monotonic() >= last:
+                raise
+            time.sleep(0.05)
     _held.add(file)
     try:
         yield
