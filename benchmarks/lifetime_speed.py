@@ -37,17 +37,15 @@ from backroads.runs.runtime import keep_freed_memory
 
 
 class Case(NamedTuple):
-    """A meta-step: lifetimes of so many steps of 32 samples, in eight hidden layers of so many units, in segments."""
+    """A meta-step: lifetimes of so many steps of 32 samples, in eight hidden layers of so many units."""
 
     lifetimes: int
     hidden: int
     steps: int
-    segments: int = 1
 
 
 CASES = {
     "32 of 64 units": Case(32, 64, 200),
-    "32 of 64 units, 14 segments": Case(32, 64, 200, 14),
     "1 of 64 units": Case(1, 64, 200),
     "1 of 300 units": Case(1, 300, 100),
 }
@@ -68,8 +66,7 @@ def share(case: Case, threads: int, rounds: int) -> dict[str, float]:
     """In this process: seconds of a meta-step, and its speed over that of a large product."""
     torch.set_num_threads(threads)
     keep_freed_memory()  # as in a training
-    settings = {"hidden": [case.hidden] * 8, "checkpoint_segments": case.segments}
-    config = resolve({"task": "sinusoid", "initial_plasticity": 1e-6, **settings})
+    config = resolve({"task": "sinusoid", "initial_plasticity": 1e-6, "hidden": [case.hidden] * 8})
     network = MetaNetwork(config, (INPUTS,))
     episodes = batch(episodes_of("sinusoid", case.steps / 400), case.lifetimes)
     A, found, speeds = torch.randn(1024, 1024), [], []

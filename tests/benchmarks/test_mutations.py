@@ -17,7 +17,9 @@ TABLE: list[Any] = MUTATIONS["table"]()
 
 @pytest.mark.parametrize("mutation", TABLE, ids=lambda one: one.name)
 def test_a_mutation_fits_the_source(mutation: Any) -> None:
-    ast.parse(mutation.mutated())
+    mutated = mutation.mutated()
+    if mutation.file.endswith(".py"):
+        ast.parse(mutated)
     assert mutation.new != mutation.old
     assert mutation.tests
     assert all((ROOT / test).is_file() for test in mutation.tests)

@@ -1,12 +1,13 @@
 """The steps of a lifetime in C++: lifetime.cpp, compiled when it is first called; lifetimes are shared out to threads.
 
-It does what :mod:`backroads.plasticity.fused` does, several times as fast, on the CPU, where the signal is an error of
-a regression and the samples of a step fill whole vector registers. Without a C++ compiler nothing is lost but time.
+It does what :mod:`backroads.plasticity.lifetime` defines, several times as fast, on the CPU, where the signal is the
+error of a regression and the samples of a step fill vector registers. Without a compiler nothing is lost but time.
 """
 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import os
 import shutil
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from backroads.plasticity.fused import Plan
+from backroads.plasticity.rule import LocalRule
 
 SOURCE = Path(__file__).with_name("lifetime.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
@@ -66,21 +67,56 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-def can(plan: Plan, x: Tensor, y: Tensor) -> bool:
-    """Whether the steps of a plan, with inputs x (E, T, m, n) and targets y, can be done here."""
-    return (
-        plan.rule.signal == "error"
-        and y.is_floating_point()
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float64)
-        and x.shape[2] * x.element_size() % REGISTER == 0
-        and not is_in_torch_dispatch_mode()  # whoever counts operations sees those of torch alone
-        and library() is not None
-    )
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What does not change from step to step.
+
+    Attributes:
+        rule: how weights change. shifts: of each plastic layer, from the first: "feedback", "signal" or "none".
+        mu: factor on the change of each.
+    """
+
+    rule: LocalRule
+    shifts: tuple[str, ...]
+    mu: tuple[float, ...]
+
+
+def plan_of(rule: LocalRule, meta: Mapping[str, Tensor], layers: range, x: Tensor, y: Tensor) -> Plan | None:
+    """The plan of the plastic layers, or None where the steps have to be done as they are defined.
+
+    Args:
+        rule: how weights change.
+        meta: the meta-parameters by name.
+        layers: the plastic layers; all that follow the first one.
+        x: inputs of the first of them, (E, T, m, n).
+        y: targets (E, T, m, n_out), or labels.
+    """
+    if rule.is_gradient or rule.rule == "polynomial" or rule.gate != "none" or rule.signal != "error" or not layers:
+        return None
+    if any(f"B{layer}_1" in meta for layer in layers) or any(meta[f"b{layer}"].dim() > 1 for layer in layers):
+        return None
+    if not y.is_floating_point() or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return None
+    m = x.shape[2]
+    # Whoever counts operations (a dispatch mode) sees those of torch alone.
+    if m * x.element_size() % REGISTER or is_in_torch_dispatch_mode() or library() is None:
+        return None
+    n, share = layers.stop, 1 / m if rule.reduction == "mean" else 1.0
+    mu = (share * (rule.hidden_multiplier if layer < n - 1 else 1.0) for layer in layers)
+    return Plan(rule, tuple(rule.shift(layer, n) for layer in layers), tuple(mu))
 
 
 def live(plan: Plan, tensors: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    """As :func:`backroads.plasticity.fused.live`, in segments of its own."""
+    """The weights after T steps, (E, n_out, n_in) each, and the outputs at each before its change, (E, T, m, n_out).
+
+    Args:
+        plan: of :func:`plan_of`.
+        tensors: of plastic layer l, counted from the first one: weights at the start "Wl" (E, n_out, n_in), biases "bl"
+            (n_out,), plasticity "Pl", which broadcasts to W; and under feedback its strength "sl" (1,), "Bl" (n, n_out)
+            and "cl" (n,).
+        x: what the first plastic layer receives, (E, T, m, n).
+        y: targets (E, T, m, n_out).
+    """
     return tuple(_Live.apply(plan, tuple(tensors), x, y, *tensors.values()))  # type: ignore[no-untyped-call]
 
 

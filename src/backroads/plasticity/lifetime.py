@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from backroads.errors import UsageError
-from backroads.plasticity import compiled, fused
+from backroads.plasticity import compiled
 from backroads.plasticity.check import check_meta, check_stream, count_layers
 from backroads.plasticity.polynomial import polynomial_update
 from backroads.plasticity.rule import LocalRule
@@ -68,7 +68,8 @@ def lifetime(
         front: any module (N, ...) -> (N, n_0) before the first linear layer. It does not change in the lifetime, and
             is called once, with all inputs.
         checkpoint_segments: the lifetime is cut into so many parts, whose steps are computed again in the backward
-            pass instead of being kept; about sqrt(T) takes the least memory. Default: 1, everything is kept.
+            pass instead of being kept; about sqrt(T) takes the least memory. Steps in C++ have segments of their own.
+            Default: 1, everything is kept.
         observe: called with (k, weights) after step k, and with k = -1 before the first.
 
     Returns:
@@ -92,17 +93,13 @@ def lifetime(
         observe(-1, weights)
         if checkpoint_segments > 1:
             raise UsageError("observe: expected checkpoint_segments = 1, since the steps of a segment are done twice")
+    layers = range(network.first, network.layers)
+    if observe is None and (plan := compiled.plan_of(rule, meta, layers, x, y)) is not None:
+        *values, seen = compiled.live(plan, network.tensors(list(weights.values())), x, y)
+        return dict(zip(weights, values, strict=True)), seen
     targets_fed_back = network.targets_fed_back(y)
     n = max(1, min(checkpoint_segments, T))
     parts = [range(T * part // n, T * (part + 1) // n) for part in range(n)]
-    plan = fused.plan_of(rule, meta, range(network.first, network.layers), y.shape[2]) if observe is None else None
-    if plan is not None:
-        tensors = network.tensors(list(weights.values()), targets_fed_back)
-        fast = (
-            compiled.live(plan, tensors, x, y) if compiled.can(plan, x, y) else fused.live(plan, tensors, x, y, parts)
-        )
-        *values, seen = fast
-        return dict(zip(weights, values, strict=True)), seen
 
     def segment(part: range, now: Weights) -> tuple[Weights, Tensor]:
         seen = []
@@ -174,15 +171,14 @@ class _Network:
             start[name] = value.expand(lifetimes, *value.shape) if shared else value
         return start
 
-    def tensors(self, weights: list[Tensor], fed_back: Mapping[int, Tensor]) -> dict[str, Tensor]:
-        """What :func:`backroads.plasticity.fused.live` reads of each layer from the first plastic one on."""
+    def tensors(self, weights: list[Tensor]) -> dict[str, Tensor]:
+        """What :func:`backroads.plasticity.compiled.live` reads of each layer from the first plastic one on."""
         found: dict[str, Tensor] = {}
         for n, (layer, W) in enumerate(zip(range(self.first, self.layers), weights, strict=True)):
             found |= {f"W{n}": W, f"b{n}": self.meta[f"b{layer}"], f"P{n}": self.plasticity(layer)}
             if self.rule.shift(layer, self.layers) == "feedback":
-                found[f"s{n}"] = self.meta[f"s{layer}"]
-                own = [f"B{layer}_0", f"c{layer}_0"]
-                found |= {f"f{n}": fed_back[layer]} if layer in fed_back else {f"{k[0]}{n}": self.meta[k] for k in own}
+                found |= {f"s{n}": self.meta[f"s{layer}"], f"B{n}": self.meta[f"B{layer}_0"]}
+                found[f"c{n}"] = self.meta[f"c{layer}_0"]
         return found
 
     def frozen_layers(self, x: Tensor) -> Tensor:
