@@ -14,57 +14,51 @@ from typing import Any
 
 from grid import RESULTS, markdown
 
+from backroads.report.reproduction import FRACTIONS
 from backroads.reproduce.run import campaign_in, gather
 from backroads.runs.files import write_json
 from backroads.runs.schema import as_data
 
 
 def collected(folder: Path) -> dict[str, Any]:
-    """The results, and the environments that differ among the trainings; no place of data on this machine."""
+    """The results, the commits of all trainings, and the machine of the first; no place of data on that machine."""
     found = as_data(gather(campaign_in(folder), folder))
     found["settings"]["data"] = dict.fromkeys(found["settings"]["data"], "PATH")
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("runs/*/environment.json"))]
     return {
         **found,
         "commits": sorted({run["commit"] for run in runs if run["commit"]}),
-        "environment": {name: runs[0][name] for name in ("cpu", "cores", "torch", "python", "platform")},
+        "environment": {name: runs[0][name] for name in ("cpu", "cores", "threads", "torch", "python", "platform")},
     }
 
 
-def told(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The claims of which something has been trained."""
-    return [claim for claim in results["claims"] if claim["done"]]
+def shown(value: float | None, name: str) -> str:
+    """A difference with its sign: in points for accuracies and shares, else as it is."""
+    if value is None:
+        return "-"
+    return f"{100 * value:+.2f}" if name in FRACTIONS else f"{value:+.3g}"
 
 
 def verdicts(results: dict[str, Any]) -> str:
-    """A row for each decision: the verdict of its claim, the mean difference in points, its interval, and n."""
+    """A row for each decision of which something has been trained: its verdict, mean, interval, and numbers by seed."""
     cells = []
-    for claim in told(results):
-        for decided in claim["decisions"]:
-            if not decided["differences"]:
-                continue
-            mean, low, high = (decided[name] for name in ("mean", "low", "high"))
-            interval = "" if low is None else f" [{100 * low:+.2f}, {100 * high:+.2f}]"
-            each = ", ".join(f"{100 * value:+.2f}" for value in decided["differences"])
-            cells.append(
-                [
-                    claim["id"],
-                    decided["says"],
-                    decided["verdict"] if claim["verdict"] != "not run" else "so far: " + decided["verdict"],
-                    f"{100 * mean:+.2f}{interval}",
-                    each,
-                    f"{claim['done']} of {claim['trainings']}",
-                    f"`{claim['command']}`",
-                ]
-            )
-    head = ["claim", "decision", "verdict", "mean, points, 95 % interval", "by seed", "trainings", "command"]
+    for claim in results["claims"]:
+        for one in claim["decisions"]:
+            if one["differences"]:
+                so_far = "so far: " if claim["verdict"] == "not run" else ""
+                numbers = [one["mean"], one["low"], one["high"], *one["differences"]]
+                mean, low, high, *each = (shown(value, one["value"]) for value in numbers)
+                done = f"{claim['done']} of {claim['trainings']}"
+                row = [claim["id"], one["says"], so_far + one["verdict"], f"{mean} [{low}, {high}]", ", ".join(each)]
+                cells.append([*row, done, f"`{claim['command']}`"])
+    head = ["claim", "decision", "verdict", "mean [95 % interval], points", "by seed", "trainings", "command"]
     return markdown(head, cells)
 
 
 def accuracies(results: dict[str, Any]) -> str:
     """A row for each rule and network of the claims' figures that are about accuracy."""
     cells: dict[tuple[str, str], list[str]] = {}
-    for claim in told(results):
+    for claim in results["claims"]:
         for line in claim["lines"] if claim["value"] == "accuracy" else ():
             for label, mean, half, n in zip(line["labels"], line["mean"], line["half"], line["n"], strict=True):
                 spread = "" if half is None else f" ± {100 * half:.2f}"

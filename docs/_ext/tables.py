@@ -94,11 +94,9 @@ def reproduced() -> str:
     """Verdicts and accuracies of the claims that were run, from ``benchmarks/claims.py``."""
     script = runpy.run_path(str(BENCHMARKS / "claims.py"))
     found = results("claims")
-    where = {**found["environment"], "threads": 1}
-    command = f"backroads reproduce run CLAIM --scale {found['scale']} --threads 1"
-    return "\n\n".join(
-        [script["verdicts"](found), script["accuracies"](found), source(command, where, *found["commits"])]
-    )
+    command = f"backroads reproduce run CLAIM --scale {found['scale']}"
+    where = source(command, found["environment"], *found["commits"])
+    return "\n\n".join([script["verdicts"](found), script["accuracies"](found), where])
 
 
 def leaderboard(what: str) -> str:

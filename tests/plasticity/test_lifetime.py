@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,6 +170,17 @@ def test_who_counts_operations_sees_all_of_them() -> None:
         lifetime(network(), stream(1, 6, 8), LocalRule(hidden_shift="none", output_shift="none"))
     products = sum(a * b for a, b in itertools.pairwise(SIZES))
     assert counter.get_total_flops() == 6 * 2 * 2 * 8 * products
+
+
+@pytest.mark.parametrize("body", ["exit 1", "echo no library > $(echo $* | sed 's/.* -o //')"])
+def test_a_compiler_that_fails_is_none(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends with an error, or makes a file that cannot be loaded."""
+    for name in ("c++", "g++", "clang++"):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.delenv("CXX", raising=False)
+    assert compiled.library.__wrapped__() is None
 
 
 def test_nothing_is_compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

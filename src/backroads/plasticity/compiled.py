@@ -6,6 +6,7 @@ error of a regression and the samples of a step fill vector registers. Without a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -62,7 +63,9 @@ def library() -> ctypes.CDLL | None:
                 continue
             for more in ([WIDE], []):
                 words = [compiler, *FLAGS, *more, str(SOURCE), "-o", str(binary)]
-                if subprocess.run(words, capture_output=True, check=False).returncode == 0:
+                # A folder for temporary files may forbid to execute what is in it.
+                with contextlib.suppress(OSError, subprocess.CalledProcessError):
+                    subprocess.run(words, capture_output=True, check=True)
                     return ctypes.CDLL(str(binary))  # a file that is loaded may go
     return None
 

@@ -91,10 +91,14 @@ def _row(one: Decided) -> list[Cell | str]:
     verdict = WORDS.get(one.verdict, one.verdict)
     if not numbers:
         return [one.says, text.DASH, text.DASH, text.DASH, above, "0", verdict]
-    interval = text.DASH
-    if one.low is not None and one.high is not None:
-        interval = f"{shown(one.low, one.value)} to {shown(one.high, one.value)}"
-    return [one.says, mean, interval, Cell(bar(one)), above, str(len(numbers)), verdict]
+    return [one.says, mean, interval_of(one), Cell(bar(one)), above, str(len(numbers)), verdict]
+
+
+def interval_of(one: Decided) -> str:
+    """The 95 % interval of a decision, in words."""
+    if one.low is None or one.high is None:
+        return text.DASH
+    return f"{shown(one.low, one.value)} to {shown(one.high, one.value)}"
 
 
 def bar(one: Decided) -> Markup:
@@ -104,10 +108,8 @@ def bar(one: Decided) -> Markup:
     # An interval of two seeds may be wider than all else: what lies beyond three times the largest number is cut.
     largest = max(abs(value) for value in (*numbers, one.above))
     most = max(1e-3, min(3 * largest, max(abs(value) for value in (*numbers, one.above, *(interval or ())))))
-    told = text.DASH if interval is None else f"{shown(interval[0], one.value)} to {shown(interval[1], one.value)}"
-    label = (
-        f"{one.says}: mean {shown(one.mean, one.value)}, 95 % interval {told}, {text.counted(len(numbers), 'number')}."
-    )
+    mean, n = shown(one.mean, one.value), text.counted(len(numbers), "number")
+    label = f"{one.says}: mean {mean}, 95 % interval {interval_of(one)}, {n}."
     return figure.inline(label, -1.05 * most, 1.05 * most, interval, numbers[:60], marker="o")
 
 
