@@ -105,6 +105,23 @@ COMPILED = [
 ]
 
 
+@pytest.mark.parametrize("name", [name for name, (rule, _, _) in OPTIONS.items() if rule.get("rule") == "gradient"])
+def test_the_meta_gradient_of_descent_written_out_is_autograds(name: str) -> None:
+    """Of weights that each lifetime has of its own, of inputs and targets too. Whoever observes gets it by autograd."""
+    fields, of_network, of_stream = OPTIONS[name]
+    found = []
+    for observe in (None, lambda k, weights: None):
+        meta, (x, y) = network(**of_network), stream(2, 6, **of_stream)
+        start = {**meta, "W1": torch.stack([meta["W1"], 1.5 * meta["W1"]])}
+        given = {**meta, "x": x.requires_grad_()} | ({"y": y.requires_grad_()} if y.is_floating_point() else {})
+        weights, outputs = lifetime(start, Stream(x, y), LocalRule(**fields), observe=observe)
+        assert all(("_Live" in W.grad_fn.name()) == (observe is None) for W in weights.values())
+        query = stream(seed=5, **of_stream)
+        loss_of(predict(start, weights, query.x[:, 0]), query.y[:, 0]).sum().backward()
+        found.append((weights, outputs, {key: tensor.grad for key, tensor in given.items()}))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-11, atol=1e-14)
+
+
 @pytest.mark.skipif(compiled.library() is None, reason="no C++ compiler")
 @pytest.mark.parametrize(("sizes", "samples"), [(SIZES, 8), ((17, 40, 24, 8, 3), 24)])
 @pytest.mark.parametrize("own_start", [False, True])

@@ -26,8 +26,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from backroads.errors import UsageError
-from backroads.plasticity import compiled
+from backroads.plasticity import compiled, descent
 from backroads.plasticity.check import check_meta, check_stream, count_layers
+from backroads.plasticity.descent import Layer
 from backroads.plasticity.polynomial import polynomial_update
 from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.update import linear, plastic_update
@@ -102,14 +103,18 @@ def lifetime(
     parts = [range(T * part // n, T * (part + 1) // n) for part in range(n)]
 
     def segment(part: range, now: Weights) -> tuple[Weights, Tensor]:
-        seen = []
+        if rule.is_gradient and rule.second_order and layers and observe is None:
+            steps = slice(part.start, part.stop)
+            after, seen = descent.live(network.descending(now), x[:, steps], y[:, steps], rule)
+            return network.named(after), seen
+        outputs = []
         for k in part:
             feedback = {layer: f[:, k] for layer, f in targets_fed_back.items()}
             now, yhat = network.step(now, x[:, k], y[:, k], feedback)
-            seen.append(yhat.detach())
+            outputs.append(yhat.detach())
             if observe is not None:
                 observe(k, now)
-        return now, torch.stack(seen, 1)
+        return now, torch.stack(outputs, 1)
 
     outputs = []
     for part in parts:
@@ -222,13 +227,15 @@ class _Network:
 
     def step(self, weights: Weights, x: Tensor, y: Tensor, fed_back: Mapping[int, Tensor]) -> tuple[Weights, Tensor]:
         """One step: x (E, m, n), y (E, m, ...) -> the weights after it, and the outputs before, (E, m, n_out)."""
+        if self.rule.is_gradient:
+            layers, yhat = descent.step(self.descending(weights), x, y, self.rule)
+            return self.named(layers), yhat
         a = [x] * (self.first + 1)
         for layer in range(self.first, self.layers):
             W, b = (weights.get(name, self.meta[name]) for name in (f"W{layer}", f"b{layer}"))
             z = linear(a[-1], W, b)
             a.append(z.relu() if layer < self.layers - 1 else z)
-        change = self.gradient_step if self.rule.is_gradient else self.local_step
-        return change(weights, a, y, fed_back), a[-1]
+        return self.local_step(weights, a, y, fed_back), a[-1]
 
     def local_step(self, weights: Weights, a: list[Tensor], y: Tensor, fed_back: Mapping[int, Tensor]) -> Weights:
         """W_l <- W_l + mu_l P_l o D_l, in every plastic layer at once, from the activities before the step."""
@@ -270,44 +277,22 @@ class _Network:
         by_neuron = kind == "p" and P.dim() == 1 and len(P) > 1
         return P.unsqueeze(1) if by_neuron else P
 
-    def gradient_step(self, weights: Weights, a: list[Tensor], y: Tensor, _: Mapping[int, Tensor]) -> Weights:
-        """W_l <- W_l - rate o dL/dW_l, and biases likewise: gradient descent on the step's own loss.
+    def descending(self, weights: Weights) -> list[Layer]:
+        """The layers of rule "gradient"; without rates among the meta-parameters, theirs is one number."""
+        one = self.meta[f"b{self.layers - 1}"].new_tensor(self.rule.inner_lr)
+        return [
+            Layer(
+                weights[f"W{layer}"],
+                weights[f"b{layer}"],
+                *((self.plasticity(layer), self.plasticity(layer, "pb")) if self.has_rates(layer) else (one, one)),
+            )
+            for layer in self.plastic
+        ]
 
-        Backpropagation written out: delta_{L-1} = dL/dyhat, delta_{l-1} = W_l^T delta_l where a_l > 0,
-        dL/dW_l = sum_m delta_l a_l^T, dL/db_l = sum_m delta_l.
-        """
-        rule, after = self.rule, dict(weights)
-        a = a if rule.second_order else [activity.detach() for activity in a]
-        yhat = a[-1]
-        if y.is_floating_point():
-            delta = (yhat - y) * (2 / (yhat.shape[1] * yhat.shape[2]))
-        else:
-            delta = (yhat.softmax(-1) - self.target(y)) / y.shape[1]
-        for layer in range(self.layers - 1, self.first - 1, -1):
-            if layer in self.plastic:
-                after[f"W{layer}"] = self.descended_weight(weights[f"W{layer}"], layer, a[layer], delta)
-                after[f"b{layer}"] = self.descended_bias(weights[f"b{layer}"], layer, delta)
-            W = weights.get(f"W{layer}", self.meta[f"W{layer}"])
-            W = W if rule.second_order else W.detach()
-            if layer > self.first:
-                delta = torch.matmul(delta, W) * (a[layer] > 0)
-        return after
-
-    def descended_weight(self, W: Tensor, layer: int, a: Tensor, delta: Tensor) -> Tensor:
-        """W - rate o delta^T a."""
-        rates, clip = self.has_rates(layer), self.rule.inner_clip
-        if clip is None and rates:
-            return plastic_update(W, self.plasticity(layer), a, -delta, oja=False)
-        if clip is None:
-            return torch.baddbmm(W, delta.mT, a, alpha=-self.rule.inner_lr)
-        gradient = torch.bmm(delta.mT, a).clamp(-clip, clip)
-        return W - (self.plasticity(layer) if rates else self.rule.inner_lr) * gradient
-
-    def descended_bias(self, b: Tensor, layer: int, delta: Tensor) -> Tensor:
-        """b - rate o sum_m delta."""
-        gradient, clip = delta.sum(1), self.rule.inner_clip
-        gradient = gradient if clip is None else gradient.clamp(-clip, clip)
-        return b - (self.plasticity(layer, "pb") if self.has_rates(layer) else self.rule.inner_lr) * gradient
+    def named(self, layers: list[Layer]) -> Weights:
+        """The weights and biases of layers of rule "gradient" by name."""
+        found = {f"W{n}": layer.W for n, layer in zip(self.plastic, layers, strict=True)}
+        return found | {f"b{n}": layer.b for n, layer in zip(self.plastic, layers, strict=True)}
 
     def has_rates(self, layer: int) -> bool:
         return "p" in self.meta or f"p{layer}" in self.meta
