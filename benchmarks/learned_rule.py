@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from grid import Arm, Data, parser, rows_of, run_grid
-from meta_learning import meta_training, summary, table
+from meta_rates import meta_training, summary, table
 
 from backroads.plasticity.polynomial import SHAPE, formula
 from backroads.plasticity.trainer import load_run
@@ -29,7 +29,7 @@ TASKS: dict[str, Data] = {
         "initial_plasticity": 1e-2,
         "lr_plasticity": 3e-5,
     },
-    "omniglot-5-iid": {"recipe": "omniglot-quick", "order": "iid"},
+    "omniglot-5-iid": {"recipe": "omniglot-small", "order": "iid"},
 }
 FIRST = Arm({"experiment": "sinusoid-iid", "rule": "found here"}, {})
 
@@ -77,7 +77,7 @@ def main() -> None:
         settings = {**TASKS["omniglot-5-iid"], "learner": "flp_polynomial", **more}
         arms.append(Arm({"experiment": "omniglot-5-iid", "rule": "found on sinusoids"}, settings))
         results = run_grid(arms, given, functools.partial(one, found=seeds), summary)
-    print(table(results, "", "rule"), formulas(results), sep="\n\n")
+    print(table(results, "rule"), formulas(results), sep="\n\n")
 
 
 if __name__ == "__main__":
