@@ -18,7 +18,7 @@ from backroads.runs.settings import read_settings
 from backroads.train.settings import resolve
 from backroads.train.trainer import train
 
-AT_DESK = ["reproduce", "run", "K5", "--scale", "desk", "--seeds", "0"]
+AT_DESK = ["reproduce", "run", "M1", "M2", "--scale", "desk", "--seeds", "0"]
 
 
 def campaign(*ids: str) -> Campaign:

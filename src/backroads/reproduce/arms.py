@@ -89,20 +89,21 @@ def arms_of(claim: Claim, campaign: Campaign, out: Path | None = None) -> list[A
     Raises:
         ConfigError: for settings that do not fit.
     """
-    seeds = campaign.seeds or tuple(claim.scales[campaign.scale].seeds)
+    usual = tuple(claim.scales[campaign.scale].seeds)
     found: dict[str, list[Arm]] = {}
     for name, own in claim.sized(campaign.scale).items():
         if not own.best_of:
             # A trial is one training with a seed of its own; the seeds are for what the trials choose.
             found[name] = [
                 _arm(claim, name, own, labels, settings, seed, campaign)
-                for labels, settings in combinations(own)
-                for seed in ([int(labels["trial"])] if "trial" in labels else seeds)
+                for labels, settings, few in combinations(own)
+                for seed in ([int(labels["trial"])] if "trial" in labels else campaign.seeds or few or usual)
             ]
             continue
         drawing = claim.sized(campaign.scale)[own.best_of]
         best, found[name] = _best(found[own.best_of], own.top, out), []
-        for labels, settings in combinations(own):
+        for labels, settings, few in combinations(own):
+            seeds = campaign.seeds or few or usual
             if labels["rule"] not in best:  # what the chosen ones are compared with
                 found[name] += [_arm(claim, name, own, labels, settings, FRESH + seed, campaign) for seed in seeds]
             for trial in best.get(labels["rule"], ()):

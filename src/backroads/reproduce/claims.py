@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -75,7 +75,8 @@ class Trainings(Group):
     recipe: str | None = None
     settings: dict[str, Any] = Field(default={})
     axes: dict[str, dict[str, dict[str, Any]]] = Field(default={})
-    """By axis and label, settings by their flags; ``recipe`` among them is a recipe below them."""
+    """By axis and label, settings by their flags; ``recipe`` among them is a recipe below them, and ``seeds`` are seeds
+    in place of the scale's."""
     trials: Annotated[int, Field(ge=0)] = 0
     """So many trainings of each combination, with coefficients and rates drawn at random, alike for every rule."""
     vary: list[str] = Field(default=[])
@@ -139,23 +140,33 @@ def load_claim(id: str) -> Claim:
     return claim
 
 
-def combinations(own: Trainings) -> Iterator[tuple[Labels, dict[str, Any]]]:
-    """Labels and settings, in tables, of each combination of the axes; with the number of a trial as a label."""
+class Combination(NamedTuple):
+    """One label of each axis, with the number of a trial; settings, in tables; and seeds, if it has its own."""
+
+    labels: Labels
+    settings: dict[str, Any]
+    seeds: tuple[int, ...]
+
+
+def combinations(own: Trainings) -> Iterator[Combination]:
+    """Every combination of the axes, and of each every trial."""
     axes = [[(axis, label, more) for label, more in of.items()] for axis, of in own.axes.items()]
     for chosen in itertools.product(*axes):
         labels = {axis: label for axis, label, _ in chosen}
         settings = _layered(own, [own.settings, *(more for _, _, more in chosen)])
+        seeds = tuple(seed for _, _, more in chosen for seed in more.get("seeds", ()))
         if not own.trials:
-            yield labels, settings
+            yield Combination(labels, settings, seeds)
         for trial in range(own.trials):
-            yield {**labels, "trial": str(trial)}, merged(TrainSettings, settings, drawn(own, settings, trial))
+            drew = merged(TrainSettings, settings, drawn(own, settings, trial))
+            yield Combination({**labels, "trial": str(trial)}, drew, seeds)
 
 
 def _layered(own: Trainings, layers: list[dict[str, Any]]) -> dict[str, Any]:
     """Settings in tables: recipes first, then what goes over them."""
     names = [own.recipe, *(layer.get("recipe") for layer in layers)]
     below = [read_settings(name, "meta" if own.kind == "meta" else "") for name in names if name]
-    above = [{key: value for key, value in layer.items() if key != "recipe"} for layer in layers]
+    above = [{key: value for key, value in layer.items() if key not in ("recipe", "seeds")} for layer in layers]
     return merged(MetaConfig if own.kind == "meta" else TrainSettings, *below, *above)
 
 
