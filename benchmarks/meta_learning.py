@@ -87,10 +87,16 @@ def episodes_of(arm: Arm) -> int:
     return arm.config.meta.meta_steps * arm.config.meta.meta_batch_size
 
 
+def by_experiment(results: Data) -> list[Data]:
+    """The rows, those of one experiment together."""
+    order = list(dict.fromkeys(row["experiment"] for row in results["rows"]))
+    return sorted(results["rows"], key=lambda row: order.index(row["experiment"]))
+
+
 def table(results: Data, kind: str = "") -> str:
     """A row for each learner on the tasks whose name begins with ``kind``, with standard deviations over seeds."""
     cells = []
-    for row in results["rows"]:
+    for row in by_experiment(results):
         if row["experiment"].startswith(kind):
             factor, digits = (100, 1) if row["measure"] == "accuracy" else (1, 3)
             score, angle, interference = (

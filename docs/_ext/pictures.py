@@ -20,7 +20,7 @@ from backroads.contrib.streams import Resonators, SequenceUnit, reflex_task, tim
 from backroads.contrib.theory.run import theory as work_out
 from backroads.contrib.theory.settings import TheoryConfig
 from backroads.report import figure, reproduction, theory
-from backroads.report.curve import Curve, through
+from backroads.report.curve import Curve, over_seeds, through
 from backroads.report.figure import OVERVIEW, Scale, look, swatch
 from backroads.report.read import read_record
 from backroads.report.svg import TEXT, Size, draw
@@ -52,19 +52,46 @@ def theory_picture(what: str) -> str:
 
 
 def meta_picture(what: str) -> str:
-    """MyST for ``ways EXPERIMENT``: score against classes of a lifetime; ``so_far EXPERIMENT``: against tasks seen."""
+    """MyST of the long meta-trainings of ``benchmarks/meta_learning.py``: means over seeds, with standard deviations.
+
+    ``curve EXPERIMENT``: score on validation tasks in the course of meta-training; ``so_far EXPERIMENT``: on the tasks
+    presented so far in a lifetime; ``ways EXPERIMENT``: at the end of lifetimes of so many classes; ``retention
+    EXPERIMENT``: by task learned (rows) and task tested, a matrix for each learner.
+    """
     kind, _, experiment = what.partition(" ")
-    rows = [row for row in _rows("meta_learning", "meta_learning", "rows") if row["experiment"] == experiment]
-    learners = list(dict.fromkeys(row["learner"] for row in rows))
-    curves = []
-    for learner in learners:
-        own = [row for row in rows if row["learner"] == learner]
-        points = [(row["tasks"], row["mean"]) for row in own] if kind == "ways" else enumerate(own[-1]["so_far"], 1)
-        curves.append(through(points))
+    rows = [row for row in _rows("meta_learning", "meta_learning", "by_experiment") if row["experiment"] == experiment]
     is_error = rows[0]["measure"] != "accuracy"
-    ylabel = "mean squared error" if is_error else "accuracy, %"
-    xlabel = "classes of a lifetime" if kind == "ways" else "tasks presented so far"
-    return _curves(experiment, dict(zip(learners, curves, strict=True)), xlabel, ylabel, is_error)
+    measure = rows[0]["measure"] if is_error else "accuracy, %"
+    mean_of = runpy.run_path(str(RESULTS.parent / "meta_learning.py"))["mean_of"]
+    courses = {row["learner"]: mean_of([run["course"] for run in row["seeds"].values()]) for row in rows}
+    if kind == "retention":
+        known = [value for course in courses.values() for tested in course for value in tested if value is not None]
+        scale = figure.loss_scale([through(enumerate(known))]) if is_error else figure.FRACTION
+        drawn = [
+            figure.heat(
+                f"{experiment}, {learner}: {measure} by task learned and task tested",
+                range(1, len(course) + 1),
+                [through(enumerate(tested)).y for tested in course],
+                scale,
+                f"{learner}: task tested",
+                "tasks learned",
+                OVERVIEW._replace(right=60, width=300),
+            )
+            for learner, course in courses.items()
+        ]
+        return _raw(*drawn)
+    curves = {}
+    for row in rows:
+        runs = row["seeds"].values()
+        if kind == "curve":
+            curves[row["learner"]] = over_seeds(dict(run["curve"]) for run in runs)
+        elif kind == "ways":
+            curves[row["learner"]] = over_seeds({int(n): score for n, score in run["ways"].items()} for run in runs)
+        else:
+            so_far = [[mean_of(tested[: n + 1]) for n, tested in enumerate(run["course"])] for run in runs]
+            curves[row["learner"]] = over_seeds(dict(enumerate(scores, 1)) for scores in so_far)
+    xlabel = {"curve": "meta-step", "ways": "classes of a lifetime"}.get(kind, "tasks presented so far")
+    return _curves(experiment, curves, xlabel, measure, is_error)
 
 
 def angles_picture(network: str) -> str:

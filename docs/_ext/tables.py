@@ -73,9 +73,9 @@ def cifar10(rule: str = "") -> str:
 def meta_learning(task: str) -> str:
     """What meta-trained learners do on unseen tasks, from ``benchmarks/meta_learning.py``."""
     found = results("meta_learning")
-    rows = runpy.run_path(str(BENCHMARKS / "meta_learning.py"))["rows"](found)
-    commits = [commit for row in rows if row["experiment"].startswith(task) for commit in row["commits"]]
-    return f"{table_of('meta_learning', task)}\n\n{source(found['command'], found['environment'], *commits)}"
+    commits = {run["commit"] for row in found["rows"] for run in row["seeds"].values()}
+    command = f"backroads reproduce run L1 L2 L3 L4 L5 --scale {found['scale']}"
+    return f"{table_of('meta_learning', task)}\n\n{source(command, found['environment'], *sorted(commits))}"
 
 
 def grid(what: str) -> str:

@@ -131,6 +131,14 @@ def test_without_a_place_of_data_the_other_trainings_run_and_a_place_may_be_adde
     assert "resume: data: the folder has" in capsys.readouterr().err
 
 
+def test_arms_with_seeds_of_their_own_have_these_unless_all_are_given() -> None:
+    claim = load_claim("M1")
+    for seeds, few, usual in (((), {0}, {0, 1, 2, 3, 4}), ((7, 8), {7, 8}, {7, 8})):
+        arms = arms_of(claim, Campaign((claim,), "desk", seeds))
+        for rule, expected in (("feedback_alignment", few), ("backprop", usual)):
+            assert {arm.seed for arm in arms if arm.labels["rule"] == rule} == expected
+
+
 def test_every_data_set_of_the_claims_can_be_given_a_place() -> None:
     scales: tuple[Scale, ...] = ("smoke", "desk", "paper")
     needed = {

@@ -132,11 +132,15 @@ VALUES = ("accuracy", "score", "retention", "gradient_angle", "interference")
 def test_the_same_training_has_one_identity_whatever_claim_and_machine_it_is_of() -> None:
     K5, K8 = load_claim("K5"), load_claim("K8")
     here = Campaign((K5, K8), "desk", machine={"device": "cpu", "threads": 1})
-    there = Campaign((K5, K8), "desk", machine={"device": "cuda"}, data={"cifar10": "/elsewhere"})
+    there, elsewhere = (
+        Campaign((K5, K8), "desk", machine={"device": "cuda"}, data={"cifar10": place})
+        for place in ("/elsewhere", "npz:/elsewhere/cifar10.npz")
+    )
     both = [*arms_of(K5, here), *arms_of(K8, here)]
     shared = len(both) - len(unique(both))
     assert shared == sum(arm.labels["rule"] == "backprop" for arm in arms_of(K8, here))
-    assert [a.identity for a in both] == [a.identity for a in [*arms_of(K5, there), *arms_of(K8, there)]]
+    for other in (there, elsewhere):
+        assert [a.identity for a in both] == [a.identity for a in [*arms_of(K5, other), *arms_of(K8, other)]]
     seeds = {arm.identity for arm in arms_of(K8, Campaign((K8,), "desk", seeds=(7,)))}
     assert not seeds & {arm.identity for arm in both}
 

@@ -18,6 +18,7 @@ from backroads.train.settings import HARMLESS, TrainSettings
 from backroads.train.settings import resolve as resolve_train
 
 MACHINE = HARMLESS | {"device", "threads"}  # settings that make no other training
+_DATA = {"train": ("data", "name"), "meta": ("task", "task")}  # the table and the setting that name the data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Arm:
     def identity(self) -> str:
         """The same for trainings that are the same, whatever claims they serve."""
         data = self.config.model_dump()
+        table, field = _DATA[self.kind]
+        data[table][field] = self.data
         data = {k: _kept(v) if isinstance(v, dict) else v for k, v in data.items()}
         measured = [self.own.lifetimes, self.own.analysed] if self.kind == "meta" else []
         return hashlib.sha256(json.dumps([self.kind, data, measured], sort_keys=True).encode()).hexdigest()[:16]
@@ -116,9 +119,9 @@ def arms_of(claim: Claim, campaign: Campaign, out: Path | None = None) -> list[A
 def _arm(
     claim: Claim, name: str, own: Trainings, labels: Labels, settings: dict[str, Any], seed: int, campaign: Campaign
 ) -> Arm:
-    table, field, usual = ("task", "task", "sinusoid") if own.kind == "meta" else ("data", "name", "digits")
+    table, field = _DATA[own.kind]
     group = settings.get(table, {})
-    data = str(group.get(field, usual))
+    data = str(group.get(field, "sinusoid" if own.kind == "meta" else "digits"))
     place = campaign.data.get(data)
     if place is not None:
         group = {**group, field if place.startswith(("folder:", "npz:")) else "root": place}

@@ -30,6 +30,8 @@ from backroads.runs.verdicts import ClaimResult, Reproduction, Verdict
 
 Log = Callable[[str], None]
 NAMES = ("scale", "claims", "seeds", "data")
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)  # of gradient descent in lifetimes, for weights from plain training
+VALIDATED = 40  # lifetimes on which they are compared
 
 
 class Interrupted(Exception):
@@ -207,7 +209,7 @@ def _set_aside(folder: Path) -> None:
 
 def _meta(arm: Arm, config: MetaConfig, folder: Path) -> str | int:
     from backroads.plasticity.analysis import analyse
-    from backroads.plasticity.evaluate import measure
+    from backroads.plasticity.evaluate import choose_rate, measure
     from backroads.plasticity.network import MetaNetwork
     from backroads.plasticity.trainer import load_run, meta_train
     from backroads.runs.results import MetaEvaluation
@@ -216,6 +218,8 @@ def _meta(arm: Arm, config: MetaConfig, folder: Path) -> str | int:
     if isinstance(found, Stopped):
         return found.signal
     network, tasks, used = load_run(folder, "best")
+    if config.meta.pretrain:  # what no meta-training has chosen
+        choose_rate(network, tasks, RATES, VALIDATED)
     step = used.manifest.step
     n, batch = config.task.tasks, 8 if config.task.tasks <= 20 else 1
     lifetimes = measure(network, tasks, "test", arm.own.lifetimes, batch=batch).summary(step)
