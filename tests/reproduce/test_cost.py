@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from scripts import script
 
 from backroads.plasticity.settings import resolve
+from backroads.reproduce import cost
+from backroads.reproduce.arms import Campaign, arms_of, unique
+from backroads.reproduce.claims import Scale, claim_ids, load_claim
 from backroads.reproduce.cost import of_lifetimes
 
 
@@ -32,3 +36,22 @@ def test_a_lifetime_takes_six_products_a_layer_and_step() -> None:
     T, query = tasks * steps, tasks * m
     expected = 2 * (T * m * (6 * sum(products) - products[0]) + query * (3 * sum(products) - products[0])) * 3 * 2
     assert of_lifetimes(config) == pytest.approx(expected, rel=0.05)
+
+
+def test_what_ships_is_what_the_claims_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has to be counted, of any claim at any scale."""
+    monkeypatch.setattr(cost, "cost", None)
+    monkeypatch.setattr(cost, "_lifetime", None)
+    scales: tuple[Scale, ...] = ("smoke", "desk", "paper")
+    for scale in scales:
+        for claim in map(load_claim, claim_ids()):
+            flop, hours = cost.flop_and_hours(unique(arms_of(claim, Campaign((claim,), scale))))
+            assert flop
+            assert hours
+
+
+@pytest.mark.slow
+def test_what_ships_is_what_is_counted() -> None:
+    shipped = dict(cost.counted())
+    anew = script("claim_costs")["counted_anew"]()
+    assert anew == pytest.approx(shipped, rel=1e-12)

@@ -1,10 +1,17 @@
-"""What trainings cost: floating point operations, counted on the networks themselves, and hours on two CPU cores."""
+"""What trainings cost: floating point operations, counted on the networks themselves, and hours on two CPU cores.
+
+Counting takes a minute for all claims, so that what was counted ships with them, in ``recipes/claims/operations.json``
+(written by ``python benchmarks/claim_costs.py``). What is not in there is counted when it is asked for.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import math
 from collections.abc import Sequence
+from importlib import resources
 from typing import Any
 
 import torch
@@ -16,14 +23,14 @@ from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.settings import MetaConfig
 from backroads.plasticity.tasks.episode import Episodes
 from backroads.plasticity.trainer import meta_gradient
-from backroads.reproduce.arms import Arm
+from backroads.reproduce.arms import MACHINE, Arm
 from backroads.reproduce.verdict import CLASSES
 from backroads.train.build import rules_of
 from backroads.train.settings import TrainSettings
 
 # Operations a second, measured on two CPU cores: fp32 convolutions, and lifetimes in layers of 64 units in torch and in
 # C++ (docs/plasticity.md).
-CONVOLUTIONS, LIFETIMES, COMPILED = 180e9, 24e9, 130e9
+CONVOLUTIONS, LIFETIMES, COMPILED = 180e9, 45e9, 120e9
 # (shape of an image, images to train on), of data that need not be at hand to be counted.
 DATA: dict[str, tuple[tuple[int, int, int], int]] = {
     "digits": ((1, 8, 8), 1437),
@@ -31,7 +38,22 @@ DATA: dict[str, tuple[tuple[int, int, int], int]] = {
     "imagenette": ((3, 128, 128), 9_469),
     "imagenet": ((3, 224, 224), 1_281_167),
 }
-_counted: dict[str, float] = {}
+OPERATIONS = "operations.json"  # of a step for each example, or of a lifetime, by what it depends on
+
+
+@functools.cache
+def counted() -> dict[str, float]:
+    """Operations that have been counted, by :func:`key_of`."""
+    file = resources.files("backroads") / "recipes" / "claims" / OPERATIONS
+    found: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
+
+
+def key_of(*what: Any) -> str:
+    """A short name of plain data, in which only that matters of rates and other fractions whether they are zero."""
+    text = json.dumps(what, sort_keys=True)
+    zeros = json.loads(text, parse_float=lambda number: bool(float(number)))
+    return hashlib.sha256(json.dumps(zeros, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def flop_and_hours(arms: Sequence[Arm]) -> tuple[float | None, float | None]:
@@ -66,26 +88,24 @@ def of_training(config: TrainSettings, arm: Arm) -> float | None:
     batch = config.run.batch_size
     steps = config.run.epochs * (math.ceil if config.data.last_batch else math.floor)(images / batch)
     steps = min(steps, config.run.max_steps or steps)
-    # Of the rule's numbers, only which of them are zero makes a difference.
-    options = {name: bool(v) if isinstance(v, float) else v for name, v in config.rule.options.items()}
-    key = json.dumps([name, shape, config.model.model_dump(), config.rule.name, options], sort_keys=True)
-    if key not in _counted:
+    key = key_of(name, shape, config.model.model_dump(), config.rule.name, config.rule.options)
+    if key not in counted():
         with torch.device("meta"):
             model = build_model(config.model.name, classes=CLASSES[name], shape=shape, options=config.model.options)
-        counted = cost(model, rules_of(config), shape, 8)
-        _counted[key] = counted.flops / 8
-    return _counted[key] * steps * batch
+        counted()[key] = cost(model, rules_of(config), shape, 8).flops / 8
+    return counted()[key] * steps * batch
 
 
 def of_lifetimes(config: MetaConfig) -> float:
     """Of all meta-steps: a lifetime costs the same at each of its steps, so that one and two of them are counted."""
     task, network = config.task, config.network
-    key = json.dumps([network.model_dump(), config.plasticity.model_dump(), task.model_dump()], sort_keys=True)
+    of_task = {name: value for name, value in task.model_dump().items() if name not in ("task", *MACHINE)}
+    key = key_of(network.model_dump(), config.plasticity.model_dump(), of_task, task.is_images)
     T = task.tasks * task.steps_per_task
-    if key not in _counted:
+    if key not in counted():
         one, two = (_lifetime(config, k) for k in (1, 2))
-        _counted[key] = one + (T - 1) * (two - one)
-    return _counted[key] * config.meta.meta_steps * config.meta.meta_batch_size
+        counted()[key] = one + (T - 1) * (two - one)
+    return counted()[key] * config.meta.meta_steps * config.meta.meta_batch_size
 
 
 def _lifetime(config: MetaConfig, steps: int) -> float:
