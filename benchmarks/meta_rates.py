@@ -45,7 +45,7 @@ SEARCHED: dict[str, tuple[str, dict[str, dict[str, float]]]] = {
         },
     ),
 }
-FACTORS = (0.3, 1.0, 3.0)
+FACTORS = ((0.3, 1.0, 3.0), (1.0, 3.0, 10.0))  # of the first of the two, and of the rate of the weights
 SHORT = 500  # meta-steps, of 5,000
 
 
@@ -54,7 +54,7 @@ def trials() -> list[Arm]:
     arms = []
     for task, (recipe, learners) in SEARCHED.items():
         for learner, rates in learners.items():
-            for factors in itertools.product(FACTORS, repeat=len(rates)):
+            for factors in itertools.product(*FACTORS):
                 own = {name: rate * factor for (name, rate), factor in zip(rates.items(), factors, strict=True)}
                 labels = {"experiment": f"{task} iid", "learner": learner, "factors": "{:g} {:g}".format(*factors)}
                 settings = {"recipe": recipe, "order": "iid", "learner": learner}

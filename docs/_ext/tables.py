@@ -62,6 +62,11 @@ def front_speed() -> str:
     return table_of("lifetime_speed", function="front_table")
 
 
+def descent_speed() -> str:
+    """What writing out the meta-gradient of OML is worth, from the same."""
+    return table_of("lifetime_speed", function="descent_line")
+
+
 def cifar10(rule: str = "") -> str:
     """Accuracies of one rule and its variants, or of all, from ``benchmarks/cifar10.py``."""
     table = runpy.run_path(str(BENCHMARKS / "cifar10.py"))["table"]
