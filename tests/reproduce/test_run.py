@@ -13,6 +13,7 @@ from backroads.cli.reproduce import PLACES
 from backroads.reproduce import run as runs
 from backroads.reproduce.arms import Arm, Campaign, arms_of, unique
 from backroads.reproduce.claims import Scale, claim_ids, load_claim
+from backroads.runs.progress import Progress, Report
 from backroads.runs.schema import TrainingResults
 from backroads.runs.settings import read_settings
 from backroads.train.settings import resolve
@@ -31,19 +32,22 @@ def performed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = runs.perform
 
-    def perform(arm: Arm, out: Path) -> str | int:
+    def perform(arm: Arm, out: Path, report: Report) -> str | int:
         names.append(arm.identity)
-        return real(arm, out)
+        return real(arm, out, report)
 
     monkeypatch.setattr(runs, "perform", perform)
     return names
 
 
 def test_parts_divide_the_trainings_and_what_claims_share_is_run_once(tmp_path: Path, performed: list[str]) -> None:
-    own, lines = campaign("K5", "K8"), list[str]()
+    own, told = campaign("K5", "K8"), list[Progress]()
     for part in ((1, 2), (2, 2)):
         runs.begin(own, tmp_path / "out", resume=True)
-        runs.run(own, tmp_path / "out", lines.append, part=part)
+        runs.run(own, tmp_path / "out", told.append, part=part)
+    assert sum(one.line is not None and one.line.endswith(": finished") for one in told) == len(performed)
+    steps = [one for one in told if one.line is None]  # of the trainings themselves
+    assert sum(one.done == one.total for one in steps) >= len(performed)
     arms = [arm for claim in own.claims for arm in arms_of(claim, own)]
     assert len(performed) == len(set(performed)) == len(unique(arms)) < len(arms)
     assert {claim.verdict for claim in runs.gather(own, tmp_path / "out", counted=False).claims} == {"not judged"}
@@ -54,12 +58,12 @@ def test_an_interrupted_campaign_goes_on_and_repeats_nothing(
 ) -> None:
     own, whole = campaign("K8"), runs.perform
     runs.begin(own, tmp_path / "out", resume=False)
-    monkeypatch.setattr(runs, "perform", lambda arm, out: 15 if len(performed) == 2 else whole(arm, out))
+    monkeypatch.setattr(runs, "perform", lambda *words: 15 if len(performed) == 2 else whole(*words))
     with pytest.raises(runs.Interrupted):
-        runs.run(own, tmp_path / "out", lambda line: None)
+        runs.run(own, tmp_path / "out", lambda progress: None)
     assert runs.gather(own, tmp_path / "out", counted=False).claims[0].verdict == "not run"
     monkeypatch.setattr(runs, "perform", whole)
-    assert runs.run(own, tmp_path / "out", lambda line: None) == []
+    assert runs.run(own, tmp_path / "out", lambda progress: None) == []
     assert len(performed) == len(set(performed)) == 4
 
 
@@ -110,7 +114,7 @@ def test_without_a_place_of_data_the_other_trainings_run_and_a_place_may_be_adde
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names: list[str] = []
-    monkeypatch.setattr(runs, "perform", lambda arm, out: names.append(arm.data) or "")
+    monkeypatch.setattr(runs, "perform", lambda arm, out, report: names.append(arm.data) or "")
     for split in ("train", "test"):
         for name in ("one", "two"):
             (tmp_path / "data" / split / name).mkdir(parents=True)

@@ -12,7 +12,8 @@ import cyclopts
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from backroads.cli.shared import FAILED, INTERRUPTED, print_line, print_report
+from backroads.cli.progress import progress
+from backroads.cli.shared import FAILED, INTERRUPTED, print_report
 from backroads.errors import ConfigError, nearest
 from backroads.reproduce.arms import Campaign, arms_of, unique
 from backroads.reproduce.claims import Claim, Scale, claim_ids, load_claim
@@ -101,7 +102,8 @@ def run(
         raise ConfigError(f"data: {name}: {wrong[name]}")
     begin(campaign, out, resume=resume or own != (1, 1))
     try:
-        problems = run_all(campaign, out, print_line, part=own, jobs=jobs, without=wrong)
+        with progress() as report:
+            problems = run_all(campaign, out, report, part=own, jobs=jobs, without=wrong)
     except (Interrupted, KeyboardInterrupt) as stopped:
         number = getattr(stopped, "signal", 2)
         print(f"backroads: stopped by signal {number}; the same command with --resume goes on", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import shlex
 import signal
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +23,11 @@ from backroads.runs.environment import environment
 from backroads.runs.files import free_name, write_atomically, write_json
 from backroads.runs.folder import CONFIG, ENVIRONMENT, RESULTS
 from backroads.runs.lock import locked
-from backroads.runs.progress import Progress
+from backroads.runs.progress import Progress, Report
 from backroads.runs.schema import Stopped
 from backroads.runs.settings import read_toml
 from backroads.runs.verdicts import ClaimResult, Reproduction, Verdict
 
-Log = Callable[[str], None]
 NAMES = ("scale", "claims", "seeds", "data")
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)  # of gradient descent in lifetimes, for weights from plain training
 VALIDATED = 40  # lifetimes on which they are compared
@@ -98,7 +97,7 @@ def campaign_in(out: Path) -> Campaign:
 def run(
     campaign: Campaign,
     out: Path,
-    log: Log,
+    report: Report,
     *,
     part: tuple[int, int] = (1, 1),
     jobs: int = 1,
@@ -107,7 +106,8 @@ def run(
     """Run all trainings that have not ended, and those that the trials choose as soon as all trials have ended.
 
     Args:
-        campaign: begun in ``out``. log: called with a line when a training ends.
+        campaign: begun in ``out``. report: called with a line when a training ends; where they are run one at a time,
+            also when one begins, and with its steps.
         part: (K, N), run every N-th training alone, from the K-th; the others are left to other processes, which need
             to know nothing of this one. jobs: trainings at a time. without: names of data whose trainings are left out.
 
@@ -128,9 +128,10 @@ def run(
             others = sum(arm.identity not in own for arm in left)
             return problems + ([f"{others} trainings are left to other parts"] if others else [])
         tried |= {arm.identity for arm in todo}
-        for number, (arm, problem) in enumerate(_performed(todo, out, jobs), 1):
+        for number, (arm, problem) in enumerate(_performed(todo, out, jobs, report), 1):
             problems += [f"{arm.name}: {problem}"] if problem else []
-            log(f"[{number}/{len(todo)}] {arm.name}: {problem or outcome_of(arm, out).status}")
+            line = f"[{number}/{len(todo)}] {arm.name}: {problem or outcome_of(arm, out).status}"
+            report(Progress(number, len(todo), line))
 
 
 def outcome_of(arm: Arm, out: Path) -> Outcome:
@@ -138,10 +139,11 @@ def outcome_of(arm: Arm, out: Path) -> Outcome:
     return outcome(out / arm.folder, arm.kind, analysed=arm.own.analysed > 0)
 
 
-def _performed(todo: Sequence[Arm], out: Path, jobs: int) -> Iterator[tuple[Arm, str]]:
+def _performed(todo: Sequence[Arm], out: Path, jobs: int, report: Report) -> Iterator[tuple[Arm, str]]:
     if jobs == 1:
-        for arm in todo:
-            yield arm, _checked(perform(arm, out))
+        for number, arm in enumerate(todo, 1):
+            report(Progress(number - 1, len(todo), f"[{number}/{len(todo)}] {arm.name}"))
+            yield arm, _checked(perform(arm, out, lambda steps: report(replace(steps, line=None))))
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that the children end too
     # A fresh interpreter each: forked ones share the threads of torch, and hang.
@@ -166,16 +168,20 @@ def _checked(end: str | int) -> str:
     return end
 
 
-def perform(arm: Arm, out: Path) -> str | int:
+def _silent(progress: Progress) -> None:
+    """What is said of single trainings is in their run folders."""
+
+
+def perform(arm: Arm, out: Path, report: Report = _silent) -> str | int:
     """Run one training to its end; returns what is wrong with it (empty: nothing), or the signal that ended it."""
     try:
         if outcome_of(arm, out).status == "damaged":
             _set_aside(out / arm.folder)
         if isinstance(arm.config, MetaConfig):
-            return _meta(arm, arm.config, out / arm.folder)
+            return _meta(arm, arm.config, out / arm.folder, report)
         from backroads.train.trainer import train
 
-        found = train(arm.config, out / arm.folder, _silent, resume=True)
+        found = train(arm.config, out / arm.folder, report, resume=True)
         return found.signal if isinstance(found, Stopped) else ""
     except BackroadsError as error:
         return str(error).partition("\n")[0]
@@ -207,14 +213,14 @@ def _set_aside(folder: Path) -> None:
             (folder / name).rename(free_name(folder / f"{name}.damaged"))
 
 
-def _meta(arm: Arm, config: MetaConfig, folder: Path) -> str | int:
+def _meta(arm: Arm, config: MetaConfig, folder: Path, report: Report) -> str | int:
     from backroads.plasticity.analysis import analyse
     from backroads.plasticity.evaluate import choose_rate, measure
     from backroads.plasticity.network import MetaNetwork
     from backroads.plasticity.trainer import load_run, meta_train
     from backroads.runs.results import MetaEvaluation
 
-    found = meta_train(config, folder, _silent, resume=True)
+    found = meta_train(config, folder, report, resume=True)
     if isinstance(found, Stopped):
         return found.signal
     network, tasks, used = load_run(folder, "best")
@@ -229,10 +235,6 @@ def _meta(arm: Arm, config: MetaConfig, folder: Path) -> str | int:
         compared = analyse(network, untrained, tasks, "test", arm.own.analysed, step=step, environment=environment())
         write_json(folder / "analysis.json", compared)
     return ""
-
-
-def _silent(progress: Progress) -> None:
-    """Lines of single trainings are in their run folders."""
 
 
 def gather(campaign: Campaign, out: Path, *, counted: bool = True) -> Reproduction:
