@@ -45,7 +45,7 @@ SEARCHED: dict[str, tuple[str, dict[str, dict[str, float]]]] = {
         },
     ),
 }
-FACTORS = ((0.3, 1.0, 3.0), (1.0, 3.0, 10.0))  # of the first of the two, and of the rate of the weights
+FACTORS = ((0.3, 1.0, 3.0), (3.0, 10.0, 30.0))  # of the first of the two, and of the rate of the weights
 SHORT = 500  # meta-steps, of 5,000
 
 
