@@ -40,8 +40,8 @@ SEARCHED: dict[str, tuple[str, dict[str, dict[str, float]]]] = {
     "omniglot 5": (
         "omniglot-small",
         {
-            "flp": {"initial_plasticity": 0.01, "lr_forward": 1e-3},
-            "oml": {"inner_lr": 0.03, "lr_forward": 1e-3},
+            "flp": {"initial_plasticity": 0.01, "lr_forward": 3e-4},
+            "oml": {"inner_lr": 0.03, "lr_forward": 3e-4},
         },
     ),
 }
