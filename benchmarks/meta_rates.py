@@ -45,7 +45,7 @@ SEARCHED: dict[str, tuple[str, dict[str, dict[str, float]]]] = {
         },
     ),
 }
-FACTORS = ((0.3, 1.0, 3.0), (3.0, 10.0, 30.0))  # of the first of the two, and of the rate of the weights
+FACTORS = ((0.3, 1.0, 3.0, 10.0), (3.0, 10.0, 30.0))  # of the first of the two, and of the rate of the weights
 SHORT = 500  # meta-steps, of 5,000
 
 
@@ -80,8 +80,7 @@ def meta_training(
 ) -> Data:
     """Meta-train, and measure on a split; leaves with status 128 + signal if it is stopped."""
     given = dict(arm.settings)
-    tables = {**read_settings(given.pop("recipe"), "meta"), "learner": given.pop("learner")}
-    config = resolve(tables, {**given, **machine, "seed": seed})
+    config = resolve(read_settings(given.pop("recipe"), "meta"), {**given, **machine, "seed": seed})
     results = meta_train(config, folder, show, resume=True)
     if isinstance(results, Stopped):
         sys.exit(128 + results.signal)

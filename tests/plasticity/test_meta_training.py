@@ -74,8 +74,7 @@ def last(path: Path) -> checkpoint.Checkpoint:
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_learner_trains_what_it_should_and_nothing_else(learner: str, tmp_path: Path) -> None:
-    flags = {"learner": learner, "meta_steps": 2} | ({} if "fixed_p" in learner else {"initial_plasticity": 1e-3})
-    config = resolve(SMALL, flags)
+    config = resolve(SMALL, {"learner": learner, "meta_steps": 2, "initial_plasticity": 1e-3})
     before = made(config)[0].state_dict()
     assert trained(config, tmp_path / "run").status == "finished"
     moved = {name for name, value in last(tmp_path / "run").model.items() if not torch.equal(value, before[name])}
@@ -108,7 +107,14 @@ def test_a_learner_changes_what_its_name_says() -> None:
     recipe = {**SMALL, "lr_feedback": 1.0, "lr_plasticity": 1.0}
     assert resolve(recipe, {"learner": "flp_fixed_feedback"}).meta.lr_feedback == 0.0  # but not a learner of a flag
     assert resolve(recipe, {"learner": "dfa", "lr_plasticity": 2.0}).meta.lr_plasticity == 2.0
+    recipe |= {"gradient": {"inner_lr": 0.5, "lr_forward": 3.0}}
+    oml, flp = (resolve(recipe, {"learner": learner}) for learner in ("oml_first_order", "flp"))
+    assert (oml.plasticity.inner_lr, oml.meta.lr_forward) == (0.5, 3.0)
+    assert flp.meta.lr_forward == resolve(SMALL).meta.lr_forward
+    assert resolve(recipe, {"learner": "oml", "inner_lr": 0.1}).plasticity.inner_lr == 0.1
     for wrong, message in (
+        ({"learner": "flp_fixed_plasticity"}, "initial_plasticity: expected a number other than 0"),
+        ({"gradient": {"inner_rate": 1.0}, "learner": "oml"}, "unknown setting 'inner_rate'"),
         ({"learner": "om"}, "Did you mean 'oml'"),
         ({"task": {"taks": 3}}, "unknown setting 'task.taks'. Did you mean 'tasks'"),
         ({"init_weights": "zero"}, "unknown setting 'init_weights'. Did you mean 'initial_weights'"),

@@ -145,6 +145,32 @@ def test_the_same_training_has_one_identity_whatever_claim_and_machine_it_is_of(
     assert not seeds & {arm.identity for arm in both}
 
 
+def test_no_recipe_takes_off_an_ablation_what_it_is() -> None:
+    claim = load_claim("L1")
+    arms = {
+        (arm.labels["learner"], arm.labels["task"]): arm.config for arm in arms_of(claim, Campaign((claim,), "desk"))
+    }
+    for (learner, task), config in arms.items():
+        full = arms["flp", task].model_dump()
+        differs = {
+            f"{table}.{name}": value
+            for table, fields in config.model_dump().items()
+            if isinstance(fields, dict)
+            for name, value in fields.items()
+            if value != full[table][name] and name != "seed"
+        }
+        assert (
+            differs
+            == {
+                "flp": {},
+                "flp_no_feedback": {"plasticity.hidden_shift": "none"},
+                "flp_fixed_feedback": {"meta.lr_feedback": 0.0},
+                "flp_output_only": {"plasticity.plastic_layers": "output"},
+                "flp_fixed_plasticity": {"meta.lr_plasticity": 0.0},
+            }[learner]
+        ), (learner, task)
+
+
 def test_drawn_values_are_alike_for_rules_that_share_a_name_and_within_their_range() -> None:
     K3 = load_claim("K3")
     trials = [arm for arm in arms_of(K3, Campaign((K3,), "desk")) if arm.of == "trials"]

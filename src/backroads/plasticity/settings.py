@@ -41,7 +41,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "flp_zero_strength": {"initial_strength": 0.0, "lr_strength": 0.0},
     "flp_output_only": {"plastic_layers": "output"},
     "flp_nowhere": {"plastic_layers": "none"},
-    "flp_fixed_plasticity": {"lr_plasticity": 0.0, "initial_plasticity": 1e-4},
+    "flp_fixed_plasticity": {"lr_plasticity": 0.0},
     "flp_random_start": {"initial_weights": "random"},
     "flp_zero_start": {"initial_weights": "zero"},
     "flp_by_neuron": {"granularity": "neuron"},
@@ -227,7 +227,8 @@ def resolve(given: dict[str, Any], flags: dict[str, Any] | None = None) -> MetaC
     """Check settings and fill in the defaults that go with the task and the learner.
 
     Args:
-        given: settings, in their tables or by name alone: ``{"learner": "oml", "tasks": 5}``.
+        given: settings, in their tables or by name alone: ``{"learner": "oml", "tasks": 5}``. A table "gradient" holds
+            what differs where the rule is "gradient", as rates that were chosen for OML.
         flags: settings that override them, likewise. A learner among them overrides ``given`` too: an ablation that a
             flag names stays one, whatever the recipe.
 
@@ -235,11 +236,15 @@ def resolve(given: dict[str, Any], flags: dict[str, Any] | None = None) -> MetaC
         ConfigError: naming every wrong field, with the nearest name for unknown ones.
     """
     flags = merged(MetaConfig, flags or {})
+    of_gradient, given = given.get("gradient", {}), {key: value for key, value in given.items() if key != "gradient"}
     both = merged(MetaConfig, given, flags)
     images = both.get("task", {}).get("task", "sinusoid") != "sinusoid"
     learner = _of_learner(str(both.get("learner", "flp")), images)
     between = (given, learner) if "learner" in flags else (learner, given)
-    config = checked(MetaConfig, merged(MetaConfig, IMAGES if images else {}, *between, flags))
+    layers = [IMAGES if images else {}, *between, flags]
+    if merged(MetaConfig, *layers).get("plasticity", {}).get("rule") == "gradient":
+        layers.insert(3, of_gradient)
+    config = checked(MetaConfig, merged(MetaConfig, *layers))
     _check(config)
     return config
 
@@ -276,6 +281,10 @@ def _check(config: MetaConfig) -> None:
         (
             config.plasticity.rule == "polynomial" and config.plasticity.reduction == "power",
             "reduction: expected 'sum' or 'mean' for rule 'polynomial', got 'power'",
+        ),
+        (
+            config.learner == "flp_fixed_plasticity" and network.initial_plasticity == 0,
+            "initial_plasticity: expected a number other than 0 where it is never learned, got 0",
         ),
         (frozen > linear, f"frozen_layers: expected at most the {linear} linear layers, got {frozen}"),
     ]

@@ -128,7 +128,11 @@ def _arm(
     run = {**settings.get("run", {}), **campaign.machine, "seed": seed}
     settings = {**settings, table: group, "run": run}
     kind = own.kind
-    config: TrainSettings | MetaConfig = resolve_meta(settings) if kind == "meta" else resolve_train(settings)
+    config: TrainSettings | MetaConfig
+    if kind == "meta":  # the learner goes over what a recipe says: an ablation stays one
+        config = resolve_meta(settings, {"learner": settings["learner"]} if "learner" in settings else {})
+    else:
+        config = resolve_train(settings)
     return Arm(claim.id, name, labels, seed, kind, data, config, own)
 
 
