@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from grid import Arm, Data, markdown, parser, rows_of, run_grid, show, spread
+from grid import Arm, Data, markdown, parser, run_grid, show, spread
 
 from backroads.plasticity.evaluate import measure
 from backroads.plasticity.settings import resolve
@@ -111,17 +111,17 @@ def summary(seeds: dict[str, Data], baseline: dict[str, Data]) -> Data:
     return {"rows": [row]}
 
 
-def table(results: Data, name: str = "factors") -> str:
-    """A row for each experiment, learner and label ``name``, as the docs show them."""
+def table(results: Data) -> str:
+    """A row for each arm and number of tasks of a lifetime, as the docs show them."""
     cells = []
-    for arm in rows_of(results):
-        (row,) = arm["rows"]
-        factor, digits = (100, 1) if row["measure"] == "accuracy" else (1, 3)
-        score = "not finite" if row["mean"] is None else spread(row["mean"], row["interval_95"], factor, digits)
-        by_seed = ", ".join(f"{factor * mean:.{digits}f}" for mean in row["means_by_seed"])
-        score += f" (n = {row['lifetimes']})"
-        cells.append([arm["experiment"], arm.get("learner", ""), arm[name], score, by_seed, str(row["episodes"])])
-    head = ["experiment", "learner", name, "at the end of a lifetime, 95 % interval", "by seed", "episodes"]
+    for arm in results["arms"]:
+        for row in arm["rows"]:
+            factor, digits = (100, 1) if row["measure"] == "accuracy" else (1, 3)
+            score = "not finite" if row["mean"] is None else spread(row["mean"], row["interval_95"], factor, digits)
+            score += f" (n = {row['lifetimes']})"
+            by_seed = ", ".join(f"{factor * mean:.{digits}f}" for mean in row["means_by_seed"])
+            cells.append([*arm["labels"].values(), str(row["tasks"]), score, by_seed, str(row["episodes"])])
+    head = [*results["arms"][0]["labels"], "tasks", "at the end of a lifetime, 95 % interval", "by seed", "episodes"]
     return markdown(head, cells)
 
 

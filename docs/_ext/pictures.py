@@ -216,14 +216,14 @@ def leaderboard_picture(task: str) -> str:
 
 def reproduced_pictures() -> str:
     """MyST: of the claims of which something was trained, the numbers of each decision around their interval, and the
-    figures that show more than one point (``benchmarks/claims.py``)."""
+    figures (``benchmarks/claims.py``)."""
     results = TypeAdapter(Reproduction).validate_json((RESULTS / "claims.json").read_bytes())
     parts = []
     for claim in results.claims:
         for decided in claim.decisions if claim.done else ():
             if decided.differences:
                 parts.append(f"{claim.id}, {decided.says}: by seed, around zero\n\n{_raw(reproduction.bar(decided))}")
-        if any(len(line.x) > 1 for line in claim.lines):
+        if claim.lines:
             parts.append(f"{claim.id}\n\n{_of_report(reproduction.curves(claim))}")
     return "\n\n".join(parts)
 
@@ -369,7 +369,7 @@ def _network() -> str:
 
 def _of_report(drawn: Any) -> str:
     """A figure of a report, without its caption."""
-    drawings = [drawn.overview] if drawn.overview else [panel.drawing for panel in drawn.panels]
+    drawings = [drawn.overview] if drawn.overview else [f"{panel.title}{panel.drawing}" for panel in drawn.panels]
     return _raw(*drawings, key=" ".join(f"{entry.drawing} {entry.title}" for entry in drawn.key))
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from backroads.report import figure, text
 from backroads.report.curve import Curve
 from backroads.report.figure import OVERVIEW, look, scale_of
-from backroads.report.page import Block, Cell, Figure, Headline, Page, Pairs, Problem, Section, Table, Text
+from backroads.report.page import Block, Cell, Figure, Headline, Page, Pairs, Panel, Problem, Section, Table, Text
 from backroads.report.parts import key
 from backroads.report.read import Record
 from backroads.runs.verdicts import ClaimResult, Decided, Line, Reproduction
@@ -114,12 +114,16 @@ def bar(one: Decided) -> Markup:
 
 
 def curves(claim: ClaimResult) -> Figure:
-    """Values against noise, depth, network or rank, a line for each rule or learner."""
-    fraction, trials = claim.value in FRACTIONS, claim.over == "trial"
-    unit = 100.0 if fraction else 1.0
+    """What the claim's trainings came to: lines against noise, depth or rank; else, by network or task, rows."""
+    unit = 100.0 if claim.value in FRACTIONS else 1.0
+    y = f"{claim.value}{', %' if claim.value in FRACTIONS else ''}"
+    return _lines(claim, unit, y) if claim.ordered else _rows(claim, unit, y)
+
+
+def _lines(claim: ClaimResult, unit: float, y: str) -> Figure:
+    trials = claim.over == "trial"
     series = [(_curve(line, unit), look(n)) for n, line in enumerate(claim.lines)]
     x = "trials, the lowest first" if trials else claim.over
-    y = f"{claim.value}{', %' if fraction else ''}"
     told = "; ".join(f"{line.name} {_told(line, unit)}" for line in claim.lines)
     names = {
         int(place) if place == int(place) else place: label
@@ -139,13 +143,35 @@ def curves(claim: ClaimResult) -> Figure:
     return Figure(caption, overview=drawing, key=key({line.name: look(n) for n, line in enumerate(claim.lines)}))
 
 
+def _rows(claim: ClaimResult, unit: float, y: str) -> Figure:
+    panels = []
+    for label in dict.fromkeys(label for line in claim.lines for label in line.labels):
+        rows = [
+            (line.name, *_ends(mean, half, unit), look(n))
+            for n, line in enumerate(claim.lines)
+            for own, mean, half in zip(line.labels, line.mean, line.half, strict=True)
+            if own == label and mean is not None
+        ]
+        if rows:
+            told = "; ".join(f"{name} {text.number(value)}" for name, _, value, _, _ in rows)
+            scale = scale_of([end for _, *ends, _ in rows for end in ends])
+            panels.append(Panel(label, figure.intervals(f"{label}, {y}: {told}.", rows, scale)))
+    return Figure(text.caption("reproduce_rows", value=text.capital(y), over=claim.over), panels, large=True)
+
+
 def _curve(line: Line, unit: float) -> Curve:
-    known = [(x, m, h or 0.0) for x, m, h in zip(line.x, line.mean, line.half, strict=True) if m is not None]
-    known.sort()
-    xs, ys = tuple(x for x, _, _ in known), tuple(unit * m for _, m, _ in known)
-    least, most = (-math.inf, math.inf) if unit == 1.0 else (0.0, 1.0)  # of accuracies
-    low = tuple(unit * max(least, m - h) for _, m, h in known)
-    return Curve(xs, ys, low, tuple(unit * min(most, m + h) for _, m, h in known))
+    points = sorted(
+        (x, *_ends(m, h, unit)) for x, m, h in zip(line.x, line.mean, line.half, strict=True) if m is not None
+    )
+    xs, low, ys, high = zip(*points, strict=True) if points else ((), (), (), ())
+    return Curve(xs, ys, low, high)
+
+
+def _ends(mean: float, half: float | None, unit: float) -> tuple[float, float, float]:
+    """The low end of an interval, the mean, and the high end; those of an accuracy lie between 0 and 1."""
+    least, most = (-math.inf, math.inf) if unit == 1.0 else (0.0, 1.0)
+    half = half or 0.0
+    return unit * max(least, mean - half), unit * mean, unit * min(most, mean + half)
 
 
 def _told(line: Line, unit: float) -> str:

@@ -266,6 +266,7 @@ def gather(campaign: Campaign, out: Path, *, counted: bool = True) -> Reproducti
                 decided,
                 shlex.join(command),
                 over=claim.picture.over if claim.picture else "",
+                ordered=claim.picture is not None and claim.picture.over in ("trial", *claim.places),
                 value=claim.picture.value if claim.picture else "",
                 lines=lines(claim, claim.picture, ended) if claim.picture else (),
                 trainings=len(planned),

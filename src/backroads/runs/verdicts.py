@@ -49,6 +49,7 @@ class ClaimResult:
 
     Attributes:
         id, source, sentence, quantity, see: of the claim. over, value: what the lines are against, and of what.
+        ordered: whether what they are against has an order, as depth has and a choice of networks has not.
         trainings, done: how many it needs, and how many of them have ended. problems: of those that cannot be read.
         petaflop, hours: what its trainings cost, counted, and on two CPU cores; None where that is not known.
         command: that runs it.
@@ -62,6 +63,7 @@ class ClaimResult:
     decisions: tuple[Decided, ...]
     command: str
     over: str = ""
+    ordered: bool = True
     value: str = ""
     lines: tuple[Line, ...] = ()
     trainings: Count = 0
