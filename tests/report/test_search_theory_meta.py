@@ -1,4 +1,4 @@
-"""The pages of a search, of the theory and of meta-trainings."""
+"""The pages of a search, of the theory, of meta-trainings and of claims."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.folders import Folder, meta, search, theory
+from report.folders import Folder, meta, reproduction, search, theory
 from report.pages import key, labels, page_of, section, summary, table, words
 
 from backroads.errors import ConfigError
@@ -209,3 +209,17 @@ def test_one_that_has_only_begun_has_its_page(tmp_path: Path) -> None:
     folder = meta().until(0)
     folder.events, folder.beside = folder.events[:1], {}
     assert "Nothing was evaluated yet" in summary(page_of(Folder(folder.config, folder.events), tmp_path))
+
+
+# --- Claims ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_has_an_order_is_shown_as_lines_and_what_has_none_as_rows(tmp_path: Path) -> None:
+    folder = reproduction()
+    page = page_of(folder, tmp_path)
+    assert not section(page, "K5").all("div", class_="panel")
+    panels = {panel.one("p").text: panel for panel in section(page, "K7").all("div", class_="panel")}
+    names = [line.name for line in folder.results.claims[1].lines]
+    assert list(panels) == ["0", "0.001", "0.01"]
+    for panel in panels.values():
+        assert names == [label.text for label in panel.all("text") if label.text in names]
