@@ -14,11 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from grid import RESULTS, Data, markdown, spread
+from grid import RESULTS, Data, markdown
 
 from backroads.plasticity.evaluate import measure
 from backroads.plasticity.settings import MetaConfig
@@ -98,34 +96,28 @@ def table(results: Data, kind: str = "") -> str:
     cells = []
     for row in by_experiment(results):
         if row["experiment"].startswith(kind):
-            factor, digits = (100, 1) if row["measure"] == "accuracy" else (1, 3)
-            score, angle, interference = (
-                over(row, name, *how)
-                for name, *how in (("mean", factor, digits), ("gradient_angle", 1, 0), ("interference", 1, 4))
-            )
-            seeds = ", ".join(shown(run["mean"], factor, digits) for run in row["seeds"].values())
-            cells.append([row["experiment"], row["learner"], score, seeds, angle, interference, f"{row['episodes']:,}"])
+            percent = row["measure"] == "accuracy"
+            own = [over(row, "mean", percent), over(row, "gradient_angle"), over(row, "interference")]
+            seeds = ", ".join(shown(run["mean"], percent) for run in row["seeds"].values())
+            cells.append([row["experiment"], row["learner"], own[0], seeds, *own[1:], f"{row['episodes']:,}"])
     head = ["task", "learner", "at the end of a lifetime", "by seed", "degrees from the gradient", "interference"]
     return markdown([*head, "episodes"], cells)
 
 
-def over(row: Data, name: str, factor: float, digits: int) -> str:
+def over(row: Data, name: str, percent: bool = False) -> str:
     """The mean of a number over seeds, with its standard deviation."""
     numbers = [run[name] for run in row["seeds"].values() if run[name] is not None]
-    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
-    return spread(statistics.fmean(numbers) if numbers else None, deviation, factor, digits)
+    if not numbers:
+        return "-"
+    deviation = "" if len(numbers) < 2 else f" ± {shown(statistics.stdev(numbers), percent)}"
+    return shown(statistics.fmean(numbers), percent) + deviation
 
 
-def shown(value: float | None, factor: float, digits: int) -> str:
-    return "not finite" if value is None else f"{factor * value:.{digits}f}"
-
-
-def mean_of(rows: Sequence[Any]) -> Any:
-    """The mean of numbers, or of lists of them place by place, without what is None."""
-    if isinstance(rows[0], list):
-        return [mean_of(list(column)) for column in zip(*rows, strict=True)]
-    numbers = [value for value in rows if value is not None]
-    return statistics.fmean(numbers) if numbers else None
+def shown(value: float | None, percent: bool) -> str:
+    """An accuracy in percent, or a number with three digits."""
+    if value is None:
+        return "not finite"
+    return f"{100 * value:.1f}" if percent else f"{value:.3g}"
 
 
 def main() -> None:

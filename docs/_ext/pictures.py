@@ -8,7 +8,7 @@ import math
 import re
 import runpy
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,7 @@ def meta_picture(what: str) -> str:
     rows = [row for row in _rows("meta_learning", "meta_learning", "by_experiment") if row["experiment"] == experiment]
     is_error = rows[0]["measure"] != "accuracy"
     measure = rows[0]["measure"] if is_error else "accuracy, %"
-    mean_of = runpy.run_path(str(RESULTS.parent / "meta_learning.py"))["mean_of"]
-    courses = {row["learner"]: mean_of([run["course"] for run in row["seeds"].values()]) for row in rows}
+    courses = {row["learner"]: _mean_of([run["course"] for run in row["seeds"].values()]) for row in rows}
     if kind == "retention":
         known = [value for course in courses.values() for tested in course for value in tested if value is not None]
         scale = figure.loss_scale([through(enumerate(known))]) if is_error else figure.FRACTION
@@ -88,10 +87,18 @@ def meta_picture(what: str) -> str:
         elif kind == "ways":
             curves[row["learner"]] = over_seeds({int(n): score for n, score in run["ways"].items()} for run in runs)
         else:
-            so_far = [[mean_of(tested[: n + 1]) for n, tested in enumerate(run["course"])] for run in runs]
+            so_far = [[_mean_of(tested[: n + 1]) for n, tested in enumerate(run["course"])] for run in runs]
             curves[row["learner"]] = over_seeds(dict(enumerate(scores, 1)) for scores in so_far)
     xlabel = {"curve": "meta-step", "ways": "classes of a lifetime"}.get(kind, "tasks presented so far")
     return _curves(experiment, curves, xlabel, measure, is_error)
+
+
+def _mean_of(rows: Sequence[Any]) -> Any:
+    """The mean of numbers, or of lists of them place by place, without what is None."""
+    if isinstance(rows[0], list):
+        return [_mean_of(list(column)) for column in zip(*rows, strict=True)]
+    numbers = [value for value in rows if value is not None]
+    return statistics.fmean(numbers) if numbers else None
 
 
 def angles_picture(network: str) -> str:

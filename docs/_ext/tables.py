@@ -75,7 +75,7 @@ def cifar10(rule: str = "") -> str:
     return str(table({"arms": arms}))
 
 
-def meta_learning(task: str) -> str:
+def meta_learning(task: str = "") -> str:
     """What meta-trained learners do on unseen tasks, from ``benchmarks/meta_learning.py``."""
     found = results("meta_learning")
     commits = {run["commit"] for row in found["rows"] for run in row["seeds"].values()}
