@@ -67,6 +67,19 @@ def test_an_interrupted_campaign_goes_on_and_repeats_nothing(
     assert len(performed) == len(set(performed)) == 4
 
 
+def test_a_verdict_waits_for_what_it_is_about_alone(tmp_path: Path) -> None:
+    own, out = campaign("M1"), tmp_path / "out"
+    runs.begin(own, out, resume=False)
+    arms = sorted(arms_of(own.claims[0], own), key=lambda arm: arm.labels["rule"] in ("backprop", "weight_mirror"))
+    verdicts = []
+    for arm in arms:
+        assert runs.perform(arm, out) == ""
+        verdicts.append((arm.labels["rule"], runs.gather(own, out, counted=False).claims[0].verdict))
+    ends = [verdict for rule, verdict in verdicts if rule == "backprop"]
+    assert [verdict for rule, verdict in verdicts if rule != "backprop"].count("not judged") == 1  # after the mirror
+    assert ends == ["not run", "not judged"]
+
+
 def test_damaged_results_are_written_again_from_the_checkpoint(tmp_path: Path) -> None:
     own, out = campaign("K8"), tmp_path / "out"
     runs.begin(own, out, resume=False)

@@ -18,7 +18,7 @@ from backroads.plasticity.settings import MetaConfig
 from backroads.reproduce.arms import Arm, Campaign, arms_of, unique
 from backroads.reproduce.claims import claim_ids, load_claim
 from backroads.reproduce.outcome import Outcome, outcome
-from backroads.reproduce.verdict import decide, lines, verdict_of
+from backroads.reproduce.verdict import decide, is_decisive, lines, verdict_of
 from backroads.runs.environment import environment
 from backroads.runs.files import free_name, write_atomically, write_json
 from backroads.runs.folder import CONFIG, ENVIRONMENT, RESULTS
@@ -250,7 +250,9 @@ def gather(campaign: Campaign, out: Path, *, counted: bool = True) -> Reproducti
         planned = arms_of(claim, campaign)
         done = sum(end.done for _, end in ended)
         decided = decide(claim, ended)
-        verdict: Verdict = verdict_of(decided, complete=done == len(planned))
+        needed = sum(is_decisive(claim, arm) for arm in planned)
+        complete = sum(end.done and is_decisive(claim, arm) for arm, end in ended) == needed
+        verdict: Verdict = verdict_of(decided, complete=complete)
         if campaign.scale == "smoke" and verdict != "not run":
             verdict, decided = "not judged", tuple(replace(one, verdict="not judged") for one in decided)
         petaflop, hours = cost_of(planned) if counted else (None, None)

@@ -30,8 +30,17 @@ def decide(claim: Claim, ended: Ended) -> tuple[Decided, ...]:
     return tuple(found)
 
 
+def is_decisive(claim: Claim, arm: Arm) -> bool:
+    """Whether a decision of the claim reads this training; others are shown beside them."""
+    return any(
+        arm.of == decision.of and all(arm.labels.get(axis) in labels for axis, labels in where.items())
+        for decision in claim.decisions
+        for where in filter(None, (decision.plus, decision.minus))
+    )
+
+
 def verdict_of(decided: Sequence[Decided], *, complete: bool) -> Verdict:
-    """Of a whole claim: all its decisions must hold; nothing is said before all its trainings have ended."""
+    """Of a whole claim: all its decisions must hold; nothing is said before all that they read has ended."""
     if not complete or not decided:
         return "not run"
     each = {one.verdict for one in decided}
