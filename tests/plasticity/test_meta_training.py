@@ -93,6 +93,20 @@ def test_every_learner_trains_what_it_should_and_nothing_else(learner: str, tmp_
         assert letters == set("Wbp")
 
 
+def test_a_clipped_meta_gradient_has_the_norm_and_moves_along_itself() -> None:
+    config = small(meta_clip=1e-3, meta_batch_size=2)
+    network, tasks = made(config)
+    training = MetaTraining(network, tasks)
+    meta_gradient(network, tasks.episodes("train", 0, 2), 0)
+    plain = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+    norm = torch.stack([gradient.norm() for gradient in plain]).norm()
+    assert norm > 1e-3
+    network.zero_grad()
+    training.step(0)
+    for gradient, p in zip(plain, (p for p in network.parameters() if p.grad is not None), strict=True):
+        torch.testing.assert_close(p.grad, gradient * (1e-3 / norm), rtol=1e-4, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_help_of_a_setting_names_its_default_for_images(name: str) -> None:
     (about,) = (group.model_fields[name] for group in groups(MetaConfig).values() if name in group.model_fields)

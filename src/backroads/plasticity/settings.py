@@ -176,6 +176,9 @@ class MetaSettings(Group):
     """Show all examples of a lifetime at once, in a single step."""
     checkpoint_segments: Count = 1
     """Cut lifetimes into so many parts, computed twice to save memory (activation checkpointing)."""
+    meta_clip: Annotated[float, Field(gt=0)] | None = None
+    """Clip the norm of the meta-gradient, over all meta-parameters, to this. Where one lifetime nearly explodes, its
+    gradient would otherwise fill Adam's averages for thousands of meta-steps. The reference does not clip it."""
     if_not_finite: Literal["skip", "shrink"] = "skip"
     """What to do where a meta-gradient is not finite: nothing moves (skip), or plasticity and learned step sizes are
     halved, so that lifetimes that explode become stable again (shrink). The reference skips."""

@@ -77,6 +77,8 @@ class MetaTraining(Arm):
         if not bad:
             self.in_a_row = 0
             self.losses.append(float(loss))
+            if (clip := self.config.meta.meta_clip) is not None:
+                torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip)
             drops = sum(step >= drop for drop in self.config.meta.drop_steps)
             for group, optimizer in self.optimizers.items():
                 if group == "forward":

@@ -64,7 +64,7 @@ class Arm:
     @property
     def identity(self) -> str:
         """The same for trainings that are the same, whatever claims they serve."""
-        data = self.config.model_dump()
+        data = self.config.model_dump(exclude_none=True)
         table, field = _DATA[self.kind]
         data[table][field] = self.data
         data = {k: _kept(v) if isinstance(v, dict) else v for k, v in data.items()}
