@@ -50,7 +50,7 @@ def test_processes_of_torchrun_divide_the_trainings(tmp_path: Path) -> None:
     words = ["reproduce", "run", "K8", "--scale", "smoke", "--threads", "1", "--out", str(tmp_path / "out")]
     done = subprocess.run([*launch, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    counts = sorted(int(found) for found in re.findall(r"\[1/(\d+)\]", done.stdout))
+    counts = sorted(int(found) for found in re.findall(r"\[1/(\d+)\] .*: finished", done.stdout))
     (claim,) = json.loads((tmp_path / "out" / "results.json").read_text())["claims"]
     assert claim["done"] == claim["trainings"] == sum(counts)
     assert len(counts) == 2
