@@ -254,15 +254,15 @@ def points(
     return draw(label, size, paint)
 
 
-def intervals(label: str, rows: Sequence[tuple[str, float, float, float, Look]], scale: Scale) -> Markup:
+def intervals(label: str, rows: Sequence[tuple[str, float, float, float, Look]], scale: Scale, x: str) -> Markup:
     """A row for each of (name, low, value, high, look): a mark, and a bar from low to high unless they are equal."""
     names = [name if len(name) <= 26 else f"{name[:25]}…" for name, *_ in rows]
     left = 12 + 5.8 * max(20, *map(len, names))  # panels of one size
-    size = Size(left + 180, 22 * len(rows) + 30, left, 12, 6, 22)
+    size = Size(left + 180, 22 * len(rows) + 42, left, 12, 6, 34)
 
     def paint(axes: Axes) -> None:
         apply(axes.xaxis, scale)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=x)
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
         axes.set_yticks(range(len(rows)), names, parse_math=False)

@@ -155,7 +155,7 @@ def _rows(claim: ClaimResult, unit: float, y: str) -> Figure:
         if rows:
             told = "; ".join(f"{name} {text.number(value)}" for name, _, value, _, _ in rows)
             scale = scale_of([end for _, *ends, _ in rows for end in ends])
-            panels.append(Panel(label, figure.intervals(f"{label}, {y}: {told}.", rows, scale)))
+            panels.append(Panel(label, figure.intervals(f"{label}, {y}: {told}.", rows, scale, y)))
     return Figure(text.caption("reproduce_rows", value=text.capital(y), over=claim.over), panels, large=True)
 
 
