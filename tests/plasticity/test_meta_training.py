@@ -128,7 +128,8 @@ def test_a_learner_changes_what_its_name_says() -> None:
     assert resolve(recipe, {"learner": "oml", "inner_lr": 0.1}).plasticity.inner_lr == 0.1
     for wrong, message in (
         ({"learner": "flp_fixed_plasticity"}, "initial_plasticity: expected a number other than 0"),
-        ({"gradient": {"inner_rate": 1.0}, "learner": "oml"}, "unknown setting 'inner_rate'"),
+        ({"gradient": {"inner_rate": 1.0}}, "unknown setting 'inner_rate'"),
+        ({"gradient": 3}, "gradient: expected a table of settings, got 3"),
         ({"learner": "om"}, "Did you mean 'oml'"),
         ({"task": {"taks": 3}}, "unknown setting 'task.taks'. Did you mean 'tasks'"),
         ({"init_weights": "zero"}, "unknown setting 'init_weights'. Did you mean 'initial_weights'"),

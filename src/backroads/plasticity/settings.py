@@ -240,6 +240,9 @@ def resolve(given: dict[str, Any], flags: dict[str, Any] | None = None) -> MetaC
     """
     flags = merged(MetaConfig, flags or {})
     of_gradient, given = given.get("gradient", {}), {key: value for key, value in given.items() if key != "gradient"}
+    if not isinstance(of_gradient, dict):
+        raise ConfigError(f"gradient: expected a table of settings, got {of_gradient!r}")
+    checked(MetaConfig, merged(MetaConfig, of_gradient))  # whether it is for this learner or not
     both = merged(MetaConfig, given, flags)
     images = both.get("task", {}).get("task", "sinusoid") != "sinusoid"
     learner = _of_learner(str(both.get("learner", "flp")), images)
