@@ -56,7 +56,7 @@ class LocalRule(Group):
     """Step size of rule 'gradient' in a lifetime, where step sizes are not meta-learned. Default for images: 0.01."""
     second_order: bool = True
     """Let the meta-gradient go through the inner gradient of rule 'gradient'."""
-    inner_clip: Annotated[float, Field(gt=0)] | None = None
+    inner_clip: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     """Clip each entry of the inner gradient of rule 'gradient' to this absolute value."""
 
     @property

@@ -176,7 +176,7 @@ class MetaSettings(Group):
     """Show all examples of a lifetime at once, in a single step."""
     checkpoint_segments: Count = 1
     """Cut lifetimes into so many parts, computed twice to save memory (activation checkpointing)."""
-    meta_clip: Annotated[float, Field(gt=0)] | None = None
+    meta_clip: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     """Clip the norm of the meta-gradient, over all meta-parameters, to this. Where one lifetime nearly explodes, its
     gradient would otherwise fill Adam's averages for thousands of meta-steps. The reference does not clip it."""
     if_not_finite: Literal["skip", "shrink"] = "skip"
@@ -193,7 +193,7 @@ class RunSettings(Group):
     """Seed of the weights and of all lifetimes."""
     device: str = "auto"
     """Where to compute: cpu, cuda, or auto for a GPU if there is one."""
-    threads: Annotated[Count, Field(le=1024)] | None = None
+    threads: Annotated[int | None, Field(ge=1, le=1024)] = None
     """CPU threads. Default: torch's choice."""
     front_precision: Literal["fp32", "bf16"] = "fp32"
     """In what the convolutions of the front are computed; with bf16 those of wide fronts take a third of the time."""
