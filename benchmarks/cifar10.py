@@ -1,7 +1,6 @@
 """Every rule with one recipe and the same seeds: the accuracies of the README, on CIFAR-10.
 
     python benchmarks/cifar10.py --data folder:PATH --runs PATH [--model resnet8 --epochs 10] [--only rule=backprop]
-    python benchmarks/cifar10.py --data folder:PATH --runs PATH --recipe cifar10-fast [--only rule=backprop]
     python benchmarks/cifar10.py --data folder:PATH --runs PATH --options cadence.fraction=1 --only 'rule=weight*'
 
 The rules are used with their defaults, unless ``--options`` changes them: such a variant is an arm of its own. What is
@@ -44,18 +43,15 @@ def main() -> None:
     parse = parser(__doc__, "cifar10")
     parse.add_argument("--model", default="resnet8")
     parse.add_argument("--epochs", type=int, default=10)
-    parse.add_argument("--recipe", help="of the package, in place of --model and --epochs, as in cifar10-fast")
     parse.add_argument("--options", nargs="*", default=[], help="of the rules, as in cadence.fraction=1")
     given = parse.parse_args()
     if given.out == parse.get_default("out"):
-        given.out = RESULTS / f"{given.recipe or f'cifar10_{given.model}_{given.epochs}'}.json"
+        given.out = RESULTS / f"cifar10_{given.model}_{given.epochs}.json"
     options: dict[str, Any] = {}
     for option in given.options:
         (table_name, _, key), value = option.partition("=")[0].rpartition("."), option.partition("=")[2]
         (options.setdefault(table_name, {}) if table_name else options)[key] = value
     shared = {**RECIPE, "model": given.model, "epochs": given.epochs}
-    if given.recipe:
-        shared = {"recipe": given.recipe, "keep": 1, "checkpoint_every": 100}
     arms = [
         Arm({"rule": rule, "options": text}, {**shared, "rule": rule, "rule_options": of})
         for rule in RULES

@@ -92,6 +92,7 @@ def where_active(g: Tensor, a: Tensor) -> Tensor:
 
 
 def clipped(gradient: Tensor, rule: LocalRule) -> Tensor:
+    """Each entry of a gradient, of any shape, at most the rule's ``inner_clip`` in absolute value."""
     return gradient if rule.inner_clip is None else gradient.clamp(-rule.inner_clip, rule.inner_clip)
 
 
@@ -161,8 +162,8 @@ def back(
     delta = errors([layer.W for layer in layers], a, y)
     of_a, of_delta = [], []
     for layer, own, received, d in zip(layers, of, a, delta, strict=False):  # through the changes
-        H = _changed(own.W, layer.P, torch.bmm(d.mT, received), own.P, rule)
-        h = _changed(own.b, layer.pb, d.sum(1), own.pb, rule)
+        H = _of_gradient(own.W, layer.P, torch.bmm(d.mT, received), own.P, rule)
+        h = _of_gradient(own.b, layer.pb, d.sum(1), own.pb, rule)
         of_delta.append(torch.baddbmm(h.unsqueeze(1), received, H.mT))
         of_a.append(torch.bmm(d, H))
     for n in range(1, len(layers)):  # through the errors, against their course
@@ -183,10 +184,13 @@ def back(
     return dz, of_yhat
 
 
-def _changed(G: Tensor, rate: Tensor, gradient: Tensor, of_rate: Tensor | None, rule: LocalRule) -> Tensor:
-    """Of W - rate o clip(gradient): what becomes of its gradient G at the gradient; that of the rate is added to."""
+def _of_gradient(G: Tensor, rate: Tensor, gradient: Tensor, of_rate: Tensor | None, rule: LocalRule) -> Tensor:
+    """Through W - rate o clip(gradient): from G, that of the result, (E, ...), to that of the gradient, likewise.
+
+    That of the rate is added to ``of_rate``. At an entry of exactly ``inner_clip`` it is 0, where autograd lets it pass.
+    """
     if of_rate is not None:
         of_rate.addcmul_(clipped(gradient, rule), G, value=-1)
     H = G * -rate
-    clip = rule.inner_clip  # where the gradient is within it
+    clip = rule.inner_clip
     return H if clip is None else torch.ops.aten.hardtanh_backward(H, gradient, -clip, clip)

@@ -231,9 +231,8 @@ class _Network:
             layers, yhat = descent.step(self.descending(weights), x, y, self.rule)
             return self.named(layers), yhat
         a = [x] * (self.first + 1)
-        for layer in range(self.first, self.layers):
-            W, b = (weights.get(name, self.meta[name]) for name in (f"W{layer}", f"b{layer}"))
-            z = linear(a[-1], W, b)
+        for layer in self.plastic:
+            z = linear(a[-1], weights[f"W{layer}"], self.meta[f"b{layer}"])
             a.append(z.relu() if layer < self.layers - 1 else z)
         return self.local_step(weights, a, y, fed_back), a[-1]
 
@@ -280,19 +279,16 @@ class _Network:
     def descending(self, weights: Weights) -> list[Layer]:
         """The layers of rule "gradient"; without rates among the meta-parameters, theirs is one number."""
         one = self.meta[f"b{self.layers - 1}"].new_tensor(self.rule.inner_lr)
-        return [
-            Layer(
-                weights[f"W{layer}"],
-                weights[f"b{layer}"],
-                *((self.plasticity(layer), self.plasticity(layer, "pb")) if self.has_rates(layer) else (one, one)),
-            )
-            for layer in self.plastic
-        ]
+        found = []
+        for n in self.plastic:
+            rates = (self.plasticity(n), self.plasticity(n, "pb")) if self.has_rates(n) else (one, one)
+            found.append(Layer(weights[f"W{n}"], weights[f"b{n}"], *rates))
+        return found
 
     def named(self, layers: list[Layer]) -> Weights:
         """The weights and biases of layers of rule "gradient" by name."""
-        found = {f"W{n}": layer.W for n, layer in zip(self.plastic, layers, strict=True)}
-        return found | {f"b{n}": layer.b for n, layer in zip(self.plastic, layers, strict=True)}
+        numbered = list(zip(self.plastic, layers, strict=True))
+        return {f"W{n}": layer.W for n, layer in numbered} | {f"b{n}": layer.b for n, layer in numbered}
 
     def has_rates(self, layer: int) -> bool:
         return "p" in self.meta or f"p{layer}" in self.meta

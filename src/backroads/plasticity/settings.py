@@ -247,10 +247,10 @@ def resolve(given: dict[str, Any], flags: dict[str, Any] | None = None) -> MetaC
     images = both.get("task", {}).get("task", "sinusoid") != "sinusoid"
     learner = _of_learner(str(both.get("learner", "flp")), images)
     between = (given, learner) if "learner" in flags else (learner, given)
-    layers = [IMAGES if images else {}, *between, flags]
-    if merged(MetaConfig, *layers).get("plasticity", {}).get("rule") == "gradient":
-        layers.insert(3, of_gradient)
-    config = checked(MetaConfig, merged(MetaConfig, *layers))
+    below = merged(MetaConfig, IMAGES if images else {}, *between)
+    if merged(MetaConfig, below, flags).get("plasticity", {}).get("rule") == "gradient":
+        below = merged(MetaConfig, below, of_gradient)
+    config = checked(MetaConfig, merged(MetaConfig, below, flags))
     _check(config)
     return config
 
