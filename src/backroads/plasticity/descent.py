@@ -187,7 +187,7 @@ def back(
 def _of_gradient(G: Tensor, rate: Tensor, gradient: Tensor, of_rate: Tensor | None, rule: LocalRule) -> Tensor:
     """Through W - rate o clip(gradient): from G, that of the result, (E, ...), to that of the gradient, likewise.
 
-    That of the rate is added to ``of_rate``. At an entry of exactly ``inner_clip`` it is 0, where autograd lets it pass.
+    That of the rate is added to ``of_rate``. At an entry of exactly ``inner_clip`` it is 0; autograd lets it pass.
     """
     if of_rate is not None:
         of_rate.addcmul_(clipped(gradient, rule), G, value=-1)
