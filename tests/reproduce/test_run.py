@@ -1,4 +1,4 @@
-"""Campaigns of a few tiny trainings: parts, interruptions, and what several claims share."""
+"""Campaigns of a few tiny trainings: several processes, interruptions, and what several claims share."""
 
 from __future__ import annotations
 
@@ -32,19 +32,18 @@ def performed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = runs.perform
 
-    def perform(arm: Arm, out: Path, report: Report) -> str | int:
+    def perform(arm: Arm, out: Path, storage: str | None, report: Report) -> str | int:
         names.append(arm.identity)
-        return real(arm, out, report)
+        return real(arm, out, storage, report)
 
     monkeypatch.setattr(runs, "perform", perform)
     return names
 
 
-def test_parts_divide_the_trainings_and_what_claims_share_is_run_once(tmp_path: Path, performed: list[str]) -> None:
+def test_what_claims_share_is_run_once(tmp_path: Path, performed: list[str]) -> None:
     own, told = campaign("K5", "K8"), list[Progress]()
-    for part in ((1, 2), (2, 2)):
-        runs.begin(own, tmp_path / "out", resume=True)
-        runs.run(own, tmp_path / "out", told.append, part=part)
+    runs.begin(own, tmp_path / "out", resume=False)
+    runs.run(own, tmp_path / "out", told.append)
     assert sum(one.line is not None and one.line.endswith(": finished") for one in told) == len(performed)
     steps = [one for one in told if one.line is None]  # of the trainings themselves
     assert sum(one.done == one.total for one in steps) >= len(performed)
@@ -96,7 +95,8 @@ def test_damaged_results_are_written_again_from_the_checkpoint(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["K5", "--part", "3/2"], "part: expected K/N"),
+        (["K5", "--storage", "sqlite:///a.db"], "storage: expected postgresql://USER@HOST/DATABASE"),
+        (["K5", "--storage", "mysql://a"], "storage: expected sqlite:///FILE, postgresql://USER@HOST/DATABASE"),
         (["K5", "--data", "cifar10"], "data: expected NAME=PLACE"),
         (["K5", "--data", "cifar=here"], "Did you mean 'cifar10'?"),
         (["K55"], "claim: expected one of"),
@@ -127,7 +127,7 @@ def test_without_a_place_of_data_the_other_trainings_run_and_a_place_may_be_adde
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names: list[str] = []
-    monkeypatch.setattr(runs, "perform", lambda arm, out, report: names.append(arm.data) or "")
+    monkeypatch.setattr(runs, "perform", lambda arm, out, storage, report: names.append(arm.data) or "")
     for split in ("train", "test"):
         for name in ("one", "two"):
             (tmp_path / "data" / split / name).mkdir(parents=True)

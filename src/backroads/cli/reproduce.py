@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,9 +69,12 @@ def run(
         ),
     ] = None,
     resume: Annotated[bool, Parameter(help="Go on with the campaign in the folder; more claims may be added.")] = False,
-    part: Annotated[
+    storage: Annotated[
         str | None,
-        Parameter(help="Run every N-th training, from the K-th, as in 2/8; it goes on in a folder that is there."),
+        Parameter(
+            help="postgresql://USER@HOST/DATABASE, through which machines without a common folder divide the "
+            "trainings; each has its own --out."
+        ),
     ] = None,
     jobs: Annotated[int, Parameter(help="Trainings at a time.", validator=POSITIVE)] = 1,
     threads: Annotated[int | None, Parameter(help="CPU threads of each training.", validator=POSITIVE)] = None,
@@ -80,14 +82,16 @@ def run(
 ) -> None:
     """Run the trainings of claims, each once however many claims need it, and write results.json and report.html.
 
-    What has ended is not run again, and what was interrupted goes on. Several processes may share a folder: give each
-    a --part; under torchrun the processes divide the trainings by themselves.
+    What has ended is not run again, and what was interrupted goes on. Several processes may share a folder, each with
+    --resume: as jobs of a cluster, or under torchrun. Each takes a training that no other has in hand.
     """
     chosen = _claims(claims)
     places = _places(data or [])
     if seeds is not None and (len(set(seeds)) != len(seeds) or min(seeds) < 0):
         raise ConfigError(f"seeds: expected different whole numbers >= 0, got {' '.join(map(str, seeds))}")
-    own = _part(part)
+    # Under torchrun, each process trains by itself what no other has in hand.
+    several = int(os.environ.pop("WORLD_SIZE", "1")) > 1
+    os.environ.pop("RANK", None)
     machine: dict[str, Any] = {"device": device} | ({} if threads is None else {"threads": threads})
     campaign = Campaign(chosen, scale, tuple(seeds or ()), places, machine)
     for claim in chosen:
@@ -96,14 +100,16 @@ def run(
     # After the settings are known to be right: torch takes seconds to import.
     from backroads.reproduce.run import Interrupted, begin, campaign_in, unreadable, write_results
     from backroads.reproduce.run import run as run_all
+    from backroads.reproduce.storage import checked
 
     wrong = unreadable(campaign)
     for name in wrong.keys() & places.keys():
         raise ConfigError(f"data: {name}: {wrong[name]}")
-    begin(campaign, out, resume=resume or own != (1, 1))
+    url = None if storage is None else checked(storage)
+    begin(campaign, out, resume=resume or several)
     try:
         with progress() as report:
-            problems = run_all(campaign, out, report, part=own, jobs=jobs, without=wrong)
+            problems = run_all(campaign, out, report, jobs=jobs, without=wrong, storage=url)
     except (Interrupted, KeyboardInterrupt) as stopped:
         number = getattr(stopped, "signal", 2)
         print(f"backroads: stopped by signal {number}; the same command with --resume goes on", file=sys.stderr)
@@ -113,7 +119,7 @@ def run(
         print(f"backroads: {problem}", file=sys.stderr)
     print(table(write_results(campaign_in(out), out)))
     print_report(out)
-    if any("left to other parts" not in problem for problem in problems):
+    if problems:
         sys.exit(FAILED)
 
 
@@ -152,14 +158,3 @@ def _places(words: list[str]) -> dict[str, str]:
             raise ConfigError(f"data: no claim needs {name!r}.{nearest(name, PLACES)} They need: {', '.join(PLACES)}")
         found[name] = place
     return found
-
-
-def _part(text: str | None) -> tuple[int, int]:
-    """(K, N) of "K/N"; under torchrun, the number of this process, which then trains by itself."""
-    if text is None:
-        world, rank = int(os.environ.pop("WORLD_SIZE", "1")), int(os.environ.pop("RANK", "0"))
-        return rank + 1, world
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise ConfigError(f"part: expected K/N with 1 <= K <= N, as in 2/8, got {text!r}")
-    return int(match[1]), int(match[2])

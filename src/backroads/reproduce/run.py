@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import shlex
 import signal
+import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -18,19 +20,22 @@ from backroads.plasticity.settings import MetaConfig
 from backroads.reproduce.arms import Arm, Campaign, arms_of, unique
 from backroads.reproduce.claims import claim_ids, load_claim
 from backroads.reproduce.outcome import Outcome, outcome
+from backroads.reproduce.storage import exchange, taken
 from backroads.reproduce.verdict import decide, is_decisive, lines, verdict_of
 from backroads.runs.environment import environment
 from backroads.runs.files import free_name, write_atomically, write_json
 from backroads.runs.folder import CONFIG, ENVIRONMENT, RESULTS
-from backroads.runs.lock import locked
+from backroads.runs.lock import InUseError, locked
 from backroads.runs.progress import Progress, Report
 from backroads.runs.schema import Stopped
 from backroads.runs.settings import read_toml
 from backroads.runs.verdicts import ClaimResult, Reproduction, Verdict
+from backroads.train.settings import TrainSettings
 
 NAMES = ("scale", "claims", "seeds", "data")
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)  # of gradient descent in lifetimes, for weights from plain training
 VALIDATED = 40  # lifetimes on which they are compared
+IDLE = 2.0  # seconds between looks, while other processes have all that is left
 
 
 class Interrupted(Exception):
@@ -53,7 +58,7 @@ def begin(campaign: Campaign, out: Path, *, resume: bool) -> None:
     """
     settings = settings_of(campaign)
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out, patience=30.0):  # parts that begin at the same time take turns
+    with locked(out, patience=30.0):  # several that begin at the same time take turns
         if (out / CONFIG).exists():
             old = read_toml(out / CONFIG)
             if not resume:
@@ -99,39 +104,51 @@ def run(
     out: Path,
     report: Report,
     *,
-    part: tuple[int, int] = (1, 1),
     jobs: int = 1,
     without: Collection[str] = (),
+    storage: str | None = None,
 ) -> list[str]:
     """Run all trainings that have not ended, and those that the trials choose as soon as all trials have ended.
+
+    Several processes may do so at the same time, in a folder they share or through a storage: each takes what no other
+    has in hand, and stays until all have ended, in case that one of the others does not end its own.
 
     Args:
         campaign: begun in ``out``. report: called with a line when a training ends; where they are run one at a time,
             also when one begins, and with its steps.
-        part: (K, N), run every N-th training alone, from the K-th; the others are left to other processes, which need
-            to know nothing of this one. jobs: trainings at a time. without: names of data whose trainings are left out.
+        jobs: trainings at a time. without: names of data whose trainings are left out.
+        storage: URL of a database, as :func:`backroads.reproduce.storage.checked` returned it.
 
     Returns:
-        What is wrong with trainings that could not run, and what is still left to other processes.
+        What is wrong with trainings that could not run.
 
     Raises:
-        Interrupted: by a signal; the same call goes on.
+        Interrupted: by a signal; the same call goes on. RunError: the storage does not answer.
     """
     tried: set[str] = set()
     problems: list[str] = []
+    told = ""
     while True:
         arms = unique([arm for claim in campaign.claims for arm in arms_of(claim, campaign, out)])
-        left = [arm for arm in arms if not outcome_of(arm, out).done]
-        own = {arm.identity for arm in arms[part[0] - 1 :: part[1]]}
-        todo = [arm for arm in left if arm.identity in own - tried and arm.data not in without]
+        arms = [arm for arm in arms if arm.data not in without]
+        if storage is not None:
+            exchange(storage, arms, out)
+        todo = [arm for arm in arms if arm.identity not in tried and not outcome_of(arm, out).done]
         if not todo:
-            others = sum(arm.identity not in own for arm in left)
-            return problems + ([f"{others} trainings are left to other parts"] if others else [])
-        tried |= {arm.identity for arm in todo}
-        for number, (arm, problem) in enumerate(_performed(todo, out, jobs, report), 1):
+            return problems
+        before, busy = len(tried), ""
+        for number, (arm, problem) in enumerate(_performed(todo, out, jobs, report, storage), 1):
+            if isinstance(problem, InUseError):
+                busy = str(problem)
+                continue
+            tried.add(arm.identity)
             problems += [f"{arm.name}: {problem}"] if problem else []
             line = f"[{number}/{len(todo)}] {arm.name}: {problem or outcome_of(arm, out).status}"
             report(Progress(number, len(todo), line))
+        if busy and len(tried) == before:  # other processes have all that is left
+            if told != (told := f"waiting for {len(todo)} trainings of other processes: {busy}"):
+                report(Progress(0, len(todo), told))
+            time.sleep(IDLE)
 
 
 def outcome_of(arm: Arm, out: Path) -> Outcome:
@@ -139,19 +156,30 @@ def outcome_of(arm: Arm, out: Path) -> Outcome:
     return outcome(out / arm.folder, arm.kind, analysed=arm.own.analysed > 0)
 
 
-def _performed(todo: Sequence[Arm], out: Path, jobs: int, report: Report) -> Iterator[tuple[Arm, str]]:
+def _performed(
+    todo: Sequence[Arm], out: Path, jobs: int, report: Report, storage: str | None
+) -> Iterator[tuple[Arm, str | InUseError]]:
+    """Trainings that have ended, and what is wrong with them; those which other processes have in hand, with that."""
     if jobs == 1:
         for number, arm in enumerate(todo, 1):
-            report(Progress(number - 1, len(todo), f"[{number}/{len(todo)}] {arm.name}"))
-            yield arm, _checked(perform(arm, out, lambda steps: report(replace(steps, line=None))))
+            if outcome_of(arm, out).done:  # by another process meanwhile
+                continue
+            begin = Progress(number - 1, len(todo), f"[{number}/{len(todo)}] {arm.name}")
+            end: str | InUseError
+            try:
+                end = _checked(perform(arm, out, storage, _announced(begin, report)))
+            except InUseError as busy:
+                end = busy
+            yield arm, end
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that the children end too
     # A fresh interpreter each: forked ones share the threads of torch, and hang.
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(perform, arm, out): arm for arm in todo}
+        futures = {pool.submit(perform, arm, out, storage): arm for arm in todo}
         try:
             for future in as_completed(futures):
-                yield futures[future], _checked(future.result())
+                error = future.exception()
+                yield futures[future], error if isinstance(error, InUseError) else _checked(future.result())
         except BaseException:
             for child in multiprocessing.active_children():
                 child.terminate()  # it saves a checkpoint and leaves
@@ -172,19 +200,64 @@ def _silent(progress: Progress) -> None:
     """What is said of single trainings is in their run folders."""
 
 
-def perform(arm: Arm, out: Path, report: Report = _silent) -> str | int:
-    """Run one training to its end; returns what is wrong with it (empty: nothing), or the signal that ended it."""
-    try:
-        if outcome_of(arm, out).status == "damaged":
-            _set_aside(out / arm.folder)
-        if isinstance(arm.config, MetaConfig):
-            return _meta(arm, arm.config, out / arm.folder, report)
-        from backroads.train.trainer import train
+def perform(arm: Arm, out: Path, storage: str | None = None, report: Report = _silent) -> str | int:
+    """Run one training to its end, unless another process did meanwhile.
 
-        found = train(arm.config, out / arm.folder, report, resume=True)
-        return found.signal if isinstance(found, Stopped) else ""
+    Args:
+        arm: the training. out: the folder of its campaign. storage: as in :func:`run`. report: called with its steps.
+
+    Returns:
+        What is wrong with it (empty: nothing), or the signal that ended it.
+
+    Raises:
+        InUseError: another process has it in hand.
+    """
+    folder = out / arm.folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked(folder.parent, name=f"{folder.name}.lock"))
+            if storage is not None:
+                stack.enter_context(taken(storage, arm))
+                exchange(storage, [arm], out)
+            now = outcome_of(arm, out)
+            if now.done:
+                return ""
+            if now.status == "damaged":
+                _set_aside(folder)
+            end = (
+                _meta(arm, arm.config, folder, report)
+                if isinstance(arm.config, MetaConfig)
+                else _train(arm.config, folder, report)
+            )
+            if storage is not None and not end:
+                exchange(storage, [arm], out)
+            return end
+    except InUseError:
+        raise
     except BackroadsError as error:
         return str(error).partition("\n")[0]
+
+
+def _train(config: TrainSettings, folder: Path, report: Report) -> str | int:
+    from backroads.train.trainer import train
+
+    found = train(config, folder, report, resume=True)
+    return found.signal if isinstance(found, Stopped) else ""
+
+
+def _announced(begin: Progress, report: Report) -> Report:
+    """Reports steps of a training, and before the first of them that it has begun."""
+    begun = False
+
+    def announced(steps: Progress) -> None:
+        nonlocal begun
+        if not begun:
+            report(begin)
+        begun = True
+        report(replace(steps, line=None))
+
+    return announced
 
 
 def unreadable(campaign: Campaign) -> dict[str, str]:

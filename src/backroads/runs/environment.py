@@ -5,21 +5,19 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 
-def environment(shown: Callable[[str], str] = str) -> dict[str, Any]:
-    """Versions, hardware, commit and command of this process, as plain data.
-
-    Args:
-        shown: each word of the command as it may be written down, such as without a password.
+def environment() -> dict[str, Any]:
+    """Versions, hardware, commit and command of this process, as plain data; of URLs, which may hold a password, their
+    kind alone.
     """
     import backroads
 
@@ -37,7 +35,7 @@ def environment(shown: Callable[[str], str] = str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "command": shlex.join(map(shown, words)),
+        "command": shlex.join(re.sub(r"(?s)://.*", "://…", word) for word in words),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

@@ -27,29 +27,34 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _held: set[BinaryIO] = set()  # in a forked child, a file that is still open would keep the lock of a dead parent
 
 
+class InUseError(RunError):
+    """Another process holds the lock."""
+
+
 @contextlib.contextmanager
-def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a folder, which must be there.
+def locked(folder: Path, patience: float = 0.0, name: str = LOCK) -> Iterator[None]:
+    """Hold a lock of a folder, which must be there.
 
     Args:
         folder: to be locked.
         patience: seconds to wait for another process to let go of it. Default: none.
+        name: of the file, in a folder that has several locks.
 
     Raises:
-        RunError: another process holds it (it says which one), or the folder cannot be written into. Nothing was
-            changed.
+        InUseError: another process holds it; it says which one. RunError: the folder cannot be written into. Nothing
+            was changed.
         ConfigError: ``run.lock`` is a link or no plain file.
     """
     last = time.monotonic() + patience
     while True:
         try:
-            file = _acquire(folder / LOCK)
+            file = _acquire(folder / name)
             break
         except OSError as error:
             raise RunError(
                 f"{folder}: cannot be written into: {error.strerror}; mend that, or choose another"
             ) from None
-        except RunError:
+        except InUseError:
             if time.monotonic() >= last:
                 raise
             time.sleep(0.05)
@@ -59,7 +64,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     finally:
         if file in _held:  # not so in a forked child
             _held.discard(file)
-            (folder / LOCK).unlink(missing_ok=True)  # before it is let go: whoever has opened it sees that it is gone
+            (folder / name).unlink(missing_ok=True)  # before it is let go: whoever has opened it sees that it is gone
             file.close()
 
 
@@ -70,7 +75,7 @@ def _acquire(path: Path) -> BinaryIO:
             holder = _holder(file, path)
             if os.fstat(file.fileno()).st_nlink:  # else its holder has just removed it
                 if holder is not None:
-                    raise RunError(f"{holder}; nothing was changed")
+                    raise InUseError(f"{holder}; nothing was changed")
                 own = {"host": socket.gethostname(), "process": os.getpid(), "since": _now()}
                 file.seek(0)
                 file.truncate()

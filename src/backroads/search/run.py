@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -68,9 +67,7 @@ def prepare(config: SearchSettings, folder: Path) -> tuple[SearchSettings, str]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "environment.json").is_file():
-            # The command as it was given, but for the URL, which may have a password: it is among the settings.
-            said = environment(lambda word: re.sub(r"(?s)://.*", "://…", word))
-            write_json(folder / "environment.json", said)
+            write_json(folder / "environment.json", environment())
         write_atomically(folder / "config.toml", tomli_w.dumps(config.as_toml()))
     with storage_at(url) as storage:
         save_search(storage, config, folder)

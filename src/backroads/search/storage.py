@@ -169,7 +169,7 @@ def storage_at(
     if path is not None:
         connect = functools.partial(_connect_sqlite, path, min(60.0, patience))
     else:
-        connect = functools.partial(_connect_postgresql, url)
+        connect = functools.partial(connect_postgresql, url)
     options = {"creator": lambda: retrying(connect, patience), "pool_pre_ping": True}
 
     def open_database() -> RDBStorage:
@@ -226,7 +226,7 @@ def _connect_sqlite(path: Path, timeout: float) -> Any:
     return connection
 
 
-def _connect_postgresql(url: str) -> Any:
+def connect_postgresql(url: str) -> Any:
     import psycopg
     from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
     from sqlalchemy.engine import make_url
