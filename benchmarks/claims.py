@@ -2,7 +2,8 @@
 
     python benchmarks/claims.py FOLDER [--out FILE]
 
-Takes the folder's results, brought up to date, and adds on what machine and from which commits its trainings came.
+Takes the folder's results, brought up to date, and adds on what machine and from which commits its trainings came. The
+table of verdicts in README.md is written anew.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from typing import Any
 from grid import RESULTS, markdown
 
 from backroads.report.reproduction import FRACTIONS
+from backroads.reproduce.claims import claim_ids
 from backroads.reproduce.run import campaign_in, gather
 from backroads.runs.files import write_json
 from backroads.runs.schema import as_data
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- claims: written by benchmarks/claims.py -->", "<!-- end of claims -->"
 
 
 def collected(folder: Path) -> dict[str, Any]:
@@ -55,6 +60,30 @@ def verdicts(results: dict[str, Any]) -> str:
     return markdown(head, cells)
 
 
+def summary(results: dict[str, Any]) -> str:
+    """A row for each claim that has been run to its end, with all its decisions, and a line of those that have not."""
+    cells = []
+    for claim in results["claims"]:
+        if claim["verdict"] == "not run":
+            continue
+        lines = []
+        for one in claim["decisions"]:
+            mean, low, high = (shown(one[name], one["value"]) for name in ("mean", "low", "high"))
+            lines.append(f"{one['says']}: {mean} [{low}, {high}], n = {len(one['differences'])}")
+        cells.append([claim["id"], claim["sentence"], f"**{claim['verdict']}**", "<br>".join(lines)])
+    ended = {row[0] for row in cells}
+    left = ", ".join(id for id in claim_ids() if id not in ended)
+    table = markdown(["claim", "sentence", "verdict", "differences, mean [95 % interval]"], cells)
+    return f"{table}\n\nNot run to the end at this scale: {left}." if left else table
+
+
+def readme(text: str, results: dict[str, Any]) -> str:
+    """The text of README.md with the present table."""
+    before, _, rest = text.partition(f"{BEGIN}\n")
+    _, _, after = rest.partition(f"\n{END}")
+    return f"{before}{BEGIN}\n{summary(results)}\n{END}{after}"
+
+
 def accuracies(results: dict[str, Any]) -> str:
     """A row for each rule and network of the claims' figures that are about accuracy."""
     cells: dict[tuple[str, str], list[str]] = {}
@@ -77,6 +106,7 @@ def main() -> None:
     results = collected(given.folder)
     print(verdicts(results), accuracies(results), sep="\n\n")
     write_json(given.out, results)
+    README.write_text(readme(README.read_text(encoding="utf-8"), results), encoding="utf-8")
 
 
 if __name__ == "__main__":

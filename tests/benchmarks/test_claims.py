@@ -10,6 +10,8 @@ from scripts import script
 
 from backroads.cli import main
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_the_file_of_the_docs_has_the_numbers_of_the_runs_and_no_place_on_this_machine(tmp_path: Path) -> None:
     folder, data = tmp_path / "campaign", tmp_path / "nowhere"
@@ -32,3 +34,16 @@ def test_the_file_of_the_docs_has_the_numbers_of_the_runs_and_no_place_on_this_m
     rows = claims["accuracies"](found).splitlines()[2:]
     shown = {line.split("|")[2].strip(" `"): line.split("|")[4].strip() for line in rows}
     assert shown == {"backprop": "2", "mirrored_kolen_pollack": "2", "feedback_alignment": "1", "weight_mirror": "1"}
+    text = claims["readme"](f"before\n{claims['BEGIN']}\nold\n{claims['END']}\nafter\n", found)
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+    assert "| M1 |" in text
+    assert claims["readme"](text, found) == text
+
+
+def test_the_table_of_the_readme_is_that_of_the_committed_results() -> None:
+    claims, text = script("claims"), (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count(claims["BEGIN"]) == text.count(claims["END"]) == 1
+    results = json.loads((ROOT / "benchmarks/results/claims.json").read_text(encoding="utf-8"))
+    assert claims["readme"](text, results) == text
