@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, LiteralString
 
+import pytest
+
 from backroads.search.faults import retrying
 
 if TYPE_CHECKING:
@@ -27,6 +29,15 @@ def binaries() -> Path | None:
     if found is not None:
         return Path(found).resolve().parent
     return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+
+
+def running() -> Postgres:
+    """A server, not yet started; skips the test where there is none, or no driver for it."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'backroads[postgresql]'")
+    found = binaries()
+    if found is None:
+        pytest.skip("there is no PostgreSQL server here: install Debian's `postgresql`")
+    return Postgres(found)
 
 
 class Postgres:

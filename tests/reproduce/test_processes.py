@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from postgres import PASSWORD, Postgres, binaries
+from postgres import PASSWORD, Postgres, running
 
 from backroads.errors import RunError
 from backroads.reproduce import run as runs
@@ -27,12 +27,8 @@ ARMS = unique(arms_of(CLAIM, CAMPAIGN))
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'backroads[postgresql]'")
-    found = binaries()
-    if found is None:
-        pytest.skip("there is no PostgreSQL server here: install Debian's `postgresql`")
-    with Postgres(found) as running:
-        yield running
+    with running() as found:
+        yield found
 
 
 def together(folders: list[Path], *more: str) -> set[str]:

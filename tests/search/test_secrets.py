@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 import pytest
 import tomli_w
 from optuna.trial import create_trial
-from postgres import Postgres, binaries
+from postgres import Postgres, running
 
 from backroads.cli import main
 from backroads.errors import ConfigError
@@ -238,11 +238,8 @@ def test_no_verb_writes_or_prints_it(
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    found = binaries()
-    if found is None:
-        pytest.skip("there is no PostgreSQL server here: install Debian's `postgresql`")
-    with Postgres(found) as running:
-        yield running
+    with running() as found:
+        yield found
 
 
 def command_lines() -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from postgres import PASSWORD, Postgres, binaries
+from postgres import PASSWORD, Postgres, running
 from search_workers import Workers
 
 from backroads.errors import ConfigError
@@ -36,12 +36,8 @@ SETTINGS = {
 
 @pytest.fixture
 def server() -> Iterator[Postgres]:
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'backroads[postgresql]'")
-    found = binaries()
-    if found is None:
-        pytest.skip("there is no PostgreSQL server here: install Debian's `postgresql`")
-    with Postgres(found) as running:
-        yield running
+    with running() as found:
+        yield found
 
 
 def check(workers: Workers, hurt: list[Record]) -> None:
