@@ -80,7 +80,7 @@ def test_a_training_in_the_hands_of_another_process_is_waited_for(
     worker = threading.Thread(target=runs.run, args=(CAMPAIGN, tmp_path, told.append))
     worker.start()
     try:
-        while worker.is_alive() and not any("waiting for 1 trainings" in (one.line or "") for one in told):
+        while worker.is_alive() and not any("waiting for 1 that other processes" in (one.line or "") for one in told):
             worker.join(0.01)
         assert worker.is_alive()
         assert [runs.outcome_of(arm, tmp_path).done for arm in ARMS] == [False, *[True] * (len(ARMS) - 1)]

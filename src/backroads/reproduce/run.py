@@ -127,7 +127,7 @@ def run(
     """
     tried: set[str] = set()
     problems: list[str] = []
-    told = ""
+    waiting = 0
     while True:
         arms = unique([arm for claim in campaign.claims for arm in arms_of(claim, campaign, out)])
         arms = [arm for arm in arms if arm.data not in without]
@@ -136,18 +136,20 @@ def run(
         todo = [arm for arm in arms if arm.identity not in tried and not outcome_of(arm, out).done]
         if not todo:
             return problems
-        before, busy = len(tried), ""
+        before, busy = len(tried), False
         for number, (arm, problem) in enumerate(_performed(todo, out, jobs, report, storage), 1):
             if isinstance(problem, InUseError):
-                busy = str(problem)
+                busy = True
                 continue
             tried.add(arm.identity)
             problems += [f"{arm.name}: {problem}"] if problem else []
             line = f"[{number}/{len(todo)}] {arm.name}: {problem or outcome_of(arm, out).status}"
             report(Progress(number, len(todo), line))
         if busy and len(tried) == before:  # other processes have all that is left
-            if told != (told := f"waiting for {len(todo)} trainings of other processes: {busy}"):
-                report(Progress(0, len(todo), told))
+            if len(todo) != waiting:
+                waiting = len(todo)
+                says = f"{out / 'runs'}/*.lock says which" if storage is None else "the database has their locks"
+                report(Progress(0, waiting, f"waiting for {waiting} that other processes have in hand; {says}"))
             time.sleep(IDLE)
 
 
