@@ -153,7 +153,7 @@ class _Arrays:
         kept = 0  # numbers, of a step
         for own in self.layers:
             n_out, n_in = own["P"].shape
-            kept += 2 * n_out * n_in + m * (2 * n_in + n_out)
+            kept += n_out * n_in + m * (2 * n_in + n_out)
         self.segment = min(T, max(4, CACHE // (kept * x.element_size())))
         self.segments = -(-T // self.segment)
 
@@ -238,13 +238,13 @@ class _Live(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, y, *values = ctx.saved_tensors
         arrays, v = ctx.arrays, dict(zip(ctx.names, values, strict=True))
-        E, m, n_y = len(x), x.shape[2], y.shape[3]
+        E, n_y, L = len(x), y.shape[3], REGISTER // x.element_size()
         for own, gradient in zip(arrays.layers, gradients, strict=False):
             G = padded(gradient, -1, -2)
             own["G"] = G.clone() if G.data_ptr() == gradient.data_ptr() else G  # it is changed
-            own["dP"], own["db"] = torch.empty_like(G), x.new_zeros(E, G.shape[1], m)
+            own["dP"], own["db"] = torch.empty_like(G), x.new_zeros(E, G.shape[1], L)
             if "B" in own:
-                shapes = {"dB": (E, G.shape[1], n_y, m), "dc": (E, G.shape[1], m), "ds": (E,)}
+                shapes = {"dB": (E, G.shape[1], n_y, L), "dc": (E, G.shape[1], L), "ds": (E,)}
                 own |= {name: x.new_zeros(shape) for name, shape in shapes.items()}
         dx = torch.empty_like(arrays.layers[0]["a"]) if ctx.needs_input_grad[2] else None
         arrays.perform("differentiate", dx)

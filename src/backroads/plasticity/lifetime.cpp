@@ -8,7 +8,9 @@
 // of 16, and M is a multiple of the numbers in a vector register.
 //
 // The forward pass keeps all activities. Backwards, a lifetime is cut into segments: the forward pass keeps W at the start
-// of each, and the backward pass does the changes of a segment again, which is little enough to stay in the cache.
+// of each; the backward pass does the changes of a segment again, keeps them, and takes them back one by one.
+//
+// What does not fit into a core's first cache is asked for (prefetched) some hundred cycles before it is needed.
 //
 // Where there are fewer lifetimes than threads, several share one: each has some of the rows (units, or weights of units) of
 // every array, and they wait for one another before they read rows of others.
@@ -36,8 +38,8 @@ struct Layer {  // sizes padded; arrays of one lifetime after another have a lea
     const T *b, *P;       // (n_out), and mu P (n_out, n_in)
     const T *s, *B, *c;   // under FEEDBACK: (1), (n_out, outputs), (n_out)
     T *G, *dP;            // gradients of W, changed from after to before, and of mu P: (E, n_out, n_in)
-    T *db, *dc;           // of b and c, not summed over samples: (E, n_out, M)
-    T *dB, *ds;           // of B, not summed either, and of s: (E, n_out, outputs, M), (E)
+    T *db, *dc;           // of b and c, not summed over the L numbers of a vector: (E, n_out, L)
+    T *dB, *ds;           // of B, not summed either, and of s: (E, n_out, outputs, L), (E)
 };
 
 template <typename T>
@@ -102,22 +104,27 @@ struct Lifetime {
     }
     static T sum(V v) { return sum_of<64>(reinterpret_cast<const T *>(&v)); }
 
-    // ---- products: each hands its own rows on, a vector at a time, to a function of what becomes of them ----------
+    template <int R, int C, typename F>
+    static void each(F f) {  // of R x C vectors; unrolled, so that they stay in registers
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+            for (int c = 0; c < C; c++) f(r, c);
+    }
 
-    // then(n, place, start(n) + sum_k W[n, k] X[k, m .. m + L]), place = n M + m
+    // ---- products: each hands its own rows on, C vectors at a time, to a function of what becomes of them ---------
+
+    // then(n, place, start(n) + sum_k W[n, k] X[k, m .. m + C L]), place = n M + m
     template <int C, typename Start, typename Then>
     void times_columns(const T *W, int64_t n_out, int64_t n_in, const T *X, int64_t m, Start start, Then then) const {
         constexpr int R = 8;
         const Rows rows = own(n_out);
         for (int64_t n = rows.first; n < rows.stop; n += R) {
             V z[R][C];
-            for (int r = 0; r < R; r++)
-                for (int c = 0; c < C; c++) z[r][c] = V{} + start(n + r);
+            each<R, C>([&](int r, int c) { z[r][c] = V{} + start(n + r); });
             for (int64_t k = 0; k < n_in; k++)
-                for (int r = 0; r < R; r++)
-                    for (int c = 0; c < C; c++) z[r][c] += W[(n + r) * n_in + k] * at(X + k * M + m + c * L);
-            for (int r = 0; r < R; r++)
-                for (int c = 0; c < C; c++) then(n + r, (n + r) * M + m + c * L, z[r][c]);
+                each<R, C>([&](int r, int c) { z[r][c] += W[(n + r) * n_in + k] * at(X + k * M + m + c * L); });
+            each<R, 1>([&](int r, int) { then(n + r, (n + r) * M + m, z[r]); });
         }
     }
     template <typename Start, typename Then>
@@ -127,20 +134,17 @@ struct Lifetime {
         for (; m < M; m += L) times_columns<1>(W, n_out, n_in, X, m, start, then);
     }
 
-    // then(place, X[k, m .. m + L] + sum_n W[n, k] Z[n, m .. m + L]), place = k M + m; without X, 0 in its place
+    // then(k, place, X[k, m .. m + C L] + sum_n W[n, k] Z[n, m .. m + C L]), place = k M + m; without X, 0 in its place
     template <int C, typename Then>
     void transposed_columns(const T *W, int64_t n_out, int64_t n_in, const T *Z, const T *X, int64_t m, Then then) const {
         constexpr int R = 8;
         const Rows rows = own(n_in);
         for (int64_t k = rows.first; k < rows.stop; k += R) {
             V x[R][C];
-            for (int r = 0; r < R; r++)
-                for (int c = 0; c < C; c++) x[r][c] = X ? at(X + (k + r) * M + m + c * L) : V{};
+            each<R, C>([&](int r, int c) { x[r][c] = X ? at(X + (k + r) * M + m + c * L) : V{}; });
             for (int64_t n = 0; n < n_out; n++)
-                for (int r = 0; r < R; r++)
-                    for (int c = 0; c < C; c++) x[r][c] += W[n * n_in + k + r] * at(Z + n * M + m + c * L);
-            for (int r = 0; r < R; r++)
-                for (int c = 0; c < C; c++) then((k + r) * M + m + c * L, x[r][c]);
+                each<R, C>([&](int r, int c) { x[r][c] += W[n * n_in + k + r] * at(Z + n * M + m + c * L); });
+            each<R, 1>([&](int r, int) { then(k + r, (k + r) * M + m, x[r]); });
         }
     }
     template <typename Then>
@@ -150,7 +154,7 @@ struct Lifetime {
         for (; m < M; m += L) transposed_columns<1>(W, n_out, n_in, Z, X, m, then);
     }
 
-    // then(n, place, sum_m Q[n, m] a[m, k .. k + L]), place = n n_in + k; a is (M, n_in).
+    // then(n, place, sum_m Q[n, m] a[m, k .. k + C L]), place = n n_in + k; a is (M, n_in).
     template <int C, typename Then>
     void outer_columns(const T *Q, int64_t n_out, const T *a, int64_t n_in, int64_t k, Then then) const {
         constexpr int R = 8;
@@ -158,10 +162,8 @@ struct Lifetime {
         for (int64_t n = rows.first; n < rows.stop; n += R) {
             V d[R][C] = {};
             for (int64_t m = 0; m < M; m++)
-                for (int r = 0; r < R; r++)
-                    for (int c = 0; c < C; c++) d[r][c] += Q[(n + r) * M + m] * at(a + m * n_in + k + c * L);
-            for (int r = 0; r < R; r++)
-                for (int c = 0; c < C; c++) then(n + r, (n + r) * n_in + k + c * L, d[r][c]);
+                each<R, C>([&](int r, int c) { d[r][c] += Q[(n + r) * M + m] * at(a + m * n_in + k + c * L); });
+            each<R, 1>([&](int r, int) { then(n + r, (n + r) * n_in + k, d[r]); });
         }
     }
     template <typename Then>
@@ -206,7 +208,7 @@ struct Lifetime {
 
     struct Kept {  // of a layer in a step
         T *a, *aT;       // what it receives, (n_in, M) and (M, n_in)
-        T *q, *W, *D;    // shifted activity (n_out, M); weights before, and their change over mu P, (n_out, n_in)
+        T *q, *D;        // shifted activity (n_out, M); the change of weights over mu P, (n_out, n_in)
         T *r;            // sum of q^2 over samples, (n_out)
         T N;             // what divides D under power
     };
@@ -253,7 +255,7 @@ struct Lifetime {
                     Kept &own = step.layer[l];
                     if (!of.a) own.a = take(of.n_in * M);
                     own.aT = take(of.n_in * M), own.q = take(of.n_out * M), own.r = take(of.n_out);
-                    own.W = backward ? take(size) : W[l], own.D = backward ? take(size) : nullptr;
+                    own.D = backward ? take(size) : nullptr;
                 }
                 if (backward) error[l] = take(of.n_in * M), error_before[l] = take(of.n_in * M);
             }
@@ -271,15 +273,17 @@ struct Lifetime {
 
     T *after(Step &step, int64_t l) const { return l + 1 < p.layers ? step.layer[l + 1].a : step.yhat; }
 
-    // Activities, with W of `now`.
+    // Activities.
     void forward(Step &now) {
         for (int64_t l = 0; l < p.layers; l++) {
             const bool last = l + 1 == p.layers;
             const Layer<T> &of = p.layer[l];
-            T *z = after(now, l);
+            T *z = after(now, l), *soon = last ? z : after(now, l + 1);
             times(
-                now.layer[l].W, of.n_out, of.n_in, now.layer[l].a, [&](int64_t n) { return of.b[n]; },
-                [&](int64_t, int64_t i, V v) { at(z + i) = last ? v : rectified(v); });
+                W[l], of.n_out, of.n_in, now.layer[l].a, [b = of.b](int64_t n) { return b[n]; },
+                [=](int64_t, int64_t i, auto &row) {
+                    for (V v : row) __builtin_prefetch(soon + i, 1), at(z + i) = last ? v : rectified(v), i += L;
+                });
             team.wait();
         }
     }
@@ -292,8 +296,8 @@ struct Lifetime {
             if (p.layer[l].a) now.layer[l].a = p.layer[l].a + step * p.layer[l].n_in * M;
     }
 
-    // The changes of step k, from W of `now` to W of `next`, or where that is not given, to the lifetime's own.
-    void change(int64_t k, Step &now, Step *next) {
+    // The changes of step k.
+    void change(int64_t k, Step &now) {
         const int64_t n_y = p.layer[p.layers - 1].n_out;
         const T *y = p.y + (e * p.steps + k) * n_y * M;
         for (int64_t i = own(n_y).first * M; i < own(n_y).stop * M; i += L) {
@@ -304,7 +308,11 @@ struct Lifetime {
         team.wait();
         for (int64_t l = 0; l < p.layers; l++) shift(l, now);
         team.wait();
-        for (int64_t l = 0; l < p.layers; l++) change_layer(l, now, next ? next->layer[l].W : W[l]);
+        for (int64_t l = 0; l < p.layers; l++) {
+            const Layer<T> &of = p.layer[l];
+            const bool more = of.a && k + 1 < p.steps;
+            change_layer(l, now, more ? of.a + (e * p.steps + k + 1) * of.n_in * M : now.layer[l].a);
+        }
         team.wait();
     }
 
@@ -313,8 +321,12 @@ struct Lifetime {
     void feed_back(const Layer<T> &of, const Step &now, Then then) const {
         const bool linear = p.linear_feedback;
         times(
-            of.B, of.n_out, p.outputs, now.sent, [&](int64_t n) { return of.c[n]; },
-            [&](int64_t n, int64_t place, V f) { then(n, place, linear ? f : rectified(f)); });
+            of.B, of.n_out, p.outputs, now.sent, [c = of.c](int64_t n) { return c[n]; },
+            [=](int64_t n, int64_t place, auto &row) {
+                if (!linear)
+                    for (V &f : row) f = rectified(f);
+                then(n, place, row);
+            });
     }
 
     void shift(int64_t l, Step &now) {  // q, and what else the change needs
@@ -327,7 +339,9 @@ struct Lifetime {
         const Rows rows = own(of.n_out);
         if (of.shift == FEEDBACK) {
             const T s = *of.s;
-            feed_back(of, now, [&](int64_t, int64_t i, V f) { at(q + i) = at(a + i) + s * (f - at(a + i)); });
+            feed_back(of, now, [=](int64_t, int64_t i, auto &row) {
+                for (V f : row) at(q + i) = at(a + i) + s * (f - at(a + i)), i += L;
+            });
         } else {
             const T *from = of.shift == SIGNAL ? u : a;
             std::copy(from + rows.first * M, from + rows.stop * M, q + rows.first * M);
@@ -339,7 +353,8 @@ struct Lifetime {
         }
     }
 
-    void change_layer(int64_t l, Step &now, T *next) {  // next <- W + mu P D
+    // W <- W + mu P D; soon: the activities of the next step, (n_in, M).
+    void change_layer(int64_t l, Step &now, const T *soon) {
         const Layer<T> &of = p.layer[l];
         Kept &own = now.layer[l];
         own.N = 1;
@@ -351,12 +366,18 @@ struct Lifetime {
             own.N = power < T(1e-8) ? T(1e-8) : power;
         }
         // Copies, since the compiler has to take it that what is written may be the structures.
-        const T share = 1 / own.N, oja = p.oja, *W = own.W, *P = this->P[l], *r = own.r;
-        T *kept = own.D;
-        outer(own.q, of.n_out, own.aT, of.n_in, [&](int64_t n, int64_t place, V D) {
-            D = share * (D - oja * r[n] * at(W + place));
-            if (kept) at(kept + place) = D;
-            at(next + place) = at(W + place) + at(P + place) * D;
+        const T share = 1 / own.N, oja = p.oja, *P = this->P[l], *r = own.r;
+        T *W = this->W[l], *kept = own.D;
+        const int64_t of_soon = 2 * L * M / of.n_out;  // for two vectors of a row
+        outer(own.q, of.n_out, own.aT, of.n_in, [&](int64_t n, int64_t place, auto &Ds) {
+            __builtin_prefetch(soon), soon += of_soon;
+            const T r_n = oja * r[n];
+            for (V D : Ds) {
+                D = share * (D - r_n * at(W + place));
+                if (kept) at(kept + place) = D;
+                at(W + place) += at(P + place) * D;
+                place += L;
+            }
         });
     }
 
@@ -364,22 +385,33 @@ struct Lifetime {
 
     // Through the change of a step alone, place by place: g is the gradient of W after it, at a place of row n.
     struct Change {
-        T *G, *dP, *h, *along;
-        const T *P, *D, *W, *r;
+        T *G, *dP, *h, *along, *W;
+        const T *P, *D, *r;
         T share;
         bool oja;
         V of_N;
+        const T *x, *q;  // are needed soon: what the layer receives, and its shifted activity
+        int64_t of_soon;
 
-        void operator()(int64_t n, int64_t place, V g) {
-            const V of_D = share * g * at(P + place);
-            at(dP + place) += g * at(D + place);
-            at(h + place) = of_D;
-            of_N += of_D * at(D + place);
-            if (oja) {
-                at(along + n * L) += of_D * at(W + place);
-                g -= r[n] * of_D;
+        template <size_t C>
+        void operator()(int64_t n, int64_t place, V (&gs)[C]) {
+            __builtin_prefetch(x), x += of_soon;
+            __builtin_prefetch(q), q += of_soon;
+            V W_D{};
+            const T r_n = r[n];
+            for (V g : gs) {
+                g += at(G + place);
+                const V P = at(this->P + place), D = at(this->D + place), before = at(W + place) - P * D;
+                const V of_D = share * g * P;
+                at(W + place) = before;
+                at(dP + place) += g * D;
+                at(h + place) = of_D;
+                of_N += of_D * D;
+                W_D += of_D * before;
+                at(G + place) = oja ? g - r_n * of_D : g;
+                place += L;
             }
-            at(G + place) = g;
+            if (oja) at(along + n * L) += W_D;
         }
     };
 
@@ -392,12 +424,13 @@ struct Lifetime {
         // Other threads may still read those of the last call.
         std::swap(h, other_h), std::swap(along, other_along), std::swap(of_N, other_of_N);
         std::fill(along + rows.first * L, along + rows.stop * L, T(0));
-        Change change{G[l], dP[l], h, along, P[l], kept.D, kept.W, kept.r, 1 / kept.N, bool(p.oja), V{}};
+        Change change{G[l], dP[l], h, along, W[l], P[l], kept.D, kept.r, 1 / kept.N, bool(p.oja), V{}, kept.a, kept.q, 2 * L * M / std::max(of.n_out, of.n_in)};
+        V none[1] = {};
         if (dz)
-            outer(dz, of.n_out, a, of.n_in, [&](int64_t n, int64_t i, V g) { change(n, i, at(change.G + i) + g); });
+            outer(dz, of.n_out, a, of.n_in, [&](int64_t n, int64_t i, auto &g) { change(n, i, g); });
         else
             for (int64_t i = rows.first * of.n_in; i < rows.stop * of.n_in; i += L)
-                change(i / of.n_in, i, at(change.G + i));
+                change(i / of.n_in, i, none);
         for (int64_t n = rows.first; n < rows.stop; n++) along[n * L] = sum(at(along + n * L));
         this->of_N[rank] = sum(change.of_N);
         team.wait();
@@ -406,49 +439,76 @@ struct Lifetime {
 
         // Layers come from the last to the first: this one is the first to write to the error before it.
         T *before = error_before[l], *after_it = error_before[l + 1], *of_u = this->of_u;
-        const T *x = kept.a, *q = kept.q, *h = this->h, *along = this->along, none = 0;
-        add_transposed(h, of.n_out, of.n_in, q, nullptr, [&](int64_t i, V g) { at(before + i) = g - 2 * of_N * at(x + i); });
+        const T *x = kept.a, *q = kept.q, *h = this->h, *along = this->along;
+        add_transposed(h, of.n_out, of.n_in, q, nullptr, [=](int64_t, int64_t i, auto &row) {
+            for (V g : row) at(before + i) = g - 2 * of_N * at(x + i), i += L;
+        });
         auto back_q = [&](auto then) {  // hands on the gradient of q
             times(
-                h, of.n_out, of.n_in, x, [&](int64_t) { return none; },
-                [&](int64_t n, int64_t i, V g) { then(n, i, g - 2 * (along[n * L] + of_N) * at(q + i)); });
+                h, of.n_out, of.n_in, x, [](int64_t) { return T(0); },
+                [=](int64_t n, int64_t i, auto &row) {
+                    const T both = 2 * (along[n * L] + of_N);
+                    int64_t place = i;
+                    for (V &g : row) g -= both * at(q + place), place += L;
+                    then(n, i, row);
+                });
         };
-        if (of.shift == NONE) return back_q([&](int64_t, int64_t i, V g) { at(after_it + i) += g; });
-        if (of.shift == SIGNAL) return back_q([&](int64_t, int64_t i, V g) { at(of_u + i) += g; });
+        if (of.shift == NONE) return back_q([=](int64_t, int64_t i, auto &row) { for (V g : row) at(after_it + i) += g, i += L; });
+        if (of.shift == SIGNAL) return back_q([=](int64_t, int64_t i, auto &row) { for (V g : row) at(of_u + i) += g, i += L; });
         const T s = *of.s, *B = of.B, *sent = step.sent, *y = after(step, l);
         const bool linear = p.linear_feedback;
         const int64_t outputs = p.outputs;
-        T *f = this->f, *of_sent = this->of_sent + rank * p.layer[p.layers - 1].n_out * M, *dc = of.dc + e * of.n_out * M, *dB = of.dB + e * of.n_out * outputs * M;
+        T *f = this->f, *of_sent = this->of_sent + rank * p.layer[p.layers - 1].n_out * M, *dc = of.dc + e * of.n_out * L, *dB = of.dB + e * of.n_out * outputs * L;
         V of_s{};
-        feed_back(of, step, [&](int64_t, int64_t i, V brought) { at(f + i) = brought; });
-        back_q([&](int64_t n, int64_t i, V g) {
-            of_s += g * (at(f + i) - at(y + i));
-            at(after_it + i) += (1 - s) * g;
-            g = linear ? s * g : at(f + i) <= 0 ? V{} : s * g;  // now of what feedback brought, before its rectifier
-            at(dc + i) += g;
-            for (int64_t j = 0, m = i - n * M; j < outputs; j++) {
-                at(dB + (n * outputs + j) * M + m) += g * at(sent + j * M + m);
-                at(of_sent + j * M + m) += B[n * outputs + j] * g;
+        feed_back(of, step, [=](int64_t, int64_t i, auto &row) { for (V brought : row) at(f + i) = brought, i += L; });
+        back_q([=, &of_s](int64_t n, int64_t i, auto &row) {
+            int64_t place = i;
+            V total{};
+            for (V &g : row) {
+                of_s += g * (at(f + place) - at(y + place));
+                at(after_it + place) += (1 - s) * g;
+                g = linear ? s * g : at(f + place) <= 0 ? V{} : s * g;  // now of what feedback brought, before its rectifier
+                at(f + place) = g;
+                total += g;
+                place += L;
+            }
+            at(dc + n * L) += total;
+            for (int64_t j = 0; j < outputs; j++) {
+                V of_B{};
+                int64_t m = j * M + i - n * M;
+                for (V g : row) of_B += g * at(sent + m), m += L;
+                at(dB + (n * outputs + j) * L) += of_B;
             }
         });
+        for (int64_t j = 0; j < outputs; j++)
+            for (int64_t m = 0; m < M; m += L) {
+                V sums[4] = {};
+                for (int64_t n = rows.first; n < rows.stop; n += 4)
+                    for (int64_t r = 0; r < 4; r++) sums[r] += B[(n + r) * outputs + j] * at(f + (n + r) * M + m);
+                at(of_sent + j * M + m) += sums[0] + sums[1] + (sums[2] + sums[3]);
+            }
         this->of_s[rank * p.layers + l] += sum(of_s);
     }
 
     // Through a layer of step k, from the error dz of what it answers to that of what it receives.
     void back_layer(int64_t k, int64_t l, const Step &step) {
         const Layer<T> &of = p.layer[l];
-        const T *W = step.layer[l].W, *a = step.layer[l].a, *dz = error[l + 1];
+        const T *W = this->W[l], *a = step.layer[l].a, *dz = error[l + 1];
         T *to = error[l];
         if (l > 0) {
-            T *db = p.layer[l - 1].db + e * of.n_in * M;
-            add_transposed(W, of.n_out, of.n_in, dz, to, [&](int64_t i, V g) {
-                g = at(a + i) <= 0 ? V{} : g;
-                at(to + i) = g;
-                at(db + i) += g;
+            T *db = p.layer[l - 1].db + e * of.n_in * L;
+            add_transposed(W, of.n_out, of.n_in, dz, to, [=](int64_t n, int64_t i, auto &row) {
+                V total{};
+                for (V g : row) {
+                    g = at(a + i) <= 0 ? V{} : g;
+                    at(to + i) = g;
+                    total += g, i += L;
+                }
+                at(db + n * L) += total;
             });
         } else if (p.dx) {
             T *dx = p.dx + (e * p.steps + k) * of.n_in * M;
-            add_transposed(W, of.n_out, of.n_in, dz, to, [&](int64_t i, V g) { at(dx + i) = g; });
+            add_transposed(W, of.n_out, of.n_in, dz, to, [=](int64_t, int64_t i, auto &row) { for (V g : row) at(dx + i) = g, i += L; });
         }
     }
 
@@ -462,18 +522,18 @@ struct Lifetime {
                 std::fill(zero + rows.first * M, zero + rows.stop * M, T(0));
             std::fill(of_sent + rank * n_y * M, of_sent + (rank + 1) * n_y * M, T(0));
             for (int64_t l = last; l >= 0; l--) {
+                if (next) back_layer(first + i + 1, l, *next), team.wait();
                 back_change(l, kept[i], next ? error[l + 1] : nullptr, next ? next->layer[l].aT : nullptr);
-                if (next) back_layer(first + i + 1, l, *next);
             }
             team.wait();
-            T *of_y = error_before[p.layers], *db = p.layer[last].db + e * n_y * M;
+            T *of_y = error_before[p.layers], *db = p.layer[last].db + e * n_y * L;
             for (int64_t j = rows.first * M; j < rows.stop * M; j += L) {  // u = y - yhat
                 V g = at(of_sent + j);
                 for (int64_t other = 1; other < team.size; other++) g += at(of_sent + other * n_y * M + j);
                 const V u = at(kept[i].u + j);
                 const V of_signal = !p.absolute_signal ? g : u < 0 ? -g : u > 0 ? g : V{};
                 at(of_y + j) -= at(of_u + j) + of_signal;
-                at(db + j) += at(of_y + j);
+                at(db + j / M * L) += at(of_y + j);
             }
             std::swap(error, error_before);
             team.wait();
@@ -481,7 +541,7 @@ struct Lifetime {
         for (int64_t l = last; l >= 0; l--) {
             const Layer<T> &of = p.layer[l];
             T *G = this->G[l];
-            outer(error[l + 1], of.n_out, kept[0].layer[l].aT, of.n_in, [&](int64_t, int64_t i, V g) { at(G + i) += g; });
+            outer(error[l + 1], of.n_out, kept[0].layer[l].aT, of.n_in, [&](int64_t, int64_t i, auto &gs) { for (V g : gs) at(G + i) += g, i += L; });
             back_layer(first, l, kept[0]);
             team.wait();
         }
@@ -505,7 +565,7 @@ struct Lifetime {
                 for (int64_t l = 0; l < p.layers; l++) copy(l, W[l], start(l, k / p.segment));
             look_at(k, kept[0]);
             forward(kept[0]);
-            change(k, kept[0], nullptr);
+            change(k, kept[0]);
         }
         for (int64_t l = 0; l < p.layers; l++) copy(l, W[l], p.layer[l].W + e * size(l));
     }
@@ -519,10 +579,10 @@ struct Lifetime {
         }
         for (int64_t segment = (p.steps - 1) / p.segment; segment >= 0; segment--) {
             const int64_t first = segment * p.segment, count = std::min(p.segment, p.steps - first);
-            for (int64_t l = 0; l < p.layers; l++) copy(l, start(l, segment), kept[0].layer[l].W);
+            for (int64_t l = 0; l < p.layers; l++) copy(l, start(l, segment), W[l]);
             for (int64_t i = 0; i < count; i++) {
                 look_at(first + i, kept[i]);
-                change(first + i, kept[i], i + 1 < count ? &kept[i + 1] : nullptr);
+                change(first + i, kept[i]);
             }
             back(first, count);
         }
