@@ -334,22 +334,31 @@ struct Lifetime {
         Kept &kept = now.layer[l];
         const T *a = after(now, l), *u = now.u;
         T *q = kept.q;
-        for (int64_t i = own(of.n_in).first; i < own(of.n_in).stop; i += L)
+        const Rows inputs = own(of.n_in);
+        for (int64_t i = inputs.first; i < inputs.stop; i += L)
             for (int64_t m = 0; m < M; m += L) transpose(kept.a + i * M + m, M, kept.aT + m * of.n_in + i, of.n_in);
         const Rows rows = own(of.n_out);
+        T *r = kept.r;
+        std::fill(r + rows.first, r + rows.stop, T(0));
         if (of.shift == FEEDBACK) {
             const T s = *of.s;
-            feed_back(of, now, [=](int64_t, int64_t i, auto &row) {
-                for (V f : row) at(q + i) = at(a + i) + s * (f - at(a + i)), i += L;
+            feed_back(of, now, [=](int64_t n, int64_t i, auto &row) {
+                V squares{};
+                for (V f : row) {
+                    const V shifted = at(a + i) + s * (f - at(a + i));
+                    at(q + i) = shifted;
+                    squares += shifted * shifted, i += L;
+                }
+                r[n] += sum(squares);
             });
         } else {
             const T *from = of.shift == SIGNAL ? u : a;
-            std::copy(from + rows.first * M, from + rows.stop * M, q + rows.first * M);
-        }
-        for (int64_t n = rows.first; n < rows.stop; n++) {
-            V row{};
-            for (int64_t i = n * M; i < (n + 1) * M; i += L) row += at(q + i) * at(q + i);
-            kept.r[n] = sum(row);
+            for (int64_t n = rows.first; n < rows.stop; n++) {
+                V squares{};
+                for (int64_t i = n * M; i < (n + 1) * M; i += L)
+                    at(q + i) = at(from + i), squares += at(q + i) * at(q + i);
+                r[n] = sum(squares);
+            }
         }
     }
 
@@ -359,10 +368,11 @@ struct Lifetime {
         Kept &own = now.layer[l];
         own.N = 1;
         if (p.power) {
-            V squares{};
-            for (int64_t i = 0; i < of.n_in * M; i += L) squares += at(own.a + i) * at(own.a + i);
-            for (int64_t n = 0; n < of.n_out; n += L) squares += at(own.r + n);
-            const T power = sum(squares);
+            V squares[4] = {};  // a sum waits for the one before it
+            for (int64_t i = 0; i < of.n_in * M; i += 4 * L)
+                each<4, 1>([&](int r, int) { squares[r] += at(own.a + i + r * L) * at(own.a + i + r * L); });
+            for (int64_t n = 0; n < of.n_out; n += L) squares[0] += at(own.r + n);
+            const T power = sum(squares[0] + squares[1] + (squares[2] + squares[3]));
             own.N = power < T(1e-8) ? T(1e-8) : power;
         }
         // Copies, since the compiler has to take it that what is written may be the structures.
