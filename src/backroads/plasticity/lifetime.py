@@ -103,14 +103,16 @@ def lifetime(
     parts = [range(T * part // n, T * (part + 1) // n) for part in range(n)]
 
     def segment(part: range, now: Weights) -> tuple[Weights, Tensor]:
+        steps = slice(part.start, part.stop)
         if rule.is_gradient and rule.second_order and layers and observe is None:
-            steps = slice(part.start, part.stop)
             after, seen = descent.live(network.descending(now), x[:, steps], y[:, steps], rule)
             return network.named(after), seen
+        # Unbound at once: the gradient of x[:, k] alone has the size of all steps.
+        xs, ys = x[:, steps].unbind(1), y[:, steps].unbind(1)
+        fed_back = {layer: f[:, steps].unbind(1) for layer, f in targets_fed_back.items()}
         outputs = []
-        for k in part:
-            feedback = {layer: f[:, k] for layer, f in targets_fed_back.items()}
-            now, yhat = network.step(now, x[:, k], y[:, k], feedback)
+        for n, k in enumerate(part):
+            now, yhat = network.step(now, xs[n], ys[n], {layer: f[n] for layer, f in fed_back.items()})
             outputs.append(yhat.detach())
             if observe is not None:
                 observe(k, now)
