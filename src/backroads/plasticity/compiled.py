@@ -34,7 +34,7 @@ UNITS = 16  # the widths of layers are padded to multiples of this
 REGISTER = 64  # bytes of a vector
 CACHE = 4 << 20  # bytes that the steps of a segment take, about two of a core's second caches; but four steps at least
 ROWS = 128  # of the weights of the widest layer, that a thread has at least: in fewer, threads mostly wait
-SHIFTS = ("feedback", "signal", "none")  # as lifetime.cpp counts them
+SHIFTS = ("feedback", "signal", "none", "frozen")  # as lifetime.cpp counts them
 
 
 class _Layer(ctypes.Structure):
@@ -75,7 +75,7 @@ class Plan:
     """What does not change from step to step.
 
     Attributes:
-        rule: how weights change. shifts: of each plastic layer, from the first: "feedback", "signal" or "none".
+        rule: how weights change. shifts: of each layer: "feedback", "signal", "none", or "frozen".
         mu: factor on the change of each.
     """
 
@@ -85,18 +85,19 @@ class Plan:
 
 
 def plan_of(rule: LocalRule, meta: Mapping[str, Tensor], layers: range, x: Tensor, y: Tensor) -> Plan | None:
-    """The plan of the plastic layers, or None where the steps have to be done as they are defined.
+    """The plan of all layers, or None where the steps have to be done as they are defined.
 
     Args:
         rule: how weights change.
         meta: the meta-parameters by name.
         layers: the plastic layers; all that follow the first one.
-        x: inputs of the first of them, (E, T, m, n).
+        x: inputs (E, T, m, n).
         y: targets (E, T, m, n_out), or labels.
     """
     if rule.is_gradient or rule.rule == "polynomial" or rule.gate != "none" or rule.signal != "error" or not layers:
         return None
-    if any(f"B{layer}_1" in meta for layer in layers) or any(meta[f"b{layer}"].dim() > 1 for layer in layers):
+    n = layers.stop
+    if any(f"B{layer}_1" in meta for layer in layers) or any(meta[f"b{layer}"].dim() > 1 for layer in range(n)):
         return None
     if not y.is_floating_point() or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return None
@@ -104,20 +105,22 @@ def plan_of(rule: LocalRule, meta: Mapping[str, Tensor], layers: range, x: Tenso
     # Whoever counts operations (a dispatch mode) sees those of torch alone.
     if m * x.element_size() % REGISTER or is_in_torch_dispatch_mode() or library() is None:
         return None
-    n, share = layers.stop, 1 / m if rule.reduction == "mean" else 1.0
-    mu = (share * (rule.hidden_multiplier if layer < n - 1 else 1.0) for layer in layers)
-    return Plan(rule, tuple(rule.shift(layer, n) for layer in layers), tuple(mu))
+    share = 1 / m if rule.reduction == "mean" else 1.0
+    mu = (share * (rule.hidden_multiplier if layer < n - 1 else 1.0) for layer in range(n))
+    shifts = (rule.shift(layer, n) if layer in layers else "frozen" for layer in range(n))
+    return Plan(rule, tuple(shifts), tuple(mu))
 
 
 def live(plan: Plan, tensors: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    """The weights after T steps, (E, n_out, n_in) each, and the outputs at each before its change, (E, T, m, n_out).
+    """The weights after T steps of the layers that change, (E, n_out, n_in) each; and the outputs at each step before
+    its change, (E, T, m, n_out).
 
     Args:
         plan: of :func:`plan_of`.
-        tensors: of plastic layer l, counted from the first one: weights at the start "Wl" (E, n_out, n_in), biases "bl"
-            (n_out,), plasticity "Pl", which broadcasts to W; and under feedback its strength "sl" (1,), "Bl" (n, n_out)
-            and "cl" (n,).
-        x: what the first plastic layer receives, (E, T, m, n).
+        tensors: of layer l: weights at the start "Wl", (n_out, n_in) or (E, n_out, n_in); biases "bl" (n_out,); unless
+            it is frozen, plasticity "Pl", which broadcasts to W; and under feedback its strength "sl" (1,), "Bl"
+            (n, n_out) and "cl" (n,).
+        x: inputs (E, T, m, n).
         y: targets (E, T, m, n_out).
     """
     return tuple(_Live.apply(plan, tuple(tensors), x, y, *tensors.values()))  # type: ignore[no-untyped-call]
@@ -136,23 +139,22 @@ class _Arrays:
         self.plan, self.outputs = plan, y.shape[3]
         self.y = padded(y.mT, -2)
         self.yhat = torch.empty_like(self.y)
-        self.sizes = [v[f"W{layer}"].shape[1:] for layer in range(len(plan.mu))]  # without padding
+        self.sizes = [v[f"W{layer}"].shape[-2:] for layer in range(len(plan.mu))]  # without padding
         self.layers: list[dict[str, Tensor]] = []
         for layer, (shift, mu) in enumerate(zip(plan.shifts, plan.mu, strict=True)):
             W = v[f"W{layer}"]
-            own = {
-                "W": padded(W.detach().clone(), -1, -2),
-                "b": padded(v[f"b{layer}"], -1),
-                "P": padded((mu * v[f"P{layer}"]).expand(W.shape[1:]), -1, -2),
-            }
+            W = W.expand(len(x), *W.shape[-2:])
+            own = {"W": padded(W.detach().clone(), -1, -2), "b": padded(v[f"b{layer}"], -1)}
+            if shift != "frozen":
+                own["P"] = padded((mu * v[f"P{layer}"]).expand(W.shape[1:]), -1, -2)
             if shift == "feedback":
                 own |= {"s": v[f"s{layer}"], "B": padded(v[f"B{layer}"], -2), "c": padded(v[f"c{layer}"], -1)}
             self.layers.append({name: value.detach() for name, value in own.items()})
         self.layers[0]["a"] = padded(x.mT, -2)
         T, m = x.shape[1:3]
+        self.widths = [own["W"].shape[-2:] for own in self.layers]
         kept = 0  # numbers, of a step
-        for own in self.layers:
-            n_out, n_in = own["P"].shape
+        for n_out, n_in in self.widths:
             kept += n_out * n_in + m * (2 * n_in + n_out)
         self.segment = min(T, max(4, CACHE // (kept * x.element_size())))
         self.segments = -(-T // self.segment)
@@ -160,9 +162,9 @@ class _Arrays:
     def keep(self) -> None:
         """Make room for what the backward pass needs."""
         E, T, _, m = self.y.shape
-        for layer, own in enumerate(self.layers):
-            n_out, n_in = own["P"].shape
-            own["starts"] = self.y.new_empty(E, self.segments, n_out, n_in)
+        for layer, (own, (n_out, n_in)) in enumerate(zip(self.layers, self.widths, strict=True)):
+            if "P" in own:
+                own["starts"] = self.y.new_empty(E, self.segments, n_out, n_in)
             if layer > 0:
                 own["a"] = self.y.new_empty(E, T, n_in, m)
 
@@ -171,7 +173,7 @@ class _Arrays:
         E, T, _, m = self.y.shape
         layers = (_Layer * len(self.layers))()
         for place, (own, shift) in enumerate(zip(self.layers, self.plan.shifts, strict=True)):
-            n_out, n_in = own["P"].shape
+            n_out, n_in = self.widths[place]
             pointers = {key: value.data_ptr() for key, value in own.items()}
             layers[place] = _Layer(n_in=n_in, n_out=n_out, shift=SHIFTS.index(shift), **pointers)
         rule = self.plan.rule
@@ -193,7 +195,7 @@ class _Arrays:
         function = getattr(library(), f"{name}_{'float' if self.y.dtype == torch.float32 else 'double'}")
 
         threads = torch.get_num_threads()
-        widest = max(len(own["P"]) for own in self.layers)
+        widest = max(n_out for n_out, _ in self.widths)
         each = ctypes.c_int64(max(1, min(threads // E, widest // ROWS)))  # threads of a lifetime
 
         def one(e: int) -> None:  # ctypes lets go of the interpreter's lock
@@ -231,7 +233,8 @@ class _Live(torch.autograd.Function):
         arrays.perform("live")
         outputs = arrays.yhat[:, :, : y.shape[3]].mT.clone()
         ctx.mark_non_differentiable(outputs)
-        return (*(own.pop("W")[:, :n, :k] for own, (n, k) in zip(arrays.layers, arrays.sizes, strict=True)), outputs)
+        own = zip(arrays.layers, arrays.sizes, strict=True)
+        return (*(layer.pop("W")[:, :n, :k] for layer, (n, k) in own if "P" in layer), outputs)
 
     @staticmethod
     @once_differentiable
@@ -239,12 +242,18 @@ class _Live(torch.autograd.Function):
         x, y, *values = ctx.saved_tensors
         arrays, v = ctx.arrays, dict(zip(ctx.names, values, strict=True))
         E, n_y, L = len(x), y.shape[3], REGISTER // x.element_size()
-        for own, gradient in zip(arrays.layers, gradients, strict=False):
+        of_weights = iter(gradients)
+        for own, (n, k) in zip(arrays.layers, arrays.widths, strict=True):
+            own["db"] = x.new_zeros(E, n, L)
+            if "P" not in own:
+                own["G"] = x.new_zeros(E, n, k)
+                continue
+            gradient = next(of_weights)
             G = padded(gradient, -1, -2)
             own["G"] = G.clone() if G.data_ptr() == gradient.data_ptr() else G  # it is changed
-            own["dP"], own["db"] = torch.empty_like(G), x.new_zeros(E, G.shape[1], L)
+            own["dP"] = torch.empty_like(G)
             if "B" in own:
-                shapes = {"dB": (E, G.shape[1], n_y, L), "dc": (E, G.shape[1], L), "ds": (E,)}
+                shapes = {"dB": (E, n, n_y, L), "dc": (E, n, L), "ds": (E,)}
                 own |= {name: x.new_zeros(shape) for name, shape in shapes.items()}
         dx = torch.empty_like(arrays.layers[0]["a"]) if ctx.needs_input_grad[2] else None
         arrays.perform("differentiate", dx)

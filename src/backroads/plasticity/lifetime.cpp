@@ -27,17 +27,17 @@
 
 namespace {
 
-enum Shift : int64_t { FEEDBACK, SIGNAL, NONE };
+enum Shift : int64_t { FEEDBACK, SIGNAL, NONE, FROZEN };  // frozen: does not change
 
 template <typename T>
 struct Layer {  // sizes padded; arrays of one lifetime after another have a leading E
     int64_t n_in, n_out, shift;
-    T *W;                 // (E, n_out, n_in), changed in place
+    T *W;                 // (E, n_out, n_in), changed in place; or null
     T *a;                 // what it receives, (E, steps, n_in, M), for the backward pass; or null
-    T *starts;            // (E, segments, n_out, n_in), W at the start of each segment, or null
-    const T *b, *P;       // (n_out), and mu P (n_out, n_in)
+    T *starts;            // (E, segments, n_out, n_in), W at the start of each segment; null if frozen, or never needed
+    const T *b, *P;       // (n_out), and mu P (n_out, n_in) unless frozen
     const T *s, *B, *c;   // under FEEDBACK: (1), (n_out, outputs), (n_out)
-    T *G, *dP;            // gradients of W, changed from after to before, and of mu P: (E, n_out, n_in)
+    T *G, *dP;            // gradients of W, changed from after to before, and of mu P unless frozen: (E, n_out, n_in)
     T *db, *dc;           // of b and c, not summed over the L numbers of a vector: (E, n_out, L)
     T *dB, *ds;           // of B, not summed either, and of s: (E, n_out, outputs, L), (E)
 };
@@ -248,13 +248,16 @@ struct Lifetime {
                 const Layer<T> &of = p.layer[l];
                 const int64_t size = of.n_in * of.n_out;
                 widest = std::max(widest, of.n_out), most = std::max(most, size);
-                W[l] = take(size), P[l] = take(size);
-                if (backward) G[l] = take(size), dP[l] = take(size);
+                const bool frozen = of.shift == FROZEN;
+                W[l] = take(size), P[l] = take(frozen ? 0 : size);
+                if (backward) G[l] = take(size), dP[l] = take(frozen ? 0 : size);
                 for (Step &step : kept) {
                     step.layer.resize(p.layers);
                     Kept &own = step.layer[l];
                     if (!of.a) own.a = take(of.n_in * M);
-                    own.aT = take(of.n_in * M), own.q = take(of.n_out * M), own.r = take(of.n_out);
+                    own.aT = take(of.n_in * M);
+                    if (frozen) continue;
+                    own.q = take(of.n_out * M), own.r = take(of.n_out);
                     own.D = backward ? take(size) : nullptr;
                 }
                 if (backward) error[l] = take(of.n_in * M), error_before[l] = take(of.n_in * M);
@@ -311,7 +314,7 @@ struct Lifetime {
         for (int64_t l = 0; l < p.layers; l++) {
             const Layer<T> &of = p.layer[l];
             const bool more = of.a && k + 1 < p.steps;
-            change_layer(l, now, more ? of.a + (e * p.steps + k + 1) * of.n_in * M : now.layer[l].a);
+            if (of.shift != FROZEN) change_layer(l, now, more ? of.a + (e * p.steps + k + 1) * of.n_in * M : now.layer[l].a);
         }
         team.wait();
     }
@@ -337,6 +340,7 @@ struct Lifetime {
         const Rows inputs = own(of.n_in);
         for (int64_t i = inputs.first; i < inputs.stop; i += L)
             for (int64_t m = 0; m < M; m += L) transpose(kept.a + i * M + m, M, kept.aT + m * of.n_in + i, of.n_in);
+        if (of.shift == FROZEN) return;
         const Rows rows = own(of.n_out);
         T *r = kept.r;
         std::fill(r + rows.first, r + rows.stop, T(0));
@@ -522,6 +526,15 @@ struct Lifetime {
         }
     }
 
+    // That of the weights of a layer in a step, from what it receives and the error of what it answers.
+    void add_gradient(int64_t l, const Step &step) {
+        const Layer<T> &of = p.layer[l];
+        T *G = this->G[l];
+        outer(error[l + 1], of.n_out, step.layer[l].aT, of.n_in, [=](int64_t, int64_t i, auto &row) {
+            for (V g : row) at(G + i) += g, i += L;
+        });
+    }
+
     // From the last step of a segment to the first.
     void back(int64_t first, int64_t count) {
         const int64_t last = p.layers - 1, n_y = p.layer[last].n_out;
@@ -533,6 +546,12 @@ struct Lifetime {
             std::fill(of_sent + rank * n_y * M, of_sent + (rank + 1) * n_y * M, T(0));
             for (int64_t l = last; l >= 0; l--) {
                 if (next) back_layer(first + i + 1, l, *next), team.wait();
+                if (p.layer[l].shift == FROZEN) {
+                    if (next) add_gradient(l, *next);
+                    const Rows inputs = own(p.layer[l].n_in);
+                    std::fill(error_before[l] + inputs.first * M, error_before[l] + inputs.stop * M, T(0));
+                    continue;
+                }
                 back_change(l, kept[i], next ? error[l + 1] : nullptr, next ? next->layer[l].aT : nullptr);
             }
             team.wait();
@@ -549,9 +568,7 @@ struct Lifetime {
             team.wait();
         }
         for (int64_t l = last; l >= 0; l--) {
-            const Layer<T> &of = p.layer[l];
-            T *G = this->G[l];
-            outer(error[l + 1], of.n_out, kept[0].layer[l].aT, of.n_in, [&](int64_t, int64_t i, auto &gs) { for (V g : gs) at(G + i) += g, i += L; });
+            add_gradient(l, kept[0]);
             back_layer(first, l, kept[0]);
             team.wait();
         }
@@ -568,36 +585,51 @@ struct Lifetime {
         return p.layer[l].starts + (e * ((p.steps + p.segment - 1) / p.segment) + segment) * size(l);
     }
 
+    // W and P of all layers; backwards, W of those that change comes from the starts of segments.
+    void load() {
+        for (int64_t l = 0; l < p.layers; l++) {
+            if (p.layer[l].W) copy(l, p.layer[l].W + e * size(l), W[l]);
+            if (p.layer[l].shift != FROZEN) copy(l, p.layer[l].P, P[l]);
+        }
+    }
+
     void live() {
-        for (int64_t l = 0; l < p.layers; l++) copy(l, p.layer[l].W + e * size(l), W[l]), copy(l, p.layer[l].P, P[l]);
+        load();
         for (int64_t k = 0; k < p.steps; k++) {
-            if (p.layer[0].starts && k % p.segment == 0)
-                for (int64_t l = 0; l < p.layers; l++) copy(l, W[l], start(l, k / p.segment));
+            if (k % p.segment == 0)
+                for (int64_t l = 0; l < p.layers; l++)
+                    if (p.layer[l].starts) copy(l, W[l], start(l, k / p.segment));
             look_at(k, kept[0]);
             forward(kept[0]);
             change(k, kept[0]);
         }
-        for (int64_t l = 0; l < p.layers; l++) copy(l, W[l], p.layer[l].W + e * size(l));
+        for (int64_t l = 0; l < p.layers; l++)
+            if (p.layer[l].shift != FROZEN) copy(l, W[l], p.layer[l].W + e * size(l));
     }
 
     void differentiate() {
+        load();
         for (int64_t l = 0; l < p.layers; l++) {
+            copy(l, p.layer[l].G + e * size(l), G[l]);
+            if (p.layer[l].shift == FROZEN) continue;
             const Rows rows = own(p.layer[l].n_out);
-            copy(l, p.layer[l].P, P[l]), copy(l, p.layer[l].G + e * size(l), G[l]);
             std::fill(dP[l] + rows.first * p.layer[l].n_in, dP[l] + rows.stop * p.layer[l].n_in, T(0));
             of_s[rank * p.layers + l] = 0;
         }
         for (int64_t segment = (p.steps - 1) / p.segment; segment >= 0; segment--) {
             const int64_t first = segment * p.segment, count = std::min(p.segment, p.steps - first);
-            for (int64_t l = 0; l < p.layers; l++) copy(l, start(l, segment), W[l]);
+            for (int64_t l = 0; l < p.layers; l++)
+                if (p.layer[l].starts) copy(l, start(l, segment), W[l]);
             for (int64_t i = 0; i < count; i++) {
                 look_at(first + i, kept[i]);
                 change(first + i, kept[i]);
             }
             back(first, count);
         }
-        for (int64_t l = 0; l < p.layers; l++)
-            copy(l, G[l], p.layer[l].G + e * size(l)), copy(l, dP[l], p.layer[l].dP + e * size(l));
+        for (int64_t l = 0; l < p.layers; l++) {
+            copy(l, G[l], p.layer[l].G + e * size(l));
+            if (p.layer[l].shift != FROZEN) copy(l, dP[l], p.layer[l].dP + e * size(l));
+        }
         team.wait();
         for (int64_t l = 0; rank == 0 && l < p.layers; l++)
             for (int64_t i = 0; p.layer[l].shift == FEEDBACK && i < team.size; i++) p.layer[l].ds[e] += of_s[i * p.layers + l];

@@ -88,7 +88,6 @@ def lifetime(
     check_stream(meta, x, y)
     T = x.shape[1]
     network = _Network(meta, rule)
-    x = network.frozen_layers(x)
     weights = network.initial_weights(len(x))
     if observe is not None:
         observe(-1, weights)
@@ -96,8 +95,9 @@ def lifetime(
             raise UsageError("observe: expected checkpoint_segments = 1, since the steps of a segment are done twice")
     layers = range(network.first, network.layers)
     if observe is None and (plan := compiled.plan_of(rule, meta, layers, x, y)) is not None:
-        *values, seen = compiled.live(plan, network.tensors(list(weights.values())), x, y)
+        *values, seen = compiled.live(plan, network.tensors(weights), x, y)
         return dict(zip(weights, values, strict=True)), seen
+    x = network.frozen_layers(x)
     targets_fed_back = network.targets_fed_back(y)
     n = max(1, min(checkpoint_segments, T))
     parts = [range(T * part // n, T * (part + 1) // n) for part in range(n)]
@@ -178,14 +178,16 @@ class _Network:
             start[name] = value.expand(lifetimes, *value.shape) if shared else value
         return start
 
-    def tensors(self, weights: list[Tensor]) -> dict[str, Tensor]:
-        """What :func:`backroads.plasticity.compiled.live` reads of each layer from the first plastic one on."""
+    def tensors(self, weights: Weights) -> dict[str, Tensor]:
+        """What :func:`backroads.plasticity.compiled.live` reads of each layer."""
         found: dict[str, Tensor] = {}
-        for n, (layer, W) in enumerate(zip(range(self.first, self.layers), weights, strict=True)):
-            found |= {f"W{n}": W, f"b{n}": self.meta[f"b{layer}"], f"P{n}": self.plasticity(layer)}
-            if self.rule.shift(layer, self.layers) == "feedback":
-                found |= {f"s{n}": self.meta[f"s{layer}"], f"B{n}": self.meta[f"B{layer}_0"]}
-                found[f"c{n}"] = self.meta[f"c{layer}_0"]
+        for n in range(self.layers):
+            found |= {f"W{n}": weights.get(f"W{n}", self.meta[f"W{n}"]), f"b{n}": self.meta[f"b{n}"]}
+            if n < self.first:
+                continue
+            found[f"P{n}"] = self.plasticity(n)
+            if self.rule.shift(n, self.layers) == "feedback":
+                found |= {f"s{n}": self.meta[f"s{n}"], f"B{n}": self.meta[f"B{n}_0"], f"c{n}": self.meta[f"c{n}_0"]}
         return found
 
     def frozen_layers(self, x: Tensor) -> Tensor:
