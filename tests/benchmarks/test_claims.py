@@ -30,10 +30,16 @@ def test_the_file_of_the_docs_has_the_numbers_of_the_runs_and_no_place_on_this_m
     assert decision["differences"] == pytest.approx(gaps, abs=1e-12)
     (row,) = claims["verdicts"](found).splitlines()[2:]
     assert f"{100 * sum(gaps) / 2:+.2f}" in row
-    assert "6 of 6" in row
+    assert "8 of 8" in row
     rows = claims["accuracies"](found).splitlines()[2:]
     shown = {line.split("|")[2].strip(" `"): line.split("|")[4].strip() for line in rows}
-    assert shown == {"backprop": "2", "mirrored_kolen_pollack": "2", "feedback_alignment": "1", "weight_mirror": "1"}
+    assert shown == {
+        "backprop": "2",
+        "mirrored_kolen_pollack": "2",
+        "feedback_alignment": "1",
+        "weight_mirror": "1",
+        "backprop in float32": "2",
+    }
     text = claims["readme"](f"before\n{claims['BEGIN']}\nold\n{claims['END']}\nafter\n", found)
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")

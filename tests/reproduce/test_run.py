@@ -69,7 +69,9 @@ def test_an_interrupted_campaign_goes_on_and_repeats_nothing(
 def test_a_verdict_waits_for_what_it_is_about_alone(tmp_path: Path) -> None:
     own, out = campaign("M1"), tmp_path / "out"
     runs.begin(own, out, resume=False)
-    arms = sorted(arms_of(own.claims[0], own), key=lambda arm: arm.labels["rule"] in ("backprop", "weight_mirror"))
+    # At this scale all is in float32, so that two of the arms are the same trainings.
+    arms = [arm for arm in arms_of(own.claims[0], own) if arm.labels["rule"] != "backprop in float32"]
+    arms.sort(key=lambda arm: arm.labels["rule"] in ("backprop", "weight_mirror"))
     verdicts = []
     for arm in arms:
         assert runs.perform(arm, out) == ""
