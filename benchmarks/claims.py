@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +62,22 @@ def verdicts(results: dict[str, Any]) -> str:
 
 
 def summary(results: dict[str, Any]) -> str:
-    """A row for each claim that has been run to its end, with all its decisions, and a line of those that have not."""
+    """A row for each claim that has been run to its end, and a line of those that have not.
+
+    Of a claim with more than four decisions, those that brought about its verdict stand there, and how many others.
+    """
     cells = []
     for claim in results["claims"]:
         if claim["verdict"] == "not run":
             continue
+        decisions = claim["decisions"]
+        rows = [one for one in decisions if len(decisions) <= 4 or one["verdict"] == claim["verdict"]]
         lines = []
-        for one in claim["decisions"]:
+        for one in rows:
             mean, low, high = (shown(one[name], one["value"]) for name in ("mean", "low", "high"))
             lines.append(f"{one['says']}: {mean} [{low}, {high}], n = {len(one['differences'])}")
+        others = Counter(one["verdict"] for one in decisions if one not in rows)
+        lines += [f"{count} others {verdict}" for verdict, count in others.items()]
         cells.append([claim["id"], claim["sentence"], f"**{claim['verdict']}**", "<br>".join(lines)])
     ended = {row[0] for row in cells}
     left = ", ".join(id for id in claim_ids() if id not in ended)
