@@ -56,8 +56,8 @@ def verdicts(results: dict[str, Any]) -> str:
                 mean, low, high, *each = (shown(value, one["value"]) for value in numbers)
                 done = f"{claim['done']} of {claim['trainings']}"
                 row = [claim["id"], one["says"], so_far + one["verdict"], f"{mean} [{low}, {high}]", ", ".join(each)]
-                cells.append([*row, done, f"`{claim['command']}`"])
-    head = ["claim", "decision", "verdict", "mean [95 % interval], points", "by seed", "trainings", "command"]
+                cells.append([*row, done])
+    head = ["claim", "decision", "verdict", "mean [95 % interval], points", "by seed", "trainings"]
     return markdown(head, cells)
 
 
@@ -93,17 +93,16 @@ def readme(text: str, results: dict[str, Any]) -> str:
 
 
 def accuracies(results: dict[str, Any]) -> str:
-    """A row for each rule and network of the claims' figures that are about accuracy."""
-    cells: dict[tuple[str, str], list[str]] = {}
+    """A row for each rule and network of the claims' figures that are about accuracy; claims share trainings."""
+    of: dict[tuple[str, ...], list[str]] = {}
     for claim in results["claims"]:
         for line in claim["lines"] if claim["value"] == "accuracy" else ():
             for label, mean, half, n in zip(line["labels"], line["mean"], line["half"], line["n"], strict=True):
                 spread = "" if half is None else f" ± {100 * half:.2f}"
-                row = [label, f"`{line['name']}`", f"{100 * mean:.2f}{spread}", str(n)]
-                key = label, line["name"]
-                if key not in cells or int(cells[key][-1]) < n:  # claims share trainings
-                    cells[key] = row
-    return markdown(["network", "rule", "accuracy, %, 95 % interval", "n"], [cells[key] for key in sorted(cells)])
+                row = (label, f"`{line['name']}`", f"{100 * mean:.2f}{spread}", str(n))
+                of.setdefault(row, []).append(claim["id"])
+    cells = sorted([", ".join(claims), *row] for row, claims in of.items())
+    return markdown(["claims", "network", "rule", "accuracy, %, 95 % interval", "n"], cells)
 
 
 def main() -> None:

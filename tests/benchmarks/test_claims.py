@@ -32,7 +32,8 @@ def test_the_file_of_the_docs_has_the_numbers_of_the_runs_and_no_place_on_this_m
     assert f"{100 * sum(gaps) / 2:+.2f}" in row
     assert "8 of 8" in row
     rows = claims["accuracies"](found).splitlines()[2:]
-    shown = {line.split("|")[2].strip(" `"): line.split("|")[4].strip() for line in rows}
+    assert {line.split("|")[1].strip() for line in rows} == {"M1"}
+    shown = {line.split("|")[3].strip(" `"): line.split("|")[5].strip() for line in rows}
     assert shown == {
         "backprop": "2",
         "mirrored_kolen_pollack": "2",
