@@ -56,6 +56,7 @@ def test_processes_divide_a_campaign_through_a_database_and_each_has_all_results
     monkeypatch.delenv("PGPASSWORD", raising=False)
     folders = [tmp_path / "one", tmp_path / "two"]
     together(folders, "--storage", server.url)
+    assert together(folders, "--storage", server.url) == set()  # they get what the other has trained, and train nothing
     for arm in ARMS:
         ends = [(folder / arm.folder / "results.json").read_text() for folder in folders]
         assert ends[0] == ends[1]  # with its duration: one of them trained it, and the other has a copy
@@ -66,28 +67,45 @@ def test_processes_divide_a_campaign_through_a_database_and_each_has_all_results
     assert not any(PASSWORD in path.read_text() for path in tmp_path.rglob("*.*") if path.suffix in (".toml", ".json"))
 
 
-def test_a_training_in_the_hands_of_another_process_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runs, "IDLE", 0.01)
+def said(told: list[Progress], words: str) -> bool:
+    return any(words in (one.line or "") for one in told)
+
+
+def test_a_training_in_the_hands_of_another_process_is_left_to_it(tmp_path: Path) -> None:
     runs.begin(CAMPAIGN, tmp_path, resume=True)
     (tmp_path / "runs").mkdir()
     told: list[Progress] = []
-    held = locked(tmp_path / "runs", name=f"{ARMS[0].folder.name}.lock")
+    with locked(tmp_path / "runs", name=f"{ARMS[0].folder.name}.lock"):
+        with pytest.raises(InUseError, match="in use by process"):
+            runs.perform(ARMS[0], tmp_path)
+        assert runs.run(CAMPAIGN, tmp_path, told.append) == []
+        assert said(told, "1 trainings are in the hands of other processes")
+        assert [runs.outcome_of(arm, tmp_path).done for arm in ARMS] == [False, *[True] * (len(ARMS) - 1)]
+    assert runs.run(CAMPAIGN, tmp_path, told.append) == []
+    assert runs.outcome_of(ARMS[0], tmp_path).done
+
+
+def test_what_trials_of_another_process_choose_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "IDLE", 0.01)
+    claim = load_claim("K1")
+    own = Campaign((claim,), "smoke", machine={"threads": 1})
+    runs.begin(own, tmp_path, resume=True)
+    (tmp_path / "runs").mkdir()
+    trial = next(arm for arm in arms_of(claim, own) if arm.of == "trials")
+    told: list[Progress] = []
+    held = locked(tmp_path / "runs", name=f"{trial.folder.name}.lock")
     held.__enter__()
-    with pytest.raises(InUseError, match="in use by process"):
-        runs.perform(ARMS[0], tmp_path)
-    worker = threading.Thread(target=runs.run, args=(CAMPAIGN, tmp_path, told.append))
+    worker = threading.Thread(target=runs.run, args=(own, tmp_path, told.append))
     worker.start()
     try:
-        while worker.is_alive() and not any("waiting for 1 that other processes" in (one.line or "") for one in told):
+        while worker.is_alive() and not said(told, "waiting for trials of other processes"):
             worker.join(0.01)
         assert worker.is_alive()
-        assert [runs.outcome_of(arm, tmp_path).done for arm in ARMS] == [False, *[True] * (len(ARMS) - 1)]
     finally:
         held.__exit__(None, None, None)
         worker.join(60)
-    assert runs.outcome_of(ARMS[0], tmp_path).done
+    assert all(runs.outcome_of(arm, tmp_path).done for arm in arms_of(claim, own, tmp_path))
+    assert len(arms_of(claim, own, tmp_path)) == len(arms_of(claim, own))
 
 
 def test_a_lock_of_the_database_ends_with_its_connection(server: Postgres) -> None:

@@ -111,7 +111,7 @@ def run(
     """Run all trainings that have not ended, and those that the trials choose as soon as all trials have ended.
 
     Several processes may do so at the same time, in a folder they share or through a storage: each takes what no other
-    has in hand, and stays until all have ended, in case that one of the others does not end its own.
+    has in hand, and leaves when nothing is left to take; while trials run, it waits for what they choose.
 
     Args:
         campaign: begun in ``out``. report: called with a line when a training ends; where they are run one at a time,
@@ -127,10 +127,10 @@ def run(
     """
     tried: set[str] = set()
     problems: list[str] = []
-    waiting = 0
+    waiting, planned = False, sum(len(arms_of(claim, campaign)) for claim in campaign.claims)
     while True:
-        arms = unique([arm for claim in campaign.claims for arm in arms_of(claim, campaign, out)])
-        arms = [arm for arm in arms if arm.data not in without]
+        known = [arm for claim in campaign.claims for arm in arms_of(claim, campaign, out)]
+        arms = [arm for arm in unique(known) if arm.data not in without]
         if storage is not None:
             exchange(storage, arms, out)
         todo = [arm for arm in arms if arm.identity not in tried and not outcome_of(arm, out).done]
@@ -145,12 +145,16 @@ def run(
             problems += [f"{arm.name}: {problem}"] if problem else []
             line = f"[{number}/{len(todo)}] {arm.name}: {problem or outcome_of(arm, out).status}"
             report(Progress(number, len(todo), line))
-        if busy and len(tried) == before:  # other processes have all that is left
-            if len(todo) != waiting:
-                waiting = len(todo)
-                says = f"{out / 'runs'}/*.lock says which" if storage is None else "the database has their locks"
-                report(Progress(0, waiting, f"waiting for {waiting} that other processes have in hand; {says}"))
-            time.sleep(IDLE)
+        if not busy or len(tried) > before:
+            continue
+        if len(known) == planned:  # other processes have all that is left
+            says = f"{out / 'runs'}/*.lock says which" if storage is None else "the database has their locks"
+            report(Progress(0, len(todo), f"{len(todo)} trainings are in the hands of other processes; {says}"))
+            return problems
+        if not waiting:
+            report(Progress(0, len(todo), "waiting for trials of other processes, to train what they choose"))
+        waiting = True
+        time.sleep(IDLE)
 
 
 def outcome_of(arm: Arm, out: Path) -> Outcome:
