@@ -57,7 +57,7 @@ def verdicts(results: dict[str, Any]) -> str:
                 done = f"{claim['done']} of {claim['trainings']}"
                 row = [claim["id"], one["says"], so_far + one["verdict"], f"{mean} [{low}, {high}]", ", ".join(each)]
                 cells.append([*row, done])
-    head = ["claim", "decision", "verdict", "mean [95 % interval], points", "by seed", "trainings"]
+    head = ["claim", "decision", "verdict", "mean [95 % interval]", "by seed", "trainings"]
     return markdown(head, cells)
 
 
