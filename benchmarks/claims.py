@@ -87,8 +87,10 @@ def summary(results: dict[str, Any]) -> str:
 
 def readme(text: str, results: dict[str, Any]) -> str:
     """The text of README.md with the present table."""
-    before, _, rest = text.partition(f"{BEGIN}\n")
-    _, _, after = rest.partition(f"\n{END}")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md: expected the lines {BEGIN} and {END}; put them back")
     return f"{before}{BEGIN}\n{summary(results)}\n{END}{after}"
 
 

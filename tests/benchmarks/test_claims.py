@@ -41,10 +41,13 @@ def test_the_file_of_the_docs_has_the_numbers_of_the_runs_and_no_place_on_this_m
         "weight_mirror": "1",
         "backprop in float32": "2",
     }
-    text = claims["readme"](f"before\n{claims['BEGIN']}\nold\n{claims['END']}\nafter\n", found)
-    assert text.startswith("before\n")
-    assert text.endswith("\nafter\n")
-    assert "old" not in text
+    for old in ("old\n", ""):  # a table, or none yet
+        text = claims["readme"](f"before\n{claims['BEGIN']}\n{old}{claims['END']}\nafter\n", found)
+        assert text.startswith("before\n")
+        assert text.endswith(f"{claims['END']}\nafter\n")
+        assert "old" not in text
+    with pytest.raises(ValueError, match="expected the lines"):
+        claims["readme"]("before\nafter\n", found)
     assert "| M1 |" in text
     assert claims["readme"](text, found) == text
 
