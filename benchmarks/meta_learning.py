@@ -23,7 +23,7 @@ from backroads.plasticity.settings import MetaConfig
 from backroads.plasticity.trainer import load_run
 from backroads.report.read import read_record
 from backroads.reproduce.arms import Arm, arms_of, unique
-from backroads.reproduce.run import campaign_in, outcome_of
+from backroads.reproduce.run import campaign_in
 from backroads.runs.files import write_json
 
 WAYS = (5, 10, 20, 50, 100, 200)  # classes of a lifetime
@@ -40,7 +40,7 @@ def collected(folder: Path, old: Data, lifetimes: int) -> Data:
     found: dict[tuple[str, str], Data] = {}
     campaign = campaign_in(folder)
     for arm in unique([arm for claim in campaign.claims for arm in arms_of(claim, campaign, folder)]):
-        if not isinstance(arm.config, MetaConfig) or not (end := outcome_of(arm, folder)).done:
+        if not isinstance(arm.config, MetaConfig) or not (end := arm.outcome(folder)).done:
             continue
         run = folder / arm.folder
         (evaluation,) = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["ways"].values()

@@ -45,7 +45,7 @@ def together(folders: list[Path], *more: str) -> set[str]:
 @pytest.mark.slow
 def test_processes_that_share_a_folder_run_each_training_once(tmp_path: Path) -> None:
     assert len(together([tmp_path / "out"] * 3)) == len(ARMS)
-    assert all(runs.outcome_of(arm, tmp_path / "out").done for arm in ARMS)
+    assert all(arm.outcome(tmp_path / "out").done for arm in ARMS)
     assert not list((tmp_path / "out" / "runs").glob("*.lock"))
 
 
@@ -76,13 +76,12 @@ def test_a_training_in_the_hands_of_another_process_is_left_to_it(tmp_path: Path
     (tmp_path / "runs").mkdir()
     told: list[Progress] = []
     with locked(tmp_path / "runs", name=f"{ARMS[0].folder.name}.lock"):
-        with pytest.raises(InUseError, match="in use by process"):
-            runs.perform(ARMS[0], tmp_path)
+        assert runs.perform(ARMS[0], tmp_path) is None
         assert runs.run(CAMPAIGN, tmp_path, told.append) == []
         assert said(told, "1 trainings are in the hands of other processes")
-        assert [runs.outcome_of(arm, tmp_path).done for arm in ARMS] == [False, *[True] * (len(ARMS) - 1)]
+        assert [arm.outcome(tmp_path).done for arm in ARMS] == [False, *[True] * (len(ARMS) - 1)]
     assert runs.run(CAMPAIGN, tmp_path, told.append) == []
-    assert runs.outcome_of(ARMS[0], tmp_path).done
+    assert ARMS[0].outcome(tmp_path).done
 
 
 def test_what_trials_of_another_process_choose_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +103,7 @@ def test_what_trials_of_another_process_choose_is_waited_for(tmp_path: Path, mon
     finally:
         held.__exit__(None, None, None)
         worker.join(60)
-    assert all(runs.outcome_of(arm, tmp_path).done for arm in arms_of(claim, own, tmp_path))
+    assert all(arm.outcome(tmp_path).done for arm in arms_of(claim, own, tmp_path))
     assert len(arms_of(claim, own, tmp_path)) == len(arms_of(claim, own))
 
 
@@ -150,6 +149,6 @@ def test_a_server_that_is_away_is_named_and_the_training_is_kept(
         server.start()
     storage.exchange(url, ARMS, tmp_path)
     storage.exchange(url, ARMS, tmp_path / "other")
-    ends = [runs.outcome_of(ARMS[0], folder) for folder in (tmp_path, tmp_path / "other")]
+    ends = [ARMS[0].outcome(folder) for folder in (tmp_path, tmp_path / "other")]
     assert ends[0].done
     assert ends[0] == ends[1]

@@ -87,11 +87,11 @@ def test_damaged_results_are_written_again_from_the_checkpoint(tmp_path: Path) -
     arm = arms_of(own.claims[0], own)[0]
     assert runs.perform(arm, out) == ""
     path = out / arm.folder / "results.json"
-    whole = runs.outcome(out / arm.folder, "train")
+    whole = arm.outcome(out)
     path.write_text(path.read_text()[:40])
-    assert runs.outcome(out / arm.folder, "train").status == "damaged"
+    assert arm.outcome(out).status == "damaged"
     assert runs.perform(arm, out) == ""
-    assert runs.outcome(out / arm.folder, "train").values["accuracy"] == whole.values["accuracy"]
+    assert arm.outcome(out).values["accuracy"] == whole.values["accuracy"]
 
 
 @pytest.mark.parametrize(

@@ -142,8 +142,7 @@ class _Arrays:
         self.sizes = [v[f"W{layer}"].shape[-2:] for layer in range(len(plan.mu))]  # without padding
         self.layers: list[dict[str, Tensor]] = []
         for layer, (shift, mu) in enumerate(zip(plan.shifts, plan.mu, strict=True)):
-            W = v[f"W{layer}"]
-            W = W.expand(len(x), *W.shape[-2:])
+            W = v[f"W{layer}"].expand(len(x), *self.sizes[layer])
             own = {"W": padded(W.detach().clone(), -1, -2), "b": padded(v[f"b{layer}"], -1)}
             if shift != "frozen":
                 own["P"] = padded((mu * v[f"P{layer}"]).expand(W.shape[1:]), -1, -2)

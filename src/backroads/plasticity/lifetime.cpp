@@ -438,7 +438,8 @@ struct Lifetime {
         // Other threads may still read those of the last call.
         std::swap(h, other_h), std::swap(along, other_along), std::swap(of_N, other_of_N);
         std::fill(along + rows.first * L, along + rows.stop * L, T(0));
-        Change change{G[l], dP[l], h, along, W[l], P[l], kept.D, kept.r, 1 / kept.N, bool(p.oja), V{}, kept.a, kept.q, 2 * L * M / std::max(of.n_out, of.n_in)};
+        Change change{G[l], dP[l], h, along, W[l], P[l], kept.D, kept.r, 1 / kept.N, bool(p.oja), V{},
+                      kept.a, kept.q, 2 * L * M / std::max(of.n_out, of.n_in)};
         V none[1] = {};
         if (dz)
             outer(dz, of.n_out, a, of.n_in, [&](int64_t n, int64_t i, auto &g) { change(n, i, g); });
@@ -467,8 +468,12 @@ struct Lifetime {
                     then(n, i, row);
                 });
         };
-        if (of.shift == NONE) return back_q([=](int64_t, int64_t i, auto &row) { for (V g : row) at(after_it + i) += g, i += L; });
-        if (of.shift == SIGNAL) return back_q([=](int64_t, int64_t i, auto &row) { for (V g : row) at(of_u + i) += g, i += L; });
+        if (of.shift != FEEDBACK) {
+            T *shifted_from = of.shift == SIGNAL ? of_u : after_it;
+            return back_q([=](int64_t, int64_t i, auto &row) {
+                for (V g : row) at(shifted_from + i) += g, i += L;
+            });
+        }
         const T s = *of.s, *B = of.B, *sent = step.sent, *y = after(step, l);
         const bool linear = p.linear_feedback;
         const int64_t outputs = p.outputs;

@@ -76,6 +76,10 @@ class Arm:
         """Of the run, in the folder of the campaign."""
         return Path("runs") / f"{self.kind}-{self.identity}"
 
+    def outcome(self, out: Path) -> Outcome:
+        """What came of it in the folder ``out`` of a campaign."""
+        return outcome(out / self.folder, self.kind, analysed=self.own.analysed > 0)
+
 
 def _kept(table: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in table.items() if key not in MACHINE}
@@ -141,7 +145,7 @@ def _best(trials: Sequence[Arm], top: int, out: Path | None) -> dict[str, list[i
     chosen: dict[str, list[int]] = {}
     for rule in dict.fromkeys(arm.labels["rule"] for arm in trials):
         own = [arm for arm in trials if arm.labels["rule"] == rule]
-        ends = [outcome(out / arm.folder, arm.kind) for arm in own] if out is not None else []
+        ends = [arm.outcome(out) for arm in own] if out is not None else []
         order = sorted(range(len(own)), key=lambda n: -_accuracy(ends[n])) if ends else range(len(own))
         chosen[rule] = list(order[:top]) if all(end.done for end in ends) else []
     return chosen

@@ -19,7 +19,6 @@ from backroads.errors import BackroadsError, ConfigError
 from backroads.plasticity.settings import MetaConfig
 from backroads.reproduce.arms import Arm, Campaign, arms_of, unique
 from backroads.reproduce.claims import claim_ids, load_claim
-from backroads.reproduce.outcome import Outcome, outcome
 from backroads.reproduce.storage import exchange, taken
 from backroads.reproduce.verdict import decide, is_decisive, lines, verdict_of
 from backroads.runs.environment import environment
@@ -30,7 +29,6 @@ from backroads.runs.progress import Progress, Report
 from backroads.runs.schema import Stopped
 from backroads.runs.settings import read_toml
 from backroads.runs.verdicts import ClaimResult, Reproduction, Verdict
-from backroads.train.settings import TrainSettings
 
 NAMES = ("scale", "claims", "seeds", "data")
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)  # of gradient descent in lifetimes, for weights from plain training
@@ -133,17 +131,17 @@ def run(
         arms = [arm for arm in unique(known) if arm.data not in without]
         if storage is not None:
             exchange(storage, arms, out)
-        todo = [arm for arm in arms if arm.identity not in tried and not outcome_of(arm, out).done]
+        todo = [arm for arm in arms if arm.identity not in tried and not arm.outcome(out).done]
         if not todo:
             return problems
         before, busy = len(tried), False
         for number, (arm, problem) in enumerate(_performed(todo, out, jobs, report, storage), 1):
-            if isinstance(problem, InUseError):
+            if problem is None:
                 busy = True
                 continue
             tried.add(arm.identity)
             problems += [f"{arm.name}: {problem}"] if problem else []
-            line = f"[{number}/{len(todo)}] {arm.name}: {problem or outcome_of(arm, out).status}"
+            line = f"[{number}/{len(todo)}] {arm.name}: {problem or arm.outcome(out).status}"
             report(Progress(number, len(todo), line))
         if not busy or len(tried) > before:
             continue
@@ -157,26 +155,16 @@ def run(
         time.sleep(IDLE)
 
 
-def outcome_of(arm: Arm, out: Path) -> Outcome:
-    """What came of a training of a campaign, in the folder ``out``."""
-    return outcome(out / arm.folder, arm.kind, analysed=arm.own.analysed > 0)
-
-
 def _performed(
     todo: Sequence[Arm], out: Path, jobs: int, report: Report, storage: str | None
-) -> Iterator[tuple[Arm, str | InUseError]]:
-    """Trainings that have ended, and what is wrong with them; those which other processes have in hand, with that."""
+) -> Iterator[tuple[Arm, str | None]]:
+    """Trainings that have ended, and what is wrong with them; None of those that other processes have in hand."""
     if jobs == 1:
         for number, arm in enumerate(todo, 1):
-            if outcome_of(arm, out).done:  # by another process meanwhile
+            if arm.outcome(out).done:  # by another process meanwhile
                 continue
-            begin = Progress(number - 1, len(todo), f"[{number}/{len(todo)}] {arm.name}")
-            end: str | InUseError
-            try:
-                end = _checked(perform(arm, out, storage, _announced(begin, report)))
-            except InUseError as busy:
-                end = busy
-            yield arm, end
+            report(Progress(number - 1, len(todo), f"[{number}/{len(todo)}] {arm.name}"))
+            yield arm, _checked(perform(arm, out, storage, lambda steps: report(replace(steps, line=None))))
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that the children end too
     # A fresh interpreter each: forked ones share the threads of torch, and hang.
@@ -184,8 +172,7 @@ def _performed(
         futures = {pool.submit(perform, arm, out, storage): arm for arm in todo}
         try:
             for future in as_completed(futures):
-                error = future.exception()
-                yield futures[future], error if isinstance(error, InUseError) else _checked(future.result())
+                yield futures[future], _checked(future.result())
         except BaseException:
             for child in multiprocessing.active_children():
                 child.terminate()  # it saves a checkpoint and leaves
@@ -195,8 +182,8 @@ def _performed(
             signal.signal(signal.SIGTERM, before)
 
 
-def _checked(end: str | int) -> str:
-    """What is wrong with a training; raises Interrupted for a signal."""
+def _checked(end: str | int | None) -> str | None:
+    """What :func:`perform` returned; raises Interrupted for a signal."""
     if isinstance(end, int):
         raise Interrupted(end)
     return end
@@ -206,17 +193,14 @@ def _silent(progress: Progress) -> None:
     """What is said of single trainings is in their run folders."""
 
 
-def perform(arm: Arm, out: Path, storage: str | None = None, report: Report = _silent) -> str | int:
+def perform(arm: Arm, out: Path, storage: str | None = None, report: Report = _silent) -> str | int | None:
     """Run one training to its end, unless another process did meanwhile.
 
     Args:
         arm: the training. out: the folder of its campaign. storage: as in :func:`run`. report: called with its steps.
 
     Returns:
-        What is wrong with it (empty: nothing), or the signal that ended it.
-
-    Raises:
-        InUseError: another process has it in hand.
+        What is wrong with it (empty: nothing), the signal that ended it, or None: another process has it in hand.
     """
     folder = out / arm.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -226,44 +210,28 @@ def perform(arm: Arm, out: Path, storage: str | None = None, report: Report = _s
             if storage is not None:
                 stack.enter_context(taken(storage, arm))
                 exchange(storage, [arm], out)
-            now = outcome_of(arm, out)
+            now = arm.outcome(out)
             if now.done:
                 return ""
             if now.status == "damaged":
                 _set_aside(folder)
-            end = (
-                _meta(arm, arm.config, folder, report)
-                if isinstance(arm.config, MetaConfig)
-                else _train(arm.config, folder, report)
-            )
+            end = _trained(arm, folder, report)
             if storage is not None and not end:
                 exchange(storage, [arm], out)
             return end
     except InUseError:
-        raise
+        return None
     except BackroadsError as error:
         return str(error).partition("\n")[0]
 
 
-def _train(config: TrainSettings, folder: Path, report: Report) -> str | int:
+def _trained(arm: Arm, folder: Path, report: Report) -> str | int:
+    if isinstance(arm.config, MetaConfig):
+        return _meta(arm, arm.config, folder, report)
     from backroads.train.trainer import train
 
-    found = train(config, folder, report, resume=True)
+    found = train(arm.config, folder, report, resume=True)
     return found.signal if isinstance(found, Stopped) else ""
-
-
-def _announced(begin: Progress, report: Report) -> Report:
-    """Reports steps of a training, and before the first of them that it has begun."""
-    begun = False
-
-    def announced(steps: Progress) -> None:
-        nonlocal begun
-        if not begun:
-            report(begin)
-        begun = True
-        report(replace(steps, line=None))
-
-    return announced
 
 
 def unreadable(campaign: Campaign) -> dict[str, str]:
@@ -325,7 +293,7 @@ def gather(campaign: Campaign, out: Path, *, counted: bool = True) -> Reproducti
     found = []
     for claim in campaign.claims:
         arms = arms_of(claim, campaign, out)
-        ended = [(arm, outcome_of(arm, out)) for arm in arms]
+        ended = [(arm, arm.outcome(out)) for arm in arms]
         planned = arms_of(claim, campaign)
         done = sum(end.done for _, end in ended)
         decided = decide(claim, ended)

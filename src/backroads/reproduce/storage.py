@@ -17,7 +17,6 @@ from backroads import __version__
 from backroads.errors import ConfigError, RunError
 from backroads.extras import extra_named
 from backroads.reproduce.arms import Arm
-from backroads.reproduce.outcome import Outcome, outcome
 from backroads.runs.files import folder_within, write_atomically
 from backroads.runs.folder import CONFIG, ENVIRONMENT, RESULTS
 from backroads.runs.lock import InUseError
@@ -26,6 +25,8 @@ FILES = (CONFIG, ENVIRONMENT, "evaluation.json", "analysis.json", RESULTS)
 PATIENCE = 60.0  # seconds to wait for a server that does not answer
 _MAKE = """CREATE TABLE IF NOT EXISTS backroads_trainings
     (version text, training text, files jsonb NOT NULL, PRIMARY KEY (version, training))"""
+_GET = "SELECT training, files FROM backroads_trainings WHERE version = %s AND training = ANY(%s)"
+_PUT = "INSERT INTO backroads_trainings VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
 
 
 def checked(url: str) -> str:
@@ -66,28 +67,17 @@ def exchange(url: str, arms: Sequence[Arm], out: Path) -> None:
     Raises:
         RunError: the server does not answer, or what it has of a training is not what was put there.
     """
-    ended = [arm for arm in arms if _outcome(arm, out).done]
+    from psycopg.types.json import Jsonb
+
     with _connected(url) as connection:
         names = [arm.identity for arm in arms]
-        rows = connection.execute(
-            "SELECT training, files FROM backroads_trainings WHERE version = %s AND training = ANY(%s)",
-            [__version__, names],
-        ).fetchall()
-        elsewhere = dict(rows)
-        for arm in ended:
-            if arm.identity not in elsewhere:
-                connection.execute(
-                    "INSERT INTO backroads_trainings VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                    [__version__, arm.identity, _json(_read(out / arm.folder))],
-                )
-    known = {arm.identity for arm in ended}
-    for arm in arms:
-        if arm.identity in elsewhere and arm.identity not in known:
-            _write(arm, elsewhere[arm.identity], out)
-
-
-def _outcome(arm: Arm, out: Path) -> Outcome:
-    return outcome(out / arm.folder, arm.kind, analysed=arm.own.analysed > 0)
+        found = dict(connection.execute(_GET, [__version__, names]).fetchall())
+        for arm in arms:
+            if arm.outcome(out).done:
+                if arm.identity not in found:
+                    connection.execute(_PUT, [__version__, arm.identity, Jsonb(_read(out / arm.folder))])
+            elif arm.identity in found:
+                _write(arm, found[arm.identity], out)
 
 
 def _read(folder: Path) -> dict[str, str]:
@@ -111,12 +101,6 @@ def _write(arm: Arm, files: Any, out: Path) -> None:
 def _key(name: str) -> int:
     """A lock's number: 64 bits with a sign."""
     return int.from_bytes(hashlib.sha256(f"{__version__} {name}".encode()).digest()[:8], "big", signed=True)
-
-
-def _json(data: Any) -> Any:
-    from psycopg.types.json import Jsonb
-
-    return Jsonb(data)
 
 
 @contextlib.contextmanager
