@@ -158,6 +158,18 @@ def test_arms_with_seeds_of_their_own_have_these_unless_all_are_given() -> None:
             assert {arm.seed for arm in arms if arm.labels["rule"] == rule} == expected
 
 
+def test_trainings_run_seed_by_seed_and_trials_before_what_they_choose() -> None:
+    """What is stopped early has all arms with fewer seeds, not some arms with all."""
+    claims = tuple(load_claim(id) for id in ("K5", "K2"))
+    arms = unique([arm for claim in claims for arm in arms_of(claim, Campaign(claims, "desk"))])
+    kinds = [bool(arm.own.best_of) for arm in arms]
+    assert kinds == sorted(kinds)
+    assert {True, False} == set(kinds)
+    for chosen in (True, False):
+        seeds = [arm.seed for arm in arms if bool(arm.own.best_of) is chosen]
+        assert seeds == sorted(seeds)
+
+
 def test_every_data_set_of_the_claims_can_be_given_a_place() -> None:
     scales: tuple[Scale, ...] = ("smoke", "desk", "paper")
     needed = {

@@ -157,8 +157,8 @@ def _accuracy(end: Outcome) -> float:
 
 
 def unique(arms: Sequence[Arm]) -> list[Arm]:
-    """Each training once, in order: what the trials are before what they choose."""
+    """Each training once, in the order in which they run: trials before what they choose, and all arms seed by seed."""
     found: dict[str, Arm] = {}
-    for arm in sorted(arms, key=lambda arm: bool(arm.own.best_of)):
+    for arm in sorted(arms, key=lambda arm: (bool(arm.own.best_of), arm.seed)):
         found.setdefault(arm.identity, arm)
     return list(found.values())
