@@ -49,7 +49,7 @@ def test_what_claims_share_is_run_once(tmp_path: Path, performed: list[str]) -> 
     assert sum(one.done == one.total for one in steps) >= len(performed)
     arms = [arm for claim in own.claims for arm in arms_of(claim, own)]
     assert len(performed) == len(set(performed)) == len(unique(arms)) < len(arms)
-    assert {claim.verdict for claim in runs.gather(own, tmp_path / "out", counted=False).claims} == {"not judged"}
+    assert {claim.verdict for claim in runs.gather(own, tmp_path / "out").claims} == {"not judged"}
 
 
 def test_an_interrupted_campaign_goes_on_and_repeats_nothing(
@@ -60,7 +60,7 @@ def test_an_interrupted_campaign_goes_on_and_repeats_nothing(
     monkeypatch.setattr(runs, "perform", lambda *words: 15 if len(performed) == 2 else whole(*words))
     with pytest.raises(runs.Interrupted):
         runs.run(own, tmp_path / "out", lambda progress: None)
-    assert runs.gather(own, tmp_path / "out", counted=False).claims[0].verdict == "not run"
+    assert runs.gather(own, tmp_path / "out").claims[0].verdict == "not run"
     monkeypatch.setattr(runs, "perform", whole)
     assert runs.run(own, tmp_path / "out", lambda progress: None) == []
     assert len(performed) == len(set(performed)) == 4
@@ -75,7 +75,7 @@ def test_a_verdict_waits_for_what_it_is_about_alone(tmp_path: Path) -> None:
     verdicts = []
     for arm in arms:
         assert runs.perform(arm, out) == ""
-        verdicts.append((arm.labels["rule"], runs.gather(own, out, counted=False).claims[0].verdict))
+        verdicts.append((arm.labels["rule"], runs.gather(own, out).claims[0].verdict))
     ends = [verdict for rule, verdict in verdicts if rule == "backprop"]
     assert [verdict for rule, verdict in verdicts if rule != "backprop"].count("not judged") == 1  # after the mirror
     assert ends == ["not run", "not judged"]

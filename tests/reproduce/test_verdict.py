@@ -195,7 +195,7 @@ def test_a_damaged_training_is_told_and_gives_no_verdict(tmp_path: Path) -> None
     folder.mkdir(parents=True)
     assert outcome(folder, "train").status == "unfinished"
     (folder / "results.json").write_text(json.dumps({"kind": "train"}))
-    (found,) = gather(campaign_in(tmp_path / "out"), tmp_path / "out", counted=False).claims
+    (found,) = gather(campaign_in(tmp_path / "out"), tmp_path / "out").claims
     assert found.verdict == "not run"
     assert len(found.problems) == 1
 

@@ -284,12 +284,8 @@ def _meta(arm: Arm, config: MetaConfig, folder: Path, report: Report) -> str | i
     return ""
 
 
-def gather(campaign: Campaign, out: Path, *, counted: bool = True) -> Reproduction:
-    """All claims of a campaign and what came of them so far.
-
-    Args:
-        campaign: of the folder ``out``. counted: whether operations are counted, which takes seconds.
-    """
+def gather(campaign: Campaign, out: Path) -> Reproduction:
+    """All claims of a campaign, whose folder is ``out``, and what came of them so far."""
     found = []
     for claim in campaign.claims:
         arms = arms_of(claim, campaign, out)
@@ -302,7 +298,7 @@ def gather(campaign: Campaign, out: Path, *, counted: bool = True) -> Reproducti
         verdict: Verdict = verdict_of(decided, complete=complete)
         if campaign.scale == "smoke" and verdict != "not run":
             verdict, decided = "not judged", tuple(replace(one, verdict="not judged") for one in decided)
-        petaflop, hours = cost_of(planned) if counted else (None, None)
+        petaflop, hours = cost_of(planned)
         command = ["backroads", "reproduce", "run", claim.id, "--scale", campaign.scale, "--out", "FOLDER"]
         command += ["--seeds", *map(str, campaign.seeds)] if campaign.seeds else []
         found.append(
