@@ -4,8 +4,8 @@
 
 ResNet-8 learns at a constant rate, and after each step noise is added to W, times the rate. At the end, with the noise
 of the last k steps taken out of W again, the error B^T dy of each layer is compared with W^T dy: the angle, mean over
-layers and batches; k = 0 is W as it is. Backpropagation has B = W. Symmetric alignment sets B to W at once, or follows it slowly with the
-coefficients of the reference (decay = self = 2e-3, moved at the rate of W with its momentum).
+layers and batches; k = 0 is W as it is. Backpropagation has B = W. Symmetric alignment sets B to W at once, or follows
+it slowly with the coefficients of the reference (decay = self = 2e-3, moved at the rate of W with its momentum).
 
 Beside it: loss and accuracy of training, mean over the last steps.
 """
