@@ -4,19 +4,20 @@
 #
 #   benchmarks/gpu.sh CIFAR10 IMAGENETTE OUT    places as of backroads reproduce run --data; a folder for what comes of it
 #   SMALL=1 benchmarks/gpu.sh - - OUT           a trial of the script on a CPU
+#   JOBS=12 benchmarks/gpu.sh ...               trainings at a time: small networks leave most of a GPU idle
 #
 # What is done is not done again: step times once, trainings by arm and seed, from their last checkpoint.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cifar10=$1 imagenette=$2 out=$3
 python=${PYTHON:-.venv/bin/python}
-backroads=$(dirname "$python")/backroads
+backroads=("$python" -m backroads)
 end=$((SECONDS + 540))
 mkdir -p "$out"
 if [ -n "${SMALL:-}" ]; then
-  step=(--networks resnet8 --steps 2 --device cpu) claims=(--scale smoke --device cpu --seeds 0) pictures=("${claims[@]}")
+  step=(--networks resnet8 --steps 2 --device cpu) claims=(--scale smoke --device cpu --threads 1 --seeds 0) pictures=("${claims[@]}")
 else
-  step=(--networks resnet50 --device cuda --precision bf16 --channels-last --compile) claims=(--scale desk --device cuda)
+  step=(--networks resnet50 --device cuda --precision bf16 --channels-last --compile) claims=(--scale desk --device cuda --threads 1 --jobs "${JOBS:-1}")
   pictures=("${claims[@]}" --data "imagenette=$imagenette")
   claims+=(--seeds 0 1 2 3 4 5 6 7 8 9 --data "cifar10=$cifar10")
 fi
@@ -30,5 +31,5 @@ limited() {
 
 [ -e "$out/tests.log" ] || { limited "$python" -m pytest -q -m gpu tests | tee "$out/tests.tmp" && mv "$out/tests.tmp" "$out/tests.log"; }
 [ -e "$out/step_time.json" ] || limited "$python" benchmarks/step_time.py "${step[@]}" --out "$out/step_time.json"
-limited "$backroads" reproduce run M1 "${claims[@]}" --out "$out/cifar10" --resume
-limited "$backroads" reproduce run M2 "${pictures[@]}" --out "$out/imagenette" --resume
+limited "${backroads[@]}" reproduce run M1 "${claims[@]}" --out "$out/cifar10" --resume
+limited "${backroads[@]}" reproduce run M2 "${pictures[@]}" --out "$out/imagenette" --resume
