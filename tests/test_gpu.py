@@ -32,6 +32,24 @@ def test_gradients_of_W_are_those_of_the_cpu(name: str) -> None:
             torch.testing.assert_close(other.grad.cpu(), own.grad, rtol=1e-9, atol=1e-11, msg=parameter)
 
 
+@pytest.mark.parametrize("name", [name for name in LAYERWISE if "batch_random" not in name])
+def test_gradients_under_bfloat16_are_finite_and_those_of_W_near_float32(name: str) -> None:
+    """Under autocast a GPU refuses operands of different dtypes which a CPU takes."""
+    model = small_network(LAYERWISE[name]).float().cuda()
+    there = copy.deepcopy(model)
+    x, y = (t.cuda() for t in batch())
+    F.cross_entropy(model(x.float()), y).backward()
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = F.cross_entropy(there(x.float()).float(), y)
+    loss.backward()
+    backward = {id(p) for p in br.backward_parameters(model)}
+    for (parameter, own), other in zip(model.named_parameters(), there.parameters(), strict=True):
+        if own.grad is not None and other.grad is not None:
+            assert bool(other.grad.isfinite().all()), parameter
+            if id(own) not in backward:
+                assert float((other.grad - own.grad).norm()) < 0.1 * float(own.grad.norm()) + 1e-3, parameter
+
+
 def test_a_training_learns(tmp_path: Path) -> None:
     config = resolve({"rule": "mirrored_kolen_pollack", "device": "cuda", "epochs": 5})
     train(config, tmp_path / "run", lambda _: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -152,3 +153,45 @@ def test_a_server_that_is_away_is_named_and_the_training_is_kept(
     ends = [ARMS[0].outcome(folder) for folder in (tmp_path, tmp_path / "other")]
     assert ends[0].done
     assert ends[0] == ends[1]
+
+
+FAILS = """
+import importlib.abc, importlib.util, signal, sys, time
+
+def train(config, folder, report, **options):
+    from backroads.runs.schema import Stopped
+    if config.rule.name == "backprop":
+        time.sleep(5)
+        raise RuntimeError("an error of torch")
+    stopped = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+    while not stopped:
+        time.sleep(0.05)
+    return Stopped(0, stopped[0])
+
+class Trainer(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "backroads.train.trainer":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (execute(module), setattr(module, "train", train))
+        return spec
+
+sys.meta_path.insert(0, Trainer())
+"""
+
+
+@pytest.mark.slow
+def test_an_error_in_one_of_several_trainings_at_a_time_stops_the_others_and_is_said(tmp_path: Path) -> None:
+    """Trainings that are stopped save a checkpoint first, as these here do; none may be waited for in vain."""
+    (tmp_path / "sitecustomize.py").write_text(FAILS)
+    command = [sys.executable, "-m", "backroads", "reproduce", "run", "K8", "--scale", "smoke", "--threads", "1"]
+    command += ["--jobs", "4", "--out", str(tmp_path / "out")]
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path}, check=False
+    )
+    assert ended.returncode
+    assert "an error of torch" in ended.stderr

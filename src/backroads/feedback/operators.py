@@ -174,7 +174,9 @@ class ConvolutionMap:
         return dx
 
     def weight_gradient(self, x: Tensor, dy: Tensor, W: Tensor) -> Tensor:
-        _, dW, _ = self.backward(dy, x, W, (False, True, False))
+        # Of W the shape alone is read, but a GPU refuses one of another dtype.
+        shape_only = W if W.dtype == x.dtype else torch.empty_like(W, dtype=x.dtype)
+        _, dW, _ = self.backward(dy, x, shape_only, (False, True, False))
         assert dW is not None
         return dW
 

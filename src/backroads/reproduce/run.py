@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import shlex
 import signal
 import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from backroads.errors import BackroadsError, ConfigError
+from backroads.errors import BackroadsError, ConfigError, RunError
 from backroads.plasticity.settings import MetaConfig
 from backroads.reproduce.arms import Arm, Campaign, arms_of, unique
 from backroads.reproduce.claims import claim_ids, load_claim
@@ -169,10 +171,12 @@ def _performed(
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that the children end too
     # A fresh interpreter each: forked ones share the threads of torch, and hang.
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(perform, arm, out, storage): arm for arm in todo}
+        futures = {pool.submit(_perform_in_pool, arm, out, storage): arm for arm in todo}
         try:
             for future in as_completed(futures):
-                yield futures[future], _checked(future.result())
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise RunError("a process that trained was killed (is memory short?); the same command goes on") from None
         except BaseException:
             for child in multiprocessing.active_children():
                 child.terminate()  # it saves a checkpoint and leaves
@@ -180,6 +184,13 @@ def _performed(
             raise
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def _perform_in_pool(arm: Arm, out: Path, storage: str | None) -> str | None:
+    end = perform(arm, out, storage)
+    if isinstance(end, int):  # at once: a process that goes on to wait for its next training is never joined
+        os._exit(128 + end)
+    return end
 
 
 def _checked(end: str | int | None) -> str | None:

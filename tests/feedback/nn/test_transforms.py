@@ -15,10 +15,11 @@ import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
-from problems import OUTPUTS, PROBLEMS, RULES, batch, small_network
+from problems import LAYERWISE, OUTPUTS, PROBLEMS, RULES, batch, small_network
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import backroads as br
@@ -392,6 +393,26 @@ def test_autocast_computes_forward_as_torch_and_gradients_in_float32(name):
             if k.endswith("correction"):  # of noise drawn in bfloat16, which is another
                 continue
             assert float((g - expected[k]).norm() / expected[k].norm()) < bound, k
+
+
+class OperandsOfOneDtype(TorchDispatchMode):
+    """Refuses what a GPU refuses and a CPU takes: convolutions and products whose operands differ in dtype."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in ("convolution", "convolution_backward", "mm", "addmm", "bmm"):
+            dtypes = {a.dtype for a in args if isinstance(a, Tensor)}
+            assert len(dtypes) == 1, f"{func} of {dtypes}"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", LAYERWISE)
+@pytest.mark.parametrize("problem", [name for name in PROBLEMS if name.startswith("conv")])
+def test_under_autocast_all_operands_of_a_convolution_have_one_dtype(name, problem):
+    layer, x = PROBLEMS[problem].layer(RULES[name], torch.float32), PROBLEMS[problem].input(torch.float32)
+    with OperandsOfOneDtype():
+        with low_precision(torch.bfloat16):
+            y = layer(x.requires_grad_())
+        y.float().sum().backward()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
