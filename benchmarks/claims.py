@@ -2,7 +2,7 @@
 
     python benchmarks/claims.py FOLDER [--out FILE]
 
-Takes the folder's results, brought up to date, and adds on what machine and from which commits its trainings came. The
+Takes the folder's results, brought up to date, and adds on what machines and from which commits its trainings came. The
 table of verdicts in README.md is written anew.
 """
 
@@ -17,25 +17,36 @@ from typing import Any
 from grid import RESULTS, markdown
 
 from backroads.report.reproduction import FRACTIONS
+from backroads.reproduce.arms import arms_of
 from backroads.reproduce.claims import claim_ids
 from backroads.reproduce.run import campaign_in, gather
 from backroads.runs.files import write_json
+from backroads.runs.folder import ENVIRONMENT
 from backroads.runs.schema import as_data
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- claims: written by benchmarks/claims.py -->", "<!-- end of claims -->"
 
 
+MANY = 10  # numbers in a cell
+MACHINE = ("device", "cpu", "cores", "threads", "torch", "python", "platform")
+
+
 def collected(folder: Path) -> dict[str, Any]:
-    """The results, the commits of all trainings, and the machine of the first; no place of data on that machine."""
-    found = as_data(gather(campaign_in(folder), folder))
+    """The results, and the machines on which their trainings ran, with claims and commits; no place of data on them."""
+    campaign = campaign_in(folder)
+    found = as_data(gather(campaign, folder))
     found["settings"]["data"] = dict.fromkeys(found["settings"]["data"], "PATH")
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("runs/*/environment.json"))]
-    return {
-        **found,
-        "commits": sorted({run["commit"] for run in runs if run["commit"]}),
-        "environment": {name: runs[0][name] for name in ("cpu", "cores", "threads", "torch", "python", "platform")},
-    }
+    machines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for claim in campaign.claims:
+        for arm in arms_of(claim, campaign, folder):
+            if arm.outcome(folder).done:
+                run = json.loads((folder / arm.folder / ENVIRONMENT).read_text(encoding="utf-8"))
+                of = {name: run[name] for name in MACHINE}
+                own = machines.setdefault(tuple(of.values()), {**of, "claims": [], "commits": []})
+                own["claims"] = sorted({*own["claims"], claim.id})
+                own["commits"] = sorted({*own["commits"], *filter(None, [run["commit"]])})
+    return {**found, "machines": list(machines.values())}
 
 
 def shown(value: float | None, name: str) -> str:
@@ -54,8 +65,9 @@ def verdicts(results: dict[str, Any]) -> str:
                 so_far = "so far: " if claim["verdict"] == "not run" else ""
                 numbers = [one["mean"], one["low"], one["high"], *one["differences"]]
                 mean, low, high, *each = (shown(value, one["value"]) for value in numbers)
+                by_seed = ", ".join(each) if len(each) <= MANY else f"{len(each)} trials"
                 done = f"{claim['done']} of {claim['trainings']}"
-                row = [claim["id"], one["says"], so_far + one["verdict"], f"{mean} [{low}, {high}]", ", ".join(each)]
+                row = [claim["id"], one["says"], so_far + one["verdict"], f"{mean} [{low}, {high}]", by_seed]
                 cells.append([*row, done])
     head = ["claim", "decision", "verdict", "mean [95 % interval]", "by seed", "trainings"]
     return markdown(head, cells)
@@ -95,10 +107,13 @@ def readme(text: str, results: dict[str, Any]) -> str:
 
 
 def accuracies(results: dict[str, Any]) -> str:
-    """A row for each rule and network of the claims' figures that are about accuracy; claims share trainings."""
+    """A row for each rule and network of the claims' figures that are about accuracy; claims share trainings.
+
+    Figures of trials are left out.
+    """
     of: dict[tuple[str, ...], list[str]] = {}
     for claim in results["claims"]:
-        for line in claim["lines"] if claim["value"] == "accuracy" else ():
+        for line in claim["lines"] if claim["value"] == "accuracy" and claim["over"] != "trial" else ():
             for label, mean, half, n in zip(line["labels"], line["mean"], line["half"], line["n"], strict=True):
                 spread = "" if half is None else f" ± {100 * half:.2f}"
                 row = (label, f"`{line['name']}`", f"{100 * mean:.2f}{spread}", str(n))

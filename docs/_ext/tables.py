@@ -26,7 +26,8 @@ def source(command: str, where: dict[str, Any], *commits: str) -> str:
     """A line below a table."""
     shown = ", ".join(sorted({commit[:7] for commit in commits or (where["commit"] or "unknown",)}))
     threads = "one thread" if where["threads"] == 1 else f"{where['threads']} threads"
-    return f"`{command}`: {where['cpu']}, {threads}, torch {where['torch']}, commit {shown}."
+    machine = where["cpu"] if where.get("device", "cpu") == "cpu" else where["device"]
+    return f"`{command}`: {machine}, {threads}, torch {where['torch']}, commit {shown}."
 
 
 def source_of(found: dict[str, Any]) -> str:
@@ -95,13 +96,20 @@ def grid(what: str) -> str:
     return f"{table}\n\n{source_of(results(file or script))}"
 
 
+def reproduced_summary() -> str:
+    """A row for each claim that was run to its end, as in the README."""
+    return table_of("claims", function="summary")
+
+
 def reproduced() -> str:
     """Verdicts and accuracies of the claims that were run, from ``benchmarks/claims.py``."""
     script = runpy.run_path(str(BENCHMARKS / "claims.py"))
     found = results("claims")
-    command = f"backroads reproduce run CLAIM --scale {found['scale']}"
-    where = source(command, found["environment"], *found["commits"])
-    return "\n\n".join([script["verdicts"](found), script["accuracies"](found), where])
+    where = [
+        source(f"backroads reproduce run {' '.join(one['claims'])} --scale {found['scale']}", one, *one["commits"])
+        for one in found["machines"]
+    ]
+    return "\n\n".join([script["verdicts"](found), script["accuracies"](found), *where])
 
 
 def leaderboard(what: str) -> str:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from scripts import script
 
 from backroads.cli import main
@@ -23,6 +24,9 @@ def test_the_file_of_the_docs_has_the_numbers_of_the_runs_and_no_place_on_this_m
     found = claims["collected"](folder)
     assert str(tmp_path) not in json.dumps(found)
     assert found["settings"]["data"] == {"cifar10": "PATH"}
+    (machine,) = found["machines"]
+    assert machine["claims"] == ["M1"]
+    assert machine["torch"] == torch.__version__
     ends = [json.loads(path.read_text())["arms"][0] for path in folder.glob("runs/*/results.json")]
     accuracy = {(end["name"], end["seed"]): end["accuracy"] for end in ends}
     gaps = [accuracy["mirrored_kolen_pollack", seed] - accuracy["backprop", seed] for seed in (0, 1)]

@@ -125,6 +125,11 @@ def row_factor(along: Tensor, g: Tensor) -> Tensor:
     return factor.view(-1, *(1,) * (g.dim() - 1))
 
 
+# Factors of per_tap, by their values, dtype and device: a GPU would wait for each copy of one from the CPU.
+_MADE: dict[tuple[tuple[tuple[float, ...], ...], torch.dtype, torch.device], Tensor] = {}
+MOST_MADE = 256
+
+
 def per_tap(taps: Sequence[Sequence[int]], like: Tensor) -> float | Tensor:
     """1 / (number of places at which a tap meets the input), shaped to multiply a weight; one number if all are alike.
 
@@ -137,8 +142,22 @@ def per_tap(taps: Sequence[Sequence[int]], like: Tensor) -> float | Tensor:
     if all(min(axis) == max(axis) for axis in axes):
         return math.prod([axis[0] for axis in axes])
     wide = torch.promote_types(like.dtype, torch.float32)
-    d = len(axes)
-    factor = torch.ones((), dtype=wide, device=like.device)
+    if torch.compiler.is_compiling():
+        return _product(axes, wide, like.device)
+    key = (tuple(map(tuple, axes)), wide, like.device)
+    if key not in _MADE:
+        factor = _product(axes, wide, like.device)
+        if type(factor) is not Tensor or factor.is_inference():  # it stands for a tensor, or cannot be differentiated
+            return factor
+        if len(_MADE) == MOST_MADE:
+            _MADE.pop(next(iter(_MADE)))
+        _MADE[key] = factor
+    return _MADE[key]
+
+
+def _product(axes: list[list[float]], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The outer product of some vectors, one axis for each."""
+    factor = torch.ones((), dtype=dtype, device=device)
     for i, axis in enumerate(axes):
-        factor = factor * torch.tensor(axis, dtype=wide, device=like.device).view(-1, *(1,) * (d - 1 - i))
+        factor = factor * torch.tensor(axis, dtype=dtype, device=device).view(-1, *(1,) * (len(axes) - 1 - i))
     return factor
