@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import backroads as br
 from backroads.feedback.nn import AlignedLayer
@@ -277,3 +278,13 @@ METHODS: dict[str, MethodCase] = {
     "softhebb, by block": MethodCase(SoftHebb(rate=(0.1, 0.02, 0.3), t=(1.0, 0.5, 2.0)), (1, 4, 7), mean=False),
     "softhebb, hard": MethodCase(SoftHebb(competition="hard", power=0.0), (1, 4, 7), mean=False),
 }
+
+
+class OperandsOfOneDtype(TorchDispatchMode):
+    """Refuses what a GPU refuses and a CPU takes: convolutions and products whose operands differ in dtype."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("convolution", "convolution_backward", "mm", "addmm", "bmm"):
+            dtypes = {a.dtype for a in args if isinstance(a, Tensor)}
+            assert len(dtypes) == 1, f"{func} of {dtypes}"
+        return func(*args, **(kwargs or {}))

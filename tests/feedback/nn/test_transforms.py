@@ -15,11 +15,10 @@ import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
-from problems import LAYERWISE, OUTPUTS, PROBLEMS, RULES, batch, small_network
+from problems import LAYERWISE, OUTPUTS, PROBLEMS, RULES, OperandsOfOneDtype, batch, small_network
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, vmap
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import backroads as br
@@ -393,16 +392,6 @@ def test_autocast_computes_forward_as_torch_and_gradients_in_float32(name):
             if k.endswith("correction"):  # of noise drawn in bfloat16, which is another
                 continue
             assert float((g - expected[k]).norm() / expected[k].norm()) < bound, k
-
-
-class OperandsOfOneDtype(TorchDispatchMode):
-    """Refuses what a GPU refuses and a CPU takes: convolutions and products whose operands differ in dtype."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in ("convolution", "convolution_backward", "mm", "addmm", "bmm"):
-            dtypes = {a.dtype for a in args if isinstance(a, Tensor)}
-            assert len(dtypes) == 1, f"{func} of {dtypes}"
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", LAYERWISE)
