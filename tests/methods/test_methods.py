@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -235,6 +236,20 @@ def test_bfloat16_autocast_gives_nearly_the_gradients_of_float32(method: Method)
     assert all(gradient.dtype == torch.float32 for gradient in rough.values())
     a, b = (torch.cat([g.flatten() for g in found.values()]) for found in (exact, rough))
     assert float(F.cosine_similarity(a, b, dim=0)) > 0.98  # 8 bits: a relative error of 2^-9 in each rounding
+
+
+# How long they infer depends on the numbers.
+SETTLING = ("predictive_coding", "equilibrium_propagation")
+STEADY = {name: case.method for name, case in METHODS.items() if not name.startswith(SETTLING)}
+
+
+@pytest.mark.parametrize("method", STEADY.values(), ids=STEADY)
+def test_a_step_asks_for_no_number_and_keeps_to_one_device(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device, whose tensors have no numbers: a GPU would be waited for where one is asked for."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # which that device has not
+    model = prepared(method, torch.float32).to("meta")
+    x, y = (t.to("meta") for t in batch(dtype=torch.float32))
+    method.objective(model, x, y, F.cross_entropy)[0].backward()
 
 
 @CHECKED

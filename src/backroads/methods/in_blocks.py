@@ -185,17 +185,16 @@ class Prepared:
             )
         if y.shape != x.shape[:1] or y.is_floating_point():
             raise ShapeError(f"y: expected {len(x)} integer labels, got {y.dtype} of shape {tuple(y.shape)}")
-        if torch.compiler.is_compiling():
-            return  # what follows waits for the device
-        if not (finite := torch.isfinite(x)).all():
+        if torch.compiler.is_compiling() or x.is_meta:
+            return  # what follows waits for the device, once
+        finite, wrong = torch.isfinite(x), (y < 0) | (y >= self.found.classes)
+        if finite.all() & ~wrong.any():
+            return
+        if not finite.all():
             first = tuple((~finite).nonzero()[0].tolist())
             raise ShapeError(f"x: expected finite inputs, got {float(x[first])} at index {first}")
-        wrong = (y < 0) | (y >= self.found.classes)
-        if wrong.any():
-            place = int(wrong.nonzero()[0])
-            raise ShapeError(
-                f"y: expected labels from 0 to {self.found.classes - 1}, got {int(y[place])} at index {place}"
-            )
+        place = int(wrong.nonzero()[0])
+        raise ShapeError(f"y: expected labels from 0 to {self.found.classes - 1}, got {int(y[place])} at index {place}")
 
 
 def _layers(parameters: tuple[str, ...]) -> str:

@@ -404,6 +404,15 @@ def test_under_autocast_all_operands_of_a_convolution_have_one_dtype(name, probl
         y.float().sum().backward()
 
 
+@every_rule
+def test_a_step_asks_for_no_number_and_keeps_to_one_device(name):
+    """On the meta device, whose tensors have no numbers: a GPU would be waited for where one is asked for."""
+    net = network(RULES[name], torch.float32).to("meta")
+    x, y = (t.to("meta") for t in batch(dtype=torch.float32))
+    for _ in range(2):
+        F.cross_entropy(net(x), y).backward()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_symmetric_alignment_is_computed_in_full_precision_under_autocast(dtype):
     net = network(br.rules.symmetric_alignment(0.25, 0.25), torch.float32)
