@@ -350,7 +350,7 @@ def reproduction() -> Folder:
         ClaimResult("K7", "A paper", "It is better.", "A gap.", "undecided", (wide,), "backroads reproduce run K7"),
         ClaimResult("L5", "A paper", "It differs.", "An angle.", "not run", (blank,), "backroads reproduce run L5"),
     )
-    shown = {"over": "variance", "value": "accuracy", "lines": lines, "trainings": 6, "done": 6}
+    shown = {"over": "variance", "value": "accuracy", "lines": lines, "trainings": 6, "done": 6, "diverged": 1}
     claims = (
         dataclasses.replace(claims[0], petaflop=24.2, hours=37.3, **shown),
         dataclasses.replace(claims[1], **{**shown, "over": "network", "ordered": False}),

@@ -200,6 +200,17 @@ def test_a_damaged_training_is_told_and_gives_no_verdict(tmp_path: Path) -> None
     assert len(found.problems) == 1
 
 
+def test_trainings_that_diverged_are_counted_and_are_no_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = Campaign((load_claim("K8"),), "smoke")
+    begin(campaign, tmp_path / "out", resume=False)
+    monkeypatch.setattr(Arm, "outcome", lambda *_: Outcome("diverged", {"accuracy": None}))
+    (found,) = gather(campaign, tmp_path / "out").claims
+    assert found.diverged == found.done == 4
+    assert not found.problems
+
+
 def test_a_folder_is_gone_on_with_only_when_asked_and_only_as_what_it_is(tmp_path: Path) -> None:
     K8, out = load_claim("K8"), tmp_path / "out"
     begin(Campaign((K8,), "smoke"), out, resume=False)

@@ -25,7 +25,6 @@ def reproduction_page(record: Record) -> Page:
     smoke = results.scale == "smoke"
     counts = Counter(claim.verdict for claim in results.claims)
     told = text.listing([f"{n} {WORDS.get(verdict, verdict)}" for verdict, n in counts.items()])
-    done, needed = (sum(getattr(claim, name) for claim in results.claims) for name in ("done", "trainings"))
     said = f"{text.counted(len(results.claims), 'claim')}: {told}."
     said += " " + text.caption("reproduce_smoke") if smoke else ""
     problems = [problem for claim in results.claims for problem in claim.problems]
@@ -36,7 +35,7 @@ def reproduction_page(record: Record) -> Page:
     return Page(
         record,
         title="Claims, and what became of them",
-        facts=[f"scale {results.scale}", f"{done} of {needed} trainings"],
+        facts=[f"scale {results.scale}"],
         headline=Headline("", said),
         sections=[
             Section(
@@ -46,9 +45,7 @@ def reproduction_page(record: Record) -> Page:
             ),
             *(_section(claim) for claim in results.claims),
         ],
-        problems=[Problem(text.counted(len(problems), "training") + " damaged or diverged", "", problems[:20])]
-        if problems
-        else [],
+        problems=[Problem(text.counted(len(problems), "training") + " damaged", "", problems)] if problems else [],
     )
 
 
@@ -64,6 +61,7 @@ def _section(claim: ClaimResult) -> Section:
     cost = text.DASH if claim.petaflop is None else f"{text.number(claim.petaflop)} PFLOP"
     hours = text.DASH if claim.hours is None else f"{text.number(claim.hours)} hours"
     facts = [("Source", claim.source), ("Quantity", claim.quantity), ("Operations", cost), ("On two CPU cores", hours)]
+    facts += [("Diverged", f"{claim.diverged} of {text.counted(claim.done, 'training')}")] if claim.diverged else []
     facts += [("See also", claim.see)] if claim.see else []
     blocks: list[Block] = [Text(f"“{claim.sentence}” {state}"), *_decisions(claim)]
     blocks += [curves(claim)] if any(y is not None for line in claim.lines for y in line.mean) else []

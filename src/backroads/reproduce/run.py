@@ -327,11 +327,8 @@ def gather(campaign: Campaign, out: Path) -> Reproduction:
                 lines=lines(claim, claim.picture, ended) if claim.picture else (),
                 trainings=len(planned),
                 done=done,
-                problems=tuple(
-                    f"{arm.name}: {end.problem or end.status}"
-                    for arm, end in ended
-                    if end.status in ("damaged", "diverged")
-                ),
+                diverged=sum(end.status == "diverged" for _, end in ended),
+                problems=tuple(f"{arm.name}: {end.problem}" for arm, end in ended if end.status == "damaged"),
                 petaflop=petaflop,
                 hours=hours,
                 see=claim.see,

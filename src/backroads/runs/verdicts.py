@@ -50,7 +50,8 @@ class ClaimResult:
     Attributes:
         id, source, sentence, quantity, see: of the claim. over, value: what the lines are against, and of what.
         ordered: whether what they are against has an order, as depth has and a choice of networks has not.
-        trainings, done: how many it needs, and how many of them have ended. problems: of those that cannot be read.
+        trainings, done, diverged: how many it needs, how many of them have ended, and how many of those diverged.
+        problems: of those that cannot be read.
         petaflop, hours: what its trainings cost, counted, and on two CPU cores; None where that is not known.
         command: that runs it.
     """
@@ -68,6 +69,7 @@ class ClaimResult:
     lines: tuple[Line, ...] = ()
     trainings: Count = 0
     done: Count = 0
+    diverged: Count = 0
     problems: tuple[str, ...] = ()
     petaflop: Number = None
     hours: Number = None
