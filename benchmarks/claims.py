@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from backroads.reproduce.arms import arms_of
 from backroads.reproduce.claims import claim_ids
 from backroads.reproduce.run import campaign_in, gather
 from backroads.runs.files import write_json
-from backroads.runs.folder import ENVIRONMENT
+from backroads.runs.folder import CONFIG, ENVIRONMENT
 from backroads.runs.schema import as_data
+from backroads.runs.settings import read_toml
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- claims: written by benchmarks/claims.py -->", "<!-- end of claims -->"
@@ -33,20 +35,31 @@ MACHINE = ("device", "cpu", "cores", "threads", "torch", "python", "platform")
 
 
 def collected(folder: Path) -> dict[str, Any]:
-    """The results, and the machines on which their trainings ran, with claims and commits; no place of data on them."""
-    campaign = campaign_in(folder)
-    found = as_data(gather(campaign, folder))
+    """The results, and the machines on which their trainings ran; no place of data on them."""
+    found = as_data(gather(campaign_in(folder), folder))
     found["settings"]["data"] = dict.fromkeys(found["settings"]["data"], "PATH")
+    return {**found, "machines": machines_of(folder)}
+
+
+def machines_of(folder: Path, kinds: Sequence[str] = ("train", "meta")) -> list[dict[str, Any]]:
+    """The machines on which trainings of a campaign ran, each with their claims and commits.
+
+    Args:
+        folder: of the campaign. kinds: of trainings: "train", "meta".
+    """
+    campaign = campaign_in(folder)
     machines: dict[tuple[Any, ...], dict[str, Any]] = {}
     for claim in campaign.claims:
         for arm in arms_of(claim, campaign, folder):
-            if arm.outcome(folder).done:
+            if arm.kind in kinds and arm.outcome(folder).done:
                 run = json.loads((folder / arm.folder / ENVIRONMENT).read_text(encoding="utf-8"))
                 of = {name: run[name] for name in MACHINE}
+                if read_toml(folder / arm.folder / CONFIG)["run"]["device"] == "cpu":  # whatever else is in there
+                    of["device"] = "cpu"
                 own = machines.setdefault(tuple(of.values()), {**of, "claims": [], "commits": []})
                 own["claims"] = sorted({*own["claims"], claim.id})
                 own["commits"] = sorted({*own["commits"], *filter(None, [run["commit"]])})
-    return {**found, "machines": list(machines.values())}
+    return list(machines.values())
 
 
 def shown(value: float | None, name: str) -> str:

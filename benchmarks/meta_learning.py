@@ -16,6 +16,7 @@ import json
 import statistics
 from pathlib import Path
 
+from claims import machines_of
 from grid import RESULTS, Data, markdown
 
 from backroads.plasticity.evaluate import measure
@@ -62,11 +63,7 @@ def collected(folder: Path, old: Data, lifetimes: int) -> Data:
         # Of trainings of two claims that differ in what is measured after them, the one of which more is known.
         if own["gradient_angle"] is not None or str(arm.seed) not in seeds:
             seeds[str(arm.seed)] = own
-    runs = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("runs/meta-*/environment.json"))
-    ]
-    where = {name: runs[0][name] for name in ("cpu", "cores", "threads", "torch", "python", "platform")}
-    return {"scale": campaign.scale, "environment": where, "rows": list(found.values())}
+    return {"scale": campaign.scale, "machines": machines_of(folder, ["meta"]), "rows": list(found.values())}
 
 
 def of_ways(run: Path, lifetimes: int) -> Data:

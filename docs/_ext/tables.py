@@ -30,6 +30,14 @@ def source(command: str, where: dict[str, Any], *commits: str) -> str:
     return f"`{command}`: {machine}, {threads}, torch {where['torch']}, commit {shown}."
 
 
+def sources(found: dict[str, Any]) -> list[str]:
+    """Lines below the tables of a campaign, one for each machine."""
+    return [
+        source(f"backroads reproduce run {' '.join(one['claims'])} --scale {found['scale']}", one, *one["commits"])
+        for one in found["machines"]
+    ]
+
+
 def source_of(found: dict[str, Any]) -> str:
     """A line below the table of a grid."""
     commits = runpy.run_path(str(BENCHMARKS / "grid.py"))["commits_of"](found)
@@ -79,9 +87,7 @@ def cifar10(rule: str = "") -> str:
 def meta_learning(task: str = "") -> str:
     """What meta-trained learners do on unseen tasks, from ``benchmarks/meta_learning.py``."""
     found = results("meta_learning")
-    commits = {run["commit"] for row in found["rows"] for run in row["seeds"].values()}
-    command = f"backroads reproduce run L1 L2 L3 L4 L5 --scale {found['scale']}"
-    return f"{table_of('meta_learning', task)}\n\n{source(command, found['environment'], *sorted(commits))}"
+    return "\n\n".join([table_of("meta_learning", task), *sources(found)])
 
 
 def grid(what: str) -> str:
@@ -105,11 +111,7 @@ def reproduced() -> str:
     """Verdicts and accuracies of the claims that were run, from ``benchmarks/claims.py``."""
     script = runpy.run_path(str(BENCHMARKS / "claims.py"))
     found = results("claims")
-    where = [
-        source(f"backroads reproduce run {' '.join(one['claims'])} --scale {found['scale']}", one, *one["commits"])
-        for one in found["machines"]
-    ]
-    return "\n\n".join([script["verdicts"](found), script["accuracies"](found), *where])
+    return "\n\n".join([script["verdicts"](found), script["accuracies"](found), *sources(found)])
 
 
 def leaderboard(what: str) -> str:
