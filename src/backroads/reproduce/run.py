@@ -176,7 +176,9 @@ def _performed(
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
-            raise RunError("a process that trained was killed (is memory short?); the same command goes on") from None
+            raise RunError(
+                "a process that trained was killed (is memory short?); the same command with --resume goes on"
+            ) from None
         except BaseException:
             for child in multiprocessing.active_children():
                 child.terminate()  # it saves a checkpoint and leaves
