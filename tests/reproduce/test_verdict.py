@@ -67,6 +67,17 @@ def test_a_training_that_diverged_has_the_accuracy_of_chance() -> None:
     assert decide(claim(matches(0.0)), runs)[0].differences == pytest.approx((0.1 - 0.5,))
 
 
+@pytest.mark.parametrize(("of", "name"), [("score", "accuracy"), ("retention", "accuracy kept")])
+def test_numbers_of_classes_are_named_accuracies_and_those_of_errors_are_not(of: str, name: str) -> None:
+    decision = [{**matches(0.0)[0], "value": of}]
+    for more, expected in (({"accuracy": 0.5}, name), ({}, of)):
+        runs = [
+            (arm, Outcome("finished", {of: 0.5, **more})) for arm, _ in (ended(0.5, "backprop"), ended(0.5, "other"))
+        ]
+        assert decide(claim(decision), runs)[0].value == expected
+        assert decide(claim(decision), [(arm, Outcome("missing")) for arm, _ in runs])[0].value == of
+
+
 def test_the_slope_is_that_of_the_least_squares_line() -> None:
     fall = [{**matches(0.0)[0], "falls": True, "over": "depth"}]
     own = claim(fall, places={"depth": {"a": 1.0, "b": 2.0, "c": 4.0}})

@@ -15,7 +15,7 @@ from backroads.report.parts import key
 from backroads.report.read import Record
 from backroads.runs.verdicts import ClaimResult, Decided, Line, Reproduction
 
-FRACTIONS = ("accuracy", "failed")  # values that are shown in points
+FRACTIONS = ("accuracy", "accuracy kept", "failed")  # values that are shown in points
 WORDS = {"undecided": "undecided at this scale", "not judged": "not judged"}
 
 

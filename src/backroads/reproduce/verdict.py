@@ -13,6 +13,8 @@ from backroads.runs.statistics import estimate, wilson
 from backroads.runs.verdicts import Decided, Line, Verdict
 
 Ended = Sequence[tuple[Arm, Outcome]]
+# What the numbers of lifetimes are where each sample belongs to a class.
+OF_CLASSES = {"score": "accuracy", "retention": "accuracy kept"}
 FAILS = 0.10  # accuracy below the best trial, from which on a trial has failed
 CLASSES = {"digits": 10, "mnist": 10, "cifar10": 10, "imagenette": 10, "imagenet": 1000}
 
@@ -51,7 +53,10 @@ def verdict_of(decided: Sequence[Decided], *, complete: bool) -> Verdict:
 
 
 def _decided(claim: Claim, decision: Decision, own: Ended) -> Decided:
-    blank = Decided(decision.says, "not run", decision.value, decision.above)
+    values = [end.values for _, end in own if end.done]
+    of_classes = values and all("accuracy" in each for each in values)
+    value = OF_CLASSES.get(decision.value, decision.value) if of_classes else decision.value
+    blank = Decided(decision.says, "not run", value, decision.above)
     best = max((v for _, end in own if end.done and (v := end.values.get("accuracy")) is not None), default=None)
     seeds: dict[int, list[tuple[Arm, Outcome]]] = {}
     for arm, end in own:
