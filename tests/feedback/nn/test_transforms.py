@@ -25,6 +25,7 @@ import backroads as br
 from backroads.errors import UsageError
 from backroads.feedback.functional import propagate
 from backroads.feedback.primitives import PRIMITIVES
+from backroads.feedback.primitives.value import per_tap
 
 DIRECT = "direct_feedback_alignment"
 NOISY = {
@@ -411,6 +412,14 @@ def test_a_step_asks_for_no_number_and_keeps_to_one_device(name):
     x, y = (t.to("meta") for t in batch(dtype=torch.float32))
     for _ in range(2):
         F.cross_entropy(net(x), y).backward()
+
+
+def test_factors_that_a_transform_made_are_not_kept_for_later_steps():
+    taps, x = [[7, 11, 7], [7, 13, 7]], torch.ones(2, 3)
+    grad(lambda x: (per_tap(taps, x) * x.sum()).sum())(x)
+    later = per_tap(taps, x)
+    assert not torch._C._functorch.is_functorch_wrapped_tensor(later)
+    torch.testing.assert_close(later, 1 / torch.outer(torch.tensor(taps[0]), torch.tensor(taps[1])))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

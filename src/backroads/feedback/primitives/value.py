@@ -8,6 +8,7 @@ this value.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -125,11 +126,6 @@ def row_factor(along: Tensor, g: Tensor) -> Tensor:
     return factor.view(-1, *(1,) * (g.dim() - 1))
 
 
-# Factors of per_tap, by their values, dtype and device: a GPU would wait for each copy of one from the CPU.
-_MADE: dict[tuple[tuple[tuple[float, ...], ...], torch.dtype, torch.device], Tensor] = {}
-MOST_MADE = 256
-
-
 def per_tap(taps: Sequence[Sequence[int]], like: Tensor) -> float | Tensor:
     """1 / (number of places at which a tap meets the input), shaped to multiply a weight; one number if all are alike.
 
@@ -142,22 +138,18 @@ def per_tap(taps: Sequence[Sequence[int]], like: Tensor) -> float | Tensor:
     if all(min(axis) == max(axis) for axis in axes):
         return math.prod([axis[0] for axis in axes])
     wide = torch.promote_types(like.dtype, torch.float32)
-    if torch.compiler.is_compiling():
-        return _product(axes, wide, like.device)
-    key = (tuple(map(tuple, axes)), wide, like.device)
-    if key not in _MADE:
-        factor = _product(axes, wide, like.device)
-        if type(factor) is not Tensor or factor.is_inference():  # it stands for a tensor, or cannot be differentiated
-            return factor
-        if len(_MADE) == MOST_MADE:
-            _MADE.pop(next(iter(_MADE)))
-        _MADE[key] = factor
-    return _MADE[key]
+    # Kept, as a GPU would wait for each copy from the CPU; but not what stands for a tensor in a trace or a transform.
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    make = _product if transformed or type(like) is not Tensor or like.is_inference() else _kept
+    return make(tuple(map(tuple, axes)), wide, like.device)
 
 
-def _product(axes: list[list[float]], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _product(axes: tuple[tuple[float, ...], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The outer product of some vectors, one axis for each."""
     factor = torch.ones((), dtype=dtype, device=device)
     for i, axis in enumerate(axes):
         factor = factor * torch.tensor(axis, dtype=dtype, device=device).view(-1, *(1,) * (len(axes) - 1 - i))
     return factor
+
+
+_kept = functools.lru_cache(maxsize=256)(_product)
