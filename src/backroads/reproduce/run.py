@@ -166,7 +166,10 @@ def _performed(
             if arm.outcome(out).done:  # by another process meanwhile
                 continue
             report(Progress(number - 1, len(todo), f"[{number}/{len(todo)}] {arm.name}"))
-            yield arm, _checked(perform(arm, out, storage, lambda steps: report(replace(steps, line=None))))
+            end = perform(arm, out, storage, lambda steps: report(replace(steps, line=None)))
+            if isinstance(end, int):
+                raise Interrupted(end)
+            yield arm, end
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that the children end too
     # A fresh interpreter each: forked ones share the threads of torch, and hang.
@@ -192,13 +195,6 @@ def _perform_in_pool(arm: Arm, out: Path, storage: str | None) -> str | None:
     end = perform(arm, out, storage)
     if isinstance(end, int):  # at once: a process that goes on to wait for its next training is never joined
         os._exit(128 + end)
-    return end
-
-
-def _checked(end: str | int | None) -> str | None:
-    """What :func:`perform` returned; raises Interrupted for a signal."""
-    if isinstance(end, int):
-        raise Interrupted(end)
     return end
 
 
