@@ -53,7 +53,6 @@ def collected(folder: Path, old: Data, lifetimes: int) -> Data:
             "course": evaluation["course"],
             "curve": [[line.step, line.mean] for line in read_record(run).lifetimes],
             "ways": known.get(arm.folder.name, {}).get("ways", {}),
-            "commit": json.loads((run / "environment.json").read_text(encoding="utf-8"))["commit"],
         }
         if arm.config.task.tasks == 20 and arm.config.task.order == "continual" and not own["ways"]:
             own["ways"] = of_ways(run, lifetimes)
