@@ -1,8 +1,10 @@
 """What came of a campaign of ``backroads reproduce``, as the docs show it.
 
+    backroads reproduce run CLAIM --scale desk --known benchmarks/results/claims.json --out FOLDER
     python benchmarks/claims.py FOLDER [--out FILE]
 
-Takes the folder's results, brought up to date, and adds on what machines and from which commits its trainings came. The
+Takes the folder's results, brought up to date, and adds on what machines and from which commits its trainings came.
+Claims of which the file has more trainings stay as they are there, as do trainings that are not in the folder. The
 table of verdicts in README.md is written anew.
 """
 
@@ -41,6 +43,33 @@ def collected(folder: Path) -> dict[str, Any]:
     return {**found, "machines": machines_of(folder)}
 
 
+def added(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    """New results with what only the old ones have: claims that came further there, trainings, machines."""
+    claims = {claim["id"]: claim for claim in old["claims"]}
+    for claim in new["claims"]:
+        if claim["id"] not in claims or claim["done"] >= claims[claim["id"]]["done"]:
+            claims[claim["id"]] = claim
+    ids = [id for id in claim_ids() if id in claims]
+    return {
+        **new,
+        "claims": [claims[id] for id in ids],
+        "settings": {**new["settings"], "claims": ids, "data": {**old["settings"]["data"], **new["settings"]["data"]}},
+        "trainings": {**old.get("trainings", {}), **new["trainings"]},
+        "machines": joined([*old["machines"], *new["machines"]]),
+    }
+
+
+def joined(machines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each machine once, with all of its claims and commits."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for machine in machines:
+        of = {name: machine[name] for name in MACHINE}
+        own = found.setdefault(tuple(of.values()), {**of, "claims": [], "commits": []})
+        for name in ("claims", "commits"):
+            own[name] = sorted({*own[name], *machine[name]})
+    return list(found.values())
+
+
 def machines_of(folder: Path, kinds: Sequence[str] = ("train", "meta")) -> list[dict[str, Any]]:
     """The machines on which trainings of a campaign ran, each with their claims and commits.
 
@@ -48,18 +77,16 @@ def machines_of(folder: Path, kinds: Sequence[str] = ("train", "meta")) -> list[
         folder: of the campaign. kinds: of trainings: "train", "meta".
     """
     campaign = campaign_in(folder)
-    machines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    found = []
     for claim in campaign.claims:
         for arm in arms_of(claim, campaign, folder):
-            if arm.kind in kinds and arm.outcome(folder).done:
+            if arm.kind in kinds and (end := arm.outcome(folder)).done and not end.known:
                 run = json.loads((folder / arm.folder / ENVIRONMENT).read_text(encoding="utf-8"))
                 of = {name: run[name] for name in MACHINE}
                 if read_toml(folder / arm.folder / CONFIG)["run"]["device"] == "cpu":  # whatever else is in there
                     of["device"] = "cpu"
-                own = machines.setdefault(tuple(of.values()), {**of, "claims": [], "commits": []})
-                own["claims"] = sorted({*own["claims"], claim.id})
-                own["commits"] = sorted({*own["commits"], *filter(None, [run["commit"]])})
-    return list(machines.values())
+                found.append({**of, "claims": [claim.id], "commits": [commit] if (commit := run["commit"]) else []})
+    return joined(found)
 
 
 def shown(value: float | None, name: str) -> str:
@@ -141,6 +168,8 @@ def main() -> None:
     parse.add_argument("--out", type=Path, default=RESULTS / "claims.json")
     given = parse.parse_args()
     results = collected(given.folder)
+    if given.out.exists():
+        results = added(results, json.loads(given.out.read_text(encoding="utf-8")))
     print(verdicts(results), accuracies(results), sep="\n\n")
     write_json(given.out, results)
     README.write_text(readme(README.read_text(encoding="utf-8"), results), encoding="utf-8")

@@ -3,6 +3,8 @@
     backroads reproduce run L1 L2 L3 L4 L5 --scale desk --data omniglot=PATH --out FOLDER
     python benchmarks/meta_learning.py FOLDER
 
+Trainings that are not in the folder stay as they were in the results of before.
+
 For each learner on each task: the score at the end of a lifetime, what it retains, how far its updates are from the
 gradient and by how much they interfere, the score on validation tasks in the course of meta-training, and the score on
 each task after each task of a lifetime. Networks that were meta-trained on 20 classes one after another are also tested
@@ -16,7 +18,7 @@ import json
 import statistics
 from pathlib import Path
 
-from claims import machines_of
+from claims import joined, machines_of
 from grid import RESULTS, Data, markdown
 
 from backroads.plasticity.evaluate import measure
@@ -34,14 +36,14 @@ def collected(folder: Path, old: Data, lifetimes: int) -> Data:
     """Rows by experiment and learner, with what is known of each seed.
 
     Args:
-        folder: of the campaign. old: the results of before, of which what was measured is taken. lifetimes: on which
-            networks are tested with other numbers of classes.
+        folder: of the campaign. old: the results of before, which are added to. lifetimes: on which networks are tested
+            with other numbers of classes.
     """
     known = {run["run"]: run for row in old.get("rows", ()) for run in row["seeds"].values()}
-    found: dict[tuple[str, str], Data] = {}
+    found = {(row["experiment"], row["learner"]): {**row, "seeds": {**row["seeds"]}} for row in old.get("rows", ())}
     campaign = campaign_in(folder)
     for arm in unique([arm for claim in campaign.claims for arm in arms_of(claim, campaign, folder)]):
-        if not isinstance(arm.config, MetaConfig) or not (end := arm.outcome(folder)).done:
+        if not isinstance(arm.config, MetaConfig) or not (end := arm.outcome(folder)).done or end.known:
             continue
         run = folder / arm.folder
         (evaluation,) = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["ways"].values()
@@ -60,9 +62,10 @@ def collected(folder: Path, old: Data, lifetimes: int) -> Data:
         row |= {"measure": evaluation["measure"], "episodes": episodes_of(arm), "seeds": {}}
         seeds = found.setdefault((row["experiment"], row["learner"]), row)["seeds"]
         # Of trainings of two claims that differ in what is measured after them, the one of which more is known.
-        if own["gradient_angle"] is not None or str(arm.seed) not in seeds:
+        if own["gradient_angle"] is not None or seeds.get(str(arm.seed), own)["gradient_angle"] is None:
             seeds[str(arm.seed)] = own
-    return {"scale": campaign.scale, "machines": machines_of(folder, ["meta"]), "rows": list(found.values())}
+    machines = joined([*old.get("machines", ()), *machines_of(folder, ["meta"])])
+    return {"scale": campaign.scale, "machines": machines, "rows": list(found.values())}
 
 
 def of_ways(run: Path, lifetimes: int) -> Data:

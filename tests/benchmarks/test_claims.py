@@ -10,6 +10,9 @@ import torch
 from scripts import script
 
 from backroads.cli import main
+from backroads.reproduce import run as runs
+from backroads.reproduce.arms import Campaign
+from backroads.reproduce.claims import load_claim
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +57,19 @@ def test_the_file_of_the_docs_has_the_numbers_of_the_runs_and_no_place_on_this_m
         claims["readme"]("before\nafter\n", found)
     assert "| M1 |" in text
     assert claims["readme"](text, found) == text
+    # A campaign elsewhere, of another claim, adds to it and takes nothing away.
+    with pytest.raises(SystemExit):
+        main(["reproduce", "run", "L2", "--scale", "smoke", "--out", str(tmp_path / "other"), "--threads", "1"])
+    with pytest.raises(SystemExit):
+        main(["reproduce", "run", "M1", "--scale", "smoke", "--out", str(tmp_path / "third"), "--seeds", "7"])
+    whole = claims["added"](claims["collected"](tmp_path / "other"), found)
+    assert whole["claims"] == [*claims["collected"](tmp_path / "other")["claims"], *found["claims"]]
+    assert whole["trainings"].keys() > found["trainings"].keys()
+    (machine,) = whole["machines"]
+    assert machine["claims"] == ["L2", "M1"]
+    less = claims["added"](claims["collected"](tmp_path / "third"), found)
+    assert less["claims"] == found["claims"]
+    assert less["trainings"].keys() > found["trainings"].keys()
 
 
 def test_the_table_of_the_readme_is_that_of_the_committed_results() -> None:
@@ -61,3 +77,21 @@ def test_the_table_of_the_readme_is_that_of_the_committed_results() -> None:
     assert text.count(claims["BEGIN"]) == text.count(claims["END"]) == 1
     results = json.loads((ROOT / "benchmarks/results/claims.json").read_text(encoding="utf-8"))
     assert claims["readme"](text, results) == text
+
+
+def test_committed_verdicts_follow_from_the_committed_trainings(tmp_path: Path) -> None:
+    file = ROOT / "benchmarks/results/claims.json"
+    committed = {claim["id"]: claim for claim in json.loads(file.read_text(encoding="utf-8"))["claims"]}
+    own = Campaign(tuple(load_claim(id) for id in committed), "desk")
+    runs.begin(own, tmp_path / "out", resume=False)
+    runs.add_known(runs.known_in(file), tmp_path / "out")
+    whole = [claim for claim in runs.gather(own, tmp_path / "out").claims if claim.known == claim.trainings]
+    assert {"L2", "L4", "L5"} <= {claim.id for claim in whole}
+    for claim in whole:
+        before = committed[claim.id]
+        assert claim.verdict == before["verdict"]
+        for here, there in zip(claim.decisions, before["decisions"], strict=True):
+            assert here.differences == pytest.approx(there["differences"], abs=1e-12)
+            assert (here.low, here.mean, here.high) == pytest.approx(
+                (there["low"], there["mean"], there["high"]), abs=1e-12
+            )

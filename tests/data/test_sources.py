@@ -12,6 +12,7 @@ from data.images import make_folder, make_npz
 from torch import Tensor
 
 from backroads.data import Dataset, Source, epoch_order, load_dataset
+from backroads.data.memory import CHUNK, statistics
 from backroads.data.source import limited
 from backroads.errors import ConfigError
 
@@ -179,3 +180,17 @@ def test_numpy_and_python_random_states_are_left_alone(make: Make) -> None:
     before = np.random.get_state()[1].tolist()  # noqa: NPY002
     joined(make().train)
     assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_statistics_are_those_of_all_pixels(dtype: torch.dtype, channels: int) -> None:
+    generator = torch.Generator().manual_seed(channels)
+    x = torch.randint(0, 256, (2 * CHUNK + 5, channels, 3, 2), generator=generator).to(dtype)
+    x[:, 0] = 7  # constant: it has no standard deviation to divide by
+    mean, std = statistics(x)
+    pixels = x.transpose(0, 1).flatten(1).numpy().astype(np.float64)
+    assert mean.dtype == std.dtype == torch.float64
+    np.testing.assert_allclose(mean, pixels.mean(1), rtol=1e-13)
+    np.testing.assert_allclose(std[1:], pixels.std(1)[1:], rtol=1e-13)
+    assert std[0] == 1

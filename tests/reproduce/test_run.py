@@ -10,12 +10,16 @@ from PIL import Image
 
 from backroads.cli import main
 from backroads.cli.reproduce import PLACES
+from backroads.errors import ConfigError
 from backroads.reproduce import run as runs
 from backroads.reproduce.arms import Arm, Campaign, arms_of, unique
 from backroads.reproduce.claims import Scale, claim_ids, load_claim
+from backroads.reproduce.outcome import Outcome
+from backroads.runs.files import write_json
 from backroads.runs.progress import Progress, Report
 from backroads.runs.schema import TrainingResults
 from backroads.runs.settings import read_settings
+from backroads.runs.verdicts import Reproduction, Trained
 from backroads.train.settings import resolve
 from backroads.train.trainer import train
 
@@ -195,3 +199,68 @@ def test_the_recipe_of_imagenette_trains_on_a_handful_of_pictures(tmp_path: Path
     results = train(config, tmp_path / "run", lambda progress: None)
     assert isinstance(results, TrainingResults)
     assert (results.arms[0].status, results.arms[0].step) == ("finished", 2)
+
+
+def test_trainings_of_another_campaign_are_taken_from_its_results_and_decide_as_there(
+    tmp_path: Path, performed: list[str]
+) -> None:
+    first, both = campaign("K8"), campaign("K8", "L5")
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    runs.begin(first, one, resume=False)
+    runs.run(first, one, lambda progress: None)
+    there, ran = runs.write_results(first, one), len(performed)
+    runs.begin(both, two, resume=False)
+    runs.add_known(runs.known_in(one / "results.json"), two)
+    runs.run(both, two, lambda progress: None)
+    here = runs.write_results(both, two)
+    new = {arm.identity for arm in arms_of(both.claims[1], both)}
+    assert set(performed[ran:]) == new
+    assert here.claims[0].known == here.claims[0].done == there.claims[0].done
+    assert here.claims[1].known == 0
+    assert here.claims[0].decisions == there.claims[0].decisions
+    assert here.claims[0].lines == there.claims[0].lines
+    # What came of meta-trainings, and what came from elsewhere before, goes on to a third.
+    runs.begin(both, three, resume=False)
+    runs.add_known(runs.known_in(two / "results.json"), three)
+    assert runs.run(both, three, lambda progress: None) == []
+    assert len(performed) == ran + len(new)
+    assert [claim.decisions for claim in runs.gather(both, three).claims] == [one.decisions for one in here.claims]
+
+
+def test_what_is_known_replaces_nothing_and_a_damaged_one_is_run(tmp_path: Path, performed: list[str]) -> None:
+    own, out = campaign("K8"), tmp_path / "out"
+    arm, other = unique(arms_of(own.claims[0], own))[:2]
+    runs.begin(own, out, resume=False)
+    assert runs.perform(arm, out, None, lambda progress: None) == ""
+    ended = arm.outcome(out)
+    runs.add_known({arm.folder.name: Trained(arm.name, "finished", {"accuracy": 0.123})}, out)
+    assert arm.outcome(out) == ended
+    runs.add_known({other.folder.name: Trained(other.name, "diverged", {"accuracy": None}, "a reason")}, out)
+    assert other.outcome(out) == Outcome("diverged", {"accuracy": None}, "a reason", known=True)
+    (out / f"{other.folder}.json").write_text("{")
+    assert other.outcome(out).status == "damaged"
+    assert runs.perform(other, out, None, lambda progress: None) == ""
+    assert other.outcome(out).status == "finished"
+    assert not other.outcome(out).known
+
+
+@pytest.mark.parametrize("name", ["train-../../x", "../train-0123456789abcdef", "train-0123456789abcdef\n", "a"])
+def test_names_of_known_trainings_lead_nowhere_else(tmp_path: Path, name: str) -> None:
+    trained = Trained("x", "finished", {})
+    write_json(tmp_path / "results.json", Reproduction("reproduce", "smoke", (), trainings={name: trained}))
+    with pytest.raises(ConfigError, match="known: expected names such as"):
+        runs.known_in(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"kind": "train"}', "\xff"])
+def test_a_file_that_is_no_results_of_a_campaign_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    words = ["reproduce", "run", "K8", "--scale", "smoke", "--known", str(tmp_path / "results.json")]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    assert "known: expected results.json of a campaign" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -76,6 +76,10 @@ def run(
             "trainings; each has its own --out."
         ),
     ] = None,
+    known: Annotated[
+        Path | None,
+        Parameter(help="results.json of another campaign: its trainings are taken from there, and not run again."),
+    ] = None,
     jobs: Annotated[int, Parameter(help="Trainings at a time.", validator=POSITIVE)] = 1,
     threads: Annotated[int | None, Parameter(help="CPU threads of each training.", validator=POSITIVE)] = None,
     device: Annotated[str, Parameter(help="Where to compute: cpu, cuda, cuda:1, mps, or auto.")] = "auto",
@@ -98,15 +102,17 @@ def run(
         arms_of(claim, campaign)  # says what is wrong with the settings
 
     # After the settings are known to be right: torch takes seconds to import.
-    from backroads.reproduce.run import Interrupted, begin, campaign_in, unreadable, write_results
+    from backroads.reproduce.run import Interrupted, add_known, begin, campaign_in, known_in, unreadable, write_results
     from backroads.reproduce.run import run as run_all
     from backroads.reproduce.storage import checked
 
     wrong = unreadable(campaign)
     for name in wrong.keys() & places.keys():
         raise ConfigError(f"data: {name}: {wrong[name]}")
+    elsewhere = {} if known is None else known_in(known)
     url = None if storage is None else checked(storage)
     begin(campaign, out, resume=resume or several)
+    add_known(elsewhere, out)
     try:
         with progress() as report:
             problems = run_all(campaign, out, report, jobs=jobs, without=wrong, storage=url)

@@ -68,9 +68,21 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     A standard deviation of 0 is given as 1.
     """
     count = x.numel() // x.shape[1]
-    mean = sum(chunk.double().sum((0, 2, 3)) for chunk in x.split(CHUNK)) / torch.tensor(count, dtype=torch.float64)
-    squares = [(chunk.double() - mean[:, None, None]).square().sum((0, 2, 3)) for chunk in x.split(CHUNK)]
-    std = (torch.stack(squares).sum(0) / count).sqrt()
+    chunks = x.split(CHUNK)
+    if x.dtype == torch.uint8:  # from how often each value occurs: one pass, over bytes
+        value = torch.arange(256, dtype=torch.float64, device=x.device)
+        occurs = torch.zeros(x.shape[1], 256, dtype=torch.float64, device=x.device)
+        for chunk in chunks:
+            for channel, pixels in enumerate(chunk.unbind(1)):
+                occurs[channel] += pixels.flatten().bincount(minlength=256)
+        share = occurs / count
+        mean = share @ value
+        variance = (share * (value - mean[:, None]).square()).sum(1)
+    else:
+        mean = torch.stack([chunk.double().sum((0, 2, 3)) for chunk in chunks]).sum(0) / count
+        squares = [(chunk.double() - mean[:, None, None]).square().sum((0, 2, 3)) for chunk in chunks]
+        variance = torch.stack(squares).sum(0) / count
+    std = variance.sqrt()
     return mean, torch.where(std > 0, std, torch.ones_like(std))
 
 

@@ -13,10 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 from backroads.runs.results import MetaAnalysis, MetaEvaluation
 from backroads.runs.schema import Lifetimes, MetaResults, TrainingResults
 from backroads.runs.statistics import overall
+from backroads.runs.verdicts import Trained
 
 Values = dict[str, float | None]
 _TRAINING, _META = TypeAdapter(TrainingResults), TypeAdapter(MetaResults)
 _EVALUATION, _ANALYSIS = TypeAdapter(MetaEvaluation), TypeAdapter(MetaAnalysis)
+_KNOWN = TypeAdapter(Trained)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +27,13 @@ class Outcome:
 
     Attributes:
         status: "missing", "unfinished", "damaged", "finished" or "diverged". values: numbers by name.
-        problem: what is wrong with a damaged one, or why it ended.
+        problem: what is wrong with a damaged one, or why it ended. known: whether it ran in another campaign.
     """
 
     status: Literal["missing", "unfinished", "damaged", "finished", "diverged"]
     values: Values = dataclasses.field(default_factory=dict)
     problem: str = ""
+    known: bool = False
 
     @property
     def done(self) -> bool:
@@ -50,12 +53,17 @@ def outcome(folder: Path, kind: str, *, analysed: bool = False) -> Outcome:
     Args:
         folder: of the run. kind: "train" or "meta". analysed: whether the comparison with gradients belongs to it.
     """
-    if not folder.is_dir():
+    known = known_beside(folder)
+    if not folder.is_dir() and not known.is_file():
         return Outcome("missing")
     names = ["results.json"] if kind == "train" else ["results.json", "evaluation.json"] + ["analysis.json"] * analysed
-    if any(not (folder / name).is_file() for name in names):
+    here = all((folder / name).is_file() for name in names)
+    if not here and not known.is_file():
         return Outcome("unfinished")
     try:
+        if not here:
+            trained = _KNOWN.validate_json(known.read_bytes(), strict=True)
+            return Outcome(trained.status, dict(trained.values), trained.reason, known=True)
         if kind == "train":
             (end,) = _TRAINING.validate_json((folder / names[0]).read_bytes(), strict=True).arms
             values: Values = {"accuracy": end.accuracy, "loss": end.loss}
@@ -71,6 +79,11 @@ def outcome(folder: Path, kind: str, *, analysed: bool = False) -> Outcome:
     except (ValidationError, ValueError, OSError) as error:
         return Outcome("damaged", problem=f"{folder}: {str(error).splitlines()[0]}")
     return Outcome(results.status, values, results.reason or "")
+
+
+def known_beside(folder: Path) -> Path:
+    """The file beside a run folder that says what came of the training in another campaign."""
+    return folder.with_name(f"{folder.name}.json")
 
 
 def of_lifetimes(found: Lifetimes) -> Values:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import shlex
 import signal
 import time
@@ -16,25 +17,28 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from pydantic import TypeAdapter
 
 from backroads.errors import BackroadsError, ConfigError, RunError
 from backroads.plasticity.settings import MetaConfig
 from backroads.reproduce.arms import Arm, Campaign, arms_of, unique
 from backroads.reproduce.claims import claim_ids, load_claim
+from backroads.reproduce.outcome import known_beside
 from backroads.reproduce.storage import exchange, taken
 from backroads.reproduce.verdict import decide, is_decisive, lines, verdict_of
 from backroads.runs.environment import environment
-from backroads.runs.files import free_name, write_atomically, write_json
+from backroads.runs.files import folder_within, free_name, write_atomically, write_json
 from backroads.runs.folder import CONFIG, ENVIRONMENT, RESULTS
 from backroads.runs.lock import InUseError, locked
 from backroads.runs.progress import Progress, Report
 from backroads.runs.schema import Stopped
 from backroads.runs.settings import read_toml
-from backroads.runs.verdicts import ClaimResult, Reproduction, Verdict
+from backroads.runs.verdicts import ClaimResult, Reproduction, Trained, Verdict
 
 NAMES = ("scale", "claims", "seeds", "data")
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)  # of gradient descent in lifetimes, for weights from plain training
 VALIDATED = 40  # lifetimes on which they are compared
+_RESULTS = TypeAdapter(Reproduction)
 IDLE = 2.0  # seconds between looks, while other processes have all that is left
 
 
@@ -78,6 +82,35 @@ def begin(campaign: Campaign, out: Path, *, resume: bool) -> None:
         else:
             write_json(out / ENVIRONMENT, environment())
         write_atomically(out / CONFIG, tomli_w.dumps(settings))
+
+
+def known_in(file: Path) -> dict[str, Trained]:
+    """What came of the trainings of another campaign, by the names of their folders.
+
+    Args:
+        file: its results.json.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no such file.
+    """
+    try:
+        found = _RESULTS.validate_json(file.read_bytes(), strict=True).trainings
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"known: expected results.json of a campaign, got {file}: {str(error).splitlines()[0]}"
+        ) from None
+    for name in found:
+        if not re.fullmatch("(train|meta)-[0-9a-f]{16}", name):
+            raise ConfigError(f"known: expected names such as train-0123456789abcdef, got {name!r} in {file}")
+    return found
+
+
+def add_known(known: dict[str, Trained], out: Path) -> None:
+    """Note in the folder of a campaign what came of trainings elsewhere; those that ended in the folder itself stay."""
+    folder = folder_within(out, "runs")
+    folder.mkdir(exist_ok=True)
+    for name, trained in known.items():
+        write_json(known_beside(folder / name), trained)
 
 
 def settings_of(campaign: Campaign) -> dict[str, Any]:
@@ -264,9 +297,10 @@ def unreadable(campaign: Campaign) -> dict[str, str]:
 
 def _set_aside(folder: Path) -> None:
     """Rename files of results of which one cannot be read: they are written again, from the last checkpoint."""
-    for name in (RESULTS, "evaluation.json", "analysis.json"):
-        if (folder / name).is_file():
-            (folder / name).rename(free_name(folder / f"{name}.damaged"))
+    inside = [folder / name for name in (RESULTS, "evaluation.json", "analysis.json")]
+    for path in (*inside, known_beside(folder)):
+        if path.is_file():
+            path.rename(free_name(path.with_name(f"{path.name}.damaged")))
 
 
 def _meta(arm: Arm, config: MetaConfig, folder: Path, report: Report) -> str | int:
@@ -296,9 +330,13 @@ def _meta(arm: Arm, config: MetaConfig, folder: Path, report: Report) -> str | i
 def gather(campaign: Campaign, out: Path) -> Reproduction:
     """All claims of a campaign, whose folder is ``out``, and what came of them so far."""
     found = []
+    trainings: dict[str, Trained] = {}
     for claim in campaign.claims:
         arms = arms_of(claim, campaign, out)
         ended = [(arm, arm.outcome(out)) for arm in arms]
+        for arm, end in ended:
+            if end.status == "finished" or end.status == "diverged":
+                trainings.setdefault(arm.folder.name, Trained(arm.name, end.status, end.values, end.problem))
         planned = arms_of(claim, campaign)
         done = sum(end.done for _, end in ended)
         decided = decide(claim, ended)
@@ -326,13 +364,14 @@ def gather(campaign: Campaign, out: Path) -> Reproduction:
                 trainings=len(planned),
                 done=done,
                 diverged=sum(end.status == "diverged" for _, end in ended),
+                known=sum(end.known for _, end in ended),
                 problems=tuple(f"{arm.name}: {end.problem}" for arm, end in ended if end.status == "damaged"),
                 petaflop=petaflop,
                 hours=hours,
                 see=claim.see,
             )
         )
-    return Reproduction("reproduce", campaign.scale, tuple(found), settings_of(campaign))
+    return Reproduction("reproduce", campaign.scale, tuple(found), settings_of(campaign), trainings)
 
 
 def cost_of(arms: Sequence[Arm]) -> tuple[float | None, float | None]:

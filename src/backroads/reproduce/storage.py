@@ -73,8 +73,8 @@ def exchange(url: str, arms: Sequence[Arm], out: Path) -> None:
         names = [arm.identity for arm in arms]
         found = dict(connection.execute(_GET, [__version__, names]).fetchall())
         for arm in arms:
-            if arm.outcome(out).done:
-                if arm.identity not in found:
+            if (end := arm.outcome(out)).done:
+                if arm.identity not in found and not end.known:
                     connection.execute(_PUT, [__version__, arm.identity, Jsonb(_read(out / arm.folder))])
             elif arm.identity in found:
                 _write(arm, found[arm.identity], out)

@@ -50,7 +50,8 @@ class ClaimResult:
     Attributes:
         id, source, sentence, quantity, see: of the claim. over, value: what the lines are against, and of what.
         ordered: whether what they are against has an order, as depth has and a choice of networks has not.
-        trainings, done, diverged: how many it needs, how many of them have ended, and how many of those diverged.
+        trainings, done, diverged, known: how many it needs, how many of them have ended, how many of those diverged,
+            and how many came from the results of another campaign.
         problems: of those that cannot be read.
         petaflop, hours: what its trainings cost, counted, and on two CPU cores; None where that is not known.
         command: that runs it.
@@ -70,6 +71,7 @@ class ClaimResult:
     trainings: Count = 0
     done: Count = 0
     diverged: Count = 0
+    known: Count = 0
     problems: tuple[str, ...] = ()
     petaflop: Number = None
     hours: Number = None
@@ -77,11 +79,32 @@ class ClaimResult:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What came of a training of a campaign.
+
+    Attributes:
+        name: in words. values: numbers by name, see :func:`backroads.reproduce.outcome.outcome`. reason: why it ended,
+            if it diverged.
+    """
+
+    name: str
+    status: Literal["finished", "diverged"]
+    values: dict[str, Number]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Reproduction:
-    """``results.json`` of ``backroads reproduce``. settings: scale, claims, seeds and places of data."""
+    """``results.json`` of ``backroads reproduce``.
+
+    Attributes:
+        settings: scale, claims, seeds and places of data. trainings: all that have ended, by the names of their
+            folders, which follow from their settings.
+    """
 
     kind: Literal["reproduce"]
     scale: Literal["smoke", "desk", "paper"]
     claims: tuple[ClaimResult, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    trainings: dict[str, Trained] = field(default_factory=dict)
     version: Count = VERSION
