@@ -45,6 +45,8 @@ def collected(folder: Path) -> dict[str, Any]:
 
 def added(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
     """New results with what only the old ones have: claims that came further there, trainings, machines."""
+    if new["scale"] != old["scale"]:
+        raise ValueError(f"expected results of the scale {old['scale']}, got {new['scale']}; give another --out")
     claims = {claim["id"]: claim for claim in old["claims"]}
     for claim in new["claims"]:
         if claim["id"] not in claims or claim["done"] >= claims[claim["id"]]["done"]:

@@ -70,6 +70,8 @@ def test_the_file_of_the_docs_has_the_numbers_of_the_runs_and_no_place_on_this_m
     less = claims["added"](claims["collected"](tmp_path / "third"), found)
     assert less["claims"] == found["claims"]
     assert less["trainings"].keys() > found["trainings"].keys()
+    with pytest.raises(ValueError, match="expected results of the scale desk, got smoke"):
+        claims["added"](found, {**found, "scale": "desk"})
 
 
 def test_the_table_of_the_readme_is_that_of_the_committed_results() -> None:
