@@ -248,7 +248,7 @@ def test_what_is_known_replaces_nothing_and_a_damaged_one_is_run(tmp_path: Path,
 def test_names_of_known_trainings_lead_nowhere_else(tmp_path: Path, name: str) -> None:
     trained = Trained("x", "finished", {})
     write_json(tmp_path / "results.json", Reproduction("reproduce", "smoke", (), trainings={name: trained}))
-    with pytest.raises(ConfigError, match="known: expected names such as"):
+    with pytest.raises(ConfigError, match="known: expected results"):
         runs.known_in(tmp_path / "results.json")
 
 

@@ -61,10 +61,9 @@ def _section(claim: ClaimResult) -> Section:
     cost = text.DASH if claim.petaflop is None else f"{text.number(claim.petaflop)} PFLOP"
     hours = text.DASH if claim.hours is None else f"{text.number(claim.hours)} hours"
     facts = [("Source", claim.source), ("Quantity", claim.quantity), ("Operations", cost), ("On two CPU cores", hours)]
-    facts += [("Diverged", f"{claim.diverged} of {text.counted(claim.done, 'training')}")] if claim.diverged else []
-    facts += (
-        [("From another campaign", f"{claim.known} of {text.counted(claim.done, 'training')}")] if claim.known else []
-    )
+    done = text.counted(claim.done, "training")
+    facts += [("Diverged", f"{claim.diverged} of {done}")] if claim.diverged else []
+    facts += [("From another campaign", f"{claim.known} of {done}")] if claim.known else []
     facts += [("See also", claim.see)] if claim.see else []
     blocks: list[Block] = [Text(f"“{claim.sentence}” {state}"), *_decisions(claim)]
     blocks += [curves(claim)] if any(y is not None for line in claim.lines for y in line.mean) else []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from backroads.runs.schema import VERSION, Count, Finite, Number
 
@@ -78,6 +80,9 @@ class ClaimResult:
     see: str = ""
 
 
+FolderName = Annotated[str, Field(pattern=r"\A(train|meta)-[0-9a-f]{16}\z")]  # it leads to no other place
+
+
 @dataclass(frozen=True)
 class Trained:
     """What came of a training of a campaign.
@@ -106,5 +111,5 @@ class Reproduction:
     scale: Literal["smoke", "desk", "paper"]
     claims: tuple[ClaimResult, ...]
     settings: dict[str, Any] = field(default_factory=dict)
-    trainings: dict[str, Trained] = field(default_factory=dict)
+    trainings: dict[FolderName, Trained] = field(default_factory=dict)
     version: Count = VERSION

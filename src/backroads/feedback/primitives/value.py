@@ -23,9 +23,7 @@ from backroads.feedback.primitives.weighted_sum import WeightedSum
 Scale = float | Tensor
 
 
-def alignment_value(
-    x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: WeightedSum, op: Operator, factor: Scale | None = None
-) -> Tensor:
+def alignment_value(x: Tensor, W: Tensor, B: Tensor, bias: Tensor | None, rule: WeightedSum, op: Operator) -> Tensor:
     """The alignment loss R of one layer; a 0-dimensional tensor.
 
     Args:
@@ -34,7 +32,6 @@ def alignment_value(
         bias: the layer's bias, read only with ``use_bias_forward`` or ``use_bias_backward``.
         rule: coefficients, reduction and operations.
         op: the layer's map.
-        factor: what turns a sum over examples and positions into M; None: 1 / N, and what the reduction says.
 
     With ``update_forward`` decay adds 1/2|W|^2 and sparse 1/2 M|Wx|^2, which only W's gradient can tell.
     """
@@ -51,7 +48,7 @@ def alignment_value(
     reads_reconstruction = rule.null or (rule.amp and ops.reconstruction_amp)
     r = op.pullback(source, W if ops.reconstruction_reversal else B, x) if reads_reconstruction else x
 
-    factor = mean_factor(rule, x, W, op) if factor is None else factor
+    factor = mean_factor(rule, x, W, op)
     x_scale, null_scale = unit_power(rule, x_B, factor), unit_power(rule, source, factor)
     y, z = ops.on_forward_output(y), ops.on_backward_output(z)
     r = ops.on_backward_output(r) if ops.reconstruction_reversal else ops.on_forward_output(r)
