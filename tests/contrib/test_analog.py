@@ -85,6 +85,53 @@ def test_symmetric_alignment_sees_what_the_array_shows_of_W() -> None:
     assert (V - W).abs().max() > 1e-3
 
 
+def test_the_last_converters_are_those_by_which_W_is_seen() -> None:
+    """Also where the rule had a view of W already: that of an earlier call, or one of the user's, whose noise stays."""
+    for rule in ("symmetric_alignment", br.Alignment(decay=1.0, self_=1.0, view=br.WeightEstimate(bits=8))):
+        layer = br.nn.Linear(8, 5, bias=False, rule=rule)
+        gradients = []
+        for converters in (PERFECT, COARSE):
+            two_arrays(layer, forward=converters, backward=PERFECT)
+            layer.zero_grad()
+            layer(torch.ones(3, 8)).sum().backward()
+            gradients.append(layer.backward_weight.grad.clone())
+        assert (gradients[0] - gradients[1]).abs().max() > 1e-3
+        W, B = layer.weight.detach(), layer.backward_weight.detach()
+        exact = (gradients[0] - (B - W)).abs().max()
+        assert (exact > 1e-4) == (rule != "symmetric_alignment")  # of 8 bits
+        assert exact < W.abs().max() / 2**7 + 1e-6
+
+
+@pytest.mark.parametrize("shape", [(64, 10), (10, 40), (64, 64)])
+@pytest.mark.parametrize("rule", ["mirrored_kolen_pollack", "weight_mirror", "white_noise_mirror"])
+def test_answers_to_noise_come_from_the_array_whatever_the_shape(rule: str, shape: tuple[int, int]) -> None:
+    """Products with second moments of the noise would be cheaper for some shapes, and would read W past its array."""
+    digital = br.nn.Linear(*shape, rule=rule)
+    analog = two_arrays(copy.deepcopy(digital), forward=COARSE, backward=PERFECT)
+    found = []
+    for layer in (digital, analog):
+        torch.manual_seed(1)
+        layer(torch.randn(128, shape[0]).requires_grad_()).sum().backward()
+        name = "correction" if rule == "mirrored_kolen_pollack" else "backward_weight"
+        found.append(layer.state[name].grad)
+    assert (found[0] - found[1]).norm() > 1e-3 * found[0].norm()
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Linear(12, 5), torch.nn.Conv2d(3, 5, (2, 3), stride=2, padding=1)])
+def test_a_mirror_phase_reads_the_arrays(layer: torch.nn.Module) -> None:
+    torch.manual_seed(0)
+    digital = br.convert(torch.nn.Sequential(layer), "feedback_alignment", generator=0)
+    found = []
+    for converters in (None, PERFECT, COARSE):
+        net = copy.deepcopy(digital)
+        if converters is not None:
+            two_arrays(net, forward=converters, backward=PERFECT)
+        br.mirror(net, 20.0, seed=0)
+        found.append(net[0].backward_weight.detach())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+    assert (found[2] - found[0]).norm() > 1e-3 * found[0].norm()
+
+
 @pytest.mark.parametrize("rule", ["kolen_pollack", "mirrored_kolen_pollack", "symmetric_alignment"])
 def test_it_learns_on_noisy_arrays(rule: str) -> None:
     """A linear teacher is found through noise and converters on both arrays, and B comes to W through the noise."""
@@ -143,6 +190,10 @@ def test_what_has_no_two_arrays_is_refused_and_left_as_it_was() -> None:
     with pytest.raises(ConversionError, match=r"got 1 \(Conv2d\), 2 \(Conv1d\)"):
         two_arrays(groups)
     assert type(groups[0]) is br.nn.Conv2d
+    probed = br.convert(torch.nn.Sequential(torch.nn.Linear(3, 2)), "exact_probing")
+    with pytest.raises(ConversionError, match="impulses read W entry by entry"):
+        two_arrays(probed)
+    assert type(probed[0]) is br.nn.Linear
 
 
 def test_arrays_are_written_as_devices_are() -> None:

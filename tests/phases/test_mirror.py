@@ -229,3 +229,23 @@ def test_the_mirrored_rule_goes_on_from_a_phase() -> None:
     br.mirror(net, 131.0, seed=0)
     for name, layer in br.aligned_layers(net):
         assert layer.rule.predicted_angle(layer.state) == pytest.approx(5.0, abs=2.0), name
+
+
+def test_a_phase_weighs_what_the_mirrored_rule_knows_already() -> None:
+    """E|B - W|^2 / |W|^2 = 1 / (1/2 + rows) after 400 rows of the rule, and 1 / (1/2 + 404) after four of the phase."""
+    torch.manual_seed(0)
+    layer = br.nn.Linear(64, 64, rule=br.rules.mirrored_kolen_pollack(rows=64.0 * 40, every=1), dtype=torch.float64)
+    opt = torch.optim.SGD(br.param_groups(layer, lr=1e-12, momentum=0.0))
+    for _ in range(10):
+        opt.zero_grad()
+        layer(torch.randn(64 * 40, 64, dtype=torch.float64).requires_grad_()).sum().backward()
+        opt.step()
+    layer.eval()
+
+    def share() -> float:
+        D = (layer.feedback_weight() - layer.weight).detach()
+        return float(D.square().sum() / layer.weight.detach().square().sum())
+
+    assert share() == pytest.approx(1 / 400.5, rel=0.1)
+    br.mirror(layer, 4.0, seed=0)
+    assert share() == pytest.approx(1 / 404.5, rel=0.1)

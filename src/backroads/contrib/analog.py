@@ -14,6 +14,7 @@ from backroads.errors import ConversionError
 from backroads.extras import extra_named, prepare_torchvision
 from backroads.feedback.conversion import aligned_layers
 from backroads.feedback.conversion.plan import refuse_aihwkit
+from backroads.feedback.drive import Impulses
 from backroads.feedback.nn import Conv2d, Linear
 from backroads.feedback.operators import ConvolutionMap, LinearMap, Operator
 from backroads.feedback.rules.alignment import Alignment
@@ -78,13 +79,20 @@ def two_arrays(
             f"two_arrays: expected linear layers and 2-D convolutions without groups, got {', '.join(others)}; leave "
             f"them out of the conversion, or hold them in devices by br.device_model"
         )
+    probed = [name for name, layer in layers if isinstance(getattr(layer.rule, "drive", None), Impulses)]
+    if probed:
+        raise ConversionError(
+            f"two_arrays: impulses read W entry by entry, which no array does: {', '.join(probed)}; convert with "
+            f"another rule, such as 'mirrored_kolen_pollack', or 'symmetric_alignment', which reads W through its array"
+        )
     arrays = Arrays(*(IOParameters() if given is None else copy.deepcopy(given) for given in (forward, backward)))
     for _, layer in layers:
         layer.__class__ = kinds[type(layer)]
         layer.arrays = arrays  # type: ignore[assignment]
         rule = layer.rule
-        if isinstance(rule, Alignment) and rule.self_ and not rule.update_forward and rule.view is None:
-            layer.rule = dataclasses.replace(rule, view=ArrayRead(how=arrays.forward))
+        if isinstance(rule, Alignment) and rule.self_ and not rule.update_forward:
+            seen = {} if rule.view is None else vars(rule.view)
+            layer.rule = dataclasses.replace(rule, view=ArrayRead(**{**seen, "how": arrays.forward}))
     return model
 
 
@@ -141,6 +149,9 @@ class CrossbarMap(LinearMap):
     def pullback(self, dy: Tensor, B: Tensor, x: Tensor) -> Tensor:
         return read(B.t(), dy, self.arrays.backward)
 
+    def pointwise(self, W: Tensor) -> bool:
+        return False  # products with second moments would read W past its array
+
 
 @dataclasses.dataclass(frozen=True)
 class CrossbarConvolutionMap(ConvolutionMap):
@@ -168,6 +179,9 @@ class CrossbarConvolutionMap(ConvolutionMap):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         _, dW, db = super().backward(dy, x, B, (False, *needs[1:]))
         return (self.pullback(dy, B, x) if needs[0] else None), dW, db
+
+    def pointwise(self, W: Tensor) -> bool:
+        return False
 
 
 class AnalogLinear(Linear):

@@ -138,7 +138,9 @@ def _estimate(layer: AlignedLayer, rows: float, generator: torch.Generator | Non
     W, B, I = layer.W, layer.backward_weight, layer.W[0].numel()  # noqa: E741
     assert B is not None
     left, most = math.ceil(rows * I - 1e-9), max(1, MOST_NUMBERS // I)
-    P = START * B.square().sum()  # E|B - W|^2; |W|^2 is taken to be |B|^2
+    P = START * B.square().sum()  # E|B - W|^2 of a B drawn like W; |W|^2 is taken to be |B|^2
+    if "variance" in (state := layer.state):  # of a rule that knows better
+        P = state["variance"] + state["drift"]
     while left:
         images = min(left, most)
         drawn, op = WhiteNoise(images=images).on_patches(W, layer.operator, generator)
@@ -147,8 +149,8 @@ def _estimate(layer: AlignedLayer, rows: float, generator: torch.Generator | Non
         B.sub_(g * backward_gradient(drawn.x, None, W, B, DIFFERENCE, op))
         P = (1 - g) * P
         left -= images
-    if "variance" in layer.state_names:  # of a rule that goes on from here
-        layer.state["variance"].copy_(P)
+    if "variance" in state:
+        state["variance"].copy_(P)
 
 
 def _check_numbers(rows: object, steps: object, rate: object) -> None:

@@ -165,13 +165,23 @@ class Stepper:
 
 
 def frozen(model: torch.nn.Module, after: dict[str, float]) -> list[tuple[torch.nn.Parameter, float]]:
-    """Parameters that stop learning, and after how many epochs; raises ConfigError for a pattern that none fits."""
+    """Parameters that stop learning, and after how many epochs; raises ConfigError for a pattern that none fits.
+
+    What gets the increments of a W, as B under Kolen-Pollack, stops with it.
+    """
+    following = [
+        (layer.parameter, tensor)
+        for _, layer in aligned_layers(model)
+        for name, tensor in layer.state.items()
+        if isinstance(tensor, torch.nn.Parameter) and layer.rule.optimiser(name, 0.0).follows
+    ]
     found = []
     for pattern, epochs in after.items():
         fits = [p for name, p in model.named_parameters() if fnmatch.fnmatchcase(name, pattern)]
         if not fits:
             known = [name for name, _ in model.named_parameters()]
             raise ConfigError(f"freeze_after: no parameter is called {pattern!r}.{nearest(pattern, known)}")
+        fits += [tensor for W, tensor in following if any(W is p for p in fits)]
         found += [(p, epochs) for p in fits]
     return found
 

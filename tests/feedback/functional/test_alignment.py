@@ -244,6 +244,27 @@ def test_closed_form_is_the_derivative_of_the_value(
     agree(forward_gradient(x, y, W, B, both, op), dW)
 
 
+@pytest.mark.parametrize("rows", [3, 200])  # directly, and by the second moment of x
+@pytest.mark.parametrize("terms", [{"amp": 0.3}, {"sparse": 0.4}, {"amp": 0.3, "sparse": 0.4}])
+def test_a_projected_step_of_either_term_is_that_of_the_value(terms: dict[str, float], rows: int) -> None:
+    rule = br.Alignment(decay=0.2, reduction="projected_step", **terms)
+    x, W, B = randn(rows, 6, seed=0), randn(40, 6, seed=1), randn(40, 6, seed=2).requires_grad_()
+    (dB,) = torch.autograd.grad(alignment_value(x, W, B, None, rule, LINEAR), B)
+    found = backward_gradient(x, None, W, B, rule, LINEAR)
+    agree(found, dB)
+    assert not torch.allclose(found, 0.2 * B)
+
+
+@pytest.mark.parametrize("rule", [br.rules.weight_mirror(), br.rules.information_alignment()])
+def test_sums_over_a_batch_may_be_beyond_the_range_of_half_precision(rule: br.Alignment) -> None:
+    """4096 inputs of 8^2: their sum is 262,144, and the largest float16 65,504. Their mean fits."""
+    x, W, B = (randn(n, 16, seed=n) for n in (4096, 64, 65))
+    x, B = 8 * x, B[:64]
+    expected = backward_gradient(x, None, W, B, rule, LINEAR)
+    found = backward_gradient(x.half(), None, W.half(), B.half(), rule, LINEAR)
+    torch.testing.assert_close(found.double(), expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+
+
 def test_an_example_alone_is_a_batch_of_one() -> None:
     rule = br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5)
     for reduction in REDUCTIONS:

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import ALIGNMENTS, LAYERWISE, OUTPUTS, PROBLEMS, RULES, batch, small_network
+from problems import ALIGNMENTS, LAYERWISE, OUTPUTS, PROBLEMS, RULES, batch, plain_network, small_network
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import backroads as br
 from backroads.feedback.nn import AlignedLayer
@@ -184,6 +185,47 @@ def test_feedback_alignment_never_moves_B():
             exactly(v, before[k])
         elif k.endswith("weight"):
             assert not torch.equal(v, before[k])
+
+
+@pytest.mark.parametrize("name", ["kolen_pollack", "mirrored_kolen_pollack", "product_feedback_alignment"])
+def test_a_W_that_stands_still_has_no_increments_to_share(name):
+    """No gradient at all reaches the B of a frozen W, so that no decay of an optimiser moves it either."""
+    net = small_network(name)
+    layers = [layer for _, layer in br.aligned_layers(net)]
+    layers[-1].weight.requires_grad_(False)
+    x, y = batch()
+    F.cross_entropy(net(x), y).backward()
+    shared = "learned_weight" if name == "product_feedback_alignment" else "backward_weight"
+    assert layers[-1].state[shared].grad is None
+    for layer in layers[:-1]:
+        assert bool(layer.state[shared].grad.any())
+    if name == "mirrored_kolen_pollack":  # what noise shows of W goes on
+        assert bool(layers[-1].correction.grad.any())
+
+
+def test_a_B_that_was_frozen_stays_frozen_when_coefficients_change():
+    net = small_network("symmetric_alignment")
+    (_, first), *_ = br.aligned_layers(net)
+    first.backward_weight.requires_grad_(False)
+    br.set_coefficients(net, decay=0.5)
+    assert [layer.backward_weight.requires_grad for _, layer in br.aligned_layers(net)].count(False) == 1
+    first.rule = br.rules.feedback_alignment()
+    first.rule = br.rules.symmetric_alignment()  # one that learns, after one that does not
+    assert first.backward_weight.requires_grad
+
+
+@every_rule
+def test_an_evaluation_draws_nothing_and_makes_no_way_back(name):
+    net = br.convert(plain_network(), RULES[name]).eval()
+    twin = br.revert(copy.deepcopy(net)).eval()
+    x, _ = batch()
+    state = torch.get_rng_state()
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        y = net(x)
+    with torch.no_grad(), FlopCounterMode(display=False) as plain:
+        exactly(y, twin(x))
+    assert counted.get_total_flops() == plain.get_total_flops()
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_one_step_of_symmetric_alignment_at_rate_one_makes_B_equal_to_W():

@@ -68,6 +68,16 @@ def test_every_weight_that_ever_meets_the_input_has_its_turn(problem: str) -> No
     assert torch.equal(counts > 0, ever > 0)
 
 
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+def test_four_rows_for_each_input_leave_hardly_a_weight_unmet(dilation: int) -> None:
+    layer = br.nn.Conv2d(4, 8, 3, padding=dilation, dilation=dilation, rule=exact_probing())
+    noise = br.Impulses(rows_per_input=4.0)
+    torch.manual_seed(0)
+    x = torch.zeros(2, 4, 16, 16)
+    met = [noise.draw(x, None, layer.weight, layer.operator, 1.0, 1).met.double().mean() for _ in range(10)]
+    assert sum(met) / len(met) > 0.95
+
+
 def test_inputs_take_turns_evenly() -> None:
     """A linear layer of 6 inputs, 3 tokens an image: 4 images are two turns of each, 2 images one; 1 image is half."""
     layer = br.nn.Linear(6, 2, dtype=torch.float64)

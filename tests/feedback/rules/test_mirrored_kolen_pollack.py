@@ -282,6 +282,49 @@ def test_uses_and_accumulated_parts_count_as_rows(uses: int) -> None:
         assert variance(accumulated) == pytest.approx(1 / (0.5 + q * (1 + 2 * uses)), rel=0.2)
 
 
+def still(steps: int, *, together: bool, rest: bool = False) -> br.nn.AlignedLayer:
+    """A layer after some steps in which W stands still, in noise that follows from the step alone.
+
+    ``together``: whether W and B have a step of their optimiser, at rate 0, or C alone has one. ``rest``: whether a
+    step in which C rests comes after each.
+    """
+    torch.manual_seed(0)
+    layer = br.nn.Linear(6, 5, rule=RULE(every=3, first=300.0), dtype=torch.float64)
+    groups = br.param_groups(layer, lr=0.0, momentum=0.0, weight_decay=0.0)
+    of_C = [group for group in groups if any(p is layer.correction for p in group["params"])]
+    opt = torch.optim.SGD(groups if together else of_C)
+    for step in range(steps):
+        torch.manual_seed(step)
+        layer.zero_grad()
+        layer(torch.randn(70, 6, dtype=torch.float64).requires_grad_()).sum().backward()
+        opt.step()
+        if rest:
+            layer.zero_grad()
+            with br.alignment_scale(layer, 0.0):
+                layer(torch.randn(70, 6, dtype=torch.float64).requires_grad_()).sum().backward()
+    return layer
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20])
+def test_a_step_in_which_C_alone_moves_is_a_step(steps: int) -> None:
+    """As when a schedule lets W wait: the filter and B are those of a W that stands still at rate 0."""
+    one, other = still(steps, together=True), still(steps, together=False)
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+    rows = 64 * sum(t % 3 == 0 or 64 * t < 300.0 * 1 for t in range(steps))
+    assert rows > 0
+    assert relative(other) < 10 / (0.5 + rows / 6)  # E|V - W|^2 = |W|^2 / q for q rows for each of 6 inputs
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20])
+def test_noise_waits_while_C_rests(steps: int) -> None:
+    """A step with the scale 0 moves neither the filter nor its count of steps; what C has learned till then counts."""
+    one, other = still(steps, together=True), still(steps, together=True, rest=True)
+    torch.testing.assert_close(other.feedback_weight(), one.feedback_weight(), rtol=1e-14, atol=1e-14)
+    assert torch.equal(other.variance, one.variance)
+    assert (other.memory.step, other.memory.noisy) == (one.memory.step, one.memory.noisy)
+
+
 @pytest.mark.parametrize("uses", [1, 3, 20])
 def test_the_first_steps_do_not_overshoot_however_often_a_layer_is_used(uses: int) -> None:
     x = torch.randn(64, 6, dtype=torch.float64)

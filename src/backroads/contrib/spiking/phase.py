@@ -130,6 +130,7 @@ class SpikePhase(Phase):
             spreads, seen = {name: float(B.std()) for name, (_, B) in chosen.items()}, {}
         readings: dict[str, dict[str, float]] = {"angle": {}, "sign_agreement": {}, "known": {}, "seconds": {}}
         for place, (name, (layer, B)) in enumerate(chosen.items()):
+            layer.rule.settle(layer.state)
             W = layer.W.detach()
             generator = torch.Generator(W.device).manual_seed(seed * 1_009 + place)
             copies = self.patches if W.dim() > 2 else 1
@@ -162,7 +163,7 @@ class SpikePhase(Phase):
         chosen: dict[str, tuple[AlignedLayer, Tensor]] = {}
         for name in names:
             B = layers[name].backward_weight
-            if B is None or B.shape != layers[name].weight.shape:
+            if B is None or B.shape != layers[name].W.shape:
                 raise ConversionError(
                     f"SpikePhase: {name or 'the layer'} has no backward weight in the layout of W under its rule "
                     f"({layers[name].rule!r}); convert it with br.rules.feedback_alignment()"

@@ -34,10 +34,11 @@ def param_groups(
     - W: ``lr``, ``momentum`` (or ``betas``) and ``weight_decay``; biases and the weights of norms without decay.
     - Backward weights that must move by W's own increments (Kolen-Pollack): W's settings, decay included.
     - Backward weights that a local gradient teaches (symmetric alignment and the like): plain SGD at the rate, and with
-      the momentum, that the rule names, without decay; under AdamW by the same steps within Adam.
+      the momentum, that the rule names, without decay; under AdamW by the same steps within Adam, without momentum.
 
-    A learning rate scheduler multiplies all rates alike, which keeps their ratios. (The rate of a group called
-    "constant" should stay; that it falls with the others does little harm.)
+    A scheduler that multiplies all rates alike keeps their ratios. (The rate of a group called "constant" should stay;
+    that it falls with the others does little harm.) torch's OneCycleLR and CyclicLR set rates and momenta of their own:
+    give them ``cycle_momentum=False`` and a list of rates in the ratios of the groups.
 
     Args:
         model: converted, or plain.

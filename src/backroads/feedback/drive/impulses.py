@@ -59,7 +59,11 @@ class Impulses(Drive):
             )
 
     def draw(self, x: Tensor, y: Tensor | None, W: Tensor, op: Operator, fraction: float, least: int) -> Activities:
-        images = self.images or images_needed(self.rows_per_input or 1.0, W.shape[1], op.taps(x, W))
+        # Impulses are as far apart as a window reaches, which under dilation is further than its taps are many.
+        reaches = op.reach(W)
+        axes = zip(reaches, x.shape[x.dim() - len(reaches) :], W.shape[2:], strict=True)
+        sparser = math.prod(max(1.0, min(reach, size) / taps) for reach, size, taps in axes)
+        images = self.images or images_needed(sparser * (self.rows_per_input or 1.0), W.shape[1], op.taps(x, W))
         return Activities(x, met=self.weights_met(x, W, images, op))
 
     def feedback(self, drawn: Activities, W: Tensor | None, B: Tensor, rule: WeightedSum) -> Tensor:

@@ -113,6 +113,6 @@ class WhiteNoise(Drive):
         groups = 1
         if isinstance(op, ConvolutionMap):  # on a patch as large as the kernel: one position, no border
             d, groups = len(op.stride), op.groups
-            op = ConvolutionMap((1,) * d, (0,) * d, (1,) * d, groups)
+            op = dataclasses.replace(op, stride=(1,) * d, padding=(0,) * d, dilation=(1,) * d, border=())
         patch = W.new_empty(1, W.shape[1] * groups, *W.shape[2:])
         return Activities(self.sample(patch, images, generator)), op

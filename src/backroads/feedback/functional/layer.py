@@ -161,6 +161,7 @@ def _save(
 ) -> frozenset[str]:
     """Keep what the backward pass reads; returns which of "weight" and "output" that is."""
     ctx.call, ctx.weight_dtype, ctx.kept = call, W.dtype, None
+    ctx.weight_learns = ctx.needs_input_grad[1]  # in the backward pass: whether this one is asked for its gradient
     reads = call.rule.reads(any(ctx.needs_input_grad[_FIXED:]), ctx.needs_input_grad[1])
     ctx.save_for_backward(
         x, W if "weight" in reads else None, bias, feedback, y if "output" in reads else None, *tensors
@@ -201,6 +202,7 @@ def _backward(ctx: Any, dy: Tensor, e: Tensor | None = None) -> tuple[Any, ...]:
         needs_input=needs[0],
         needs_weight=needs[1],
         needs_bias=needs[2],
+        weight_learns=ctx.weight_learns,
         weight_dtype=ctx.weight_dtype,
         memory=call.memory,
     )

@@ -108,6 +108,7 @@ class AlignedLayer(WithRule, torch.nn.Module):
             "memory",
             "_as_backprop",
             "_undrawn",
+            "_factor",
             "_in_effect",
             "announces_draws",
             "state_names",
@@ -128,7 +129,7 @@ class AlignedLayer(WithRule, torch.nn.Module):
                 f"use br.revert(model) and br.convert(model, ...) again"
             )
         self._rule = rule
-        if rule.learns and self.backward_weight is not None:
+        if rule.learns and not old.learns and self.backward_weight is not None:
             self.backward_weight.requires_grad_(True)
         self._refresh()
 
@@ -144,8 +145,8 @@ class AlignedLayer(WithRule, torch.nn.Module):
 
     def _refresh(self) -> None:
         """The rule as the backward pass uses it, on passes on which it does not act, and on which it does."""
-        scale = 1.0 if self._alignment_scale is None else self._alignment_scale
-        self._in_effect = tuple(self._rule.in_effect(scale, active) for active in (False, True))
+        self._factor = 1.0 if self._alignment_scale is None else self._alignment_scale
+        self._in_effect = tuple(self._rule.in_effect(self._factor, active) for active in (False, True))
 
     @property
     def state(self) -> State:
@@ -206,40 +207,41 @@ class AlignedLayer(WithRule, torch.nn.Module):
             )
         if self._undrawn:
             self._check_drawn(state)
+        if not (self.training or torch.is_grad_enabled()):  # nothing goes back
+            return self.operator.project(x, W.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
         training = self.training and torch.is_grad_enabled()
-        taught, memory = self._taught(training, state), self.memory
-        first = taught is None or taught._version != memory.seen
-        if taught is not None and first:
+        taught, memory, repeated = self._taught(training, state), self.memory, recomputing()
+        first = not taught or (not repeated and memory.begins(taught))
+        if taught and first:
             memory.last = memory.before + memory.uses
-        active, tensors = rule.begin(Use(self.operator, x, W, memory, training, recomputing(), first), state)
-        if taught is not None:
-            memory.seen = taught._version
+        use = Use(self.operator, x, W, memory, training, repeated, first, self._factor)
+        active, tensors = rule.begin(use, state)
+        if taught and not repeated:
+            memory.look(taught)
         feedback = tensors.pop("feedback", None)
         if feedback is None:
             with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
                 feedback = rule.feedback(W, state)
         known = None if traced() else memory
         in_effect = self._in_effect[active]
-        made = propagate(x, W, self.bias, self.operator, in_effect, tensors, feedback, known, taught is not None)
+        made = propagate(x, W, self.bias, self.operator, in_effect, tensors, feedback, known, bool(taught))
         return attach_carrier(*made) if rule.broadcasts else made
 
-    def _taught(self, training: bool, state: State) -> Tensor | None:
-        """A tensor that a pass of training will teach, by which steps are told apart; None where uses do not count.
+    def _taught(self, training: bool, state: State) -> list[Tensor]:
+        """What a pass of training will teach, by which steps are told apart; nothing where uses do not count.
 
         Gradients that are means over the uses are made so by a hook, which a copy of the layer has to set anew.
         """
         if not (training and self._rule.learns) or traced():
-            return None
-        found: Tensor | None = None
-        for name, tensor in state.items():
-            if tensor.requires_grad:
-                found = tensor if found is None else found
-                if self._rule.averages(name) and not any(
-                    isinstance(h, _Mean) for h in (tensor._backward_hooks or {}).values()
-                ):
-                    tensor.register_hook(_Mean(self.memory, tensor))
+            return []
+        found = {name: tensor for name, tensor in state.items() if tensor.requires_grad}
+        for name, tensor in found.items():
+            if self._rule.averages(name) and not any(
+                isinstance(h, _Mean) for h in (tensor._backward_hooks or {}).values()
+            ):
+                tensor.register_hook(_Mean(self.memory, tensor))
         self.memory.weighted = self._alignment_scale is not None
-        return found
+        return list(found.values())
 
     @property
     def W(self) -> Tensor:

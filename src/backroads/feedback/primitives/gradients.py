@@ -50,9 +50,9 @@ def backward_gradient(
         terms.append(op.weight_gradient(_combine(rule.null * null_scale, r, -rule.amp * x_scale, x), y, W))
     else:
         if by_x:
-            xx = op.second_moment(x, output=False).to(W.dtype)
+            xx = _wide(op.second_moment(x, output=False), W)
             gap, factor = weighted_gap(B, W, rule)
-            terms.append((gap.flatten(1) @ xx).view_as(W).mul_(factor * x_scale))
+            terms.append((gap.flatten(1).to(xx.dtype) @ xx).view_as(W).mul_(factor * x_scale))
         elif rule.sparse:
             gap, factor = weighted_gap(B_x, W_x, rule)
             terms.append(op.weight_gradient(x, op.project(x, gap), W).mul_(factor * x_scale))
@@ -61,8 +61,8 @@ def backward_gradient(
             terms.append(op.weight_gradient(x, y, W).mul_(-rule.amp * x_scale))
         if by_y:
             assert y is not None
-            yy = op.second_moment(y, output=True).to(W.dtype)
-            terms.append((yy @ B.flatten(1)).view_as(W).mul_(rule.null * null_scale))
+            yy = _wide(op.second_moment(y, output=True), W)
+            terms.append((yy @ B.flatten(1).to(yy.dtype)).view_as(W).mul_(rule.null * null_scale))
         elif rule.null:
             assert y is not None
             terms.append(op.weight_gradient(op.pullback(y, B_x, x), y, W).mul_(rule.null * null_scale))
@@ -78,14 +78,15 @@ def _projected_gradient(x: Tensor, W: Tensor, B: Tensor, rule: WeightedSum, op: 
     With v = (sparse B - amp W) x and g = v x^T, a row's factor is sum(v^2) / |g|^2: sum(v^2) is <sparse B - amp W, g>
     over T numbers a row in place of I, and what M divides by falls out, since the row's length is chosen anew.
     """
-    if not rule.sparse:
+    if not (rule.sparse or rule.amp):
         return None
     by_x, _ = by_second_moments(rule, x, W, op, y_at_hand=False)
     _, x, _, _, _ = _activities(x, None, W, rule, op, reads_y=False)
     if by_x:
         gap, factor = weighted_gap(B.flatten(1), W.flatten(1), rule)
-        rows = gap @ op.second_moment(x, output=False).to(W.dtype)
-        along, g = torch.linalg.vecdot(gap.detach(), rows.detach()), rows.view_as(W)
+        xx = _wide(op.second_moment(x, output=False), W)
+        rows = gap.to(xx.dtype) @ xx
+        along, g = torch.linalg.vecdot(gap.detach().to(xx.dtype), rows.detach()), rows.view_as(W)
     else:
         gap, factor = weighted_gap(B.to(x.dtype), W.to(x.dtype), rule)
         v = op.project(x, gap)
@@ -224,6 +225,11 @@ def weighted_gap(B: Tensor, W: Tensor, rule: WeightedSum) -> tuple[Tensor, float
         return B, rule.sparse
     ratio = rule.amp / rule.sparse
     return (B - W * ratio if torch.compiler.is_compiling() else torch.sub(B, W, alpha=ratio)), rule.sparse
+
+
+def _wide(moment: Tensor, W: Tensor) -> Tensor:
+    """A sum over a batch in the dtype of W, or in its own, if that is wider: it may be beyond the range of W's."""
+    return moment.to(torch.promote_types(moment.dtype, W.dtype))
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

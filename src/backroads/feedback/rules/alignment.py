@@ -160,7 +160,10 @@ class Alignment(WeightedSum, FeedbackRule):
             return FeedbackRule.backward(self, step)
         rule, op, B = self._sum, step.op, step.state["backward_weight"]
         needs_B = step.needs_state["backward_weight"]
-        learns, tied = needs_B or (step.needs_weight and self.update_forward), needs_B and self.tie_grad
+        if self.tie_grad and not (step.weight_learns or self.self_ or self.reads_activities):
+            needs_B = False  # no gradient at all: of zeros the optimiser's decay would move B, and W stands still
+        learns = needs_B or (step.needs_weight and self.update_forward)
+        tied = needs_B and self.tie_grad and step.weight_learns
         W = B if step.W is None else step.W  # never read by this rule; stands in for its shape
         drawn = Activities(step.x)
         if learns and rule.reads_activities:

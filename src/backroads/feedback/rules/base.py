@@ -33,8 +33,9 @@ class Use:
         memory: of the layer; a rule changes it in a pass of ``training`` that is not ``repeated`` alone.
         training: whether a backward pass that teaches will follow.
         repeated: whether this repeats an earlier pass (activation checkpointing), and has to see what that saw.
-        first: whether an optimiser has moved the rule's tensors since the use before. Under a compiler, which sees no
+        first: whether this is the first use in a step; see :meth:`Memory.begins`. Under a compiler, which sees no
             steps, every use is a first one.
+        scale: factor on the gradients of the rule's tensors; see :class:`backroads.alignment_scale`.
     """
 
     op: Operator
@@ -44,6 +45,7 @@ class Use:
     training: bool
     repeated: bool
     first: bool
+    scale: float
 
 
 @dataclasses.dataclass(slots=True)
@@ -62,6 +64,8 @@ class LayerStep:
         output: y = W x + bias, if the rule reads "output" and it is still at hand; else None.
         e: error of the network's output, (N, K), for a rule that broadcasts it; else None.
         needs_input, needs_weight, needs_bias: which gradients are asked for.
+        weight_learns: whether W is taught at all, in this backward pass or in another. A B that gets the increments of
+            W gets none of a W that stands still.
         weight_dtype: of the gradient of W, which may be wider than that of x (mixed precision).
         memory: of the layer; None outside of a layer.
     """
@@ -79,6 +83,7 @@ class LayerStep:
     needs_input: bool
     needs_weight: bool
     needs_bias: bool
+    weight_learns: bool
     weight_dtype: torch.dtype
     memory: Memory | None = None
 

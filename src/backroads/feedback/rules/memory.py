@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ class Memory:
         before: how often in earlier backward passes of the same step, whose gradients are there (accumulation).
         last: how often in the whole step before.
         version: of a tensor that the rule teaches, at the last backward pass, as torch counts its changes: it moves
-            when an optimiser steps. seen: at the last forward pass of training.
+            when an optimiser steps. seen: the sum for all of them, at the last forward pass of training; -1: there was
+            none. passed: ``backward`` at that time.
         carried: while metrics measure a pass: what carries the error back is appended; None: not now.
         weighted: whether the user gives the gradients of each pass a factor; see :class:`backroads.alignment_scale`.
     """
@@ -36,10 +38,23 @@ class Memory:
         self.noisy = 0
         self.place = 0
         self.late: Tensor | None = None
-        self.backward = self.version = self.seen = -1
+        self.backward = self.version = self.seen = self.passed = -1
         self.uses = self.before = self.last = 0
         self.weighted = False
         self.carried: list[Tensor] | None = None
+
+    def begins(self, taught: Sequence[Tensor]) -> bool:
+        """Whether a forward pass of training is the first of a step.
+
+        An optimiser has moved what the rule teaches; or there was a backward pass, and its gradients are gone:
+        schedules may leave optimisers out.
+        """
+        moved = sum(tensor._version for tensor in taught) != self.seen
+        return moved or (self.backward != self.passed and taught[0].grad is None)
+
+    def look(self, taught: Sequence[Tensor]) -> None:
+        """Note at the end of a forward pass of training how things stand, for :meth:`begins`."""
+        self.seen, self.passed = sum(tensor._version for tensor in taught), self.backward
 
     def count(self, backward: int, taught: Tensor) -> bool:
         """A backward pass comes to a use of the layer; whether it is the first of its step.

@@ -120,12 +120,10 @@ class MirroredKolenPollack(FeedbackRule):
         if step:
             if memory.active or compiled or memory.seen < 0:
                 self.settle(state)
-            # The first rows come in every step, where an error passes: B is still far from W.
-            if memory.early and not compiled:
-                memory.early = memory.noisy * self.rows_per_input(use.x, use.W, use.op) < self.first
-            memory.active = compiled or memory.step == 0 or (memory.early and use.x.requires_grad)
-            memory.step = 0 if compiled else (memory.step + 1) % self.every
-            memory.noisy += memory.active and memory.early and not compiled
+            if use.scale == 0.0:  # a schedule lets C rest in this step; the noise waits for the next
+                memory.active = False
+            else:
+                self._decide(use, compiled)
         # After that C is zero until the optimiser has stepped, and B alone carries the error back.
         tensors = {"backward_weight": B, "correction": C} | ({"feedback": B} if learning else {})
         if not memory.active:
@@ -142,6 +140,15 @@ class MirroredKolenPollack(FeedbackRule):
             state["variance"].copy_((1 - g).square() * P + g.square() * R)
         return True, {**tensors, "gain": state["gain"].clone()}
 
+    def _decide(self, use: Use, compiled: bool) -> None:
+        """Whether noise comes in this step. The first rows come in every one, where an error passes: B is still far."""
+        memory = use.memory
+        if memory.early and not compiled:
+            memory.early = memory.noisy * self.rows_per_input(use.x, use.W, use.op) < self.first
+        memory.active = compiled or memory.step == 0 or (memory.early and use.x.requires_grad)
+        memory.step = 0 if compiled else (memory.step + 1) % self.every
+        memory.noisy += memory.active and memory.early and not compiled
+
     def in_effect(self, scale: float, active: bool) -> Self:
         scale = scale if active else 0.0
         return self if scale == self.scale else dataclasses.replace(self, scale=scale)
@@ -152,6 +159,7 @@ class MirroredKolenPollack(FeedbackRule):
     def backward(self, step: LayerStep) -> Gradients:
         assert step.feedback is not None
         needs_B, needs_C = step.needs_state["backward_weight"], step.needs_state["correction"]
+        needs_B = needs_B and step.weight_learns  # a W that stands still has no increments
         dx, dW, db = step.task(step.feedback, weight=step.needs_weight or needs_B)
         state: State = {}
         if needs_B and dW is not None:

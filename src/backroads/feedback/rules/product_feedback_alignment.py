@@ -39,7 +39,7 @@ class ProductFeedbackAlignment(FeedbackRule):
 
     def backward(self, step: LayerStep) -> Gradients:
         assert step.feedback is not None
-        needs_R = step.needs_state["learned_weight"]
+        needs_R = step.needs_state["learned_weight"] and step.weight_learns
         dx, dW, db = step.task(step.feedback, weight=step.needs_weight or needs_R)
         state: State = {}
         if needs_R and dW is not None:
