@@ -132,7 +132,7 @@ def main() -> None:
     parse.add_argument("--root", help="folder of Omniglot")
     parse.add_argument("--lifetimes", type=int, default=200)
     given = parse.parse_args()
-    given.seeds = [0]  # no seed of the long trainings
+    given.seeds = [0]
     one = functools.partial(meta_training, lifetimes=given.lifetimes, split="validation")
     results = run_grid(trials(), given, one, summary)
     print(table(results))

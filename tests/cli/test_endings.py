@@ -16,7 +16,7 @@ import torch
 from report.folders import meta, training
 
 from backroads.cli import app, main
-from backroads.errors import ConfigError, RunError
+from backroads.errors import ConfigError, DataError, RunError
 from backroads.report import write_report
 from backroads.runs.schema import ArmResult, MetaResults, Stopped, TrainingResults
 
@@ -71,6 +71,7 @@ VERBS: dict[str, tuple[list[str], list[str], str, Any]] = {
 ENDINGS: dict[str, tuple[BaseException, int]] = {
     "bad input": (ConfigError("data: expected images"), 2),
     "failed run": (RunError("too many images"), 1),
+    "images that are damaged": (DataError("at most 0 unreadable images"), 1),
     "full disk": (FULL, 1),
     "too little memory": (MemoryError(), 1),
     "a mistake of ours": (KeyError("a"), 1),

@@ -120,6 +120,19 @@ def test_layers_that_do_not_count_their_passes_get_a_factor() -> None:
             module.net._compiled_call_impl = module.net._call_impl  # as Module.compile leaves it
         watch.scale(module, passes)
         assert module.net[0].alignment_scale == expected
+    for hint in ("_compiler_ctx", None):  # as Lightning leaves a module that torch.compile has wrapped; a word of HF's
+        module = Module()
+        if hint:
+            setattr(module, hint, {"compiler": "dynamo"})
+        watch.scale(module, 4, compiled=hint is None)
+        assert module.net[0].alignment_scale == 0.25
+
+
+def test_a_loss_scaler_that_falls_back_to_1_takes_its_factor_with_it() -> None:
+    module, watch = Module(), callbacks.Watch()
+    for scale in (2.0, 1.0):
+        watch.scale(module, 1, torch.amp.GradScaler("cpu", init_scale=scale))
+        assert module.net[0].alignment_scale == scale
 
 
 @pytest.mark.parametrize("value", [1e5, 1e-5, float("nan")])

@@ -49,14 +49,14 @@ def work(rank: int, folder: str) -> None:
             module = Objective(case)
             parallel = DistributedDataParallel(module)
             parallel(x, y, rank).backward()
-            found[name] = gradients(module)
+            found[name] = {"gradients": gradients(module), "remembered": dict(module.named_buffers())}
         torch.save(found, f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, dict[str, Tensor]]]]:
     folder: Path = tmp_path_factory.mktemp("distributed")
     torch.multiprocessing.spawn(work, (str(folder),), nprocs=WORLD)
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
@@ -75,21 +75,36 @@ def of_parts(case: MethodCase, seeds: tuple[int, int]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.slow
 def test_two_processes_have_the_mean_of_the_gradients_of_their_parts(
-    ranks: list[dict[str, dict[str, Tensor]]], name: str
+    ranks: list[dict[str, dict[str, dict[str, Tensor]]]], name: str
 ) -> None:
     expected = of_parts(METHODS[name], (0, 1))
     for of_rank in ranks:
-        torch.testing.assert_close(of_rank[name], expected, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(of_rank[name]["gradients"], expected, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", MEANS)
 def test_two_processes_have_the_gradients_of_one_on_the_joined_batch(
-    ranks: list[dict[str, dict[str, Tensor]]], name: str
+    ranks: list[dict[str, dict[str, dict[str, Tensor]]]], name: str
 ) -> None:
     whole = Objective(METHODS[name])
     whole(*batch(ROWS)).backward()
     for of_rank in ranks:
-        torch.testing.assert_close(of_rank[name], gradients(whole), rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(of_rank[name]["gradients"], gradients(whole), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", [name for name, case in METHODS.items() if case.remembers])
+def test_what_a_method_remembers_is_the_same_in_all_processes(
+    ranks: list[dict[str, dict[str, dict[str, Tensor]]]], name: str
+) -> None:
+    """Checkpoints hold what the first process remembers; where nothing is drawn, it is that of the joined batch."""
+    first, *others = (of_rank[name]["remembered"] for of_rank in ranks)
+    assert first
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=0, atol=0)
+    if name in MEANS:
+        whole = Objective(METHODS[name])
+        whole(*batch(ROWS)).backward()
+        torch.testing.assert_close(first, dict(whole.named_buffers()), rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize(

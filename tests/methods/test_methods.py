@@ -238,6 +238,119 @@ def test_bfloat16_autocast_gives_nearly_the_gradients_of_float32(method: Method)
     assert float(F.cosine_similarity(a, b, dim=0)) > 0.98  # 8 bits: a relative error of 2^-9 in each rounding
 
 
+DIFFERENCES = ("target_propagation", "predictive_coding", "equilibrium", "burstprop", "perturbation", "three_factor")
+IN_FLOAT32 = {
+    n: case.method for n, case in METHODS.items() if any(word in n for word in DIFFERENCES) and not case.remembers
+}
+
+
+@pytest.mark.parametrize("method", IN_FLOAT32.values(), ids=IN_FLOAT32)
+def test_methods_that_live_on_small_differences_compute_in_float32_under_autocast(method: Method) -> None:
+    """In layers far from the output a target is within 2^-9 of the activity, once the loss is small."""
+    model = prepared(method, torch.float32)
+    exact = gradients(method, model, torch.float32)
+    model.zero_grad()
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        total, _ = method.objective(model, *batch(dtype=torch.float32), F.cross_entropy)
+    total.backward()
+    for name, p in model.named_parameters():
+        if name in exact:
+            torch.testing.assert_close(p.grad, exact[name], rtol=0, atol=0)
+
+
+class WithBlocksOfItsOwn(nn.Module):
+    """A network whose author calls a list of its layers what others might, too."""
+
+    def __init__(self, blocks: Any) -> None:
+        super().__init__()
+        self._blocks = blocks
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.Tanh(), nn.Linear(8, OUTPUTS)).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out
+
+
+@pytest.mark.parametrize("blocks", [[1, 2], nn.ModuleList([nn.Identity()])])
+def test_what_a_model_calls_its_own_stays_its_own(blocks: Any) -> None:
+    method, model = br.get_method("local_errors"), WithBlocksOfItsOwn(blocks)
+    method.revert(method.prepare(model, batch(2)[0], 0))
+    assert model._blocks is blocks
+    assert not any(name.startswith("_backroads") for name in vars(model))
+
+
+def test_where_the_feedback_cannot_be_converted_the_model_is_left_as_it_was() -> None:
+    class Pair(nn.Module):
+        """x to a bilinear form of it with itself: (N, 72) -> (N, 6)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.form = nn.Bilinear(72, 72, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.form(x, x)
+            return out
+
+    model = nn.Sequential(nn.Flatten(), Pair(), nn.Sigmoid()).double()
+    method = br.get_method("burstprop", blocks=("2",))
+    before = dict(vars(model))
+    with pytest.raises(br.errors.BackroadsError):
+        method.prepare(model, batch(2)[0], 0)
+    assert vars(model).keys() == before.keys()
+
+
+def test_losses_of_blocks_survive_what_works_in_place_after_them() -> None:
+    """A block that ends before its activation hands on a copy."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.LayerNorm(8), nn.ReLU(inplace=True), nn.Linear(8, OUTPUTS))
+    for name in ("local_errors", "mono_forward"):
+        method = br.get_method(name, blocks=("2",))
+        model = method.prepare(copy.deepcopy(net), batch(2, torch.float32)[0], 0)
+        found = gradients(method, model, torch.float32)
+        other = copy.deepcopy(net)
+        other[3] = nn.ReLU()
+        expected = gradients(method, method.prepare(other, batch(2, torch.float32)[0], 0), torch.float32)
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "message"),
+    [
+        ("node_perturbation", nn.Dropout(0.5), "without dropout"),
+        ("weight_perturbation", nn.Dropout(0.5), "without dropout"),
+        ("dual_propagation", nn.PReLU(), "activations without weights"),
+        ("local_errors", nn.Conv1d(1, 4, 3), "features last"),
+        ("mono_forward", nn.Conv1d(1, 4, 3), "features last"),
+    ],
+)
+def test_layers_that_a_method_would_teach_noise_or_nothing_are_refused(
+    name: str, layer: nn.Module, message: str
+) -> None:
+    before = nn.Unflatten(1, (1, 72)) if isinstance(layer, nn.Conv1d) else nn.Linear(72, 8)
+    activation = [] if isinstance(layer, nn.PReLU) else [nn.ReLU()]
+    after = [nn.Flatten(), nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, OUTPUTS)]
+    model = nn.Sequential(nn.Flatten(), before, layer, *activation, *after)
+    x = batch(2, torch.float32)[0]
+    model(x)
+    with pytest.raises(ConfigError, match=message):
+        br.get_method(name).prepare(model, x, 0)
+
+
+@pytest.mark.parametrize("theta", [0.0, 5.0])
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid])
+def test_plain_hebb_of_saturated_units_is_that_of_others(activation: type[nn.Module], theta: float) -> None:
+    """(R - Rbar) (s - theta) x^T, where the slope of the activation is 0 to all digits."""
+    method = ThreeFactor(eligibility="hebb", expectation="none", theta=theta)
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), activation(), nn.Linear(1, 2, bias=False))
+    x, y = torch.ones(64, 1), torch.zeros(64, dtype=torch.int64)
+    method.prepare(model, x, 0)
+    with torch.no_grad():
+        model[0].weight.fill_(100.0)  # s = 1 for certain
+        model[2].weight.copy_(torch.tensor([[50.0], [-50.0]]))  # and the answer right: R = 1
+    method.objective(model, x, y, F.cross_entropy)[0].backward()
+    torch.testing.assert_close(model[0].weight.grad, torch.tensor([[-(1 - theta)]]))
+
+
 # How long they infer depends on the numbers.
 SETTLING = ("predictive_coding", "equilibrium_propagation")
 STEADY = {name: case.method for name, case in METHODS.items() if not name.startswith(SETTLING)}

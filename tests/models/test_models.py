@@ -195,6 +195,8 @@ def test_other_zoos_are_one_name_away() -> None:
         ("torchvision:resnet19", {}, "Did you mean 'resnet1"),
         ("resnet20", {"widht": 3}, "takes no option 'widht'. Did you mean 'width'"),
         ("resnet20", {"width": "three"}, "cannot be made with"),
+        ("backroads.models:cifar_resnet", {"depth": 18}, "depth must be 6 n [+] 2, such as 8, 20, .*, got 18"),
+        ("backroads.models:imagenet_resnet", {"depth": 20}, "depth must be one of 18, 34, 50, 101, 152, got 20"),
         ("nowhere.at:all", {}, "cannot import 'nowhere.at'"),
         ("backroads.models:mpl", {}, "Did you mean 'mlp'"),
         ("backroads.models:__name__", {}, "has '__name__', expected a callable"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from backroads.errors import DivergedError
+from backroads.errors import DivergedError, RunError
 from backroads.runs import checkpoint
 from backroads.runs.arm import Arm
-from backroads.runs.loop import Loop, Times
+from backroads.runs.loop import Loop, Times, failures_explained
 from backroads.runs.runtime import Runtime
 
 HERE = Runtime(torch.device("cpu"))
@@ -38,10 +39,13 @@ class Written(Arm):
         return {"w": torch.zeros(1)}
 
     def state(self) -> dict[str, Any]:
-        return {}
+        return {"of": self.name}
 
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         pass
+
+    def recall(self, state: dict[str, Any]) -> None:
+        self.steps.append((f"{self.name} recalls {state['of']}", -1))
 
 
 def test_each_arm_takes_every_step_and_each_place_equally_often() -> None:
@@ -65,5 +69,27 @@ def test_an_arm_that_diverged_takes_no_step_after_a_resume_either(tmp_path: Path
     again = Loop([Written("a", second), Written("b", second)], Times(5, 5), HERE)
     again.restore(found)
     again.run()
-    assert second == [("a", 3), ("a", 4)]
+    assert second == [("b recalls b", -1), ("a", 3), ("a", 4)]
     assert again.failed == loop.failed
+
+
+def test_where_all_arms_diverge_in_readings_nothing_is_evaluated_or_said() -> None:
+    class Settles(Written):
+        def read(self, step: int) -> None:
+            raise DivergedError("settles nowhere")
+
+        def evaluate(self, step: int) -> None:
+            raise AssertionError("it has diverged")
+
+    said: list[int] = []
+    loop = Loop([Settles("a", [])], Times(2, 1, readings=1), HERE, line=lambda step: said.append(step))
+    assert loop.run() == 0
+    assert said == []
+    assert loop.failed[0].reason == "settles nowhere"
+
+
+def test_a_reader_of_the_output_who_leaves_is_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(BrokenPipeError), failures_explained(tmp_path, HERE):
+        raise BrokenPipeError(32, "Broken pipe")
+    with pytest.raises(RunError, match="No space left"), failures_explained(tmp_path, HERE):
+        raise OSError(28, "No space left on device")

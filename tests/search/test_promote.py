@@ -74,3 +74,46 @@ def test_the_command_prints_the_points_lost_with_their_sign(tmp_path: Path, caps
     assert left.value.code == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith((A, B))]
     assert rows == [[A, "90.0", "95.0"], [B, "80.0", "(+0.0)", "60.0", "(+25.0)"]]
+
+
+def test_what_diverges_comes_after_what_does_not(
+    client: StudyClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mean is over the seeds that are left, and would make a fragile rule look better."""
+
+    def tested(settings: dict[str, Any]) -> dict[str, Any]:
+        fragile = settings["rule"]["name"] == A
+        gone = fragile and settings["run"]["seed"] % 2
+        return {"accuracy": None if gone else 0.9 if fragile else 0.8, "reason": "not finite" if gone else None}
+
+    monkeypatch.setattr(module, "final_accuracy", tested)
+    found = promote(client, tmp_path, top=2, seeds=3, log=lambda line: None)
+    assert [(row.group, row.accuracies.count(None)) for row in found.rows] == [(B, 0), (A, 2)]
+    table = transfer(client, tmp_path, models=["mlp"], top=2, seeds=3, log=lambda line: None)
+    lost = {row.group: row.models["mlp"].lost for row in table.rows}
+    assert lost == {A: 0.0, B: pytest.approx(0.0)}  # of the one seed with which backprop is there on both
+
+
+def test_trainings_of_earlier_calls_are_kept(client: StudyClient, seeds: list[int], tmp_path: Path) -> None:
+    promote(client, tmp_path, top=2, seeds=3, log=lambda line: None)
+    promote(client, tmp_path, top=1, seeds=1, log=lambda line: None)
+    promote(client, tmp_path, top=2, seeds=3, log=lambda line: None)
+    assert len(seeds) == 6
+
+
+def test_backprop_has_its_own_best_rates_whatever_its_rank(
+    client: StudyClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client_at(f"journal:{tmp_path}/other.log", CONFIG) as other:
+        for group, value in ((A, 0.5), (B, 0.7)):
+            other.run_trial(group, lambda trial, record, params, value=value: value)
+        best = {record.group: record.trial.params["learning_rate"] for record in other.all_records()}
+        rates = {}
+
+        def tested(settings: dict[str, Any]) -> dict[str, Any]:
+            rates[settings["rule"]["name"]] = settings["optimizer"]["learning_rate"]
+            return {"accuracy": 0.5, "reason": None}
+
+        monkeypatch.setattr(module, "final_accuracy", tested)
+        transfer(other, tmp_path, models=[], top=1, seeds=1, log=lambda line: None)
+    assert rates == {A: best[A], B: best[B]}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import optuna
 import pytest
 
 from backroads.errors import ConfigError
-from backroads.feedback.rules import Alignment, list_rules
+from backroads.feedback.rules import Alignment, get_rule, list_rules
 from backroads.runs.settings import check_resume, read_settings, recipes
 from backroads.search.settings import GROWING, HARMLESS, SearchSettings, resolve
 from backroads.search.space import DIMENSIONS, OPERATIONS, PRIMITIVES, SHORT, SUBSETS, range_of
@@ -88,6 +89,7 @@ def test_what_makes_no_difference_does_not_vary() -> None:
         ({"vary": ["coeficients"]}, "Did you mean 'coefficients'"),
         ({"ranges": {"learning_rat": [0.1, 1.0]}}, "Did you mean 'learning_rate'"),
         ({"ranges": {"learning_rate": [1.0, 0.1]}}, "0 < low <= high"),
+        ({"ranges": {"noise": [0.1, 1.0]}}, "noise does not vary; add it to vary"),
         ({"heartbeat": 10, "grace": 15}, "at least two heartbeats"),
         ({"name": "a/b"}, "letters, digits"),
         ({"pruner": "best"}, "pruner"),
@@ -100,9 +102,30 @@ def test_mistakes_are_named_with_what_was_meant(given: dict[str, object], messag
 
 
 def test_ranges_can_be_narrowed() -> None:
-    config = resolve({"ranges": {"decay": [0.1, 0.2], "reduction": ["power"]}})
+    config = resolve({"ranges": {"decay": [0.1, 0.2], "reduction": ["unit_power"]}})
     assert config.space.varying()["decay"] == range_of("decay", [0.1, 0.2])
-    assert config.space.varying()["reduction"].choices == ("power",)
+    assert config.space.varying()["reduction"].choices == ("unit_power",)
+    config.check()
+
+
+@pytest.mark.parametrize(
+    ("name", "choice"), [("reduction", "bogus"), ("center_input", "yes"), ("backward_optimizer", "sdg"), ("every", -1)]
+)
+def test_choices_that_no_trial_could_take_are_refused(name: str, choice: object) -> None:
+    config = resolve({"rules": ["information_alignment"], "vary": ["coefficients", name], "ranges": {name: [choice]}})
+    with pytest.raises(ConfigError, match=rf"ranges\.{name}: {choice!r}: "):
+        config.check()
+
+
+def test_what_of_the_rules_own_operations_does_not_vary_stays() -> None:
+    """A weight mirror is one of centred activities, unless a search says otherwise."""
+    settings = resolve({"rules": ["weight_mirror"]}).groups["weight_mirror"].settings
+    own = get_rule("weight_mirror").operations
+    assert own.batch_center_backward_input
+    varied = settings({"amp": 0.3, "center_input": True})["rule_options"]
+    assert get_rule("weight_mirror", **varied).operations == dataclasses.replace(own, center_input=True)
+    fixed = settings({"center_input": False}, {"operations": {"batch_center_backward_input": False}})["rule_options"]
+    assert get_rule("weight_mirror", **fixed).operations == dataclasses.replace(own, batch_center_backward_input=False)
 
 
 def test_a_study_may_grow_and_change_its_workers_and_nothing_else() -> None:
@@ -113,6 +136,8 @@ def test_a_study_may_grow_and_change_its_workers_and_nothing_else() -> None:
     check(old, resolve({"trials": 20, "workers": 3, "storage": "postgresql://me@here/db"}))
     with pytest.raises(ConfigError, match=r"(?s)run.epochs: .*run.seed: .*search.trials: "):
         check(old, resolve({"trials": 5, "epochs": 2, "seed": 1}))
+    with pytest.raises(ConfigError, match=r"study.retries: "):  # would make tried trials lost ones, afterwards
+        check(old, resolve({"trials": 10, "retries": 1}))
 
 
 @pytest.mark.parametrize(

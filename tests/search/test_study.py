@@ -104,6 +104,17 @@ def lose(client: StudyClient, group: str) -> Record:
     return begun
 
 
+def test_a_trial_whose_worker_dies_twice_is_tried_a_third_time(url: str) -> None:
+    with client_at(url, resolve(CONFIG.as_toml(), {"retries": 2})) as client:
+        for _ in range(2):
+            lose(client, A)
+        assert outcomes(client, A) == ["retried", "retried", "waiting"]
+        with client_at(url, client.config) as fresh:
+            assert outcomes(fresh, A) == ["retried", "retried", "waiting"]
+        assert client.run_trial(A, ends(0.5)).number == 0
+        assert outcomes(client, A) == ["retried", "retried", "complete"]
+
+
 def test_every_planned_trial_is_handed_out_once_and_then_there_are_none(client: StudyClient) -> None:
     taken = []
     while (group := client.next_group()) is not None:

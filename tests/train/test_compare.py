@@ -44,6 +44,15 @@ def read_events(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == kind]
 
 
+def test_several_processes_cannot_share_a_smaller_last_batch_and_are_told_before_anything_is_written() -> None:
+    (_, config), *_ = resolve_comparison({**QUICK, "batch_size": 32}).arms()
+    here = torch.device("cpu")
+    with pytest.raises(ConfigError, match=r"last_batch: expected one process, got 2, .* the 29 images of the last"):
+        Batches(dataset_of(config, here), config, Runtime(here, 0, 2))
+    with pytest.raises(ConfigError, match=r"schedule\.coefficients: .*the arms of a comparison"):
+        resolve_comparison({"coefficients": {"amp": {"stop": 0.5}}})
+
+
 def test_a_run_writes_everything_it_says(tmp_path: Path) -> None:
     ends = run_quickly(tmp_path / "run")
     (begin,) = read_events(tmp_path / "run", "start")

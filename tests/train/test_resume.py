@@ -133,11 +133,17 @@ DRAWING: dict[str, dict[str, Any]] = {
         "update_noise_distribution": "uniform",
         "update_noise_on": "backward",
     },
+    "steps of B alone": {
+        "rule": "mirrored_kolen_pollack",
+        "rule_options": {"every": 3, "first": 0.0},
+        "delay_epochs": 0.5,
+        "alternate_step_freq": 1,
+    },
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "world"), [("a view of W", 1), ("mirrors", 2)])
+@pytest.mark.parametrize(("name", "world"), [("a view of W", 1), ("mirrors", 2), ("steps of B alone", 1)])
 def test_noise_and_what_is_late_go_on_after_a_kill(tmp_path: Path, name: str, world: int) -> None:
     settings = {**SETTINGS, "backward_momentum": None, **DRAWING[name], "epochs": 3, "checkpoint_every": 5}
     whole, broken = tmp_path / "whole", tmp_path / "broken"

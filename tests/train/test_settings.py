@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
+import cyclopts
 import pytest
 import tomli_w
+import torch
 
+import backroads as br
+from backroads.cli.flags import with_flags
 from backroads.errors import ConfigError, RuleError
 from backroads.feedback.rules import WeightEstimate, exact_probing, symmetric_alignment
 from backroads.phases import NoisePhase
 from backroads.runs.groups import flags
 from backroads.runs.settings import check_resume, check_resume_in, parse, read_settings, recipes
 from backroads.train.build import phase_of, rules_of
+from backroads.train.optimizers import Optimizers
 from backroads.train.settings import GROWING, HARMLESS, TrainSettings, resolve
 
 
@@ -49,6 +55,34 @@ def test_noise_phases_and_estimates_are_settings_too(tmp_path: Path) -> None:
     assert phase_of(resolve({})) is None
     with pytest.raises(RuleError, match="does not take these options"):
         phase_of(resolve({"mirror_steps": 1, "mirror_options": {"amp": 1}}))
+    with pytest.raises(ConfigError, match="mirror_options: expected mirror_steps with it"):
+        phase_of(resolve({"mirror_rows": 131, "mirror_options": {"rate": 0.1}}))
+    with pytest.raises(ConfigError, match="mirror_every: expected mirror_rows or mirror_steps with it, got 2 alone"):
+        phase_of(resolve({"mirror_every": 2}))
+
+
+def test_names_with_dots_are_given_by_flags() -> None:
+    given: dict[str, Any] = {}
+
+    @with_flags(TrainSettings)
+    def command(*, settings: dict[str, Any]) -> None:
+        given.update(settings)
+
+    app = cyclopts.App()
+    app.default(command)
+    words = ["--freeze-after.0.bias", "3", "--freeze-after.*.weight", "1.5", "--rule-options.view.bits", "4"]
+    app([*words, "--layer-rules.layer1.0.conv1", "backprop"], exit_on_error=False)
+    config = resolve(given)
+    assert config.optimizer.freeze_after == {"0.bias": 3.0, "*.weight": 1.5}
+    assert config.rule.layers == {"layer1.0.conv1": "backprop"}
+    assert config.rule.options == {"view": {"bits": 4}}
+
+
+def test_B_may_have_the_rate_of_W() -> None:
+    config = resolve({"learning_rate": 0.02, "backward_rate": "forward", "schedule": "constant"})
+    net = br.convert(torch.nn.Sequential(torch.nn.Linear(3, 2)), "symmetric_alignment")
+    parameters = {"forward": [net[0].weight, net[0].bias], "backward": [net[0].backward_weight]}
+    assert Optimizers(net, config, 10, parameters).rates(3) == (0.02, 0.02)
 
 
 @pytest.mark.parametrize("text", ["null", "[1, null]", '{"a": {"b": null}}', "[" * 100_000, "1" * 5_000, "a", ""])

@@ -375,10 +375,11 @@ def test_norms_have_their_own_rate_and_no_more_decay() -> None:
     assert shrinks["norms"] == pytest.approx(shrinks["weights"])
 
 
-def test_frozen_parameters_stand_still_from_their_epoch_on() -> None:
+@pytest.mark.parametrize("pattern", ["0.*", "0.weight"])  # B, which gets W's increments, stops with W
+def test_frozen_parameters_stand_still_from_their_epoch_on(pattern: str) -> None:
     x, y = batch()
     model = mlp("kolen_pollack")
-    taker = stepper(model, steps_per_epoch=2, freeze_after={"0.*": 1.5}, weight_decay=0.1, schedule="constant")
+    taker = stepper(model, steps_per_epoch=2, freeze_after={pattern: 1.5}, weight_decay=0.1, schedule="constant")
     still = []
     for step in range(6):
         before = [p.detach().clone() for p in model.parameters()]

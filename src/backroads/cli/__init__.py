@@ -13,7 +13,7 @@ from pathlib import Path
 import cyclopts
 
 from backroads import __version__
-from backroads.errors import BackroadsError, RunError, is_out_of_memory
+from backroads.errors import BackroadsError, DataError, RunError, is_out_of_memory
 from backroads.extras import extra_named
 
 app = cyclopts.App(
@@ -93,7 +93,7 @@ def _run(words: list[str]) -> None:
 
 def _explained(error: BaseException) -> tuple[int, str]:
     """Exit status and message of what ended a command."""
-    if isinstance(error, RunError):
+    if isinstance(error, RunError | DataError):
         return 1, str(error)
     if isinstance(error, BackroadsError | cyclopts.CycloptsError):
         return 2, str(error)

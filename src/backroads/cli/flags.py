@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, get_type_hints
 
 import cyclopts
@@ -71,6 +71,17 @@ def _parameter(flag: str, field: FieldInfo, heading: cyclopts.Group) -> inspect.
 
 def _table(type_: Any, words: Any) -> Any:
     """A table of free names from flags such as ``--rule-options.view.bits 4``; its values stay text."""
-    if isinstance(words, dict):
-        return {name: _table(None, inner) for name, inner in words.items()}
-    return words[-1].value
+    if not isinstance(words, dict):
+        return words[-1].value
+    values = typing.get_args(type_)[1:]
+    if values and getattr(values[0], "__origin__", values[0]) in (float, str):  # of names with dots: no tables in it
+        return dict(_dotted(words))
+    return {name: _table(None, inner) for name, inner in words.items()}
+
+
+def _dotted(words: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, inner in words.items():
+        if isinstance(inner, dict):
+            yield from _dotted(inner, f"{above}{name}.")
+        else:
+            yield above + name, inner[-1].value

@@ -20,6 +20,7 @@ from backroads.cli.shared import (
     Restart,
     Resume,
     folder_of,
+    is_first_process,
     leave,
     print_passed_over,
     print_report,
@@ -70,16 +71,17 @@ def train(
     from backroads.plasticity.trainer import meta_train
     from backroads.runs.schema import Stopped
 
-    with progress() as report:
+    with progress(silent=not is_first_process()) as report:
         results = meta_train(resolved, folder, report, resume=resume, restart=restart)
     if isinstance(results, Stopped):
         leave(results, "meta train", folder)
 
-    if results.skipped:
-        print(f"{results.skipped} meta-steps were skipped, since their gradients were not finite")
-    if results.reason is not None:
-        print(f"stopped: {results.reason}")
-    print_report(folder)
+    if is_first_process():
+        if results.skipped:
+            print(f"{results.skipped} meta-steps were skipped, since their gradients were not finite")
+        if results.reason is not None:
+            print(f"stopped: {results.reason}")
+        print_report(folder)
     if results.status != "finished":
         sys.exit(FAILED)
 
@@ -95,7 +97,13 @@ def evaluate(
     ways: Annotated[
         list[int] | None, Parameter(help="Numbers of tasks of a lifetime, as in --ways 5 20 50. Default: the run's.")
     ] = None,
-    batch: Annotated[int, Parameter(help="How many lifetimes to compute at once.")] = 8,
+    batch: Annotated[
+        int,
+        Parameter(
+            help="How many lifetimes to compute at once; those of another number are other ones.",
+            validator=Number(gte=1),
+        ),
+    ] = 8,
     rates: Annotated[
         list[float] | None,
         Parameter(help="Step sizes of rule 'gradient' to try; the best one on validation tasks is measured."),
@@ -140,7 +148,10 @@ def analyse(
     checkpoint: Which = "best",
     split: SplitName = "test",
     lifetimes: Lifetimes = 10,
-    probes: Annotated[int, Parameter(help="Steps of each lifetime at which updates and gradients are compared.")] = 20,
+    probes: Annotated[
+        int,
+        Parameter(help="Steps of each lifetime at which updates and gradients are compared.", validator=Number(gte=1)),
+    ] = 20,
 ) -> None:
     """Compare updates with gradients, feedback with forward weights, and what a task does to the others.
 

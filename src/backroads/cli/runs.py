@@ -33,7 +33,7 @@ def evaluate(
 
     from backroads.cli.shared import print_passed_over
     from backroads.runs.runtime import Runtime
-    from backroads.train.build import method_of
+    from backroads.train.build import hardware_of, method_of
     from backroads.train.load import load_config, load_model
     from backroads.train.settings import resolve
     from backroads.train.step import evaluate as measure
@@ -53,7 +53,9 @@ def evaluate(
     predict = partial(of_six_views, predict) if config.run.six_views else predict
     source = dataset.test if split == "test" else dataset.validation
     assert source is not None
-    measured = measure(predict, source, config, cpu)
+    # As training evaluated: through the devices, whose noise follows from the seed and the step.
+    with hardware_of(config, model, compared=False).read(found.manifest.step):
+        measured = measure(predict, source, config, cpu)
     print(
         f"step {found.manifest.step}, {len(source)} images of {config.data.name} ({split}): "
         f"loss {measured['loss']:.4f}, top-1 {100 * measured['accuracy']:.2f} %, top-5 {100 * measured['top5']:.2f} %"

@@ -135,7 +135,8 @@ def promote(
         for row in done.rows:
             half = "" if row.interval is None else f" ± {100 * row.interval:.2f}"
             test = "-" if row.mean is None else f"{100 * row.mean:.2f}{half}"
-            number = str(len(row.accuracies))
+            ended = len(row.accuracies) - row.accuracies.count(None)
+            number = str(ended) if ended == len(row.accuracies) else f"{ended} of {len(row.accuracies)}"
             lines.append((str(row.number), row.group, f"{100 * (row.validation or 0.0):.2f}", test, number))
         print(*aligned(lines), sep="\n")
         print(f"report: {write_results(client, study)}")

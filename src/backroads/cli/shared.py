@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -90,7 +91,7 @@ def leave(stopped: Stopped, command: str, folder: Path) -> NoReturn:
     if is_first_process():
         print(
             f"backroads: stopped by signal {stopped.signal} after step {stopped.step}; "
-            f"saved, go on with: backroads {command} --resume --out {folder}",
+            f"saved, go on with: backroads {command} --resume --out {shlex.quote(str(folder))}",
             file=sys.stderr,
         )
     sys.exit(INTERRUPTED + stopped.signal)

@@ -51,7 +51,7 @@ class FeedbackCallback(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         scaler = getattr(more.get("optimizer"), "scaler", None)
-        self.watch.scale(more["model"], args.gradient_accumulation_steps, scaler)
+        self.watch.scale(more["model"], args.gradient_accumulation_steps, scaler, compiled=args.torch_compile)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         if state.global_step % self.watch.every:

@@ -71,16 +71,17 @@ class Watch:
             )
         return {f"{metric}/{name}": x for metric, layers in found.items() for name, x in layers.items()}, wrong
 
-    def scale(self, model: torch.nn.Module, passes: int, scaler: Any = None) -> None:
+    def scale(self, model: torch.nn.Module, passes: int, scaler: Any = None, *, compiled: bool = False) -> None:
         """Before each step: the factor of B's gradient, where the library cannot know it.
 
         Args:
             passes: backward passes in a step.
             scaler: a ``torch.amp.GradScaler``, which divides all gradients by its factor, or None.
+            compiled: whether the trainer has compiled the model, which then does not show it.
         """
-        factor = float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
-        if factor != 1 or (passes > 1 and not counts_passes(model)):
-            alignment_scale(model, factor / passes)
+        scales = scaler is not None and scaler.is_enabled()
+        if scales or (passes > 1 and (compiled or not counts_passes(model))):
+            alignment_scale(model, (float(scaler.get_scale()) if scales else 1.0) / passes)
 
     def warn(self, wrong: list[str]) -> None:
         """Say which layers have left the range, and that training stops."""
@@ -95,7 +96,8 @@ def counts_passes(model: torch.nn.Module) -> bool:
     """Whether the layers count accumulated passes themselves; compiled and under FSDP they do not."""
     for module in model.modules():
         names = {cls.__name__ for cls in type(module).__mro__}
-        compiled = getattr(module, "_compiled_call_impl", None) is not None  # by Module.compile
-        if compiled or names & {"OptimizedModule", "FullyShardedDataParallel", "FSDPModule"}:
+        # By Module.compile; and by Lightning, which takes a compiled module apart again.
+        compiled = (getattr(module, name, None) is not None for name in ("_compiled_call_impl", "_compiler_ctx"))
+        if any(compiled) or names & {"OptimizedModule", "FullyShardedDataParallel", "FSDPModule"}:
             return False
     return True

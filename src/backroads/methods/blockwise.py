@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backroads.errors import ConfigError
 from backroads.methods.base import Loss
-from backroads.methods.blocks import Visit
+from backroads.methods.blocks import ACTIVATIONS, Visit
 from backroads.methods.checks import check_flags
 from backroads.methods.in_blocks import InBlocks
 
@@ -82,13 +82,17 @@ class LocalLosses:
         self._method, self._model, self._state = method, model, method.prepared(model)
         self._at_once = method.decoupled and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         self._losses: list[Tensor] = []
+        # What comes after a block that does not end at its activation may be one that works in place.
+        ends = [model.get_submodule(block.end) for block in self._state.found.blocks]
+        self._copied = [not isinstance(end, ACTIVATIONS) for end in ends]
 
     def visit(self, loss: Visit, after: Visit | None = None) -> Visit:
         """A visit that adds ``loss(block, h)`` and cuts the graph of h; ``after(block, h)`` is what comes next."""
 
         def visit(index: int, h: Tensor) -> Tensor:
             self._add(index, loss(index, h))
-            h = h.detach() if self._method.detach else h
+            if self._method.detach:
+                h = h.detach().clone() if self._copied[index] else h.detach()
             return h if after is None else after(index, h)
 
         return visit

@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from backroads.errors import ConfigError
 from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
 from backroads.methods.checks import check_choice, check_number
@@ -124,6 +125,13 @@ class DualPropagation(InStates):
             differences.insert(0, plus - minus)
             found.insert(0, p)
         return Sweep(received, differences, found, cost, output)
+
+    def check_block(self, block: Block, model: torch.nn.Module) -> None:
+        if any(True for _ in model.get_submodule(block.end).parameters()):
+            raise ConfigError(
+                f"{self.name}: expected activations without weights, which no error would teach, got {block.end}, a "
+                f"{type(model.get_submodule(block.end)).__name__}; take another, such as torch.nn.LeakyReLU"
+            )
 
     def _states(self, model: torch.nn.Module, index: int, u: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         """s+ and s- of a block for what it receives from below, u, and from above, p; without graphs."""

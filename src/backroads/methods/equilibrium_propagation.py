@@ -21,7 +21,8 @@ from backroads.errors import ConfigError, DivergedError, UsageError
 from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
 from backroads.methods.checks import check_choice, check_flags, check_number
-from backroads.methods.inference import OUTPUTS, anywhere, output_cost
+from backroads.methods.inference import OUTPUTS, output_cost
+from backroads.methods.processes import anywhere
 from backroads.methods.states import InStatesWithFeedback
 
 _LAYERS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import skip_init
 
+from backroads.errors import ConfigError
 from backroads.methods.blocks import ACTIVATIONS, Block
 
 
@@ -62,6 +63,17 @@ def pooling(shape: tuple[int, ...], limit: int) -> Pooling:
 def as_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """(channels, height, width) of an output of one example: features are channels, positions are the height."""
     return {1: (*shape, 1, 1), 2: (*shape[::-1], 1), 3: shape}[len(shape)]  # type: ignore[return-value]
+
+
+def refuse_sequence_of_channels(method: str, block: Block, model: torch.nn.Module) -> None:
+    """Raise ConfigError for a block of 1-D convolutions: an output of two dimensions is read as positions by features,
+    and theirs are channels by positions."""
+    for name in dict.fromkeys(name.rpartition(".")[0] for name in block.parameters):
+        if len(block.shape) == 2 and isinstance(model.get_submodule(name), torch.nn.Conv1d):
+            raise ConfigError(
+                f"{method}: expected sequences with their features last, got the output of {name}, a Conv1d, with "
+                f"{block.shape[0]} channels first; write it as a Conv2d of height 1"
+            )
 
 
 def positions_as_map(h: Tensor) -> Tensor:

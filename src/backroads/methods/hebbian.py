@@ -19,6 +19,7 @@ from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
 from backroads.methods.checks import check_by_block, check_choice, check_flags, check_number
 from backroads.methods.in_blocks import InBlocks
+from backroads.methods.processes import everywhere
 from backroads.registry import Registry
 
 RULES = ("oja", "sanger", "bcm", "nonlinear")
@@ -173,7 +174,8 @@ class Hebbian(Unsupervised):
         nonlinear  dW = G - (w . G) w / |w|^2 for each unit, with G = <f(u) x^T>, and then + (I - W W^T) W
 
     The last term of "nonlinear" holds the units at norm 1 and, with ``decorrelate``, apart from each other; without it,
-    its diagonal alone. Biases and norms stand still. "nonlinear" and "bcm" expect inputs of variance 1 and small rates.
+    its diagonal alone. (More units than inputs cannot all be apart: they come to a squared norm of inputs / units.)
+    Biases and norms stand still. "nonlinear" and "bcm" expect inputs of variance 1 and small rates.
 
     Attributes:
         rule: "oja", "sanger", "bcm" or "nonlinear".
@@ -223,7 +225,8 @@ class Hebbian(Unsupervised):
         elif self.rule == "bcm":
             dW = correlate(u * (u - head.theta)) / n
             if training:
-                head.theta.add_((u.pow(2).mean(0) - head.theta) / self.tau)
+                moments = everywhere(torch.cat([u.pow(2).sum(0), u.new_full((1,), n)]))
+                head.theta.add_((moments[:-1] / moments[-1] - head.theta) / self.tau)
         else:
             G = correlate(_FUNCTIONS.resolve(self.f)(u)) / n
             norm = W.pow(2).sum(1, keepdim=True)

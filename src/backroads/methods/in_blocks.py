@@ -14,7 +14,7 @@ from backroads.methods.blocks import Block, Blocks, Cuts, find_blocks
 from backroads.runs.table import aligned
 
 HEAD = "local_head"  # of the first layer of each block
-_STATE = "_blocks"
+_STATE = "_backroads_blocks"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

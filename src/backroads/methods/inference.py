@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -61,11 +60,3 @@ def refuse_dropout(method: str, model: torch.nn.Module, otherwise: str) -> None:
                 f"{method}: expected a network without dropout, which would be another one in each pass, "
                 f"got {name} with p = {module.p}; set it to 0, {otherwise}"
             )
-
-
-def anywhere(flag: Tensor) -> bool:
-    """Whether a flag, a scalar, is true in any process of data parallelism; to be asked in all of them."""
-    if dist.is_available() and dist.is_initialized():
-        flag = flag.float()
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-    return bool(flag)

@@ -20,7 +20,16 @@ from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
 from backroads.methods.blockwise import Blockwise
 from backroads.methods.checks import check_choice, check_number
-from backroads.methods.heads import as_map, decoder, draw, linear, pooling, positions_as_map, similarity
+from backroads.methods.heads import (
+    as_map,
+    decoder,
+    draw,
+    linear,
+    pooling,
+    positions_as_map,
+    refuse_sequence_of_channels,
+    similarity,
+)
 
 LOSSES = ("pred", "sim", "predsim")
 UNSUPERVISED = ("none", "sim", "recon")
@@ -115,6 +124,7 @@ class LocalErrors(Blockwise):
         )
 
     def describe(self, block: Block, model: torch.nn.Module, found: Blocks) -> str:
+        refuse_sequence_of_channels(self.name, block, model)
         if self.compares and as_map(block.shape)[0] == 1:
             raise ConfigError(f"local_errors: sim needs two features or more, {block.end} has 1; use loss='pred'")
         if self.unsupervised != "none" and not block.inputs:

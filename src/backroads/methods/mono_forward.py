@@ -16,7 +16,7 @@ from torch import Tensor
 from backroads.methods.blocks import Block, Blocks
 from backroads.methods.blockwise import Blockwise
 from backroads.methods.checks import check_number
-from backroads.methods.heads import linear, pooling, positions_as_map
+from backroads.methods.heads import linear, pooling, positions_as_map, refuse_sequence_of_channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,7 @@ class MonoForward(Blockwise):
         return dataclasses.replace(found, blocks=found.blocks[:-1], output=last.parameters + found.output)
 
     def describe(self, block: Block, model: torch.nn.Module, found: Blocks) -> str:
+        refuse_sequence_of_channels(self.name, block, model)
         return f"{pooling(block.shape, self.limit)} -> {found.classes}"
 
     def formula(self) -> str:

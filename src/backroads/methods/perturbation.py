@@ -18,6 +18,7 @@ from backroads.methods.base import Loss
 from backroads.methods.blocks import ACTIVATIONS, Block, Blocks
 from backroads.methods.checks import check_number
 from backroads.methods.in_blocks import InBlocks
+from backroads.methods.inference import refuse_dropout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,11 @@ class Perturbation(InBlocks):
         check_number(self, "deviation", above=0)
         check_number(self, "draws", "a number of draws, 1 or more", least=1, whole=True)
 
+    def find(self, model: torch.nn.Module, sample: Tensor) -> Blocks:
+        """The blocks of a model; raises as :meth:`plan`, and ConfigError for dropout."""
+        refuse_dropout(self.name, model, "as losses of two passes are compared")
+        return super().find(model, sample)
+
     def describe(self, block: Block, model: torch.nn.Module, found: Blocks) -> str:
         return self.formula()
 
@@ -63,7 +69,8 @@ class NodePerturbation(Perturbation):
 
         dW = -mean over examples of (L(u + sd xi) - L(u)) / sd  xi x^T
 
-    All layers are perturbed at once, the output, too. Its expectation is the gradient of the loss, up to sd^2.
+    All layers are perturbed at once, the output, too. Its expectation is the gradient of the loss, up to sd^2, where
+    examples do not act on each other: what a unit does to the others of a batch through batch norm is left out.
 
     The options are those of :class:`Perturbation`.
     """

@@ -19,7 +19,8 @@ from backroads.methods.base import Loss
 from backroads.methods.blocks import Block, Blocks
 from backroads.methods.checks import check_choice, check_number
 from backroads.methods.in_blocks import InBlocks
-from backroads.methods.inference import OUTPUTS, anywhere, leaf, output_cost, refuse_dropout, still_statistics
+from backroads.methods.inference import OUTPUTS, leaf, output_cost, refuse_dropout, still_statistics
+from backroads.methods.processes import anywhere
 
 SCHEDULES = ("energy", "fixed")
 
@@ -86,6 +87,8 @@ class PredictiveCoding(InBlocks):
     def objective(self, model: torch.nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """The mean energy after inference, and the output of the plain forward pass.
 
+        Autocast has no effect: prediction errors are small differences of large numbers.
+
         Args: as :meth:`backroads.methods.base.Method.objective`.
 
         Raises:
@@ -93,6 +96,10 @@ class PredictiveCoding(InBlocks):
             DivergedError: if inference left a larger energy than at its start, or none that is finite.
         """
         self.prepared(model).check(x, y)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._objective(model, x, y, loss)
+
+    def _objective(self, model: torch.nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         if self.schedule == "fixed":
             return self._fixed(model, x, y, loss)
         values, energies, output = self.infer(model, x, y, loss)

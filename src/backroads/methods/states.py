@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backroads.errors import ConfigError
+from backroads.errors import BackroadsError, ConfigError
 from backroads.feedback.conversion import aligned_layers, backward_parameters, convert, forward_parameters, revert
 from backroads.methods.blocks import ACTIVATIONS, Block, Blocks, Cuts
 from backroads.methods.checks import check_choice
@@ -114,7 +114,13 @@ class InStatesWithFeedback(InStates):
     ) -> torch.nn.Module:
         """Note the blocks, and give the layers B where they have one, in place; see :meth:`plan` for what is raised."""
         super().prepare(model, sample, generator)
-        return model if self.feedback == "backprop" else convert(model, self.feedback, generator=generator)
+        if self.feedback == "backprop":
+            return model
+        try:
+            return convert(model, self.feedback, generator=generator)
+        except BackroadsError:
+            super().revert(model)
+            raise
 
     def revert(self, model: torch.nn.Module) -> torch.nn.Module:
         """Plain torch layers again, in place, with the learned W."""

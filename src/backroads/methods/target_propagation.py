@@ -12,6 +12,7 @@ import math
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from backroads.errors import ConfigError
@@ -118,6 +119,8 @@ class TargetPropagation(InBlocks):
     def objective(self, model: torch.nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """The sum of the losses of all blocks and inverses and of the task's loss, and the network's output.
 
+        Autocast has no effect: targets are small differences of large numbers.
+
         Args: as :meth:`backroads.methods.base.Method.objective`.
 
         Raises:
@@ -133,7 +136,7 @@ class TargetPropagation(InBlocks):
             values.append(leaf(h))
             return values[-1].clone()  # which an in-place activation may change
 
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
             with state.cuts.visiting(visit):
                 output = model(x)
             task = loss(output, y)
@@ -213,5 +216,8 @@ class Inverse(torch.nn.Module):
         sizes = {"output_size": list(self.inputs[1:])} if h.dim() == 4 else {}
         made: Tensor = self.map(h, **sizes).reshape(len(h), *self.shape)
         for phi in self.activation:
-            made = phi.forward(made)  # past the hooks of blocks
+            if isinstance(phi, torch.nn.PReLU):  # whose slopes the forward path alone teaches
+                made = F.prelu(made, phi.weight.detach())
+            else:
+                made = phi.forward(made)  # past the hooks of blocks
         return made

@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backroads.methods.base import Loss
-from backroads.methods.blocks import ACTIVATIONS, Block, Blocks
+from backroads.methods.blocks import ACTIVATIONS, Block, Blocks, Cuts
 from backroads.methods.checks import check_choice, check_number
 from backroads.methods.in_blocks import InBlocks
+from backroads.methods.processes import everywhere
 
 ELIGIBILITIES = ("likelihood", "hebb")
 EXPECTATIONS = ("others", "running", "none")
+TWO_STATES = (torch.nn.Sigmoid, torch.nn.Tanh)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,8 +83,18 @@ class ThreeFactor(InBlocks):
 
     def before(self, model: torch.nn.Module, found: Blocks) -> set[str]:
         ends = {block.end: model.get_submodule(block.end) for block in found.blocks}
-        binary = (torch.nn.Sigmoid, torch.nn.Tanh)
-        return {name for name, end in ends.items() if isinstance(end, ACTIVATIONS) and not isinstance(end, binary)}
+        return {name for name, end in ends.items() if isinstance(end, ACTIVATIONS) and not isinstance(end, TWO_STATES)}
+
+    def prepare(
+        self, model: torch.nn.Module, sample: Tensor, generator: torch.Generator | int | None
+    ) -> torch.nn.Module:
+        super().prepare(model, sample, generator)
+        state = self.prepared(model)
+        ends = [(block.end, block.call) for block in state.found.blocks]
+        state.received = Cuts(
+            model, ends, before={n for n, _ in ends if isinstance(model.get_submodule(n), TWO_STATES)}
+        )
+        return model
 
     def head(
         self, block: Block, model: torch.nn.Module, found: Blocks, generator: torch.Generator | None
@@ -112,25 +124,31 @@ class ThreeFactor(InBlocks):
         state = self.prepared(model)
         state.check(x, y)
         directions: list[Tensor] = []
+        received: dict[int, Tensor] = {}  # u of the units of two states
+
+        def receive(block: int, u: Tensor) -> Tensor:
+            if not isinstance(model.get_submodule(state.found.blocks[block].end), TWO_STATES):
+                return u
+            received[block] = u
+            return u.detach().clone()
 
         def draw(block: int, m: Tensor) -> Tensor:
-            """The units' states for their means m; with the direction in which H moves m."""
-            end, mean = model.get_submodule(state.found.blocks[block].end), m.detach()
+            """The units' states for their means m; with the direction in which H moves what they receive."""
+            end, mean, variance = model.get_submodule(state.found.blocks[block].end), m.detach(), 1.0
             if isinstance(end, torch.nn.Sigmoid):
-                s, slope, variance = (self.uniform(mean) < mean).to(m), mean * (1 - mean), 1.0
+                s = (self.uniform(mean) < mean).to(m)
             elif isinstance(end, torch.nn.Tanh):
-                s, slope, variance = 2 * (self.uniform(mean) < (1 + mean) / 2).to(m) - 1, 1 - mean**2, 1.0
+                s = 2 * (self.uniform(mean) < (1 + mean) / 2).to(m) - 1
             else:
-                s, slope = mean + self.deviation * torch.randn_like(mean), torch.ones_like(mean)
-                variance = self.deviation**2
-            # H is for u; where m is an activation, its slope comes in again with the graph of m.
+                s, variance = mean + self.deviation * torch.randn_like(mean), self.deviation**2
             H = (s - mean) / variance if self.eligibility == "likelihood" else s - self.theta
-            H = H / slope.clamp_min(torch.finfo(m.dtype).tiny)
-            directions.append((H * (m - mean)).flatten(1).sum(1))
+            u = received.get(block, m)
+            directions.append((H * (u - u.detach())).flatten(1).sum(1))
             return s
 
+        assert state.received is not None  # since prepare
         with torch.autocast(x.device.type, enabled=False):
-            with state.cuts.visiting(draw):
+            with state.received.visiting(receive), state.cuts.visiting(draw):
                 output = model(x)
             answer = self.answer(output.detach())
             chosen = F.one_hot(answer, output.shape[1]).to(output)
@@ -177,8 +195,8 @@ class Expected(torch.nn.Module):
         found = self.mean[y]
         if training:
             ones = F.one_hot(y, len(self.mean)).to(R)
-            n = ones.sum(0)
-            mean = (R @ ones) / n.clamp_min(1)
+            n, total = everywhere(torch.stack([ones.sum(0), R @ ones]))
+            mean = total / n.clamp_min(1)
             with torch.no_grad():
                 self.mean.lerp_(mean.to(self.mean), 1 - (1 - 1 / tau) ** n.to(self.mean))
         return found.to(R)

@@ -155,6 +155,8 @@ def cifar_resnet(
             "zero_init_last=True needs shortcut='conv': the channels that shortcut='pad' adds are zero, and with the "
             "last norm at zero too no gradient passes their ReLU, ever; leave zero_init_last out or change the shortcut"
         )
+    if depth < 8 or (depth - 2) % 6:
+        raise ConfigError(f"depth must be 6 n + 2, such as 8, 20, 32, 44, 56 or 110, got {depth!r}")
     blocks, inputs = (depth - 2) // 6, width
     stages: list[nn.Module] = []
     for stage in range(3):
@@ -199,6 +201,8 @@ def imagenet_resnet(
             convolution.
         explicit_padding: of strided convolutions; see :func:`conv`.
     """
+    if depth not in _DEPTHS:
+        raise ConfigError(f"depth must be one of {', '.join(map(str, _DEPTHS))}, got {depth!r}")
     blocks, bottleneck = _DEPTHS[depth]
     inputs = width
     modules = OrderedDict[str, nn.Module](conv1=conv(shape[0], width, 7, 2, explicit=explicit_padding))

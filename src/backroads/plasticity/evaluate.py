@@ -16,6 +16,7 @@ from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.tasks.episode import Episodes, Split, Tasks, seeded
 from backroads.runs.progress import Progress, Report
 from backroads.runs.schema import Lifetimes
+from backroads.runs.statistics import estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +43,14 @@ class Measured:
     def summary(self, step: int) -> Lifetimes:
         """The mean and its 95 % interval over lifetimes, of a network after ``step`` meta-steps."""
         finite = [score for score in self.scores if math.isfinite(score)]
-        n = len(finite)
+        found = estimate(finite)
         return Lifetimes(
             measure="accuracy" if self.accuracy else "mean squared error",
             lifetimes=len(self.scores),
             step=step,
-            skipped=len(self.scores) - n,
-            mean=statistics.mean(finite) if finite else None,
-            interval_95=1.96 * statistics.stdev(finite) / math.sqrt(n) if n > 1 else None,
+            skipped=len(self.scores) - len(finite),
+            mean=found.mean,
+            interval_95=found.half,
             so_far=[statistics.mean(row[: number + 1]) for number, row in enumerate(self.course)],
             course=[list(row) for row in self.course],
         )

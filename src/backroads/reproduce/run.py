@@ -333,7 +333,7 @@ def gather(campaign: Campaign, out: Path) -> Reproduction:
             if end.status == "finished" or end.status == "diverged":
                 trainings.setdefault(arm.folder.name, Trained(arm.name, end.status, end.values, end.problem))
         planned = arms_of(claim, campaign)
-        done = sum(end.done for _, end in ended)
+        once = list({arm.identity: end for arm, end in ended}.values())  # what several conditions share
         decided = decide(claim, ended)
         needed = sum(is_decisive(claim, arm) for arm in planned)
         complete = sum(end.done and is_decisive(claim, arm) for arm, end in ended) == needed
@@ -356,10 +356,10 @@ def gather(campaign: Campaign, out: Path) -> Reproduction:
                 ordered=claim.picture is not None and claim.picture.over in ("trial", *claim.places),
                 value=claim.picture.value if claim.picture else "",
                 lines=lines(claim, claim.picture, ended) if claim.picture else (),
-                trainings=len(planned),
-                done=done,
-                diverged=sum(end.status == "diverged" for _, end in ended),
-                known=sum(end.known for _, end in ended),
+                trainings=len(unique(planned)),
+                done=sum(end.done for end in once),
+                diverged=sum(end.status == "diverged" for end in once),
+                known=sum(end.known for end in once),
                 problems=tuple(f"{arm.name}: {end.problem}" for arm, end in ended if end.status == "damaged"),
                 petaflop=petaflop,
                 hours=hours,

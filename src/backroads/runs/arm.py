@@ -55,6 +55,9 @@ class Arm(abc.ABC):
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Put back what :meth:`weights` and :meth:`state` returned."""
 
+    def recall(self, state: dict[str, Any]) -> None:  # noqa: B027  # nothing by default
+        """Put back what the results say of an arm that ended early: of what :meth:`state` returned, without weights."""
+
     def speed(self, step: int, steps: int, seconds: float) -> Speed:
         """What the last ``steps`` steps of the run took."""
         return Speed(step, step_ms=1000 * seconds / steps)

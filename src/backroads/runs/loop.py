@@ -52,6 +52,8 @@ def failures_explained(path: Path, runtime: Runtime) -> Iterator[None]:
     """Turn a full disk or a lost process into a RunError that says what is left in the run's folder ``path``."""
     try:
         yield
+    except BrokenPipeError:  # of what was printed
+        raise
     except OSError as error:
         last = checkpoint.load_newest(path / "checkpoints")[0]
         kept = f"the checkpoint of step {last.manifest.step} is intact, go on with --resume" if last else "none saved"
@@ -80,7 +82,8 @@ class Loop:
 
     Attributes:
         step: steps done by each arm. failed: why arms ended before the others, by number.
-        resumed_from: the step at which the run was resumed; None for a run from the start.
+        resumed_from: the step at which the run was resumed, and how many arms had failed by then; None for a run from
+            the start.
     """
 
     def __init__(
@@ -99,7 +102,7 @@ class Loop:
         self.stop, self.report, self.line, self.evaluated, self.listen = stop, report, line, evaluated, listen
         self.step = 0
         self.failed: dict[int, Diverged] = {}
-        self.resumed_from: int | None = None
+        self.resumed_from: tuple[int, int] | None = None
         self.folder: RunFolder | None = None
         self._settings: dict[str, Any] = {}
         self._keep = 1
@@ -193,7 +196,7 @@ class Loop:
             self._speed()
         if self._due(times.readings):
             self._for_each(lambda arm: arm.read(self.step))
-        if evaluate:
+        if evaluate and self._active():
             self._evaluate()
             if self._active():
                 self.evaluated(self.step)
@@ -264,8 +267,11 @@ class Loop:
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
         """Put a checkpoint back into the arms."""
-        self.step = self.resumed_from = self._logged_step = found.manifest.step
+        self.step = self._logged_step = found.manifest.step
         self.failed = {int(number): Diverged(**event) for number, event in found.state["failed"].items()}
+        self.resumed_from = self.step, len(self.failed)
+        for number in self.failed:
+            self.arms[number].recall(found.state["arms"][number])
         for number in self._active():
             prefix = f"{number}/" if len(self.arms) > 1 else ""
             own = {k.removeprefix(prefix): tensor for k, tensor in found.model.items() if k.startswith(prefix)}

@@ -198,7 +198,14 @@ def settings_in(folder: Path) -> dict[str, Any] | None:
     """The settings of the run in a folder: its config.toml, or if that is missing, those in its newest checkpoint; None
     if there is neither. Raises ConfigError for a file that cannot be read."""
     config = folder / "config.toml"
-    return read_toml(config) if config.exists() else newest_settings(folder / "checkpoints")
+    if not config.exists():
+        return newest_settings(folder / "checkpoints")
+    try:
+        return read_toml(config)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}; move it away: without it the settings are those of the newest checkpoint"
+        ) from None
 
 
 def _refused(old: dict[str, Any], new: dict[str, Any], harmless: frozenset[str], growing: frozenset[str]) -> list[str]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import statistics
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def promote(
         workers: processes. log: called with a line when a training ends.
 
     Returns:
-        A row for each trial, the best mean test accuracy first.
+        A row for each trial: those without a seed that diverged first, and of them the best mean test accuracy.
 
     Raises:
         RunError: no trial is complete.
@@ -71,7 +73,8 @@ def promote(
         own = accuracies[f"{record.group}/{record.number}"]
         mean = estimate(own)
         rows.append(PromotedTrial(record.number, record.group, record.value, own, mean.mean, mean.half))
-    rows.sort(key=lambda row: -(row.mean or 0.0))
+    # The mean is over seeds that did not diverge: what diverges comes after all that does not.
+    rows.sort(key=lambda row: (row.accuracies.count(None), -(row.mean or 0.0)))
     promotion = Promotion(tuple(rows), tuple(fresh), found)
     with writing(folder):
         write_json(folder / PROMOTED, promotion, indent=None)
@@ -91,7 +94,8 @@ def transfer(
     """Train the best of each group, unchanged, on other networks, beside backprop; test each training once.
 
     What is lost in transfer is (backprop - rule) on the other network less (backprop - rule) on the searched one, in
-    accuracy. Backprop has the settings of the search, with its own best rates if it was searched too.
+    accuracy, as a mean over the seeds with which none of the four diverged. Backprop has the settings of the search,
+    with its own best rates if it was searched too.
 
     Args:
         client, folder, workers, log: as for :func:`promote`; ``transfer.json`` is written. models: names of networks;
@@ -101,13 +105,15 @@ def transfer(
         ConfigError: an unknown model; before anything is trained. RunError: no trial is complete.
     """
     config = client.config
-    best = dict(list(best_of_groups(client.all_records()).items())[:top])
+    every = best_of_groups(client.all_records())
+    best = dict(list(every.items())[:top])
     if not best:
         raise RunError("transfer: no trial is complete yet; go on with the search")
     models = list(dict.fromkeys((config.model.name, *models)))
     settings: dict[str, dict[str, Any]] = {group: training_of(client, record) for group, record in best.items()}
     if BACKPROP not in settings:
         plain = config.training(split="test", rule=BACKPROP, rule_options={}).as_toml()
+        plain = training_of(client, every[BACKPROP]) if BACKPROP in every else plain
         settings = {BACKPROP: plain, **settings}
     _check_models(models, config)
     fresh = fresh_seeds(config, seeds)
@@ -117,16 +123,18 @@ def transfer(
         for model in models
     }
     accuracies, found = _train_all(folder / TRANSFERRED, jobs, fresh, workers, log)
-    means = {name: estimate(of) for name, of in accuracies.items()}
 
-    def gap(group: str, model: str) -> float | None:
-        reference, mean = means[f"{BACKPROP}/{model}"].mean, means[f"{group}/{model}"].mean
-        return None if reference is None or mean is None else reference - mean
+    def gaps(group: str, model: str) -> list[float | None]:
+        pairs = zip(accuracies[f"{BACKPROP}/{model}"], accuracies[f"{group}/{model}"], strict=True)
+        return [None if plain is None or own is None else plain - own for plain, own in pairs]
 
     def cell(group: str, model: str) -> TransferCell:
-        other, own, mean = gap(group, model), gap(group, models[0]), means[f"{group}/{model}"]
-        lost = None if other is None or own is None else other - own
-        return TransferCell(accuracies[f"{group}/{model}"], mean.mean, mean.half, lost)
+        pairs = zip(gaps(group, model), gaps(group, models[0]), strict=True)
+        lost = [there - here for there, here in pairs if there is not None and here is not None]
+        mean = estimate(accuracies[f"{group}/{model}"])
+        return TransferCell(
+            accuracies[f"{group}/{model}"], mean.mean, mean.half, statistics.fmean(lost) if lost else None
+        )
 
     rows = tuple(TransferRow(group, {model: cell(group, model) for model in models}) for group in settings)
     table = Transfer(tuple(models), rows, tuple(fresh), found)
@@ -185,9 +193,15 @@ def _train_all(
     else:  # a fresh interpreter each: forked ones share the threads of torch, and hang
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             futures = {pool.submit(final_accuracy, job): name for name, job in left.items()}
-            for future in as_completed(futures):
-                note(futures[future], future.result())
-    return {name: tuple(done[f"{name}/{seed}"]["accuracy"] for seed in seeds) for name in settings}, done
+            try:
+                for future in as_completed(futures):
+                    note(futures[future], future.result())
+            except BrokenProcessPool:
+                raise RunError(
+                    "a process that trained was killed (is memory short?); the same command goes on"
+                ) from None
+    accuracies = {name: tuple(done[f"{name}/{seed}"]["accuracy"] for seed in seeds) for name in settings}
+    return accuracies, {**known, **done}
 
 
 class _Training(BaseModel):

@@ -43,27 +43,37 @@ def prepare(config: SearchSettings, folder: Path) -> tuple[SearchSettings, str]:
         ConfigError: other settings than those of the search that is there, a folder with something else, an unknown
             rule; nothing is written then. RunError: the storage does not answer.
     """
-    _ = config.groups  # unknown rules are said before anything is written
+    config.check()  # before anything is written
     config = _without_password(config)
     url = url_of(config.study.storage, folder)
 
     def check(old: SearchSettings) -> None:
         check_resume(old.model_dump(), config.model_dump(), harmless=HARMLESS, growing=GROWING)
 
+    moved: str | None = None  # where the search began, if that is another storage
     if (folder / "config.toml").is_file():
-        check(load_settings(folder))
+        old = load_settings(folder)
+        check(old)
+        if old.study.storage != config.study.storage:
+            moved = old.study.storage or "a file of its own"
     elif folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise ConfigError(f"out: {folder} exists, is not empty and holds no study; choose another folder")
-    path = path_of(url)
+    path, known = path_of(url), False
     if path is None or path.is_file():
         check_storage(url)
         with storage_at(url) as storage:
-            if config.study.name in study_names(storage, config.study.patience):
+            known = config.study.name in study_names(storage, config.study.patience)
+            if known:
                 try:
                     check(load_search(storage, config.study.name)[0])
                 except ConfigError as error:
                     where = f"name: {plain(url)} has a study {config.study.name!r}"
                     raise ConfigError(f"{where}; {error}, and another --name") from None
+    if moved and not known:
+        raise ConfigError(
+            f"storage: the search in {folder} began in {moved}, and {plain(url)} has no study {config.study.name!r}; "
+            f"give the storage that has it, or another --out"
+        )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "environment.json").is_file():

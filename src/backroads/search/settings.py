@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from backroads.errors import ConfigError, RuleError
 from backroads.registry import check_file_name
 from backroads.runs.groups import Group, merged
 from backroads.runs.settings import checked, parse
@@ -51,6 +52,8 @@ class Space(Group):
         expanded(self.vary)
         for name, given in self.ranges.items():
             range_of(name, given)
+        if still := [name for name in self.ranges if name not in expanded(self.vary)]:
+            raise ValueError(f"ranges: {', '.join(still)} does not vary; add it to vary, or leave its range out")
         return self
 
     def varying(self) -> dict[str, Range]:
@@ -173,6 +176,19 @@ class SearchSettings(TrainSettings):
             rules = [] if self.space.methods else ["symmetric_alignment"]
         return {one.name: one for one in groups_of(rules, self.space.methods, self.space.varying())}
 
+    def check(self) -> None:
+        """Raise ConfigError or RuleError for an unknown rule or method, or a choice in ``ranges`` that is none."""
+        from backroads.feedback.rules import get_rule
+
+        for group in self.groups.values():
+            for name in self.space.ranges.keys() & group.space.keys():
+                for choice in group.space[name].choices or ():
+                    try:
+                        chosen = self.training(**group.settings({name: choice}, self.rule.options))
+                        get_rule(chosen.rule.name, **chosen.rule.options)
+                    except (ConfigError, RuleError) as error:
+                        raise ConfigError(f"ranges.{name}: {choice!r}: {error}") from None
+
     def planned(self, group: str) -> int:
         """How many trials a rule or subset has: its share of all."""
         names = list(self.groups)
@@ -180,9 +196,7 @@ class SearchSettings(TrainSettings):
 
 
 # What may change when a search goes on: who works on it and how it is watched, and that it grows.
-HARMLESS = frozenset(
-    {"workers", "threads", "patience", "heartbeat", "grace", "retries", "checkpoint_seconds", "storage", "root"}
-)
+HARMLESS = frozenset({"workers", "threads", "patience", "heartbeat", "grace", "checkpoint_seconds", "storage", "root"})
 GROWING = frozenset({"trials"})
 
 

@@ -144,7 +144,8 @@ class RuleSpace:
         if self.rule is None:
             return {"method": self.name, **params}
         options: dict[str, Any] = dict(fixed or {})
-        operations = {**options.pop("operations", {})}
+        given = options.pop("operations", {})
+        operations: dict[str, Any] = {}
         settings: dict[str, Any] = {}
         for name, value in params.items():
             if name in OPERATIONS:
@@ -158,8 +159,11 @@ class RuleSpace:
                 settings[name] = value
             else:
                 options[name] = value
-        if operations:
-            options["operations"] = operations
+        if operations:  # those of the rule that do not vary stay
+            own = get_rule(self.rule).to_dict().get("operations", {})
+            given = {**own, **given, **operations}
+        if given:
+            options["operations"] = given
         return {"rule": self.rule, "rule_options": options, **settings}
 
 

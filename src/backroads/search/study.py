@@ -14,6 +14,7 @@ workers and storage.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import time
 import zlib
@@ -275,7 +276,7 @@ class StudyClient:
             if gone or dead(record):
                 with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # it has ended in the meantime
                     self.studies[group].tell(record.trial.number, state=TrialState.FAIL)
-                    self._retry(self.studies[group], record.trial)
+                    self._retry(self.studies[group], copy.deepcopy(record.trial))  # it writes into what it gets
                     freed.append(record)
         return freed
 

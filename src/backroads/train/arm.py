@@ -247,11 +247,15 @@ class TrainingArm(Arm):
             if average is not None and tensors is not None:
                 average.tensors = {key: value.to(self.runtime.device) for key, value in tensors.items()}
         self._sums.load(state["sums"], self.runtime.rank, self.runtime.world)
+        self.recall(state)
+        self.score = None if self.evaluation is None else self.evaluation.eval_accuracy
+        self._phase_state = state["phase"]
+
+    def recall(self, state: dict[str, Any]) -> None:
         if state["evaluation"] is not None:
             self.evaluation = schema.Evaluation(**state["evaluation"])
-            self.score = self.evaluation.eval_accuracy
         self._best, self._best_epoch = state["best"]
-        self._dead, self._phase_state = list(state["dead"]), state["phase"]
+        self._dead = list(state["dead"])
 
     def speed(self, step: int, steps: int, seconds: float) -> schema.Speed:
         """The run's speed, its memory, and what could not be read of the data."""
@@ -271,6 +275,12 @@ class TrainingArm(Arm):
         Args:
             failed: why it ended early. baseline: arm whose steps' times are the unit of this one's.
         """
+        last: dict[str, schema.ByLayer] = {}
+        if failed is None:
+            try:
+                last = self._readings()
+            except DivergedError as error:  # of a method whose passes settle
+                failed = schema.Diverged(step, str(error), layer=error.layer)
         found = schema.ArmResult(
             self.name,
             self.config.run.seed,
@@ -295,7 +305,7 @@ class TrainingArm(Arm):
             found,
             accuracy=self.accuracy,
             loss=end.eval_loss if self.data.test is None else end.test_loss,
-            readings=self._readings(),
+            readings=last,
             collapsed=tuple(collapsed(self.model, weight_angles(self.model))),
             fields=seen,
         )

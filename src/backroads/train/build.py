@@ -48,6 +48,12 @@ def phase_of(config: TrainSettings) -> NoisePhase | None:
             f"mirror_rows: expected it or mirror_steps, got both ({settings.mirror_rows:g} and "
             f"{settings.mirror_steps}); leave one of them out"
         )
+    if settings.mirror_options and not settings.mirror_steps:
+        raise ConfigError(f"mirror_options: expected mirror_steps with it, got {settings.mirror_options!r} alone")
+    if settings.mirror_every is not None and not (settings.mirror_rows or settings.mirror_steps):
+        raise ConfigError(
+            f"mirror_every: expected mirror_rows or mirror_steps with it, got {settings.mirror_every} alone"
+        )
     if settings.mirror_rows:
         return NoisePhase(settings.mirror_rows)
     if settings.mirror_steps:
@@ -149,6 +155,11 @@ class Batches:
         n = len(data.train)
         self.steps_per_epoch = check_steps(n, self.batch_size, 0, runtime.rank, runtime.world)
         if self.last_batch and n % self.batch_size:
+            if runtime.world > 1:
+                raise ConfigError(
+                    f"last_batch: expected one process, got {runtime.world}, which cannot share the "
+                    f"{n % self.batch_size} images of the last batch of {self.batch_size}; switch it off"
+                )
             self.steps_per_epoch += 1
         self._iterators: dict[int, Any] = {}
         self._present: dict[int, tuple[int, tuple[Tensor, Tensor]]] = {}

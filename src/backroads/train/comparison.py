@@ -109,6 +109,9 @@ class _Optimizer(Optimizer):
 
 class _Schedule(Schedule):
     __doc__ = Schedule.__doc__
+    without_flag: ClassVar[dict[str, str]] = {
+        "coefficients": "the arms of a comparison have different coefficients, or none"
+    }
     name: ScheduleName = _default(Schedule, "name", "linear")
 
 

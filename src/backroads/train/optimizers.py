@@ -97,6 +97,11 @@ class Optimizers:
                         rate=self._rate_of_w if of_w.update_noise_rate == "forward" else None,
                     )
 
+    @property
+    def _highest_of_b(self) -> float:
+        rate = self._config.backward.rate
+        return self._config.optimizer.learning_rate if rate == "forward" else rate
+
     def _rate_of_w(self) -> float:
         return float(self.forward.param_groups[0]["lr"])
 
@@ -106,7 +111,7 @@ class Optimizers:
         for optimizer, rate in zip((self.forward, self.backward), rates, strict=True):
             for group in optimizer.param_groups if optimizer is not None else ():
                 factor = self._config.optimizer.norm_rate if group.get("name") == "norms" else 1.0
-                group["lr"] = self._config.backward.rate if group.get("name") == "constant" else rate * factor
+                group["lr"] = self._highest_of_b if group.get("name") == "constant" else rate * factor
         return rates
 
     def rates(self, step: int) -> tuple[float, float]:
@@ -121,7 +126,7 @@ class Optimizers:
         rate = config.optimizer.learning_rate * fall * rise
         if self.backward is None:
             return rate, rate
-        return rate, of_b.rate * (fall if of_b.schedule == "same" else factor(of_b.schedule, epoch, config))
+        return rate, self._highest_of_b * (fall if of_b.schedule == "same" else factor(of_b.schedule, epoch, config))
 
     def state(self) -> dict[str, Any]:
         """Both state dicts."""

@@ -174,8 +174,8 @@ class Backward(Group):
     optimizer: OptimizerName | Literal["auto"] = "auto"
     """Optimiser of the backward weights B; 'auto' takes that of W for rules such as Kolen-Pollack, which need it, and
     sgd for the others."""
-    rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    """Learning rate of B at its highest, unless B follows the settings of W."""
+    rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["forward"] = 1.0
+    """Learning rate of B at its highest, unless B follows the settings of W; 'forward' is that of W."""
     momentum: Annotated[float | None, Field(ge=0, lt=1)] = None
     """Momentum of B, unless B follows the settings of W; by default what suits the rule: 0.7 for activation
     alignment, W's for symmetric alignment, 0.5 for exact probing and the error-correcting mirror, else 0."""

@@ -122,7 +122,8 @@ def run_arms(
                 corrupt_examples=dict(data.train.corrupt),
                 seconds=time.perf_counter() - began,
             )
-            if loop.folder is not None and (loop.resumed_from != loop.step or not (path / "results.json").exists()):
+            new = loop.resumed_from != (loop.step, len(loop.failed))
+            if loop.folder is not None and (new or not (path / "results.json").exists()):
                 loop.folder.results(results)
             return results
         finally:

@@ -213,3 +213,12 @@ def test_what_is_no_sum_of_primitives_is_refused() -> None:
             Mode.of(rule)
     with pytest.raises(RuleError, match="0 < rate < 2"):
         noise_floor(2.5, 10, 3)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_directions_in_which_nothing_is_learned_stay_at_zero(seed: int) -> None:
+    """More outputs than inputs, and neither decay nor sparse: amp and null come to the pseudoinverse of W^T alone."""
+    W = randn(6, 4, seed=seed)
+    found = held(A(amp=1.0, null=1.0), W, torch.eye(4, dtype=torch.float64))
+    agree(found.B, torch.linalg.pinv(W).t(), 1e-8)
+    assert int((found.rates == 0).sum()) == 2 * 4

@@ -27,6 +27,9 @@ def check_rule(rule: Alignment) -> None:
         )
 
 
+TINY = 1e-12  # of the largest: below it, a number of a decomposition in float64 is rounding
+
+
 @dataclasses.dataclass(frozen=True)
 class Mode:
     """The system of two numbers that every sum of primitives is along one eigenvector of C, with both weights moving::
@@ -135,6 +138,9 @@ def held(rule: Alignment, W: Tensor, C: Tensor) -> Held:
     alpha, gamma = alpha.clamp_(min=0), gamma.clamp_(min=0)
     rates = rule.decay + rule.null * alpha[:, None] + rule.sparse * gamma
     goal = U.t() @ (rule.amp * W @ C + rule.self_ * W) @ V
+    # What is 0 in exact arithmetic comes out of the decompositions as rounding.
+    rates = torch.where(rates > TINY * rates.max(), rates, 0.0)
+    goal = torch.where(goal.abs() > TINY * goal.abs().max(), goal, 0.0)
     parts = torch.where(rates > 0, goal / rates, torch.where(goal.abs() > 0, goal.sign() * torch.inf, goal))
     B = U @ parts @ V.t() if bool(parts.isfinite().all()) else torch.full_like(W, torch.inf)
     return Held(B, rates)
