@@ -15,8 +15,8 @@ from problems import OUTPUTS, batch, plain_network
 from torch import Tensor, nn
 
 from backroads.errors import ConfigError, DivergedError
-from backroads.methods.inference import anywhere
 from backroads.methods.predictive_coding import PredictiveCoding
+from backroads.methods.processes import anywhere
 
 BLOCKS = 3  # of the network below
 

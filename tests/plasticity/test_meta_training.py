@@ -356,7 +356,7 @@ def test_the_interval_over_lifetimes_is_that_of_a_sample() -> None:
     """Of 1, 2 and 6 the mean is 3 and the sample variance (4 + 1 + 9) / 2 = 7; what is not finite is skipped."""
     found = Measured([1.0, math.nan, 2.0, 6.0], [[3.0]], accuracy=False).summary(5)
     assert (found.mean, found.skipped, found.lifetimes, found.step) == (3.0, 1, 4, 5)
-    assert found.interval_95 == pytest.approx(1.96 * math.sqrt(7 / 3))
+    assert found.interval_95 == pytest.approx(4.302653 * math.sqrt(7 / 3))  # Student, 2 degrees of freedom
     assert Measured([1.0, math.inf], [[1.0]], accuracy=False).summary(0).interval_95 is None
 
 

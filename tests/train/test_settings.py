@@ -68,7 +68,7 @@ def test_names_with_dots_are_given_by_flags() -> None:
     def command(*, settings: dict[str, Any]) -> None:
         given.update(settings)
 
-    app = cyclopts.App()
+    app = cyclopts.App(result_action="return_value")
     app.default(command)
     words = ["--freeze-after.0.bias", "3", "--freeze-after.*.weight", "1.5", "--rule-options.view.bits", "4"]
     app([*words, "--layer-rules.layer1.0.conv1", "backprop"], exit_on_error=False)
