@@ -24,6 +24,7 @@ from backroads.plasticity.settings import IMAGES, LEARNERS, MetaConfig, resolve
 from backroads.plasticity.tasks.episode import Episodes, Tasks
 from backroads.plasticity.tasks.load import load_tasks
 from backroads.plasticity.trainer import MetaTraining, load_run, meta_gradient, meta_train, not_finite
+from backroads.reproduce.outcome import of_lifetimes
 from backroads.runs import checkpoint
 from backroads.runs.groups import groups
 from backroads.runs.progress import Progress
@@ -358,6 +359,14 @@ def test_the_interval_over_lifetimes_is_that_of_a_sample() -> None:
     assert (found.mean, found.skipped, found.lifetimes, found.step) == (3.0, 1, 4, 5)
     assert found.interval_95 == pytest.approx(4.302653 * math.sqrt(7 / 3))  # Student, 2 degrees of freedom
     assert Measured([1.0, math.inf], [[1.0]], accuracy=False).summary(0).interval_95 is None
+
+
+def test_lifetimes_that_explode_are_not_left_out_where_something_is_chosen() -> None:
+    assert Measured([0.75, math.nan, 0.75], [[0.75]], accuracy=True).quality == 0.5
+    assert Measured([1.0, math.nan], [[1.0]], accuracy=False).quality == -math.inf
+    assert Measured([1.0, 3.0], [[2.0]], accuracy=False).quality == -2.0
+    assert Measured([], [], accuracy=False).quality == -math.inf
+    assert of_lifetimes(Measured([0.75, math.nan, 0.75], [[0.75]], accuracy=True).summary(0))["score"] == 0.5
 
 
 def test_the_course_of_a_lifetime_ends_in_its_score_and_is_the_same_in_any_batch() -> None:

@@ -36,9 +36,16 @@ class Measured:
 
     @property
     def quality(self) -> float:
-        """The mean score over lifetimes that were finite, the higher the better; minus infinity without any."""
-        mean = self.summary(0).mean
-        return -math.inf if mean is None else mean if self.accuracy else -mean
+        """The mean score, the higher the better, by which weights and rates are chosen.
+
+        A lifetime that was not finite has the accuracy 0, or an infinite error: left out, it would make what is fragile
+        look better.
+        """
+        if not self.scores:
+            return -math.inf
+        worst = 0.0 if self.accuracy else math.inf
+        mean = statistics.fmean(score if math.isfinite(score) else worst for score in self.scores)
+        return mean if self.accuracy else -mean
 
     def summary(self, step: int) -> Lifetimes:
         """The mean and its 95 % interval over lifetimes, of a network after ``step`` meta-steps."""

@@ -87,8 +87,9 @@ def known_beside(folder: Path) -> Path:
 
 
 def of_lifetimes(found: Lifetimes) -> Values:
-    """Numbers of an evaluation on lifetimes."""
+    """Numbers of an evaluation on lifetimes; one that was not finite has the accuracy 0."""
     accuracy = found.measure == "accuracy"
+    share = 1 - found.skipped / found.lifetimes if found.lifetimes else 0.0
     course = found.course
     kept: float | None = None
     changes = []
@@ -99,7 +100,8 @@ def of_lifetimes(found: Lifetimes) -> Values:
     if changes:
         kept = statistics.fmean(changes)
     if accuracy:
-        return {"score": found.mean, "accuracy": found.mean, "retention": kept}
+        mean = share * (found.mean or 0.0)
+        return {"score": mean, "accuracy": mean, "retention": kept}
     return {"score": -math.log(found.mean) if found.mean else None, "retention": kept}
 
 
