@@ -248,7 +248,7 @@ class Spy(LinearMap):
         (FEEDBACK_ALIGNMENT, "x", {"project": 1, "pullback": 1}),
         (br.Alignment(decay=1, self_=1), "xWB", {"project": 1, "pullback": 1, "weight_gradient": 1}),
         (br.Alignment(decay=1, self_=1), "B", {"project": 1}),
-        (br.Alignment(decay=1, tie_grad=True), "B", {"project": 1, "weight_gradient": 1}),
+        (br.Alignment(decay=1, tie_grad=True), "WB", {"project": 1, "weight_gradient": 1}),
         # y is kept, so y x^T is all that is new; what R is needs no error for x
         (br.Alignment(decay=1, amp=1), "xWB", {"project": 1, "pullback": 1, "weight_gradient": 2}),
         (br.Alignment(decay=1, amp=1), "B", {"project": 1, "weight_gradient": 1}),

@@ -46,11 +46,12 @@ class Memory:
     def begins(self, taught: Sequence[Tensor]) -> bool:
         """Whether a forward pass of training is the first of a step.
 
-        An optimiser has moved what the rule teaches; or there was a backward pass, and its gradients are gone:
-        schedules may leave optimisers out.
+        An optimiser has moved what the rule teaches. Where the rule did not act, there may have been nothing to move, if
+        a schedule left W's optimiser out: then a backward pass whose gradients are gone was a step.
         """
-        moved = sum(tensor._version for tensor in taught) != self.seen
-        return moved or (self.backward != self.passed and taught[0].grad is None)
+        if sum(tensor._version for tensor in taught) != self.seen:
+            return True
+        return not self.active and self.backward != self.passed and taught[0].grad is None
 
     def look(self, taught: Sequence[Tensor]) -> None:
         """Note at the end of a forward pass of training how things stand, for :meth:`begins`."""
