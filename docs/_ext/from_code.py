@@ -26,7 +26,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 import backroads as br
-from backroads.reproduce.arms import Campaign, arms_of
+from backroads.reproduce.arms import Campaign, arms_of, unique
 from backroads.reproduce.claims import claim_ids, load_claim
 
 MARK = re.compile(r"^<!-- from code: (\S+) ?(.*) -->$", re.MULTILINE)
@@ -87,7 +87,7 @@ def claims() -> str:
     """The claims, where they come from and how many trainings each needs at the scale desk."""
     lines = ["| claim | sentence | what is measured | trainings, desk |", "|---|---|---|---|"]
     for claim in map(load_claim, claim_ids()):
-        arms = arms_of(claim, Campaign((claim,), "desk"))
+        arms = unique(arms_of(claim, Campaign((claim,), "desk")))
         lines.append(f"| {claim.id} | {claim.sentence} | {claim.quantity} | {len(arms)} |")
     return "\n".join(lines)
 
