@@ -46,8 +46,8 @@ class Memory:
     def begins(self, taught: Sequence[Tensor]) -> bool:
         """Whether a forward pass of training is the first of a step.
 
-        An optimiser has moved what the rule teaches. Where the rule did not act, there may have been nothing to move, if
-        a schedule left W's optimiser out: then a backward pass whose gradients are gone was a step.
+        An optimiser has moved what the rule teaches. Where the rule did not act, there may have been nothing to move,
+        if a schedule left W's optimiser out: then a backward pass whose gradients are gone was a step.
         """
         if sum(tensor._version for tensor in taught) != self.seen:
             return True
