@@ -15,9 +15,11 @@ from problems import batch, plain_network, small_network
 from torch import Tensor
 
 import backroads as br
+from backroads.cli import main
 from backroads.errors import ConfigError
 from backroads.runs.checkpoint import load_last
 from backroads.runs.progress import Progress
+from backroads.runs.schema import TrainingResults
 from backroads.train.settings import resolve
 from backroads.train.trainer import train
 
@@ -319,6 +321,16 @@ def test_a_run_that_goes_on_is_equal_bit_for_bit(rule: str, tmp_path: Path) -> N
     whole, parts = (load_last(tmp_path / name / "checkpoints").model for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_an_evaluation_afterwards_reads_the_same_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its noise follows from the seed and the step: the accuracy is that at the end of the training."""
+    found = train(resolve({**QUICK, "hardware_forward": {"bits": 3, "read_noise": 0.1}}), tmp_path / "run", quiet)
+    assert isinstance(found, TrainingResults)
+    with pytest.raises(SystemExit) as left:
+        main(["eval", str(tmp_path / "run")])
+    assert not left.value.code
+    assert f"top-1 {100 * (found.arms[0].accuracy or 0.0):.2f} %" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
