@@ -102,5 +102,5 @@ def test_a_run_that_is_measured_is_the_run_that_is_not(name: str) -> None:
         end.pop("random")
         for name in end:
             if name.startswith("memory"):
-                end[name] = {**end[name], "backward": None}  # torch's number of the pass, of all in this process
+                end[name] = {**end[name], "backward": None, "passed": None}  # torch's numbers of passes in this process
     assert_equal(ends[0], ends[1], "")
