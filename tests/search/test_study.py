@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import statistics
 import threading
@@ -19,6 +20,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState, create_trial
 
+from backroads.errors import ConfigError
 from backroads.search import study as module
 from backroads.search.process import is_gone, process_id
 from backroads.search.record import (
@@ -31,7 +33,7 @@ from backroads.search.record import (
     TrialFailed,
     TrialReassignedError,
 )
-from backroads.search.run import client_at
+from backroads.search.run import client_at, prepare
 from backroads.search.settings import resolve
 from backroads.search.storage import experimental
 from backroads.search.study import StudyClient
@@ -446,3 +448,18 @@ def test_a_trial_that_failed_is_settled_and_is_not_run_again(client: StudyClient
     assert outcomes(other, A) == [ERROR, "complete", "complete"]
     assert outcomes(other, B) == ["complete"] * 3
     assert other.settled()
+
+
+def test_a_search_does_not_begin_anew_in_another_storage(tmp_path: Path) -> None:
+    """Only where its study is there, as after a server has moved."""
+    folder = tmp_path / "study"
+    config, _ = prepare(CONFIG, folder)
+    before = (folder / "config.toml").read_bytes()
+    other = resolve(CONFIG.as_toml(), {"storage": f"sqlite:///{tmp_path}/other.db"})
+    with pytest.raises(ConfigError, match=r"storage: .* began in a file of its own, and"):
+        prepare(other, folder)
+    assert (folder / "config.toml").read_bytes() == before
+    assert not (tmp_path / "other.db").exists()
+    shutil.copy(folder / "study.db", tmp_path / "other.db")
+    assert prepare(other, folder)[0].study.storage == other.study.storage
+    assert config.study.storage is None
