@@ -48,8 +48,11 @@ def check_rank(batch_size: int, rank: int, world: int) -> None:
         raise ConfigError(f"rank: expected 0 to world - 1 = {world - 1}, got {rank}")
 
 
-def check_steps(n: int, batch_size: int, start_step: int, rank: int, world: int) -> int:
-    """The number of whole batches in ``n`` images; raises ConfigError if these arguments make no epoch."""
+def check_steps(n: int, batch_size: int, start_step: int, rank: int, world: int, *, last_batch: bool) -> int:
+    """The number of whole batches in ``n`` images; raises ConfigError if these arguments make no epoch.
+
+    ``last_batch``: whether a smaller one of the images that are left comes after them.
+    """
     check_rank(batch_size, rank, world)
     if batch_size > n:
         raise ConfigError(f"batch_size: expected at most {n}, the images of the training split, got {batch_size}")
@@ -58,6 +61,11 @@ def check_steps(n: int, batch_size: int, start_step: int, rank: int, world: int)
     steps = n // batch_size
     if not 0 <= start_step <= steps:
         raise ConfigError(f"start_step: expected 0 to {steps}, the batches of an epoch, got {start_step}")
+    if last_batch and (left := n % batch_size) and world > 1:
+        raise ConfigError(
+            f"last_batch: expected one process, got {world}, which cannot share the {left} images of the last batch; "
+            "switch it off"
+        )
     return steps
 
 

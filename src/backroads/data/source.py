@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from backroads.data.check import check_rank, check_steps
-from backroads.errors import ConfigError
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -74,12 +73,8 @@ class Source(abc.ABC):
             DataError: while iterating, when too many images are unreadable.
         """
         order = epoch_order(len(self), seed, epoch)
+        steps = check_steps(len(self), batch_size, start_step, rank, world, last_batch=last_batch)
         left = len(self) % batch_size if last_batch else 0
-        if left and world > 1:
-            raise ConfigError(
-                f"last_batch: expected one process, got {world}, which cannot share the {left} images of the last batch"
-            )
-        steps = check_steps(len(self), batch_size, start_step, rank, world)
         share = torch.arange(rank * batch_size // world, (rank + 1) * batch_size // world)
         positions = torch.arange(start_step, steps)[:, None] * batch_size + share
         whole = self._varied(order[positions], positions, seed, epoch) if len(positions) else iter(())

@@ -57,6 +57,10 @@ class InBlocks(Method):
         """Names of the activation modules whose input is visited in place of their output; see :class:`Cuts`."""
         return set()
 
+    def received(self, model: torch.nn.Module, found: Blocks) -> set[str] | None:
+        """Names of the activation modules of which the method sees what they receive, too; None without any."""
+        return None
+
     def find(self, model: torch.nn.Module, sample: Tensor) -> Blocks:
         """The blocks of a model; raises as :meth:`plan`."""
         return find_blocks(model, sample, self.blocks)
@@ -112,7 +116,8 @@ class InBlocks(Method):
                 owner = model.get_submodule(block.owner)
                 weight = next(p for p in owner.parameters(recurse=False))
                 owner.add_module(HEAD, head.to(device=weight.device, dtype=weight.dtype))
-        object.__setattr__(model, _STATE, Prepared(model, found, heads, self.before(model, found)))
+        state = Prepared(model, found, heads, self.before(model, found), self.received(model, found))
+        object.__setattr__(model, _STATE, state)
         return model
 
     def revert(self, model: torch.nn.Module) -> torch.nn.Module:
@@ -168,14 +173,16 @@ class Prepared:
 
     Attributes:
         cuts: at the outputs of the blocks.
-        received: at what the activations that end them receive, for a method that needs both; else None.
+        received: at what activations that end them receive, for a method that needs both; else None.
     """
 
-    received: Cuts | None = None
-
-    def __init__(self, model: torch.nn.Module, found: Blocks, heads: list[Any], before: set[str]) -> None:
+    def __init__(
+        self, model: torch.nn.Module, found: Blocks, heads: list[Any], before: set[str], received: set[str] | None
+    ) -> None:
         self.found, self.heads = found, heads
-        self.cuts = Cuts(model, [(b.end, b.call) for b in found.blocks], [b.owner for b in found.blocks], before)
+        ends = [(b.end, b.call) for b in found.blocks]
+        self.cuts = Cuts(model, ends, [b.owner for b in found.blocks], before)
+        self.received = None if received is None else Cuts(model, ends, before=received)
 
     def check(self, x: Tensor, y: Tensor) -> None:
         """Raise ShapeError for a batch that does not fit."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backroads.errors import BackroadsError, ConfigError
 from backroads.feedback.conversion import aligned_layers, backward_parameters, convert, forward_parameters, revert
-from backroads.methods.blocks import ACTIVATIONS, Block, Blocks, Cuts
+from backroads.methods.blocks import ACTIVATIONS, Block, Blocks
 from backroads.methods.checks import check_choice
 from backroads.methods.in_blocks import InBlocks
 from backroads.methods.inference import refuse_dropout
@@ -45,14 +45,8 @@ class InStates(InBlocks):
     def check_block(self, block: Block, model: torch.nn.Module) -> None:
         """Raise ConfigError for a block that the method cannot teach."""
 
-    def prepare(
-        self, model: torch.nn.Module, sample: Tensor, generator: torch.Generator | int | None
-    ) -> torch.nn.Module:
-        super().prepare(model, sample, generator)
-        state = self.prepared(model)
-        ends = [(block.end, block.call) for block in state.found.blocks]
-        state.received = Cuts(model, ends, before={block.end for block in state.found.blocks})
-        return model
+    def received(self, model: torch.nn.Module, found: Blocks) -> set[str]:
+        return {block.end for block in found.blocks}
 
     def run(
         self, model: torch.nn.Module, x: Tensor, state: Callable[[int, Tensor, Tensor], Tensor]

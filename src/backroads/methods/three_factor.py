@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backroads.methods.base import Loss
-from backroads.methods.blocks import ACTIVATIONS, Block, Blocks, Cuts
+from backroads.methods.blocks import ACTIVATIONS, Block, Blocks
 from backroads.methods.checks import check_choice, check_number
 from backroads.methods.in_blocks import InBlocks
 from backroads.methods.processes import everywhere
@@ -85,16 +85,8 @@ class ThreeFactor(InBlocks):
         ends = {block.end: model.get_submodule(block.end) for block in found.blocks}
         return {name for name, end in ends.items() if isinstance(end, ACTIVATIONS) and not isinstance(end, TWO_STATES)}
 
-    def prepare(
-        self, model: torch.nn.Module, sample: Tensor, generator: torch.Generator | int | None
-    ) -> torch.nn.Module:
-        super().prepare(model, sample, generator)
-        state = self.prepared(model)
-        ends = [(block.end, block.call) for block in state.found.blocks]
-        state.received = Cuts(
-            model, ends, before={n for n, _ in ends if isinstance(model.get_submodule(n), TWO_STATES)}
-        )
-        return model
+    def received(self, model: torch.nn.Module, found: Blocks) -> set[str]:
+        return {block.end for block in found.blocks if isinstance(model.get_submodule(block.end), TWO_STATES)}
 
     def head(
         self, block: Block, model: torch.nn.Module, found: Blocks, generator: torch.Generator | None

@@ -112,9 +112,9 @@ def transfer(
     models = list(dict.fromkeys((config.model.name, *models)))
     settings: dict[str, dict[str, Any]] = {group: training_of(client, record) for group, record in best.items()}
     if BACKPROP not in settings:
+        searched = every.get(BACKPROP)
         plain = config.training(split="test", rule=BACKPROP, rule_options={}).as_toml()
-        plain = training_of(client, every[BACKPROP]) if BACKPROP in every else plain
-        settings = {BACKPROP: plain, **settings}
+        settings = {BACKPROP: training_of(client, searched) if searched else plain, **settings}
     _check_models(models, config)
     fresh = fresh_seeds(config, seeds)
     jobs = {

@@ -153,14 +153,8 @@ class Batches:
                 f"{config.run.accumulate}), got {self.batch_size}; the next is {-(-self.batch_size // parts) * parts}"
             )
         n = len(data.train)
-        self.steps_per_epoch = check_steps(n, self.batch_size, 0, runtime.rank, runtime.world)
-        if self.last_batch and n % self.batch_size:
-            if runtime.world > 1:
-                raise ConfigError(
-                    f"last_batch: expected one process, got {runtime.world}, which cannot share the "
-                    f"{n % self.batch_size} images of the last batch of {self.batch_size}; switch it off"
-                )
-            self.steps_per_epoch += 1
+        steps = check_steps(n, self.batch_size, 0, runtime.rank, runtime.world, last_batch=self.last_batch)
+        self.steps_per_epoch = steps + bool(self.last_batch and n % self.batch_size)
         self._iterators: dict[int, Any] = {}
         self._present: dict[int, tuple[int, tuple[Tensor, Tensor]]] = {}
         self._probe: tuple[Tensor, Tensor] | None = None
