@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+import time
+import zlib
+from collections import defaultdict
+
 import pytest
 import torch
+
+BEGIN = time.monotonic()
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """What a test draws does not depend on the tests before it, nor on the process that runs it."""
     torch.manual_seed(0)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--minutes", type=float, help="begin no test later than this; those that are left are skipped")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``--minutes``: one case of each test function, then one more, two, four more, ...; the slow tests last."""
+    if config.getoption("minutes") is None:
+        return
+    functions = defaultdict(list)
+    for item in items:
+        functions[item.nodeid.partition("[")[0]].append(item)
+    turn = {}
+    for cases in functions.values():
+        # In the order of their checksums, so that the first are not all of the first rule in the table.
+        for rank, item in enumerate(sorted(cases, key=lambda item: zlib.crc32(item.nodeid.encode()))):
+            turn[item] = rank.bit_length()
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, turn[item]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    minutes = item.config.getoption("minutes")
+    if minutes is not None and time.monotonic() - BEGIN > 60 * minutes:
+        pytest.skip(f"not begun in {minutes:g} minutes")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    late = [report for report in terminalreporter.stats.get("skipped", ()) if "not begun in" in str(report.longrepr)]
+    if late:
+        terminalreporter.write_line(f"TIME WAS UP: {len(late)} tests were not run.", red=True, bold=True)

@@ -17,7 +17,7 @@ from backroads.search.record import Record
 from backroads.search.run import client_at
 from backroads.search.settings import SearchSettings
 
-PATIENCE = 240.0  # seconds until a test gives up; far more than it takes
+PATIENCE = 1200.0  # seconds until a test gives up; far more than it takes
 _CONTEXT: ForkServerContext = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [

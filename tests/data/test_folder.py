@@ -99,7 +99,7 @@ def test_what_is_no_file_is_named_and_never_opened(
     began = time.monotonic()
     with pytest.raises(ConfigError, match=rf"dog/a\.png is a {kind}; remove it"):
         load_dataset(f"folder:{tmp_path}")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 def test_pipes_that_are_no_images_are_left_alone(tmp_path: Path) -> None:

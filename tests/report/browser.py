@@ -138,7 +138,7 @@ def _dump(page: Path, profile: Path) -> str:
         "--dump-dom",
         page.as_uri(),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     match = re.search(r'<pre id="measured">(.+?)</pre>', done.stdout, re.DOTALL)
     assert match, f"the browser measured nothing:\n{done.stdout[-500:]}\n{done.stderr[-2000:]}"
     return html.unescape(match[1])

@@ -165,7 +165,7 @@ def test_many_workers_at_once_settle_each_trial_once(url: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(1200)
     with client_at(url, config) as client:
         assert client.settled()
         for group in (A, B):

@@ -34,7 +34,7 @@ def finish(settings: dict[str, Any], path: Path, *, resume: bool = True, world: 
     """Train to the end; the exit statuses."""
     processes = start(settings, path, resume=resume, world=world)
     for process in processes:
-        process.join(120)
+        process.join(1200)
         if process.exitcode is None:
             for other in processes:
                 other.kill()
@@ -46,7 +46,7 @@ def sent_bytes(rules: list[str], folder: Path) -> dict[str, int]:
     """Bytes of gradients that a step of data parallelism sums over processes, by rule of the table."""
     process = _CONTEXT.Process(target=_sent, args=(rules, str(folder)))
     process.start()
-    process.join(60)
+    process.join(600)
     process.kill()
     found: dict[str, int] = json.loads((folder / "sent").read_text())
     return found

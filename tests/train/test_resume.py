@@ -199,7 +199,7 @@ def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> No
     (process,) = start(settings, broken)
     wait_for_step(broken, 30)
     os.kill(process.pid or 0, number)
-    process.join(30)
+    process.join(300)
     assert process.exitcode == 128 + number
     found, _ = checkpoint.load_newest(broken / "checkpoints")
     assert found is not None

@@ -746,7 +746,7 @@ def test_a_lost_process_ends_the_others_with_a_clear_message(tmp_path: Path) -> 
         first.join(0.02)
     second.kill()
     second.join()
-    first.join(60)
+    first.join(600)
     if first.exitcode is None:
         first.kill()
         pytest.fail("the first process hangs")
