@@ -9,7 +9,7 @@ from collections import defaultdict
 import pytest
 import torch
 
-BEGIN = time.monotonic()
+BEGIN = pytest.StashKey[float]()
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +37,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, turn[item]))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[BEGIN] = time.monotonic()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     minutes = item.config.getoption("minutes")
-    if minutes is not None and time.monotonic() - BEGIN > 60 * minutes:
+    if minutes is not None and time.monotonic() - item.config.stash[BEGIN] > 60 * minutes:
         pytest.skip(f"not begun in {minutes:g} minutes")
 
 
