@@ -23,18 +23,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ``--minutes``: one case of each test function, then one more, two, four more, ...; the slow tests last."""
+    """With ``--minutes``: one case of each test function, then one more, two, four more, ...; the slow tests last.
+
+    Files come in the order of their checksums, and so do a function's cases: what there is time for is then of all
+    folders and of all rules, not of the first ones alone.
+    """
     if config.getoption("minutes") is None:
         return
+
+    def checksum(text: str) -> int:
+        return zlib.crc32(text.encode())
+
     functions = defaultdict(list)
     for item in items:
         functions[item.nodeid.partition("[")[0]].append(item)
     turn = {}
     for cases in functions.values():
-        # In the order of their checksums, so that the first are not all of the first rule in the table.
-        for rank, item in enumerate(sorted(cases, key=lambda item: zlib.crc32(item.nodeid.encode()))):
+        for rank, item in enumerate(sorted(cases, key=lambda item: checksum(item.nodeid))):
             turn[item] = rank.bit_length()
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, turn[item]))
+    items.sort(
+        key=lambda item: (item.get_closest_marker("slow") is not None, turn[item], checksum(item.nodeid.split("::")[0]))
+    )
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

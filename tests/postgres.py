@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, LiteralString
 
 import pytest
+from patience import PATIENCE
 
 from backroads.search.faults import retrying
 
@@ -93,7 +94,9 @@ class Postgres:
             for path in (self._folder, secret):
                 os.chown(path, self._user.pw_uid, self._user.pw_gid)
         words = ["-D", "data", "-U", "searcher", "-A", "scram-sha-256", "--pwfile", "secret", "--no-sync"]
-        subprocess.run([self._bin / "initdb", *words], check=True, capture_output=True, timeout=600, **self._as_user())
+        subprocess.run(
+            [self._bin / "initdb", *words], check=True, capture_output=True, timeout=PATIENCE, **self._as_user()
+        )
         self.start()
         return self
 
@@ -109,7 +112,7 @@ class Postgres:
             self._process = subprocess.Popen(
                 [self._bin / "postgres", *words, "-k", self._folder], stdout=log, stderr=log, **self._as_user()
             )
-        end = time.monotonic() + 300
+        end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -121,7 +124,7 @@ class Postgres:
         """At once: connections are cut, transactions that were not committed are lost."""
         if self._process is not None:
             self._process.terminate() if self._process.poll() is not None else self._process.send_signal(2)
-            self._process.wait(timeout=300)
+            self._process.wait(timeout=PATIENCE)
             self._process = None
 
     def _as_user(self) -> dict[str, object]:

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+from patience import PATIENCE
+
 from backroads.search.record import Record
 from backroads.search.run import client_at
 from backroads.search.settings import SearchSettings
 
-PATIENCE = 1200.0  # seconds until a test gives up; far more than it takes
 _CONTEXT: ForkServerContext = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [

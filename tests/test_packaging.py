@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 import backroads
 from backroads import extras
@@ -38,7 +39,7 @@ def python(*words: str, hidden: dict[str, str] | None = None) -> subprocess.Comp
         f"import runpy, sys; sys.modules.update(dict.fromkeys({list(hidden or ())})); "
         f"sys.argv = {list(words)}; runpy.{how}({words[0]!r}, run_name='__main__')"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
 
 
 # --- the version ---

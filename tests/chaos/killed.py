@@ -11,7 +11,8 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 1200.0  # seconds until a command counts as hanging
+from patience import PATIENCE
+
 # What makes a file last, or takes its place: a kill before any of these must lose nothing.
 WRITES = ("fsync", "replace", "rename", "truncate", "unlink")
 Moment = tuple[str, int] | None

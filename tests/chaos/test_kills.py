@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 from chaos.commands import TINY, tiny_images
-from chaos.killed import PATIENCE, Moment, run
+from chaos.killed import Moment, run
+from patience import PATIENCE
 
 from backroads.errors import BackroadsError
 from backroads.runs import checkpoint

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from backroads.cli import main
 from backroads.cli.compare import table
@@ -35,7 +36,12 @@ QUICK = [
 
 def backroads(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "backroads", *words], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "backroads", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
 
 
@@ -121,7 +127,9 @@ VERBS = ("compare", "train", "eval", "export", "inspect", "report", "search", "t
 def test_help_of_every_command_needs_no_torch(verb: str) -> None:
     code = "import sys, backroads.cli as cli; cli.main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
     words = [*verb.split(), "--help"]
-    done = subprocess.run([sys.executable, "-c", code, *words], check=False, timeout=60, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], check=False, timeout=PATIENCE, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert f"Usage: backroads {verb}" in done.stdout
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE
 from report.folders import meta, training
 
 from backroads.cli import app, main
@@ -245,7 +246,7 @@ def test_an_output_that_takes_nothing_ends_in_no_traceback(target: str, tmp_path
         reader, out = os.pipe()
         os.close(reader)
     command = [sys.executable, "-m", "backroads", "report", str(folder)]
-    done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False, timeout=PATIENCE)
     os.close(out)
     assert done.returncode == (1 if target == "/dev/full" else 141)
     said = "backroads: error: No space left on device; run again with --debug to see where\n"

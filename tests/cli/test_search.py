@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from cli.test_cli import backroads
 from optuna.trial import TrialState, create_trial
+from patience import PATIENCE
 
 from backroads.cli import main
 from backroads.errors import ConfigError, RunError
@@ -62,7 +63,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     wait_for_a_trial(cwd / "study", process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, errors
     assert "the same command resumes study" in errors
     with study_in(cwd / "study") as client:
@@ -201,4 +202,6 @@ def test_help_needs_neither_torch_nor_optuna(tmp_path: Path) -> None:
     code = "import sys; from backroads.cli import main; main(sys.argv[1:])"
     code += "; sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
     for words in (["search", "--help"], ["search", "promote", "--help"], ["worker", "--help"], ["transfer", "--help"]):
-        subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+        subprocess.run(
+            [sys.executable, "-c", code, *words], cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE
+        )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from backroads.cli import main
 from backroads.contrib.theory.settings import resolve
@@ -106,4 +107,4 @@ def test_settings_from_code_are_checked_alike() -> None:
 
 def test_its_help_needs_no_torch() -> None:
     code = "import sys, backroads.cli.theory; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE).returncode == 0

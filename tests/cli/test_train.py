@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli.test_cli import backroads
+from patience import PATIENCE
 from safetensors.torch import load_file
 
 from backroads.cli import main
@@ -99,12 +100,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
         [*command, "--out", "run"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     events = tmp_path / "run" / "events.jsonl"
-    for _ in range(1200):
-        if events.exists() and '"event": "step"' in events.read_text():
-            break
+    while process.poll() is None and not (events.exists() and '"event": "step"' in events.read_text()):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "saved, go on with: backroads train --resume --out run" in stderr
     assert "Traceback" not in stderr

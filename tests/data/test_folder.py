@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -96,10 +95,8 @@ def test_what_is_no_file_is_named_and_never_opened(
     if linked:
         (train / "dog" / "a.png").symlink_to(special)
     (train / "dog" / "pipe.txt").touch()
-    began = time.monotonic()
     with pytest.raises(ConfigError, match=rf"dog/a\.png is a {kind}; remove it"):
         load_dataset(f"folder:{tmp_path}")
-    assert time.monotonic() - began < 60
 
 
 def test_pipes_that_are_no_images_are_left_alone(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from backroads.cli import main
 
@@ -87,7 +88,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
         while "meta-step 50/" not in process.stdout.readline():
             pass
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=600)
+        _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGTERM
     assert "--resume" in said
     stopped = int(said.partition("after step ")[2].partition(";")[0])

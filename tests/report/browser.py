@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
@@ -138,7 +139,7 @@ def _dump(page: Path, profile: Path) -> str:
         "--dump-dom",
         page.as_uri(),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     match = re.search(r'<pre id="measured">(.+?)</pre>', done.stdout, re.DOTALL)
     assert match, f"the browser measured nothing:\n{done.stdout[-500:]}\n{done.stderr[-2000:]}"
     return html.unescape(match[1])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 from postgres import PASSWORD, Postgres, running
 
 from backroads.errors import RunError
@@ -37,7 +38,7 @@ def together(folders: list[Path], *more: str) -> set[str]:
     words = ["reproduce", "run", "K8", "--scale", "smoke", "--threads", "1", "--resume", *more, "--out"]
     command = [sys.executable, "-m", "backroads", *words]
     started = [subprocess.Popen([*command, folder], stdout=-1, stderr=-1, text=True) for folder in folders]
-    ends = [(process.communicate(timeout=1200), process.returncode) for process in started]
+    ends = [(process.communicate(timeout=PATIENCE), process.returncode) for process in started]
     assert [code for _, code in ends] == [0] * len(folders), ends
     lines = [line for texts, _ in ends for text in texts for line in text.splitlines()]
     return {line.partition("] ")[2] for line in lines if ": finished" in line}
@@ -191,7 +192,7 @@ def test_an_error_in_one_of_several_trainings_at_a_time_stops_the_others_and_is_
     command += ["--jobs", "4", "--out", str(tmp_path / "out")]
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     ended = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": path}, check=False
+        command, capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, "PYTHONPATH": path}, check=False
     )
     assert ended.returncode
     assert "an error of torch" in ended.stderr

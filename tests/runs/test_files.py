@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE
 
 from backroads.errors import ConfigError, RunError
 from backroads.runs import checkpoint
@@ -331,14 +332,14 @@ def test_who_has_patience_waits_for_a_lock_that_is_let_go(tmp_path: Path) -> Non
     def hold() -> None:
         with locked(tmp_path):
             taken.set()
-            let_go.wait(10)
+            let_go.wait(PATIENCE)
 
     holder = threading.Thread(target=hold)
     holder.start()
-    taken.wait(10)
+    taken.wait(PATIENCE)
     with pytest.raises(RunError, match="in use by process"), locked(tmp_path, patience=0.2):
         pass
     threading.Timer(0.2, let_go.set).start()
-    with locked(tmp_path, patience=10.0):
+    with locked(tmp_path, patience=PATIENCE):
         assert (tmp_path / LOCK).is_file()
     holder.join()

@@ -14,6 +14,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from patience import PATIENCE
+
 _CONTEXT: ForkServerContext = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["backroads.train.trainer", "sklearn.datasets", "sklearn.model_selection"])
 
@@ -190,8 +192,9 @@ def _free_port() -> int:
 
 def wait_for_step(run: Path, step: int) -> None:
     """Until the log says that a step was taken."""
-    for _ in range(2000):
-        events = run / "events.jsonl"
+    events = run / "events.jsonl"
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
         if events.exists():
             for line in events.read_text().splitlines():
                 if line.endswith("}") and json.loads(line).get("step", 0) >= step:

@@ -30,7 +30,7 @@ from backroads.search.storage import JOURNAL, check_storage, hide_password, path
 from backroads.search.study import StudyClient, load_search, save_search, study_names
 
 LOOK = 0.5  # seconds between looks at the trials of up to eight groups
-FAREWELL = 30.0  # seconds that workers have to leave
+FAREWELL = 300.0  # seconds that workers have to end their step and leave; a second Ctrl-C does not wait for them
 
 
 def prepare(config: SearchSettings, folder: Path) -> tuple[SearchSettings, str]:
