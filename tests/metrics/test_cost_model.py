@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import backroads as br
+from backroads.feedback.rules.mirrored_kolen_pollack import WATCHED
 from backroads.metrics.cost import cost
 
 N, I, M, O = 16, 6, 5, 3  # noqa: E741 - the letters of the field
@@ -58,10 +59,13 @@ def test_memory_is_that_on_paper() -> None:
     assert plain.parameters == weights + biases
     assert plain.weight_bytes == plain.gradient_bytes == 4 * (weights + biases)
     assert plain.activation_bytes == 4 * N * (I + M)  # the input and what the ReLU keeps, which the next layer shares
+    watched = min(WATCHED, M) * I + min(WATCHED, O) * M
     for rule, held, learned in (
         ("feedback_alignment", weights, 0),
         ("symmetric_alignment", weights, weights),
         ("sign_symmetry", 0, 0),
+        ("product_feedback_alignment", weights + M * M + O * O, weights),  # R as W, Q as W W^T
+        ("mirrored_kolen_pollack", 2 * weights + watched + 2 * 4, 2 * weights),  # B, C and what the filter keeps
     ):
         counted = cost(net(), rule, (I,), N)
         assert counted.backward_parameters == held

@@ -66,6 +66,12 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.fixture
+def compiler() -> None:
+    if compiled.library() is None:
+        pytest.skip("no C++ compiler")
+
+
 def meta_loss(meta: dict[str, Tensor], rule: LocalRule, seen: Stream, query: Stream, segments: int = 1) -> Tensor:
     weights, _ = lifetime(meta, seen, rule, checkpoint_segments=segments)
     return loss_of(predict(meta, weights, query.x[:, 0]), query.y[:, 0]).sum()
@@ -122,7 +128,7 @@ def test_the_meta_gradient_of_descent_written_out_is_autograds(name: str) -> Non
     torch.testing.assert_close(found[0], found[1], rtol=1e-11, atol=1e-14)
 
 
-@pytest.mark.skipif(compiled.library() is None, reason="no C++ compiler")
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize(("sizes", "samples"), [(SIZES, 8), ((17, 40, 24, 8, 3), 24)])
 @pytest.mark.parametrize("own_start", [False, True])
 @pytest.mark.parametrize("name", COMPILED)
@@ -151,7 +157,7 @@ def test_compiled_steps_are_those_that_are_defined(
     torch.testing.assert_close(found[0], found[1], rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.skipif(compiled.library() is None, reason="no C++ compiler")
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize(
     ("lifetimes", "rtol"), [(1, 1e-11), (5, 0.0)]
 )  # only a lifetime on several threads sums otherwise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from backroads.cli import main
+from backroads.errors import RunError
 from backroads.search import promote as module
 from backroads.search.promote import fresh_seeds, promote, transfer
 from backroads.search.run import client_at, prepare, study_in
@@ -99,6 +101,19 @@ def test_trainings_of_earlier_calls_are_kept(client: StudyClient, seeds: list[in
     promote(client, tmp_path, top=1, seeds=1, log=lambda line: None)
     promote(client, tmp_path, top=2, seeds=3, log=lambda line: None)
     assert len(seeds) == 6
+
+
+def test_a_process_that_is_killed_ends_the_command_and_trainings_of_before_are_kept(
+    client: StudyClient, seeds: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(client, tmp_path, top=1, seeds=2, log=lambda line: None)
+    with monkeypatch.context() as killed:
+        killed.setattr(module, "final_accuracy", functools.partial(exec, "import os; os.kill(os.getpid(), 9)"))
+        with pytest.raises(RunError, match="was killed"):
+            promote(client, tmp_path, top=2, seeds=2, workers=2, log=lambda line: None)
+    assert len(seeds) == 2
+    promote(client, tmp_path, top=2, seeds=2, log=lambda line: None)
+    assert len(seeds) == 4
 
 
 def test_backprop_has_its_own_best_rates_whatever_its_rank(

@@ -23,7 +23,7 @@ class Cost:
         forward_flops, backward_flops: floating point operations of matrix products and convolutions (a multiplication
             and an addition are two); what is elementwise is not counted.
         parameters: numbers that the task teaches.
-        backward_parameters: numbers of B, learned or fixed.
+        backward_parameters: numbers that rules keep, learned or fixed: B, or what stands for it.
         weight_bytes, gradient_bytes: of both.
         activation_bytes: kept from the forward to the backward pass; an upper bound where a rule keeps outputs that
             another module keeps, too.
@@ -45,6 +45,8 @@ class Cost:
 
 def cost(model: torch.nn.Module, rules: Rules | None, shape: tuple[int, ...], batch_size: int) -> Cost:
     """Count what a training step of ``model`` costs under ``rules``; the model itself is not touched.
+
+    Of a rule that perturbs some steps and not others, a step that it perturbs is counted.
 
     Args:
         model: not converted; on any device.
@@ -88,7 +90,7 @@ def cost(model: torch.nn.Module, rules: Rules | None, shape: tuple[int, ...], ba
         loss.backward()
     for hook in hooks:
         hook.remove()
-    B = [layer.backward_weight for _, layer in aligned_layers(model) if layer.backward_weight is not None]
+    B = list(dict.fromkeys(tensor for _, layer in aligned_layers(model) for tensor in layer.state.values()))
     W, learned = forward_parameters(model), backward_parameters(model)
     return Cost(
         forward_flops=forward.get_total_flops(),
