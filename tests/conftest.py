@@ -9,6 +9,8 @@ from collections import defaultdict
 import pytest
 import torch
 
+from backroads import rules
+
 BEGIN = pytest.StashKey[float]()
 
 
@@ -16,6 +18,12 @@ BEGIN = pytest.StashKey[float]()
 def _seeded() -> None:
     """What a test draws does not depend on the tests before it, nor on the process that runs it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def own_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules that a test registers do not outlive it."""
+    monkeypatch.setattr(rules._RULES, "_entries", dict(rules._RULES._entries))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

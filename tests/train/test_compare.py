@@ -90,6 +90,7 @@ def test_an_arm_is_the_training_of_its_settings(tmp_path: Path) -> None:
     assert alone.arms[0].readings == together["weight_mirror"][0].readings
 
 
+@pytest.mark.usefixtures("own_rules")
 def test_a_rules_result_does_not_depend_on_who_else_is_compared(tmp_path: Path) -> None:
     br.register_rule("noisy_signs", lambda: br.rules.sign_symmetry("batch_random"))
     alone = run_quickly(tmp_path / "alone", rules=["backprop", "noisy_signs"])
@@ -131,6 +132,7 @@ def test_methods_are_compared_too(tmp_path: Path) -> None:
     assert set(begin["arms"][1]["formulas"].values()) == {"local pred"}
 
 
+@pytest.mark.usefixtures("own_rules")
 def test_a_diverging_rule_is_counted_and_stops_nobody_else(tmp_path: Path) -> None:
     br.register_rule("explosive", lambda: br.Alignment(self_=1e30))
     ends = run_quickly(tmp_path / "run", rules=["backprop", "explosive"], epochs=3)

@@ -359,13 +359,7 @@ def test_a_rule_that_was_not_called_is_told_so() -> None:
         rules.as_rule(rules.weight_mirror)
 
 
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registry whose additions do not outlive the test."""
-    monkeypatch.setattr(rules._RULES, "_entries", dict(rules._RULES._entries))
-
-
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("own_rules")
 def test_a_registered_rule_is_known_by_its_name() -> None:
     br.register_rule("damped", lambda c=0.5: A(decay=c))
     assert br.list_rules()[-1] == "damped"
