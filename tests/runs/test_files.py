@@ -334,7 +334,7 @@ def test_who_has_patience_waits_for_a_lock_that_is_let_go(tmp_path: Path) -> Non
             taken.set()
             let_go.wait(PATIENCE)
 
-    holder = threading.Thread(target=hold)
+    holder = threading.Thread(target=hold, daemon=True)
     holder.start()
     taken.wait(PATIENCE)
     with pytest.raises(RunError, match="in use by process"), locked(tmp_path, patience=0.2):

@@ -90,14 +90,14 @@ def cost(model: torch.nn.Module, rules: Rules | None, shape: tuple[int, ...], ba
         loss.backward()
     for hook in hooks:
         hook.remove()
-    B = list(dict.fromkeys(tensor for _, layer in aligned_layers(model) for tensor in layer.state.values()))
+    state = {tensor for _, layer in aligned_layers(model) for tensor in layer.state.values()}
     W, learned = forward_parameters(model), backward_parameters(model)
     return Cost(
         forward_flops=forward.get_total_flops(),
         backward_flops=backward.get_total_flops(),
         parameters=sum(p.numel() for p in W),
-        backward_parameters=sum(b.numel() for b in B),
-        weight_bytes=sum(p.nbytes for p in [*W, *B]),
+        backward_parameters=sum(tensor.numel() for tensor in state),
+        weight_bytes=sum(p.nbytes for p in [*W, *state]),
         gradient_bytes=sum(p.nbytes for p in [*W, *learned] if p.requires_grad),
         activation_bytes=sum(kept.values()) + outputs,
     )

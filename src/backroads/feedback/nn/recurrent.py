@@ -107,7 +107,6 @@ class _Cell(_Recurrent):
 class _Layer(_Recurrent):
     """A whole net: layers and directions, over all steps of time."""
 
-    input_size: int
     hidden_size: int
     num_layers: int
     batch_first: bool
