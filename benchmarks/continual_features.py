@@ -176,11 +176,8 @@ def left_of(row: Data, place: int) -> str:
 
 
 def main() -> None:
-    parse = parser(__doc__, "continual_features")
-    parse.add_argument("--meta-steps", type=int, default=SETTINGS["meta_steps"])
-    given = parse.parse_args()
-    shared = {**SETTINGS, "meta_steps": given.meta_steps}
-    arms = [Arm({"learner": name}, {**shared, **own} if own else {}) for name, own in LEARNERS.items()]
+    given = parser(__doc__, "continual_features").parse_args()
+    arms = [Arm({"learner": name}, {**SETTINGS, **own} if own else {}) for name, own in LEARNERS.items()]
     for seed in given.seeds:  # before several processes ask for them
         features(seed, given.runs, {"data": given.data, "root": given.root})
     one_of = functools.partial(one, runs=given.runs)
