@@ -7,7 +7,7 @@ training images; its features of the other half are what is meta-trained on: lif
 another, with outputs permuted. The five new classes are met in the test alone: 20 images of each, one at a time, class
 after class; then 200 test images of each are to be told apart. The course of a lifetime follows from the order of the
 classes, and 40 orders are measured. The inner rate of gradient descent is chosen on known classes; OML is meta-trained
-with three.
+with four.
 
 Beside the learners: the nearest mean of the 20 features of each class, which forgets nothing.
 """
@@ -33,9 +33,9 @@ from backroads.runs.schema import Stopped
 from backroads.runs.statistics import estimate
 
 SHOTS, TESTED, LIFETIMES = 20, 200, 40
-EPOCHS, BATCH, RATE = 4, 128, 0.1  # of ResNet-8 on known classes
+EPOCHS, BATCH, RATE = 10, 128, 0.1  # of ResNet-8 on known classes
 INNER_RATES = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]  # of gradient descent; the best on known classes is taken
-OML_RATES = [0.003, 0.01, 0.03]  # each is meta-trained
+OML_RATES = [0.001, 0.003, 0.01, 0.03]  # each is meta-trained
 SETTINGS: Data = {
     "order": "continual",
     "tasks": 5,
@@ -50,7 +50,7 @@ SETTINGS: Data = {
     "initial_plasticity": 0.01,
     "hidden_multiplier": 1.0,
     "if_not_finite": "shrink",
-    "meta_steps": 600,
+    "meta_steps": 1500,
     "meta_batch_size": 8,
     "lr_forward": 1e-3,
     "lr_feedback": 1e-3,

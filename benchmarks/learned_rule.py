@@ -25,12 +25,14 @@ TASKS: dict[str, Data] = {
     "sinusoid-iid": {
         "recipe": "sinusoid-small",
         "order": "iid",
-        "steps_per_task": 5,
         "reduction": "mean",
-        "initial_plasticity": 1e-2,
-        "lr_plasticity": 3e-5,
+        "initial_plasticity": 0.03,  # above 0.1, and with a larger meta-gradient, lifetimes explode now and then
+        "lr_plasticity": 3e-4,
+        "meta_clip": 1.0,
+        "meta_steps": 1000,
+        "drop_steps": [800],
     },
-    "omniglot-5-iid": {"recipe": "omniglot-small", "order": "iid"},
+    "omniglot-5-iid": {"recipe": "omniglot-small", "order": "iid", "meta_steps": 2500, "drop_steps": [2000]},
 }
 FIRST = Arm({"experiment": "sinusoid-iid", "rule": "found here"}, {})
 
