@@ -28,12 +28,18 @@ TASKS: dict[str, Data] = {
         "reduction": "mean",
         "initial_plasticity": 0.03,  # above 0.1, and with a larger meta-gradient, lifetimes explode now and then
         "lr_plasticity": 3e-4,
-        "lr_coefficients": 1e-4,  # at 1e-3 all explode after 160 meta-steps
+        "lr_coefficients": 1e-4,  # at 1e-3 lifetimes explode, here and on Omniglot
         "meta_clip": 1.0,
         "meta_steps": 600,
         "drop_steps": [500],
     },
-    "omniglot-5-iid": {"recipe": "omniglot-small", "order": "iid", "meta_steps": 2500, "drop_steps": [2000]},
+    "omniglot-5-iid": {
+        "recipe": "omniglot-small",
+        "order": "iid",
+        "lr_coefficients": 1e-4,
+        "meta_steps": 2500,
+        "drop_steps": [2000],
+    },
 }
 FIRST = Arm({"experiment": "sinusoid-iid", "rule": "found here"}, {})
 
