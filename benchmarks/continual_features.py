@@ -154,18 +154,18 @@ def one(arm: Arm, seed: int, folder: Path, machine: Data, *, runs: Path) -> Data
 
 
 def table(results: Data) -> str:
-    """A row for each learner: accuracy on new classes, the gap to the nearest mean, and what is left of a class."""
+    """A row for each learner: accuracy on new classes, the gap to FLP, and what is left of a class."""
     cells = [
         [
             row["learner"],
             spread(row["accuracy_mean"], row["accuracy_std"], digits=1),
-            "" if row["learner"] == "nearest mean" else gap_of(row),
+            "" if row["learner"] == "FLP" else gap_of(row),
             *(left_of(row, place) for place in (0, -1)),
             str(row["n"]),
         ]
         for row in rows_of(results)
     ]
-    head = ["learner", "accuracy on new classes, %", "gap to the nearest mean, points", "class learned first, %"]
+    head = ["learner", "accuracy on new classes, %", "gap to FLP, points", "class learned first, %"]
     return markdown([*head, "class learned last, %", "n"], cells)
 
 
@@ -181,7 +181,7 @@ def main() -> None:
     for seed in given.seeds:  # before several processes ask for them
         features(seed, given.runs, {"data": given.data, "root": given.root})
     one_of = functools.partial(one, runs=given.runs)
-    print(table(run_grid(arms, given, one_of, baseline={"learner": "nearest mean"})))
+    print(table(run_grid(arms, given, one_of, baseline={"learner": "FLP"})))
 
 
 if __name__ == "__main__":

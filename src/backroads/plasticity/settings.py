@@ -164,8 +164,8 @@ class MetaSettings(Group):
     """Adam's rate for plasticity and learned step sizes. Default for images: 1e-05."""
     lr_strength: Rate = 1e-4
     """Adam's rate for the strengths of feedback. Default for images: 0.0."""
-    lr_coefficients: Rate = 1e-3
-    """Adam's rate for the coefficients of rule 'polynomial'."""
+    lr_coefficients: Rate = 1e-4
+    """Adam's rate for the coefficients of rule 'polynomial'. At 1e-3 lifetimes explode."""
     drop_steps: list[int] = Field(default=[1500, 2500, 3500])
     """Meta-steps at which --lr-forward drops to 0.3 of itself. Default for images: []."""
     pretrain: bool = False
