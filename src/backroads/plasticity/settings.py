@@ -50,7 +50,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "flp_target": {"signal": "target"},
     "flp_error": {"signal": "error"},
     "flp_hebb": {"rule": "hebb"},
-    "flp_polynomial": {"rule": "polynomial", "granularity": "layer"},
+    "flp_polynomial": {"rule": "polynomial", "granularity": "layer", "lr_coefficients": 1e-4},  # at 1e-3 it explodes
     "flp_linear_feedback": {"linear_feedback": True},
     "flp_gate": {"gate": "relu", "signal": "error"},
 }
@@ -164,8 +164,8 @@ class MetaSettings(Group):
     """Adam's rate for plasticity and learned step sizes. Default for images: 1e-05."""
     lr_strength: Rate = 1e-4
     """Adam's rate for the strengths of feedback. Default for images: 0.0."""
-    lr_coefficients: Rate = 1e-4
-    """Adam's rate for the coefficients of rule 'polynomial'. At 1e-3 lifetimes explode."""
+    lr_coefficients: Rate = 1e-3
+    """Adam's rate for the coefficients of rule 'polynomial'; learner flp_polynomial has 1e-4."""
     drop_steps: list[int] = Field(default=[1500, 2500, 3500])
     """Meta-steps at which --lr-forward drops to 0.3 of itself. Default for images: []."""
     pretrain: bool = False
