@@ -13,10 +13,10 @@ import functools
 from pathlib import Path
 
 import torch
-from grid import Arm, Data, parser, rows_of, run_grid
+from grid import Arm, Data, markdown, parser, rows_of, run_grid
 from meta_rates import meta_training, summary, table
 
-from backroads.plasticity.polynomial import SHAPE, formula
+from backroads.plasticity.polynomial import SHAPE, formula, oja
 from backroads.plasticity.trainer import load_run
 
 RULES: dict[str, Data] = {"Oja": {"learner": "flp_by_layer"}, "found here": {"learner": "flp_polynomial"}}
@@ -58,14 +58,18 @@ def measured(arm: Arm, seed: int, folder: Path, machine: Data, *, lifetimes: int
 
 
 def formulas(results: Data) -> str:
-    """What was found, a line for each seed and layer."""
-    lines = []
+    """What was found: the mean over seeds of the coefficients of each layer, terms above a fiftieth of the largest."""
+    cells = []
     for arm in rows_of(results):
-        for seed, run in arm["seeds"].items() if arm["rule"] == "found here" else ():
-            for name, theta in run["theta"].items():
-                text = formula(torch.tensor(theta).view(SHAPE), 0.1)
-                lines.append(f"{arm['experiment']}, seed {seed}, layer {name[1:]}: {text}")
-    return "\n".join(lines)
+        if arm["rule"] == "found here":
+            found = [run["theta"] for run in arm["seeds"].values()]
+            for name in found[0]:
+                theta = torch.tensor([run[name] for run in found])
+                mean, apart = theta.mean(0).view(SHAPE), (theta.view(-1, *SHAPE) - oja(1.0)).abs().max()
+                cells.append([arm["experiment"], name[1:], f"`{formula(mean, 0.02)}`", f"{apart:.3f}", str(len(found))])
+    return markdown(
+        ["experiment", "layer", "mean over seeds", "farthest of a seed's coefficients from Oja's", "n"], cells
+    )
 
 
 def main() -> None:

@@ -93,6 +93,13 @@ def meta_picture(what: str) -> str:
     return _curves(experiment, curves, xlabel, measure, is_error)
 
 
+def rule_picture(experiment: str) -> str:
+    """MyST: score on validation tasks in the course of meta-training, each seed of ``benchmarks/learned_rule.py``."""
+    rows = [row for row in _rows("learned_rule") if row["experiment"] == experiment]
+    curves = {f"{row['rule']}, seed {seed}": through(run["curve"]) for row in rows for seed, run in row["seeds"].items()}
+    return _curves(experiment, curves, "meta-step", "accuracy, %")
+
+
 def _mean_of(rows: Sequence[Any]) -> Any:
     """The mean of numbers, or of lists of them place by place, without what is None."""
     if isinstance(rows[0], list):
