@@ -96,7 +96,9 @@ def meta_picture(what: str) -> str:
 def rule_picture(experiment: str) -> str:
     """MyST: score on validation tasks in the course of meta-training, each seed of ``benchmarks/learned_rule.py``."""
     rows = [row for row in _rows("learned_rule") if row["experiment"] == experiment]
-    curves = {f"{row['rule']}, seed {seed}": through(run["curve"]) for row in rows for seed, run in row["seeds"].items()}
+    curves = {
+        f"{row['rule']}, seed {seed}": through(run["curve"]) for row in rows for seed, run in row["seeds"].items()
+    }
     return _curves(experiment, curves, "meta-step", "accuracy, %")
 
 
