@@ -26,7 +26,7 @@ TASKS: dict[str, Data] = {
         "recipe": "sinusoid-small",
         "order": "iid",
         "reduction": "mean",
-        "initial_plasticity": 0.03,  # above 0.1, and with a larger meta-gradient, lifetimes explode now and then
+        "initial_plasticity": 0.03,  # at 0.1, or without the clip, lifetimes explode now and then
         "lr_plasticity": 3e-4,
         "lr_coefficients": 1e-4,  # at 1e-3 lifetimes explode, here and on Omniglot
         "meta_clip": 1.0,
