@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # its functions keep the group of the time of their import: before there is one
 from torch import Tensor
 
 from backroads.errors import BackroadsError, ConfigError
@@ -141,6 +143,10 @@ def joined(device: str = "auto", *, threads: int | None = None, deterministic: b
         if deterministic:
             torch.use_deterministic_algorithms(False)
         if world > 1:
+            # gloo's threads end with the last name of their group. One that is left over when Python ends, and lets go
+            # of a tensor then, aborts the process.
+            runtime.control = None
+            gc.collect()
             dist.destroy_process_group()
 
 

@@ -62,7 +62,8 @@ class Impulses(Drive):
         # Impulses are as far apart as a window reaches, which under dilation is further than its taps are many.
         reaches = op.reach(W)
         axes = zip(reaches, x.shape[x.dim() - len(reaches) :], W.shape[2:], strict=True)
-        sparser = math.prod(max(1.0, min(reach, size) / taps) for reach, size, taps in axes)
+        # A list, for torch.compile does not take a generator here.
+        sparser = math.prod([max(1.0, min(reach, size) / taps) for reach, size, taps in axes])
         images = self.images or images_needed(sparser * (self.rows_per_input or 1.0), W.shape[1], op.taps(x, W))
         return Activities(x, met=self.weights_met(x, W, images, op))
 
