@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
+from gloo import results
 from problems import METHODS, MethodCase, batch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -38,28 +35,20 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
-def work(rank: int, folder: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    try:
-        x, y = (t.chunk(WORLD)[rank] for t in batch(ROWS))
-        found = {}
-        for name, case in METHODS.items():
-            module = Objective(case)
-            parallel = DistributedDataParallel(module)
-            parallel(x, y, rank).backward()
-            found[name] = {"gradients": gradients(module), "remembered": dict(module.named_buffers())}
-        torch.save(found, f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def work(rank: int) -> dict[str, dict[str, dict[str, Tensor]]]:
+    x, y = (t.chunk(WORLD)[rank] for t in batch(ROWS))
+    found = {}
+    for name, case in METHODS.items():
+        module = Objective(case)
+        parallel = DistributedDataParallel(module)
+        parallel(x, y, rank).backward()
+        found[name] = {"gradients": gradients(module), "remembered": dict(module.named_buffers())}
+    return found
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, dict[str, Tensor]]]]:
-    folder: Path = tmp_path_factory.mktemp("distributed")
-    torch.multiprocessing.spawn(work, (str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+    return results(work, tmp_path_factory.mktemp("distributed"), WORLD)
 
 
 def of_parts(case: MethodCase, seeds: tuple[int, int]) -> dict[str, Tensor]:

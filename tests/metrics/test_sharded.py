@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from gloo import results
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -56,37 +55,29 @@ def held_and_sent(net: nn.Module) -> dict[str, Any]:
     return {**traffic.numbers, **{name: sum(t.to_local().numel() for t in of) for name, of in held.items()}}
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int) -> dict[str, Any]:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    try:
-        second = network()
-        mesh = init_device_mesh("cpu", (2,))
-        for module in (second[0], second[2], second):
-            fully_shard(module, mesh=mesh)
-        found: dict[str, Any] = {"angles": br.metrics.weight_angles(second), "ratios": br.metrics.norm_ratios(second)}
-        found["sizes"] = held_and_sent(second)
-        found["batch"] = said(lambda: br.metrics.readings(second, lambda: second(X).square().mean()))
-        first = FullyShardedDataParallel(network(), device_id=torch.device("cpu"), use_orig_params=True)
-        found["first"] = said(lambda: br.metrics.weight_angles(first))
-        with FullyShardedDataParallel.summon_full_params(first):
-            found["whole"] = br.metrics.weight_angles(first)
-        torch.save(found, f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+    second = network()
+    mesh = init_device_mesh("cpu", (2,))
+    for module in (second[0], second[2], second):
+        fully_shard(module, mesh=mesh)
+    found: dict[str, Any] = {"angles": br.metrics.weight_angles(second), "ratios": br.metrics.norm_ratios(second)}
+    found["sizes"] = held_and_sent(second)
+    found["batch"] = said(lambda: br.metrics.readings(second, lambda: second(X).square().mean()))
+    first = FullyShardedDataParallel(network(), device_id=torch.device("cpu"), use_orig_params=True)
+    found["first"] = said(lambda: br.metrics.weight_angles(first))
+    with FullyShardedDataParallel.summon_full_params(first):
+        found["whole"] = br.metrics.weight_angles(first)
+    return found
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 def test_shards_are_gathered_or_refused_in_a_line(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
     whole = network()
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt")
+    for rank, found in enumerate(results(work, tmp_path)):
         assert found["angles"] == pytest.approx(br.metrics.weight_angles(whole))
         assert found["ratios"] == pytest.approx(br.metrics.norm_ratios(whole))
         # Beside the weights P there is a B for each W of a matrix; both are cut in two by rows, the longer part first.

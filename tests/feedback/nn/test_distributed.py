@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
+from gloo import results
 from problems import RULES, batch, small_network
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -84,7 +82,7 @@ def learned(net: torch.nn.Module) -> dict[str, Tensor]:
     return {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
 
 
-def results(name: str, rank: int) -> dict[str, Any]:
+def seen(name: str, rank: int) -> dict[str, Any]:
     """What one process sees of one rule: gradients of its half, accumulated ones, and weights after steps."""
     x, labels = (t.chunk(WORLD)[rank] for t in batch(ROWS))
     # Noise must differ between processes; the draw of "batch_random" is a B, which they must share.
@@ -111,22 +109,14 @@ def results(name: str, rank: int) -> dict[str, Any]:
     return {"gradients": gradients, "accumulated": accumulated, "weights": net.state_dict()}
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int) -> dict[str, dict[str, Any]]:
     """One process: all rules, one after another."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    try:
-        torch.save({name: results(name, rank) for name in CASES}, f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+    return {name: seen(name, rank) for name in CASES}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Any]]]:
-    folder: Path = tmp_path_factory.mktemp("distributed")
-    torch.multiprocessing.spawn(work, (str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+    return results(work, tmp_path_factory.mktemp("distributed"), WORLD)
 
 
 def exactly(actual: Any, expected: Any) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from gloo import results
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -89,27 +88,20 @@ def test_passes_without_noise_do_not_count(name: str, every: int) -> None:
     assert float(found.mean()) == pytest.approx(SHARE * RATE / every, rel=0.2)
 
 
-def work(rank: int, folder: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    try:
-        x = torch.zeros(ROWS, INPUTS, dtype=torch.float64).chunk(2)[rank]
-        found = {}
-        for name, rule in RULES.items():
-            layer = layer_of(rule)
-            net = DistributedDataParallel(layer)
-            torch.manual_seed(rank)
-            found[name] = shares(net, layer, in_parts(1), x, DRAWS)
-        torch.save(found, f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def work(rank: int) -> dict[str, Tensor]:
+    x = torch.zeros(ROWS, INPUTS, dtype=torch.float64).chunk(2)[rank]
+    found = {}
+    for name, rule in RULES.items():
+        layer = layer_of(rule)
+        net = DistributedDataParallel(layer)
+        torch.manual_seed(rank)
+        found[name] = shares(net, layer, in_parts(1), x, DRAWS)
+    return found
 
 
 @pytest.mark.slow
 def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
-    of_rank = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    of_rank = results(work, tmp_path)
     for name in RULES:
         assert torch.equal(of_rank[0][name], of_rank[1][name])
         is_the_rate(of_rank[0][name])
