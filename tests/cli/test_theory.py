@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 from patience import PATIENCE
 
-from backroads.cli import main
+from backroads.cli import app, main
 from backroads.contrib.theory.settings import resolve
 from backroads.errors import ConfigError
 from backroads.report import write_report
+from backroads.reproduce.claims import claim_ids, load_claim
 
 QUICK = ["--points", "5", "--simulated", "3", "--time", "5", "--inputs", "2", "--outputs", "2"]
 NETWORK = ["--network-points", "2", "--network-steps", "10"]
@@ -108,3 +110,10 @@ def test_settings_from_code_are_checked_alike() -> None:
 def test_its_help_needs_no_torch() -> None:
     code = "import sys, backroads.cli.theory; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE).returncode == 0
+
+
+def test_the_page_of_a_claim_names_commands_that_there_are() -> None:
+    found = [command for id in claim_ids() for command in re.findall(r"backroads ([^(),:;]+)", load_claim(id).see)]
+    assert found
+    for command in found:
+        app.parse_args(command.split(), exit_on_error=False, print_error=False)
