@@ -1,5 +1,5 @@
 # make demo         the comparison on digits, with a report
-# make test         the tests, without the longest (about three minutes on two cores)
+# make test         the tests, without the longest (about five minutes on two cores)
 # make test-all     all tests; with MINUTES=30, those that were begun by then
 # make lint         ruff and mypy; `make format` mends what can be mended
 # make docs         the documentation, in docs/_build/html

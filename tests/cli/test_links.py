@@ -76,7 +76,8 @@ def state(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "theory")) for kind in KINDS])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_what_is_linked_to_is_never_changed(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,8 @@ from backroads.errors import ConfigError, RunError
 from backroads.search.record import settled
 from backroads.search.run import study_in
 
+pytestmark = pytest.mark.slow  # all read one search that is killed and goes on
+
 QUICK = ["--epochs", "6", "--batch-size", "128", "--model-options.width", "2", "--out", "study"]
 QUICK += ["--ranges.learning_rate", "[0.01, 0.05]"]  # nothing diverges, also on another network
 TRIALS = 6
@@ -75,7 +77,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd / "study"
 
 
-@pytest.mark.slow
 def test_an_interrupted_search_goes_on_and_no_trial_is_lost_or_counted_twice(study: Path) -> None:
     assert ends(study) == {"complete": TRIALS}
 
@@ -118,7 +119,6 @@ def test_promoted_trials_are_trained_with_fresh_seeds_and_tested(
     assert "[1/4]" not in capsys.readouterr().out  # nothing is trained twice
 
 
-@pytest.mark.slow
 def test_transfer_tells_what_is_lost_beside_backprop(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call("transfer", str(study), "--models", "mlp", "--seeds", "1")
     assert "points lost in transfer" in capsys.readouterr().out

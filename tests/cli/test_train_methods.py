@@ -98,6 +98,7 @@ def test_eval_finds_the_method_in_the_run(run: Path) -> None:
     assert f"top-1 {100 * result(run)['accuracy']:.2f} %" in done.stdout
 
 
+@pytest.mark.slow
 def test_export_drops_the_heads_and_keeps_the_outputs(run: Path) -> None:
     done = backroads("export", "run", "--out", "plain", "--checkpoint", "last", cwd=run.parent)
     assert done.returncode == 0, done.stderr

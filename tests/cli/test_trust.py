@@ -145,7 +145,7 @@ def hostile(schema: type[Group], settings: dict[str, Any]) -> Iterator[tuple[str
         yield flag, {**{key: value for key, value in settings.items() if key != flag}, flag: HOSTILE}
 
 
-QUICK = ("eval", "train", "worker", "search status")  # the others repeat what these do
+QUICK = ("eval", "worker")  # the others repeat what these do
 
 
 @pytest.mark.parametrize(
@@ -253,6 +253,7 @@ def test_values_of_trials_in_a_database_name_nothing(verb: str, group: str, fold
         assert best["data"]["name"] == "digits"
 
 
+@pytest.mark.slow
 def test_local_workers_have_the_consent_of_the_search_that_starts_them(
     tmp_path: Path, marker: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -184,6 +184,7 @@ def test_gradients_that_are_not_finite_move_nothing_are_named_and_end_the_run(tm
     assert lines[-1]["event"] == "diverged"
 
 
+@pytest.mark.slow
 def test_plasticity_that_explodes_is_halved_until_lifetimes_are_stable(tmp_path: Path) -> None:
     """It begins 2^k times too large, for some k: so many steps are skipped, and then the training goes on."""
     config = small(initial_plasticity=1e3, if_not_finite="shrink", steps_per_task=30, meta_steps=60, log_every=1)

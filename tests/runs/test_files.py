@@ -114,7 +114,7 @@ def killed_at(point: int, act: Callable[[], Any]) -> bool:
     return os.WIFSIGNALED(in_child(child))
 
 
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("step", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_kill_while_a_checkpoint_is_written_or_deleted_loses_none_that_is_whole(tmp_path: Path, step: int) -> None:
     """Of the same step as one that is there, or of the next one; then all but the newest and the best are deleted."""
     points = 0

@@ -312,7 +312,9 @@ WORN = {
 }
 
 
-@pytest.mark.parametrize("rule", ["symmetric_alignment", "mirrored_kolen_pollack"])
+@pytest.mark.parametrize(
+    "rule", [pytest.param("symmetric_alignment", marks=pytest.mark.slow), "mirrored_kolen_pollack"]
+)
 def test_a_run_that_goes_on_is_equal_bit_for_bit(rule: str, tmp_path: Path) -> None:
     settings = {**QUICK, **WORN, "rule": rule}
     train(resolve(settings), tmp_path / "whole", quiet)

@@ -104,16 +104,16 @@ KILLS: list[tuple[str, int, int | None]] = [
 ]
 
 
-@pytest.mark.parametrize("kills", [[KILLS[i] for i in (3, 6, 13, 19)], pytest.param(KILLS, marks=pytest.mark.slow)])
-def test_killed_at_any_place_of_a_step(tmp_path: Path, kills: list[tuple[str, int, int | None]]) -> None:
+@pytest.mark.slow
+def test_killed_at_any_place_of_a_step(tmp_path: Path) -> None:
     settings = {**SETTINGS, "epochs": 3}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert finish(settings, whole, resume=False) == [0]
-    for where, step, _ in kills:
+    for where, step, _ in KILLS:
         assert finish({**settings, "kill": [where, step]}, broken) == [-signal.SIGKILL], (where, step)
     assert finish(settings, broken) == [0]
     lines = [json.loads(line) for line in (broken / "system.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["event"] == "resumed"] == [n for *_, n in kills if n is not None]
+    assert [line["step"] for line in lines if line["event"] == "resumed"] == [n for *_, n in KILLS if n is not None]
     assert_same(contents(whole), contents(broken))
 
 
@@ -209,6 +209,7 @@ def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> No
     assert_same(contents(whole)["model"], contents(broken)["model"])
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_is_the_same(tmp_path: Path) -> None:
     settings = {**SETTINGS, "epochs": 3}
     whole, broken = tmp_path / "whole", tmp_path / "broken"

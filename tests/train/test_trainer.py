@@ -630,6 +630,7 @@ def test_collapsed_and_dead_layers_are_named(tmp_path: Path) -> None:
     assert collapsed(mlp("feedback_alignment"), {"0": 90.0}) == []  # its B is not meant to learn
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     # Means over the examples: a mean over ranks is the mean over the joined batch.
     plain = {"reduction": "mean", "cadence": {}, "amp": 0.003, "sparse": 0.003}

@@ -64,6 +64,7 @@ def test_without_constants_all_weights_go_to_one_bound(where: str) -> None:
     assert len({shape.mean > 0 for shape in shapes}) == 2  # either sign
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("k2", [-0.5, -3.0])
 def test_a_pinned_sum_of_0_grows_two_lobes(where: str, k2: float) -> None:

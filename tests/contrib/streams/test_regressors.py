@@ -80,6 +80,7 @@ def test_rotated_inputs_change_no_prediction_where_the_metric_is_fixed_and_round
     assert np.abs(one.predict(X[350:]) - other.predict(X[350:] @ Q)).max() > 1e-6  # triangles do not rotate
 
 
+@pytest.mark.slow
 @BOTH
 def test_of_a_line_the_field_keeps_its_size_and_of_a_wave_it_shrinks(kind: type[FieldRegressor[Any]]) -> None:
     rng = np.random.default_rng(0)

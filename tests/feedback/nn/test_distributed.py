@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import backroads as br
 
+pytestmark = pytest.mark.slow  # all read what two processes found
+
 WORLD, ROWS = 2, 8
 # Each process has noise, or an estimate, of its own.
 NOISY = {
