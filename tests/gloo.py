@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # its functions keep the group of the time of their import: before there is one
+import torch.distributed.nn.functional  # once there is a group, its import would keep it, as a default
 
 
 def results(work: Callable[[int], Any], folder: Path, world: int = 2) -> list[Any]:

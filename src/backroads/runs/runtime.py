@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional  # its functions keep the group of the time of their import: before there is one
+import torch.distributed.nn.functional  # once there is a group, its import would keep it, as a default
 from torch import Tensor
 
 from backroads.errors import BackroadsError, ConfigError
@@ -143,8 +143,8 @@ def joined(device: str = "auto", *, threads: int | None = None, deterministic: b
         if deterministic:
             torch.use_deterministic_algorithms(False)
         if world > 1:
-            # gloo's threads end with the last name of their group. One that is left over when Python ends, and lets go
-            # of a tensor then, aborts the process.
+            # gloo's threads end with the last reference to their group. One that is still there when Python ends, and
+            # frees a tensor then, aborts the process.
             runtime.control = None
             gc.collect()
             dist.destroy_process_group()
