@@ -169,10 +169,12 @@ def main() -> None:
     parse.add_argument("folder", type=Path, help="of --out of backroads reproduce run")
     parse.add_argument("--out", type=Path, default=RESULTS / "claims.json")
     given = parse.parse_args()
-    results = collected(given.folder)
+    results, known = collected(given.folder), set[str]()
     if given.out.exists():
-        results = added(results, json.loads(given.out.read_text(encoding="utf-8")))
+        old = json.loads(given.out.read_text(encoding="utf-8"))
+        results, known = added(results, old), set(old.get("trainings", {}))
     print(verdicts(results), accuracies(results), sep="\n\n")
+    print(f"{len(set(results['trainings']) - known)} trainings have come to {given.out}")
     write_json(given.out, results)
     README.write_text(readme(README.read_text(encoding="utf-8"), results), encoding="utf-8")
 

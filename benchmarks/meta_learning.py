@@ -128,6 +128,9 @@ def main() -> None:
     old = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
     results = collected(given.folder, old, given.lifetimes)
     print(table(results))
+    before = {run["run"] for row in old.get("rows", ()) for run in row["seeds"].values()}
+    now = {run["run"] for row in results["rows"] for run in row["seeds"].values()}
+    print(f"{len(now - before)} trainings have come to {given.out}")
     write_json(given.out, results)
 
 
