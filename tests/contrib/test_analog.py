@@ -194,6 +194,11 @@ def test_what_has_no_two_arrays_is_refused_and_left_as_it_was() -> None:
     with pytest.raises(ConversionError, match="impulses read W entry by entry"):
         two_arrays(probed)
     assert type(probed[0]) is br.nn.Linear
+    for rule in (br.rules.activation_alignment(), br.rules.symmetric_alignment(update_forward=True)):
+        crossed = br.convert(torch.nn.Sequential(torch.nn.Linear(3, 2)), rule)
+        with pytest.raises(ConversionError, match="transposed reads: 0;"):
+            two_arrays(crossed)
+        assert type(crossed[0]) is br.nn.Linear
 
 
 def test_arrays_are_written_as_devices_are() -> None:

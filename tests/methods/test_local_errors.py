@@ -475,6 +475,7 @@ def test_the_loss_does_not_see_dropout_after_the_activation() -> None:
         ({"limit": 0}, "limit: expected a number of inputs"),
         ({"alpha": -0.1, "unsupervised": "sim"}, "alpha: expected a number from 0 to 1"),
         ({"alpha": 0.1}, "alpha: expected 0 without an unsupervised loss"),
+        ({"unsupervised": "sim"}, "alpha: expected above 0 with 'sim', got 0"),
         ({"alpha": 1, "unsupervised": "recon"}, "expected less than 1 with recon"),
         ({"unsupervised": "recno"}, "expected one of none, sim, recon, got 'recno'. Did you mean 'recon'"),
         ({"projection": 0}, "projection: expected a number of rows"),

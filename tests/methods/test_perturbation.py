@@ -166,6 +166,16 @@ def test_weight_perturbation_is_the_directional_derivative_along_its_noise() -> 
     torch.testing.assert_close(found, (exact @ xi) * xi, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", [NodePerturbation(draws=3), WeightPerturbation(draws=3)])
+def test_running_statistics_are_those_of_one_forward_pass(method: Any) -> None:
+    (x, y), plain, model = batch(), plain_network(), plain_network()
+    plain(x)
+    method.prepare(model, x, 0)
+    taught(method, model, x, y)
+    for (name, expected), (_, buffer) in zip(plain.named_buffers(), model.named_buffers(), strict=True):
+        torch.testing.assert_close(buffer, expected, msg=name)
+
+
 @pytest.mark.parametrize("method", [NodePerturbation(deviation=1e-4), WeightPerturbation(deviation=1e-4)])
 def test_many_draws_come_to_the_gradient_of_backpropagation(method: Any) -> None:
     """Mean of M draws: cosine about 1 / sqrt(1 + (N + 1) / M), N units or weights."""

@@ -11,7 +11,7 @@ from problems import PROBLEMS, small_network
 from torch import Tensor
 
 import backroads as br
-from backroads.errors import ConfigError, ConversionError, RuleError, UsageError
+from backroads.errors import ConfigError, ConversionError, RuleError
 from backroads.feedback.rules import error_correcting_mirror, white_noise_mirror
 from backroads.phases import PHASES, Phase, Taught, get_phase, register_phase
 
@@ -75,6 +75,17 @@ def test_the_error_correcting_form_brings_b_to_w_and_white_noise_into_its_own() 
     assert 0.5 < max(br.metrics.weight_angles(net).values()) < 10
 
 
+def test_a_b_of_zeros_comes_to_w_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backroads.phases.noise.MOST_NUMBERS", 2**9)  # several draws of noise a layer
+    net = small_network("feedback_alignment")
+    with torch.no_grad():
+        for _, layer in br.aligned_layers(net):
+            layer.backward_weight.zero_()
+    br.mirror(net, seed=0)
+    assert max(br.metrics.weight_angles(net).values()) < 10
+    assert all(0.8 < ratio < 1.2 for ratio in br.metrics.norm_ratios(net).values())
+
+
 def test_the_seed_says_what_is_drawn() -> None:
     def after(seed: int | None) -> dict[str, Tensor]:
         net = small_network("feedback_alignment")
@@ -119,10 +130,10 @@ def test_a_mirror_with_an_imperfect_estimate_or_coefficients_of_its_own_is_one_t
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((0,), {}, UsageError, "rows must be a finite number > 0, got 0"),
-        ((), {"rule": CORRECTING, "steps": -1}, UsageError, "steps must be a whole number"),
-        ((), {"rule": CORRECTING, "steps": 1.5}, UsageError, "steps must be"),
-        ((1,), {"rate": 0}, UsageError, "rate must be"),
+        ((0,), {}, RuleError, "rows must be > 0, got 0"),
+        ((), {"rule": CORRECTING, "steps": -1}, RuleError, "steps must be a whole number"),
+        ((), {"rule": CORRECTING, "steps": 1.5}, RuleError, "steps must be"),
+        ((1,), {"rate": 0}, RuleError, "rate must be"),
         ((1, br.rules.weight_mirror()), {}, RuleError, "expected an Alignment on a drive"),
         (
             (1, br.rules.weight_mirror(drive=br.WhiteNoise())),
@@ -169,7 +180,7 @@ def test_the_noise_phase_is_mirror_with_options_as_data() -> None:
     [
         ("nose", {}, ConfigError, "unknown phase 'nose'. Did you mean 'noise'"),
         ("noise", {"steps": 2, "rte": 1}, ConfigError, "takes no option 'rte'. Did you mean 'rate'"),
-        ("noise", {"steps": -1}, UsageError, "steps must be a whole number >= 0"),
+        ("noise", {"steps": -1}, RuleError, "steps must be a whole number >= 0"),
         ("torch.nn:Identity", {}, ConfigError, r"expected a backroads\.phases\.Phase, got Identity"),
     ],
 )

@@ -48,8 +48,9 @@ def two_arrays(
 
     Raises:
         MissingDependencyError: on import of this module, without aihwkit: ``pip install 'backroads[analog]'``.
-        ConversionError: for a model without converted layers, with modules of aihwkit, or with layers that have no B or
-            are of another kind; the message names them, and nothing is changed.
+        ConversionError: for a model without converted layers, with modules of aihwkit, or with layers that have no B,
+            are of another kind, or have a rule that needs a transposed read; the message names them, and nothing is
+            changed.
 
     Example::
 
@@ -84,6 +85,16 @@ def two_arrays(
         raise ConversionError(
             f"two_arrays: impulses read W entry by entry, which no array does: {', '.join(probed)}; convert with "
             f"another rule, such as 'mirrored_kolen_pollack', or 'symmetric_alignment', which reads W through its array"
+        )
+    crossed = [
+        name
+        for name, layer in layers
+        if isinstance(layer.rule, Alignment) and (layer.rule.sparse or layer.rule.update_forward)
+    ]
+    if crossed:
+        raise ConversionError(
+            f"two_arrays: sparse sends the input forward through B, and update_forward an answer back through W, which "
+            f"are transposed reads: {', '.join(crossed)}; convert with another rule, such as 'mirrored_kolen_pollack'"
         )
     arrays = Arrays(*(IOParameters() if given is None else copy.deepcopy(given) for given in (forward, backward)))
     for _, layer in layers:

@@ -24,10 +24,10 @@ with extra_named("backroads.contrib.huggingface"):
 class FeedbackCallback(TrainerCallback):
     """Logs the angles and norms of B, and stops a training whose B leaves a sane range.
 
-    Measured are the metrics that read weights alone, "weight_angle/LAYER" and "norm_ratio/LAYER". Each measurement is
-    an entry of ``trainer.state.log_history``, which ``trainer_state.json`` keeps. Gradients of B are right as they come
-    in all but two cases, in which their factor is set: a loss scaler (fp16), and accumulation in a compiled or FSDP
-    model.
+    Measured are the metrics that read weights alone, such as "weight_angle/LAYER" and "norm_ratio/LAYER". Each
+    measurement is an entry of ``trainer.state.log_history``, which ``trainer_state.json`` keeps. Gradients of B are
+    right as they come in all but two cases, in which their factor is set: a loss scaler (fp16), and accumulation in a
+    compiled or FSDP model.
 
     Args:
         every: optimiser steps between two measurements, >= 1.

@@ -17,8 +17,8 @@ with extra_named("backroads.contrib.lightning"):
 class FeedbackCallback(Callback):
     """Logs the angles and norms of B, and stops a training whose B leaves a sane range.
 
-    Logged are the metrics that read weights alone, as "weight_angle/LAYER" and "norm_ratio/LAYER". Gradients of B are
-    right as they come in all but two cases, in which their factor is set: a loss scaler (precision "16-mixed"), and
+    Logged are the metrics that read weights alone, such as "weight_angle/LAYER" and "norm_ratio/LAYER". Gradients of B
+    are right as they come in all but two cases, in which their factor is set: a loss scaler (precision "16-mixed"), and
     accumulation in a compiled or FSDP model.
 
     Args:

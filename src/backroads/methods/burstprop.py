@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backroads.errors import ConfigError
 from backroads.methods.base import Loss
-from backroads.methods.blocks import Block, Blocks
+from backroads.methods.blocks import Block
 from backroads.methods.checks import check_choice, check_number
 from backroads.methods.inference import leaf
 from backroads.methods.states import InStatesWithFeedback
@@ -68,9 +68,6 @@ class Burstprop(InStatesWithFeedback):
                 f"1, got {block.end}, a {type(end).__name__}; take such a network, as the model mlp with "
                 f"activation='sigmoid'"
             )
-
-    def describe(self, block: Block, model: torch.nn.Module, found: Blocks) -> str:
-        return self.formula()
 
     def formula(self) -> str:
         return f"bursts with the label less those without{self.way_back}"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from backroads.errors import ConfigError
 from backroads.methods.base import Loss
-from backroads.methods.blocks import Block, Blocks
+from backroads.methods.blocks import Block
 from backroads.methods.checks import check_choice, check_number
 from backroads.methods.inference import OUTPUTS, leaf, output_cost, still_statistics
 from backroads.methods.states import InStates
@@ -64,9 +64,6 @@ class DualPropagation(InStates):
         check_number(self, "beta", above=0)
         check_number(self, "sweeps", "a number of sweeps, 1 or more", least=1, whole=True)
         check_choice(self, "output", OUTPUTS)
-
-    def describe(self, block: Block, model: torch.nn.Module, found: Blocks) -> str:
-        return self.formula()
 
     def formula(self) -> str:
         return f"the difference of two states at nudging {self.beta:g}"

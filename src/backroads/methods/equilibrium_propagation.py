@@ -97,9 +97,6 @@ class EquilibriumPropagation(InStatesWithFeedback):
                 f"{', '.join(layers)} in the one that ends at {block.end}; take a network without such parts"
             )
 
-    def describe(self, block: Block, model: torch.nn.Module, found: Blocks) -> str:
-        return self.formula()
-
     def formula(self) -> str:
         sides = f"+-{self.beta:g}" if self.two_sided else f"{self.beta:g}"
         return f"the difference of equilibria at nudging {sides}{self.way_back}"

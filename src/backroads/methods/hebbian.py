@@ -49,6 +49,7 @@ class Unsupervised(InBlocks):
 
     rate: float | tuple[float, ...] = 0.01
     by_block: ClassVar[tuple[str, ...]] = ("rate",)  # options that may have a number for each block
+    units: ClassVar[int] = 0  # the least of a layer
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,14 +89,9 @@ class Unsupervised(InBlocks):
                 f"{self.name}: expected a block of one linear layer or convolution without groups, got "
                 f"{', '.join(sorted(layers))} in the one that ends at {block.end}; name other ends by blocks=(...)"
             )
-        if self.units and len(model.get_parameter(f"{block.owner}.weight")) < self.units:
+        if len(model.get_parameter(f"{block.owner}.weight")) < self.units:
             raise ShapeError(f"{self.name}: expected {self.units} units or more in {block.owner}, got 1")
         return self.formula()
-
-    @property
-    def units(self) -> int:
-        """The least units of a layer; 0 for any."""
-        return 0
 
     def objective(self, model: torch.nn.Module, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         """The task's loss of the read-out, and what leaves each layer's change as its negative gradient.

@@ -43,7 +43,7 @@ class InBlocks(Method):
 
     def describe(self, block: Block, model: torch.nn.Module, found: Blocks) -> str:
         """A block's loss in words, for the plan. Raises ConfigError or ShapeError for a block that has none."""
-        raise NotImplementedError
+        return self.formula()
 
     def formula(self) -> str:
         """A block's loss in a few words, for the log."""

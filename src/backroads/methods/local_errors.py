@@ -103,6 +103,8 @@ class LocalErrors(Blockwise):
             check_number(self, key, f"a number of {of}, 1 or more", least=1, whole=True)
         if self.alpha and self.unsupervised == "none":
             raise ConfigError(f"local_errors: alpha: expected 0 without an unsupervised loss, got {self.alpha}")
+        if self.unsupervised != "none" and not self.alpha:
+            raise ConfigError(f"local_errors: alpha: expected above 0 with {self.unsupervised!r}, got 0")
         if self.alpha == 1 and self.unsupervised == "recon":
             raise ConfigError(
                 "local_errors: alpha: expected less than 1 with recon, as the first block has none, got 1"

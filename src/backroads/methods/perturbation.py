@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from backroads.methods.base import Loss
-from backroads.methods.blocks import ACTIVATIONS, Block, Blocks
+from backroads.methods.blocks import ACTIVATIONS, Blocks
 from backroads.methods.checks import check_number
 from backroads.methods.in_blocks import InBlocks
-from backroads.methods.inference import refuse_dropout
+from backroads.methods.inference import refuse_dropout, still_statistics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,6 @@ class Perturbation(InBlocks):
         """The blocks of a model; raises as :meth:`plan`, and ConfigError for dropout."""
         refuse_dropout(self.name, model, "as losses of two passes are compared")
         return super().find(model, sample)
-
-    def describe(self, block: Block, model: torch.nn.Module, found: Blocks) -> str:
-        return self.formula()
 
     def describe_output(self) -> str:
         return self.formula()
@@ -106,7 +103,8 @@ class NodePerturbation(Perturbation):
             total = clean.mean()
             for _ in range(self.draws):
                 noises = [self.noise(u.detach()) for u in units]
-                with torch.no_grad(), state.cuts.visiting(lambda block, u: u + self.deviation * noises[block]):  # noqa: B023
+                added = state.cuts.visiting(lambda block, u: u + self.deviation * noises[block])  # noqa: B023
+                with torch.no_grad(), still_statistics(model), added:
                     noisy = per_example(loss, model(x) + self.deviation * noises[-1], y)
                 change = (noisy - clean) / self.deviation
                 for u, noise in zip(units, noises, strict=True):
@@ -150,7 +148,7 @@ class WeightPerturbation(Perturbation):
             for _ in range(self.draws):
                 noises = {name: self.noise(p.detach()) for name, p in weights.items()}
                 noisy = {name: p.detach() + self.deviation * noises[name] for name, p in weights.items()}
-                with torch.no_grad():
+                with torch.no_grad(), still_statistics(model):
                     change = (loss(torch.func.functional_call(model, noisy, (x,)), y) - clean) / self.deviation
                 for name, p in weights.items():
                     total = total + change * ((p - p.detach()) * noises[name]).sum() / self.draws

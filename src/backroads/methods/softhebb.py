@@ -48,6 +48,7 @@ class SoftHebb(Unsupervised):
     """
 
     name: ClassVar[str] = "softhebb"
+    units: ClassVar[int] = 2  # one alone has nobody to compete with
     by_block: ClassVar[tuple[str, ...]] = ("rate", "t")
     rate: float | tuple[float, ...] = 0.1
     competition: str = "anti"
@@ -61,11 +62,6 @@ class SoftHebb(Unsupervised):
         check_number(self, "power", "a number, 0 or more", least=0)
         if self.radius is not None:
             check_number(self, "radius", "a number above 0, or none", above=0)
-
-    @property
-    def units(self) -> int:
-        """Two: one alone has nobody to compete with."""
-        return 2
 
     def formula(self) -> str:
         return f"SoftHebb: {self.competition} competition"

@@ -44,8 +44,9 @@ class TargetPropagation(InBlocks):
         plain      = mean 1/2 |g_l(f_l(h + epsilon)) - (h + epsilon)|^2 / s
         difference = mean 1/2 |g_l(f_l(h + epsilon)) - g_l(f_l(h)) - epsilon|^2 / s,      h = h_(l-1)
 
-    s is the mean square of what V multiplies (in "difference", of its change), so that plain gradient steps at a rate
-    of 1 do not overshoot. The layers after the last block learn from the task's loss.
+    s is the mean squared length of what V multiplies (in "difference", of its change; in "plain", with 1 for c), times
+    how many outputs of a channel an input reaches, so that plain gradient steps at a rate of 1 do not overshoot. The
+    layers after the last block learn from the task's loss.
 
     Attributes:
         reconstruction: "difference": only changes are to be inverted, as targets need it. In Meulemans et al. they go

@@ -7,8 +7,10 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from backroads.errors import ConversionError, RuleError, UsageError
+from backroads.errors import ConversionError, RuleError
+from backroads.feedback.checks import check_count, check_positive
 from backroads.feedback.conversion.swap import aligned_layers
 from backroads.feedback.drive import WhiteNoise
 from backroads.feedback.nn import AlignedLayer
@@ -80,7 +82,7 @@ def mirror(
         Names of the layers that learned: those in which a B of its own carries the error back.
 
     Raises:
-        UsageError: for numbers out of range.
+        RuleError: for numbers out of range.
         RuleError: for a rule without noise of its own size, or one that reads what a patch does not have.
         ConversionError: if no layer has a B that can learn.
 
@@ -138,13 +140,13 @@ def _estimate(layer: AlignedLayer, rows: float, generator: torch.Generator | Non
     W, B, I = layer.W, layer.backward_weight, layer.W[0].numel()  # noqa: E741
     assert B is not None
     left, most = math.ceil(rows * I - 1e-9), max(1, MOST_NUMBERS // I)
-    P = START * B.square().sum()  # E|B - W|^2 of a B drawn like W; |W|^2 is taken to be |B|^2
+    P = START * _power(W, B)  # E|B - W|^2 of a B drawn like W
     if "variance" in (state := layer.state):  # of a rule that knows better
         P = state["variance"] + state["drift"]
     while left:
         images = min(left, most)
         drawn, op = WhiteNoise(images=images).on_patches(W, layer.operator, generator)
-        R = B.square().sum() * I / images  # E|V - W|^2, V = M[y xi^T]
+        R = (_power(W, B) * I / images).clamp(min=torch.finfo(B.dtype).tiny)  # E|V - W|^2, V = M[y xi^T]
         g = P / (P + R)
         B.sub_(g * backward_gradient(drawn.x, None, W, B, DIFFERENCE, op))
         P = (1 - g) * P
@@ -153,9 +155,13 @@ def _estimate(layer: AlignedLayer, rows: float, generator: torch.Generator | Non
         state["variance"].copy_(P)
 
 
+def _power(W: Tensor, B: Tensor) -> Tensor:
+    """|W|^2, which is taken to be |B|^2; where B is zero, it itself."""
+    power = B.square().sum()
+    return torch.where(power > 0, power, W.square().sum())
+
+
 def _check_numbers(rows: object, steps: object, rate: object) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise UsageError(f"mirror: steps must be a whole number >= 0, got {steps!r}")
-    for name, value in (("rows", rows), ("rate", rate)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise UsageError(f"mirror: {name} must be a finite number > 0, got {value!r}")
+    check_count("mirror", "steps", steps, 0)
+    check_positive("mirror", "rows", rows)
+    check_positive("mirror", "rate", rate)

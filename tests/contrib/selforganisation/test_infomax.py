@@ -127,6 +127,7 @@ STEP: dict[str, Any] = {"R_e": I1, "rate": 0.1, "memory": 2.0, "a": 0.1}
         (lambda: water_filling(torch.ones(2), 0, 1.0), "power: expected a number above 0, got 0"),
         (lambda: settle(W2, 4 * I2, 0.5, 10), r"a: expected above 0 and below 2 / .* = 0.5, got 0.5"),
         (lambda: settle(W2, I2, -0.1, 10), "a: expected above 0"),
+        (lambda: settle(W2, I2, 0.1, 2.5), "steps: expected a whole number, 1 or more, got 2.5"),
         (lambda: STATE.step(W2, W2 * math.inf, **STEP), r"noise: expected finite numbers, got inf at index \(0, 0\)"),
         (lambda: STATE.step(W2[:0], W2, **STEP), "signal: expected .* not empty"),
         (lambda: STATE.step(W2, W2, **{**STEP, "rate": -1.0}), "rate: expected a number above 0"),

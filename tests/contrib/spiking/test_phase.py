@@ -138,6 +138,10 @@ def test_wrong_layers_rules_and_states_are_refused() -> None:
         SpikePhase(layers=["7"]).check(net)
     with pytest.raises(ConversionError, match="feedback_alignment"):
         phase.check(br.convert(torch.nn.Linear(3, 2), br.rules.backprop()))
+    square = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3))
+    with pytest.raises(ConversionError, match="2 has no backward weight of its own in the layout of W"):
+        phase.check(br.convert(square, "direct_feedback_alignment"))
+    assert SpikePhase(layers="4").check(net) == SpikePhase(layers=["4"]).check(net)
     with pytest.raises(ConversionError, match="no converted layer"):
         phase.check(torch.nn.Linear(3, 2))
     with pytest.raises(RuleError, match="keep must be"):

@@ -208,9 +208,12 @@ def test_what_is_no_sum_of_primitives_is_refused() -> None:
         br.rules.kolen_pollack(),
         A(amp=1, decay=1, drive=br.WhiteNoise(std=1.0)),
         A(amp=1, operations=br.Operations(normalize_forward_output=True)),
+        br.rules.weight_mirror(),
+        A(amp=1, decay=1, cadence=br.Cadence(every=2)),
     ):
         with pytest.raises(RuleError, match="expected a weighted sum of the five primitives"):
             Mode.of(rule)
+    assert Mode.of(A(amp=1, update_forward=True, drive=br.Activity(keep_output=False))) == Mode.of(A(amp=1))
     with pytest.raises(RuleError, match="0 < rate < 2"):
         noise_floor(2.5, 10, 3)
 

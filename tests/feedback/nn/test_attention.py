@@ -367,6 +367,12 @@ def test_wrong_inputs_are_answered() -> None:
         model(q, k, v, key_padding_mask=torch.zeros(3, 5))
     with pytest.raises(RuntimeError, match="expected attn_mask"):
         model(q, k, v, is_causal=True)
+    for masks in ({"key_padding_mask": torch.ones(3, 4).long()}, {"attn_mask": torch.ones(5, 4).int()}):
+        with pytest.raises(ShapeError, match=r"expected masks of bool .* got torch.int"):
+            model(q, k, v, **masks)
+    for wrong in ((q, k[:1], v[:1]), (q, k, v[:, :3]), (q, k[0], v[0]), (q[:2], k, v)):
+        with pytest.raises(ShapeError, match="expected query, key and value of shapes"):
+            model(*wrong)
 
 
 def test_a_vision_transformer_of_torchvision_converts_whole() -> None:

@@ -144,6 +144,47 @@ def test_a_pass_that_nothing_goes_back_through_is_no_use():
         assert torch.equal(a.backward_weight.grad, b.backward_weight.grad)
 
 
+@pytest.mark.parametrize("name", UNTIED)
+def test_in_evaluation_mode_b_is_taught_what_it_is_taught_in_training(name):
+    """Dropout and batch norm stand still in many a fine-tuning: uses and parts are means there, too."""
+    x = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    layers = [square(RULES[name]), square(RULES[name]).eval()]
+    for layer in layers:
+        torch.manual_seed(2)
+        for _ in range(2):
+            unrolled(layer, 3, x).backward()
+    torch.testing.assert_close(layers[1].backward_weight.grad, layers[0].backward_weight.grad, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        br.rules.weight_mirror(cadence=br.Cadence(every=3)),
+        br.rules.symmetric_alignment(view=br.WeightEstimate(delay_steps=2)),
+    ],
+)
+def test_what_counts_passes_rests_in_evaluation_mode(rule):
+    layer = square(rule).eval()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.backward_weight.grad is None
+
+
+def test_the_noise_of_the_mirrored_rule_rests_in_evaluation_mode():
+    """B gets the increments of W all the same; what the filter believes stays as it is."""
+    net = small_network("mirrored_kolen_pollack")
+    x, y = batch()
+    torch.nn.functional.cross_entropy(net(x), y).backward()
+    net.zero_grad()
+    before = {name: value.clone() for name, value in net.eval().state_dict().items()}
+    torch.nn.functional.cross_entropy(net(x), y).backward()
+    for name, layer in br.aligned_layers(net):
+        torch.testing.assert_close(layer.backward_weight.grad, layer.weight.grad, msg=name)
+        assert layer.correction.grad is None
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
 @pytest.mark.parametrize("uses", range(1, 21))
 @pytest.mark.parametrize("name", [name for name in br.list_rules() if br.get_rule(name).for_network(3).learns])
 @pytest.mark.slow

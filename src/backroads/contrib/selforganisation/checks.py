@@ -57,3 +57,9 @@ def positive(**values: float) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ConfigError(f"{name}: expected a number above 0, got {value!r}")
+
+
+def check_steps(steps: object) -> None:
+    """Raise :class:`ConfigError` unless it is a whole number of 1 or more."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ConfigError(f"steps: expected a whole number, 1 or more, got {steps!r}")

@@ -15,7 +15,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from backroads.contrib.selforganisation.checks import checked, covariance, positive
+from backroads.contrib.selforganisation.checks import check_steps, checked, covariance, positive
 from backroads.errors import ConfigError, ShapeError
 
 
@@ -99,7 +99,7 @@ def settle(u: Tensor, Q: Tensor, a: float, steps: int) -> Tensor:
     """
     Q = covariance("Q", Q)
     u = checked("u", u, None, len(Q))
-    positive(steps=steps)
+    check_steps(steps)
     bound = 2 / float(torch.linalg.eigvalsh(Q)[-1].clamp_min(torch.finfo(Q.dtype).tiny))
     if not 0 < a < bound:
         raise ConfigError(f"a: expected above 0 and below 2 / (largest eigenvalue of Q) = {bound:.6g}, got {a!r}")

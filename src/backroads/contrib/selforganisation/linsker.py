@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from backroads.contrib.selforganisation.checks import checked, covariance, positive
+from backroads.contrib.selforganisation.checks import check_steps, checked, covariance, positive
 from backroads.errors import ConfigError
 
 
@@ -62,7 +62,7 @@ def grow(
     w = checked("w", w, None, len(Q))
     if w_max != math.inf:
         positive(w_max=w_max)
-    positive(steps=steps)
+    check_steps(steps)
     if not (math.isfinite(k1) and math.isfinite(k2)):
         raise ConfigError(f"k1, k2: expected finite numbers, got {k1!r} and {k2!r}")
     M = Q + k2

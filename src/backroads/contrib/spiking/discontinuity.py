@@ -11,7 +11,7 @@ from torch import Tensor
 from backroads.contrib.spiking.circuit import Recording
 from backroads.contrib.spiking.settings import Neuron
 from backroads.errors import RuleError, ShapeError
-from backroads.feedback.checks import check_number, check_positive
+from backroads.feedback.checks import check_count, check_number, check_positive
 
 
 class Simulator(Protocol):
@@ -118,8 +118,7 @@ class RegressionDiscontinuity:
         for field in ("window", "onset", "bandwidth", "block"):
             check_positive(name, field, getattr(self, field))
         check_number(name, "shrinkage", self.shrinkage)
-        if isinstance(self.least, bool) or not isinstance(self.least, int) or self.least < 3:
-            raise RuleError(f"{name}: least must be a whole number of windows >= 3, got {self.least!r}")
+        check_count(name, "least", self.least, 3)
         if self.block < 2 * self.window:
             raise RuleError(f"{name}: block must hold some windows, at least {2 * self.window:g} s, got {self.block!r}")
 

@@ -115,6 +115,8 @@ class SpikePhase(Phase):
     def __post_init__(self) -> None:
         check_positive("SpikePhase", "seconds", self.seconds)
         check_number("SpikePhase", "keep", self.keep)
+        if isinstance(self.layers, str):
+            object.__setattr__(self, "layers", (self.layers,))
         if self.keep > 1:
             raise RuleError(f"SpikePhase: keep must be <= 1, got {self.keep!r}")
 
@@ -163,10 +165,10 @@ class SpikePhase(Phase):
         chosen: dict[str, tuple[AlignedLayer, Tensor]] = {}
         for name in names:
             B = layers[name].backward_weight
-            if B is None or B.shape != layers[name].W.shape:
+            if B is None or not layers[name].rule.owns_feedback:
                 raise ConversionError(
-                    f"SpikePhase: {name or 'the layer'} has no backward weight in the layout of W under its rule "
-                    f"({layers[name].rule!r}); convert it with br.rules.feedback_alignment()"
+                    f"SpikePhase: {name or 'the layer'} has no backward weight of its own in the layout of W "
+                    f"under its rule ({layers[name].rule!r}); convert it with br.rules.feedback_alignment()"
                 )
             chosen[name] = layers[name], B
         return chosen

@@ -304,7 +304,7 @@ class FieldRegressor(RegressorMixin, BaseEstimator, Generic[F]):  # type: ignore
             raise ConfigError(f"{type(self).__name__}.save: expected settings of plain numbers: {error}") from error
         arrays = {f"{k}.{name}": a for k, fields in enumerate(self.fields_) for name, a in fields.arrays().items()}
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, about=np.array(text), **arrays)
+        np.savez(buffer, about=np.array(text), **arrays)
         write_atomically(Path(path), buffer.getvalue())
 
     @classmethod

@@ -131,7 +131,7 @@ def blend(
 
     Returns:
         value: sum w y / sum w, (N, o); 0 where no field takes part.
-        activation: the largest w of a trustworthy field, (N,), whether or not it takes part; 0 without fields.
+        activation: the largest w of a field, (N,), whether or not it takes part; 0 without fields.
         active: whether a field takes part, (N,) bool.
         jacobian: the derivative of the value, (N, o, n).
         std: sqrt|sum w sigma^2 + sum w y^2 - (sum w y)^2 / sum w| / sum w, (N, o); inf where no field takes part.

@@ -21,10 +21,9 @@ from backroads.runs.results import Fate, FixedPoint
 
 def check_rule(rule: Alignment) -> None:
     """Raise :class:`RuleError` unless the rule is a weighted sum of the five primitives and nothing else."""
-    if rule.tie_grad or not rule.closed_form or rule.drive != Activity():
-        raise RuleError(
-            f"expected a weighted sum of the five primitives, without tie_grad, operations and noise; got {rule!r}"
-        )
+    drive = Activity() if isinstance(rule.drive, Activity) else rule.drive
+    if dataclasses.replace(rule, update_forward=False, drive=drive) != Alignment(**rule.coefficients):
+        raise RuleError(f"expected a weighted sum of the five primitives, without further options; got {rule!r}")
 
 
 TINY = 1e-12  # of the largest: below it, a number of a decomposition in float64 is rounding

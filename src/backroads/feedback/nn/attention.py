@@ -67,7 +67,7 @@ class MultiheadAttention(WithProjections, torch.nn.MultiheadAttention):
         al., NeurIPS 2017).
 
         Raises:
-            ShapeError: an input that does not fit.
+            ShapeError: inputs that do not fit, or a mask of whole numbers.
             UsageError: ``is_causal`` without a mask, as in torch.
         """
         if not torch.is_grad_enabled():  # nothing goes back: torch's own, with its fast path
@@ -83,6 +83,11 @@ class MultiheadAttention(WithProjections, torch.nn.MultiheadAttention):
         elif not self.batch_first:
             # The batch comes first, for rules that mean over it.
             query, key, value = (t.transpose(0, 1) for t in (query, key, value))
+        if query.dim() != 3 or key.dim() != 3 or len(key) != len(query) or value.shape[:2] != key.shape[:2]:
+            raise ShapeError(
+                f"MultiheadAttention: expected query, key and value of shapes (N, L, E), (N, S, E) and (N, S, E), got "
+                f"{', '.join(str(tuple(t.shape)) for t in (query, key, value))}, the batch first"
+            )
         q, k, v = self.q(query), self.k(key), self.v(value)
         mask = _merged(attn_mask, key_padding_mask, q, k.shape[1], self.num_heads)
         N = q.shape[0]
@@ -141,4 +146,9 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
     """A mask as numbers to be added: bool True becomes minus infinity."""
     if mask.dtype == torch.bool:
         return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, -math.inf)
+    if not mask.is_floating_point():
+        raise ShapeError(
+            f"MultiheadAttention: expected masks of bool (True: left out) or of floats to be added, got {mask.dtype}; "
+            f"give mask == 0 where 1 means that a place counts, and mask.bool() where it means that it is left out"
+        )
     return mask.to(like.dtype)

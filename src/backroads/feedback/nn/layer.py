@@ -209,14 +209,15 @@ class AlignedLayer(WithRule, torch.nn.Module):
             self._check_drawn(state)
         if not (self.training or torch.is_grad_enabled()):  # nothing goes back
             return self.operator.project(x, W.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
-        training = self.training and torch.is_grad_enabled()
-        taught, memory, repeated = self._taught(training, state), self.memory, recomputing()
+        gradients = torch.is_grad_enabled()
+        training = self.training and gradients
+        taught, memory, repeated = self._taught(gradients, state), self.memory, recomputing()
         first = not taught or (not repeated and memory.begins(taught))
-        if taught and first:
+        if taught and first and training:
             memory.last = memory.before + memory.uses
         use = Use(self.operator, x, W, memory, training, repeated, first, self._factor)
         active, tensors = rule.begin(use, state)
-        if taught and not repeated:
+        if taught and training and not repeated:
             memory.look(taught)
         feedback = tensors.pop("feedback", None)
         if feedback is None:
@@ -227,12 +228,12 @@ class AlignedLayer(WithRule, torch.nn.Module):
         made = propagate(x, W, self.bias, self.operator, in_effect, tensors, feedback, known, bool(taught))
         return attach_carrier(*made) if rule.broadcasts else made
 
-    def _taught(self, training: bool, state: State) -> list[Tensor]:
-        """What a pass of training will teach, by which steps are told apart; nothing where uses do not count.
+    def _taught(self, gradients: bool, state: State) -> list[Tensor]:
+        """What a pass with gradients will teach, by which steps are told apart; nothing where uses do not count.
 
         Gradients that are means over the uses are made so by a hook, which a copy of the layer has to set anew.
         """
-        if not (training and self._rule.learns) or traced():
+        if not (gradients and self._rule.learns) or traced():
             return []
         found = {name: tensor for name, tensor in state.items() if tensor.requires_grad}
         for name, tensor in found.items():

@@ -128,8 +128,8 @@ class Alignment(WeightedSum, FeedbackRule):
         if not self.learns:
             return True, {}
         B = {"backward_weight": state["backward_weight"]}
-        if not use.training:
-            return True, B
+        if not use.training:  # what counts passes rests
+            return True, {} if self.cadence.every > 1 or self._delay else B
         active = self.cadence.tick(use.memory, use.repeated)
         if self.view is None or not self.view.delay_steps:
             return active, B

@@ -31,7 +31,8 @@ class Use:
         x: its input, (N, ...).
         W: the forward weight.
         memory: of the layer; a rule changes it in a pass of ``training`` that is not ``repeated`` alone.
-        training: whether a backward pass that teaches will follow.
+        training: whether the layer is in training mode, and a backward pass may follow. In evaluation mode a rule
+            teaches as it does in training, but for what depends on the number of passes: nothing is remembered then.
         repeated: whether this repeats an earlier pass (activation checkpointing), and has to see what that saw.
         first: whether this is the first use in a step; see :meth:`Memory.begins`. Under a compiler, which sees no
             steps, every use is a first one.

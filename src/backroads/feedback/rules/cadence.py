@@ -10,8 +10,11 @@ from backroads.feedback.rules.memory import Memory
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Cadence(Part):
-    """Args:
-        every: compute the terms that need activities on every k-th training step only, times k.
+    """How often, and on how much of the batch, the terms that need activities are computed.
+
+    Args:
+        every: compute them on every k-th training pass of the layer only, times k. A step has one pass for each use of
+            the layer, and for each part of a batch that is accumulated.
         fraction: compute them on so much of the batch only, > 0 and <= 1: at least one example (two under batch
             centring, whose mean is then the part's), neighbours from a random place on, so that M is unbiased.
 

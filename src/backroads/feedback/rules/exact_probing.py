@@ -35,7 +35,7 @@ def exact_probing(
             border or between strides; below 1 only that share of the inputs has its turn.
         images: a number of images of impulses in every layer, in place of ``rows_per_input``.
         height: of an impulse, in units of the activity; > 0.
-        every: on every k-th step only, times k.
+        every: on every k-th training pass only, times k; see :class:`backroads.Cadence`.
 
     Raises:
         RuleError: for values out of range, and unless ``rate every`` is below 2.

@@ -126,7 +126,7 @@ class MirroredKolenPollack(FeedbackRule):
                 self._decide(use, compiled)
         # After that C is zero until the optimiser has stepped, and B alone carries the error back.
         tensors = {"backward_weight": B, "correction": C} | ({"feedback": B} if learning else {})
-        if not memory.active:
+        if not memory.active or not use.training:
             return False, tensors
         if step:
             # R = E|V - W|^2 of the V of a step. The rows are those of all uses in a step; |W|^2 is the power of the

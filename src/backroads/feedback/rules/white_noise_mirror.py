@@ -36,7 +36,7 @@ def white_noise_mirror(
         std: standard deviation of the noise, in units of the activity; > 0.
         most: with ``rows_per_input``: at most so many images of noise for each example of the batch; a layer that
             would need more is slowed in proportion.
-        every: on every k-th step only, times k.
+        every: on every k-th training pass only, times k; see :class:`backroads.Cadence`.
 
     Raises:
         RuleError: for values out of range.
