@@ -174,6 +174,7 @@ def test_a_journal_is_searched_by_workers_and_reaped(tmp_path: Path, capsys: pyt
         (["search", "status", "nowhere"], "nowhere has no config.toml"),
         (["search", "statis", "nowhere"], "statis"),
         (["worker", "sqlite:///none.db"], "STUDY"),
+        (["worker", "sqlite:///none.db", "study", "--trials", "0"], "--trials"),
         (["transfer", "nowhere", "--models", "mlp"], "nowhere has no config.toml"),
     ],
 )

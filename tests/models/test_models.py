@@ -202,6 +202,7 @@ def test_other_zoos_are_one_name_away() -> None:
         ("backroads.models:__name__", {}, "has '__name__', expected a callable"),
         ("torch.nn:Identity", {}, r"expected an output of shape \(N, 3\)"),
         ("builtins:dict", {}, "expected a torch.nn.Module, got dict"),
+        ("vit", {"patch": 0}, "cannot be made with"),
         ("vit", {"patch": 5}, "expected a patch that divides 32x32"),
     ],
 )

@@ -60,6 +60,7 @@ def test_two_learners_are_trained_measured_analysed_and_shown_side_by_side(
     [
         (["--learner", "flpp"], "Did you mean 'flp'"),
         (["--taks", "3"], "Did you mean --task"),
+        (["--config", "flat.toml"], "plasticity: expected a table of settings, got 0.01"),
         (["--config", "sinusoid-quik"], "Did you mean 'sinusoid-quick'"),
         (["--task", "omniglot", "--tasks", "1001"], "tasks: expected"),
         (["--task", "npz:nowhere.npz"], "expected a file that numpy.savez wrote"),
@@ -68,13 +69,26 @@ def test_two_learners_are_trained_measured_analysed_and_shown_side_by_side(
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(
-    tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flat.toml").write_text("plasticity = 0.01")
     with pytest.raises(SystemExit) as left:
         main(["meta", "train", *words, "--out", str(tmp_path / "run")])
     assert left.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_lifetime_has_a_task_at_least(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["meta", "eval", str(tmp_path), "--ways", "0"])
+    assert left.value.code == 2
+    assert "--ways" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -164,6 +164,9 @@ def test_a_killed_run_that_goes_on_is_the_run_that_never_was(
 
 def test_a_run_goes_on_to_more_meta_steps_but_not_with_other_settings(tmp_path: Path) -> None:
     trained(small(), tmp_path / "run")
+    before = (tmp_path / "run" / "results.json").read_bytes()
+    trained(small(), tmp_path / "run", resume=True)  # it has ended
+    assert (tmp_path / "run" / "results.json").read_bytes() == before
     for changes, message in (({"lr_forward": 1.0}, "0.0001, now 1.0"), ({"meta_steps": 7}, "the run has 8, now 7")):
         with pytest.raises(ConfigError, match=message):
             trained(small(**changes), tmp_path / "run", resume=True)
@@ -213,7 +216,9 @@ def _doubled(episodes: Episodes) -> Episodes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [{}, {"initial_weights": "random"}, {"vary_length": True}], ids=["as it is", "weights drawn", "lengths"]
+    "changes",
+    [{}, {"initial_weights": "random"}, {"vary_length": True}, {"learner": "flp_polynomial"}],
+    ids=["as it is", "weights drawn", "lengths", "polynomial"],
 )
 def test_processes_share_the_lifetimes_of_a_meta_step(changes: dict[str, Any], tmp_path: Path) -> None:
     """Two processes, with 2 and 3 of 5 lifetimes, hold the gradient that one makes of all."""
@@ -406,6 +411,13 @@ def test_interference_is_zero_where_nothing_changes_and_angles_are_those_of_geom
     assert interference(network, network.meta_parameters, weights, episodes, inputs) == {}
     assert degrees(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])) == pytest.approx(45.0)
     assert degrees(torch.zeros(2), torch.ones(2)) is None
+
+
+def test_without_plastic_layers_there_is_feedback_to_analyse_and_no_update() -> None:
+    network, tasks = made(small(learner="flp_nowhere"))
+    found = analyse(network, network, tasks, "test", 1, probes=3, step=0)
+    assert found.update_angle == found.interference == {}
+    assert set(found.feedback_angle) == {"initial", "meta_trained", "end_of_lifetime"}
 
 
 @pytest.mark.parametrize("name", recipes("meta"))

@@ -197,6 +197,22 @@ def test_folders_come_by_class_or_by_csv(tmp_path: Path, by_csv: bool) -> None:
         assert episodes.support.shape == (2, 4, 1)
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (b"filename,label\na.png,a\nb.png", "expected rows of filename and label, got .* in row 2"),
+        (b"file,class\na.png,a", "expected rows of filename and label"),
+        (b"filename,label", "expected rows of filename and label, got none"),
+        (b"filename,label\n\xff.png,a", "expected a csv file in UTF-8"),
+    ],
+)
+def test_a_damaged_list_of_files_is_answered(tmp_path: Path, table: bytes, message: str) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "train.csv").write_bytes(table)
+    with pytest.raises(ConfigError, match=message):
+        load_tasks(resolve({"task": f"folder:{tmp_path}"}))
+
+
 def test_omniglot_is_read_in_its_layout_and_size(tmp_path: Path) -> None:
     ink = np.ones((12, 20, 20, 20), dtype=bool)
     ink[:, :, 5:15, 5:15] = False

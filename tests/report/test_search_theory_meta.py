@@ -107,6 +107,15 @@ def test_effects_where_seeds_diverged_are_of_medians_and_leave_out_what_mostly_d
     assert effect["amp"][:2] == ["−10.0", "−16.0"]  # 0.80 - 0.90 with decay too; 0.80 - 0.96
 
 
+def test_a_groups_test_accuracy_is_that_of_its_best_trial(tmp_path: Path) -> None:
+    folder = search()
+    promotion = folder.beside["promote.json"]
+    second = [dataclasses.replace(row, number=row.number + 1000, mean=0.5, interval=None) for row in promotion.rows]
+    folder.beside["promote.json"] = dataclasses.replace(promotion, rows=(*promotion.rows, *second))
+    rows = table(section(page_of(folder, tmp_path), "ranking"))
+    assert {row[2] for row in rows.values()} == {"96.5 ± 6.3"}
+
+
 def test_points_lost_in_transfer_have_their_sign(tmp_path: Path) -> None:
     """Backprop: 90 % at home, 95 % there. The rule: 80 % and 60 %: gaps of 10 and 35 points, so 25 are lost."""
 

@@ -98,6 +98,7 @@ def test_what_spells_no_value_stays_text_which_toml_can_write(text: str) -> None
         ({"update_noise_on": "W"}, "update_noise_on: expected 'all', 'forward' or 'backward'"),
         ({"mirror_steps": -1}, "mirror_steps: expected greater than or equal to 0"),
         ({"epoch": 3}, "unknown setting 'epoch'. Did you mean 'epochs' in [run]?"),
+        ({"run": 3, "seed": 1}, "run: expected a table of settings"),
         ({"run": {"epoch": 3}}, "unknown setting 'run.epoch'. Did you mean 'epochs'?"),
         (
             {"schedule": {"learning_rate": 1.0}},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
 from backroads.cli.flags import with_flags
@@ -19,7 +18,8 @@ from backroads.cli.shared import (
     print_report,
     run_settings,
 )
-from backroads.runs.schema import ArmResult, Stopped, TrainingResults
+from backroads.runs.schema import Stopped, TrainingResults
+from backroads.runs.statistics import Estimate, summarise
 from backroads.runs.table import aligned
 from backroads.train.comparison import CompareSettings, resolve_comparison
 
@@ -59,24 +59,15 @@ def compare(
 def table(results: TrainingResults) -> str:
     """The results as text: accuracy and gap in percent points, angle in degrees, time relative to the baseline's."""
     lines = [("rule", f"{results.split} accuracy, %", f"gap to {results.baseline}", "weight angle", "step time")]
-    baseline = {arm.seed: arm.accuracy for arm in results.arms if arm.name == results.baseline}
-    for name in results.names:
-        arms = [arm for arm in results.arms if arm.name == name]
-        diverged = sum(arm.status == "diverged" for arm in arms)
-        accuracies = [100 * arm.accuracy for arm in arms if arm.accuracy is not None]
-        gaps = [
-            100 * (arm.accuracy - other)
-            for arm in arms
-            if arm.accuracy is not None and (other := baseline.get(arm.seed)) is not None
-        ]
-        angles = [a for arm in arms for a in arm.readings.get("weight_angle", {}).values() if a is not None]
+    for row in summarise(results):
+        angle = row.readings["weight_angle"].mean if "weight_angle" in row.readings else None
         lines.append(
             (
-                name.replace("_", " ") + (f" ({diverged} diverged)" if diverged else ""),
-                _mean(accuracies, ".2f"),
-                _mean(gaps, "+.2f"),
-                f"{statistics.fmean(angles):.1f} deg" if angles else "-",
-                _times(arms),
+                row.name.replace("_", " ") + (f" ({row.diverged} diverged)" if row.diverged else ""),
+                _mean(row.accuracy, ".2f"),
+                _mean(row.gap, "+.2f"),
+                "-" if angle is None else f"{angle:.1f} deg",
+                "-" if row.step_ratio is None else "{1:.2f} [{0:.2f}, {2:.2f}]".format(*row.step_ratio),
             )
         )
     rows = aligned(lines)
@@ -88,17 +79,7 @@ def table(results: TrainingResults) -> str:
     return "\n".join(["", *rows, note])
 
 
-def _mean(values: list[float], form: str) -> str:
-    if not values:
+def _mean(found: Estimate | None, form: str) -> str:
+    if found is None or found.mean is None:
         return "-"
-    spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):{form}}{spread}"
-
-
-def _times(arms: list[ArmResult]) -> str:
-    """The middle of the seeds' medians and quartiles."""
-    ratios = [arm.step_ratio for arm in arms if arm.step_ratio is not None]
-    if not ratios:
-        return "-"
-    low, middle, high = (statistics.median(column) for column in zip(*ratios, strict=True))
-    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{100 * found.mean:{form}}" + ("" if found.std is None else f" +- {100 * found.std:.2f}")

@@ -95,7 +95,10 @@ def evaluate(
     split: SplitName = "test",
     lifetimes: Lifetimes = 200,
     ways: Annotated[
-        list[int] | None, Parameter(help="Numbers of tasks of a lifetime, as in --ways 5 20 50. Default: the run's.")
+        list[int] | None,
+        Parameter(
+            help="Numbers of tasks of a lifetime, as in --ways 5 20 50. Default: the run's.", validator=Number(gte=1)
+        ),
     ] = None,
     batch: Annotated[
         int,

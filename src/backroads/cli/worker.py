@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from backroads.cli.shared import Trust
 
@@ -20,7 +21,7 @@ def worker(
         Path | None,
         Parameter(help="Shared folder for checkpoints; by default the study's, if it is on this machine."),
     ] = None,
-    trials: Annotated[int | None, Parameter(help="Stop after so many trials.")] = None,
+    trials: Annotated[int | None, Parameter(help="Stop after so many trials.", validator=Number(gte=1))] = None,
     parent: Annotated[
         int | None, Parameter(help="Stop when this process, which started the worker, has ended.")
     ] = None,

@@ -79,7 +79,7 @@ def build_model(
         model = call(make, {"classes": classes, "shape": shape}, options, f"model {name!r}")
     except ConfigError:
         raise
-    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError, OverflowError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError, ArithmeticError) as error:
         if is_out_of_memory(error):
             raise
         told = str(error).partition("\n")[0]

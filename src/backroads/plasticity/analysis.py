@@ -81,7 +81,7 @@ def _lifetime(
         network.lifetimes(episodes, meta, inputs, keep)
     random = {name: value for name, value in untrained.meta_parameters.items() if name[0] in "Bc"}
     angles: list[dict[str, dict[str, float | None]]] = []
-    for k in steps:
+    for k in steps if states[T] else ():  # nothing is plastic: there are no updates
         step = Stream(inputs[episodes.support[:, k : k + 1]], episodes.y[:, k : k + 1])
         own = gradients(meta, states[k], step.x[:, 0], step.y[:, 0])
         query = gradients(meta, states[k], inputs[episodes.query], episodes.y_query)
@@ -92,14 +92,15 @@ def _lifetime(
         angles.append(compared)
     return {
         "update_angle": {
-            kind: {layer: [angle[kind][layer] for angle in angles] for layer in angles[0][kind]} for kind in angles[0]
+            kind: {layer: [angle[kind][layer] for angle in angles] for layer in angles[0][kind]}
+            for kind in (angles[0] if angles else ())
         },
         "feedback_angle": {
             "initial": feedback_angles(untrained.meta_parameters, {}),
             "meta_trained": feedback_angles(network.meta_parameters, {}),
             "end_of_lifetime": feedback_angles(meta, states[T]),
         },
-        "interference": interference(network, meta, states[T // 2], episodes, inputs),
+        "interference": interference(network, meta, states[T // 2], episodes, inputs) if states[T] else {},
     }
 
 

@@ -150,7 +150,7 @@ class MetaNetwork(nn.Module):
         """
         lifetimes = episodes.count if of is None else of
         meta = {
-            name: value[own] if value.dim() == 3 else value
+            name: value[own] if name[0] == "W" and value.dim() == 3 else value
             for name, value in self.initial_weights(lifetimes, generator).items()
         }
         inputs = self.features(episodes.inputs)

@@ -244,15 +244,20 @@ def resolve(given: dict[str, Any], flags: dict[str, Any] | None = None) -> MetaC
         raise ConfigError(f"gradient: expected a table of settings, got {of_gradient!r}")
     checked(MetaConfig, merged(MetaConfig, of_gradient))  # whether it is for this learner or not
     both = merged(MetaConfig, given, flags)
-    images = both.get("task", {}).get("task", "sinusoid") != "sinusoid"
+    images = _in(both, "task", "task") not in (None, "sinusoid")
     learner = _of_learner(str(both.get("learner", "flp")), images)
     between = (given, learner) if "learner" in flags else (learner, given)
     below = merged(MetaConfig, IMAGES if images else {}, *between)
-    if merged(MetaConfig, below, flags).get("plasticity", {}).get("rule") == "gradient":
+    if _in(merged(MetaConfig, below, flags), "plasticity", "rule") == "gradient":
         below = merged(MetaConfig, below, of_gradient)
     config = checked(MetaConfig, merged(MetaConfig, below, flags))
     _check(config)
     return config
+
+
+def _in(settings: dict[str, Any], table: str, name: str) -> Any:
+    found = settings.get(table)
+    return found.get(name) if isinstance(found, dict) else None
 
 
 def _of_learner(name: str, images: bool) -> dict[str, Any]:

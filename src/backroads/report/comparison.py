@@ -36,12 +36,14 @@ def comparison_page(record: Record) -> Page:
     formulas = [(name, " · ".join(dict.fromkeys(own[0].arm.formulas.values())) or name) for name, own in arms.items()]
     epochs = sorted(set().union(*(arm.evaluations.x for arm in record.arms)))
     model = record.setting("model")
+    again = [str(resume.step) for resume in record.resumes]
     facts = [
         model if isinstance(model, str) else None,
         text.counted(len(rows), kind),
         text.counted(max((row.seeds for row in rows), default=0), "seed"),
         text.counted(int(max(epochs, default=0)), "epoch"),
-        None if results.seconds is None else text.duration(results.seconds),
+        f"taken up again at step {text.some(again, 3)}" if again else None,
+        None if results.seconds is None else text.duration(results.seconds) + (" since then" if again else ""),
     ]
     finished = record.status == "finished"
     return Page(

@@ -16,7 +16,7 @@ from backroads.report.figure import SHADES, Look, Scale
 from backroads.report.page import Block, Cell, Figure, Headline, Page, Pairs, Panel, Rows, Section, Table, Text
 from backroads.report.parts import key, overview
 from backroads.report.read import Record
-from backroads.runs.results import Promotion, SearchGroup, SearchResults, SearchTrial, Transfer
+from backroads.runs.results import PromotedTrial, Promotion, SearchGroup, SearchResults, SearchTrial, Transfer
 
 PRIMITIVES = ("decay", "amp", "null", "sparse", "self")
 CURVES = 4  # groups in the figure of best-so-far curves
@@ -93,7 +93,8 @@ def _half(interval: float | None) -> str:
 def _ranking(
     ranked: Sequence[SearchGroup], complete: Sequence[SearchTrial], promotion: Promotion, low: float
 ) -> list[Block]:
-    tested = {row.group: Cell(text.percent(row.mean), _half(row.interval).strip()) for row in promotion.rows}
+    rows_tested = _tested(ranked, promotion)
+    tested = {row.group: Cell(text.percent(row.mean), _half(row.interval).strip()) for row in rows_tested}
     rows = list[list[Cell | str]]()
     for group in ranked:
         values = sorted(trial.value or 0.0 for trial in complete if trial.group == group.group)
@@ -111,6 +112,12 @@ def _ranking(
     about = {"Best, median": "about_best", "Test": "about_test", "All trials": "about_trials"}
     words = {name: text.caption(key, low=text.percent(low)) for name, key in about.items() if tested or name != "Test"}
     return [Table([*heads, "Complete", "Pruned", "Failed", "All trials"], rows), Pairs(list(words.items()))]
+
+
+def _tested(groups: Sequence[SearchGroup], promotion: Promotion) -> list[PromotedTrial]:
+    """Of each group the trial that was best in the search, if it was trained again."""
+    best = {(group.group, group.best_number) for group in groups}
+    return [row for row in promotion.rows if (row.group, row.number) in best]
 
 
 def _every(values: Sequence[Any], most: int = MOST) -> Sequence[Any]:
@@ -131,7 +138,7 @@ def _scores(results: SearchResults, promotion: Promotion) -> tuple[Scores, bool]
         found = sorted(0.0 if accuracy is None else accuracy for accuracy in accuracies)
         return None if 2 * accuracies.count(None) >= len(accuracies) else statistics.median(found)
 
-    tested = {row.group: median(row.accuracies) for row in promotion.rows}
+    tested = {row.group: median(row.accuracies) for row in _tested(results.groups, promotion)}
     whole = all(group.group in tested for group in results.groups)
     return {frozenset(g.subset or ()): tested[g.group] if whole else g.best for g in results.groups}, whole
 

@@ -16,7 +16,8 @@ from backroads.errors import ConfigError, nearest
 from backroads.plasticity.settings import MetaConfig
 from backroads.runs.groups import Group, merged
 from backroads.runs.settings import checked, read_settings, recipes
-from backroads.search.space import DIMENSIONS, expanded, groups_of, range_of
+from backroads.search.settings import Space
+from backroads.search.space import groups_of
 from backroads.train.settings import TrainSettings
 
 Scale = Literal["smoke", "desk", "paper"]
@@ -186,11 +187,7 @@ class _Draw:
 
 def drawn(own: Trainings, settings: dict[str, Any], trial: int) -> dict[str, Any]:
     """Values of a trial, as settings by flags: random search, log-uniform, alike for rules that share a name."""
-    varies = {
-        name: range_of(name, own.ranges[name]) if name in own.ranges else DIMENSIONS[name]
-        for name in expanded(own.vary)
-    }
-    (space,) = groups_of([settings["rule"]["name"]], [], varies)
+    (space,) = groups_of([settings["rule"]["name"]], [], Space(vary=own.vary, ranges=own.ranges).varying())
     draw: Any = _Draw(trial)
     found = space.settings(space.suggest(draw), settings["rule"].get("options", {}))
     found.pop("rule")

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import shlex
-import signal
 import time
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,7 @@ from typing import Any
 import tomli_w
 from pydantic import TypeAdapter
 
-from backroads.errors import BackroadsError, ConfigError, RunError
+from backroads.errors import BackroadsError, ConfigError
 from backroads.plasticity.settings import MetaConfig
 from backroads.reproduce.arms import Arm, Campaign, arms_of, unique
 from backroads.reproduce.claims import claim_ids, load_claim
@@ -29,6 +25,7 @@ from backroads.runs.environment import environment
 from backroads.runs.files import folder_within, free_name, write_atomically, write_json
 from backroads.runs.folder import CONFIG, ENVIRONMENT, RESULTS
 from backroads.runs.lock import InUseError, locked
+from backroads.runs.pool import in_processes
 from backroads.runs.progress import Progress, Report
 from backroads.runs.schema import Stopped
 from backroads.runs.settings import read_toml
@@ -199,24 +196,8 @@ def _performed(
                 raise Interrupted(end)
             yield arm, end
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that the children end too
-    # A fresh interpreter each: forked ones share the threads of torch, and hang.
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(_perform_in_pool, arm, out, storage): arm for arm in todo}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool:
-            raise RunError(
-                "a process that trained was killed (is memory short?); the same command with --resume goes on"
-            ) from None
-        except BaseException:
-            for child in multiprocessing.active_children():
-                child.terminate()  # it saves a checkpoint and leaves
-            pool.shutdown(cancel_futures=True)
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    # At SIGTERM a process saves a checkpoint and leaves.
+    yield from in_processes(jobs, _perform_in_pool, [(arm, (arm, out, storage)) for arm in todo])
 
 
 def _perform_in_pool(arm: Arm, out: Path, storage: str | None) -> str | None:

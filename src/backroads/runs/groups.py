@@ -58,16 +58,23 @@ def merged(schema: type[BaseModel], *layers: Mapping[str, Any]) -> dict[str, Any
         schema: what the settings are. layers: each as plain data: settings in their tables, or by their flags alone.
 
     Returns:
-        Plain data with tables. A name that the schema does not know stays where it is; the schema will refuse it.
+        Plain data with tables. A name that the schema does not know, and a table that is none, stays where it is; the
+        schema will refuse it.
     """
     tables, places = groups(schema), flags(schema)
     result: dict[str, Any] = {}
+
+    def put(table: str, values: Mapping[str, Any]) -> None:
+        old = result.get(table, {})
+        if isinstance(old, Mapping):
+            result[table] = {**old, **values}
+
     for layer in layers:
         for name, value in layer.items():
             if name in tables and isinstance(value, Mapping):
-                result[name] = {**result.get(name, {}), **value}
+                put(name, value)
             elif (place := places.get(name, ("", name)))[0]:
-                result[place[0]] = {**result.get(place[0], {}), place[1]: value}
+                put(place[0], {place[1]: value})
             else:
                 result[name] = value
     return result

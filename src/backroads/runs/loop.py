@@ -78,9 +78,9 @@ class Loop:
         line: what to say after an evaluation, given the steps done; None for nothing.
         evaluated: called after every evaluation but the one before training, with the steps done; it may raise to end
             the run.
-        listen: called with (number of the arm, event) for every event; if it has a ``close``, that ends it.
 
     Attributes:
+        listen: called with (number of the arm, event) for every event; if it has a ``close``, that ends it.
         step: steps done by each arm. failed: why arms ended before the others, by number.
         resumed_from: the step at which the run was resumed, and how many arms had failed by then; None for a run from
             the start.
@@ -96,10 +96,10 @@ class Loop:
         report: Report = lambda progress: None,
         line: Callable[[int], str | None] = lambda step: None,
         evaluated: Callable[[int], None] = lambda step: None,
-        listen: Callable[[int, Event], None] = lambda arm, event: None,
     ) -> None:
         self.arms, self.times, self.runtime = arms, times, runtime
-        self.stop, self.report, self.line, self.evaluated, self.listen = stop, report, line, evaluated, listen
+        self.stop, self.report, self.line, self.evaluated = stop, report, line, evaluated
+        self.listen: Callable[[int, Event], None] = lambda arm, event: None
         self.step = 0
         self.failed: dict[int, Diverged] = {}
         self.resumed_from: tuple[int, int] | None = None

@@ -291,7 +291,8 @@ class ArmResult:
 class TrainingResults:
     """``results.json`` of ``backroads train`` (one arm) and ``backroads compare`` (many; gaps are to ``baseline``).
 
-    ``split`` is what accuracies are on: the test split if it was read, else the validation part.
+    ``split`` is what accuracies are on: the test split if it was read, else the validation part. ``seconds`` are those
+    of the process that ended the run, from where it was resumed.
     """
 
     kind: Literal["train", "compare"]
@@ -310,7 +311,7 @@ class TrainingResults:
 
 @dataclass(frozen=True)
 class MetaResults:
-    """``results.json`` of ``backroads meta train``."""
+    """``results.json`` of ``backroads meta train``; ``seconds`` as in :class:`TrainingResults`."""
 
     kind: Literal["meta"]
     status: Literal["finished", "diverged"]

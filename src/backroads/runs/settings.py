@@ -121,6 +121,7 @@ def explain(error: ValidationError, schema: type[BaseModel]) -> str:
             lines.append(f"unknown setting {name!r}.{_nearest(problem['loc'], schema)}")
             continue
         message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        message = "a table of settings" if problem["type"] == "model_type" else message
         expected = message if ": expected " in message else f"{name}: expected {message}, got {problem['input']!r}"
         lines.append(expected)
     return "\n".join(lines)
@@ -213,7 +214,8 @@ def _refused(old: dict[str, Any], new: dict[str, Any], harmless: frozenset[str],
     found = []
     for name, was, now in differences(old, new):
         field = name.rpartition(".")[2]
-        grown = field in growing and (now is None or (was is not None and now > was))
+        numbers = isinstance(was, int | float) and isinstance(now, int | float)
+        grown = field in growing and (now is None or (numbers and now > was))
         if field not in harmless and not grown:
             found.append(f"{name}: the run has {was!r}, now {now!r}")
     return found

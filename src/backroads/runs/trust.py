@@ -1,8 +1,9 @@
-"""What settings out of a folder or a database may say without consent: nothing that runs code or fetches files.
+"""What settings out of a folder or a database may say without consent: nothing that runs code or loads weights.
 
 Settings that the user gives (flags, a file named with ``--config``, Python) are the user's own and are not checked.
 Those of a run's folder or a search's storage may be anybody's: they may name what ships with the package, and
-torchvision's and timm's networks, but no import path, and no option of a network that loads weights. Imports no torch.
+torchvision's and timm's networks, but no import path, and no option of a network that loads weights. They may name any
+folder of data, and have torchvision's data sets downloaded into it. Imports no torch.
 """
 
 from __future__ import annotations

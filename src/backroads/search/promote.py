@@ -7,11 +7,8 @@ goes on where it stopped.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import statistics
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from backroads.errors import BackroadsError, ConfigError, RunError
 from backroads.models import build_model
 from backroads.runs.files import write_json
 from backroads.runs.groups import merged
+from backroads.runs.pool import in_processes
 from backroads.runs.results import PromotedTrial, Promotion, Transfer, TransferCell, TransferRow
 from backroads.runs.runtime import joined
 from backroads.runs.statistics import estimate
@@ -190,16 +188,9 @@ def _train_all(
     if workers == 1:
         for name, job in left.items():
             note(name, final_accuracy(job))
-    else:  # a fresh interpreter each: forked ones share the threads of torch, and hang
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            futures = {pool.submit(final_accuracy, job): name for name, job in left.items()}
-            try:
-                for future in as_completed(futures):
-                    note(futures[future], future.result())
-            except BrokenProcessPool:
-                raise RunError(
-                    "a process that trained was killed (is memory short?); the same command goes on"
-                ) from None
+    else:
+        for name, result in in_processes(workers, final_accuracy, [(name, (job,)) for name, job in left.items()]):
+            note(name, result)
     accuracies = {name: tuple(done[f"{name}/{seed}"]["accuracy"] for seed in seeds) for name in settings}
     return accuracies, {**known, **done}
 

@@ -33,7 +33,7 @@ class Step:
     """What one step was like.
 
     Attributes:
-        loss: mean over this process's part of the batch, without label smoothing's constant. hits: how many of it
+        loss: mean over this process's part of the batch, with label smoothing, where that is on. hits: how many of it
             were right. n: its size. gradient_norm: of W before clipping; None without clipping.
         learning_rate, backward_rate: in effect. coefficients: of the rule, where they are scheduled.
     """

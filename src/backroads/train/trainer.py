@@ -40,7 +40,7 @@ def train(
             is intact.
     """
     named = [(name_of(config), config)]
-    return run_arms("train", named, config.as_toml(), path, report, resume=resume, restart=restart)
+    return run_arms("train", named, config, path, report, resume=resume, restart=restart)
 
 
 def compare(
@@ -48,7 +48,7 @@ def compare(
 ) -> TrainingResults | Stopped:
     """Train every rule and method with every seed, side by side in a run folder; arguments as for :func:`train`."""
     more: dict[str, Any] = {"baseline": BASELINE, "resume": resume, "restart": restart}
-    return run_arms("compare", config.arms(), config.as_toml(), path, report, **more)
+    return run_arms("compare", config.arms(), config, path, report, **more)
 
 
 def name_of(config: TrainSettings) -> str:
@@ -59,7 +59,7 @@ def name_of(config: TrainSettings) -> str:
 def run_arms(
     kind: Literal["train", "compare"],
     named: list[tuple[str, TrainSettings]],
-    settings: dict[str, Any],
+    given: TrainSettings | CompareSettings,
     path: Path,
     report: Report,
     *,
@@ -71,14 +71,14 @@ def run_arms(
 
     Args:
         kind: of the run. named: name and settings of each arm; they differ in rule and seed only.
-        settings: of the run, as TOML data. path, report, resume, restart: as for :func:`train`.
+        given: settings of the run. path, report, resume, restart: as for :func:`train`.
         baseline: name of the arms whose accuracy and step time the others are compared with.
     """
-    config = named[0][1]
+    config, settings = named[0][1], given.as_toml()
     for _, own in named:
         check_names(own)
     if resume and not restart:
-        check_resume_in(path, settings, type(config), harmless=HARMLESS, growing=GROWING)
+        check_resume_in(path, settings, type(given), harmless=HARMLESS, growing=GROWING)
     with (
         joined(config.run.device, threads=config.run.threads, deterministic=config.run.deterministic) as runtime,
         Stopper() as stopper,

@@ -302,7 +302,9 @@ class FieldRegressor(RegressorMixin, BaseEstimator, Generic[F]):  # type: ignore
             text = json.dumps({"class": type(self).__name__, "settings": settings, "state": state})
         except TypeError as error:
             raise ConfigError(f"{type(self).__name__}.save: expected settings of plain numbers: {error}") from error
-        arrays = {f"{k}.{name}": a for k, fields in enumerate(self.fields_) for name, a in fields.arrays().items()}
+        arrays: dict[str, Any] = {
+            f"{k}.{name}": a for k, fields in enumerate(self.fields_) for name, a in fields.arrays().items()
+        }
         buffer = io.BytesIO()
         np.savez(buffer, about=np.array(text), **arrays)
         write_atomically(Path(path), buffer.getvalue())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +22,9 @@ from backroads.runs.results import Fate, FixedPoint
 
 def check_rule(rule: Alignment) -> None:
     """Raise :class:`RuleError` unless the rule is a weighted sum of the five primitives and nothing else."""
+    coefficients: dict[str, Any] = rule.coefficients
     drive = Activity() if isinstance(rule.drive, Activity) else rule.drive
-    if dataclasses.replace(rule, update_forward=False, drive=drive) != Alignment(**rule.coefficients):
+    if dataclasses.replace(rule, update_forward=False, drive=drive) != Alignment(**coefficients):
         raise RuleError(f"expected a weighted sum of the five primitives, without further options; got {rule!r}")
 
 

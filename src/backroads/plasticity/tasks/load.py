@@ -157,10 +157,15 @@ def folder(path: Path, size: int) -> Reader:
 
 
 def _listed(table: Path, images: Path) -> Files:
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"filename", "label"} <= rows[0].keys():
-        raise ConfigError(f"{table}: expected rows of filename and label, got {list(rows[0]) if rows else 'none'}")
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{table}: expected a csv file in UTF-8 ({error})") from None
+    wrong = [i for i, row in enumerate(rows, 1) if not row.get("filename") or not row.get("label")]
+    if not rows or wrong:
+        got = f"{dict(rows[wrong[0] - 1])} in row {wrong[0]}" if rows else "none"
+        raise ConfigError(f"{table}: expected rows of filename and label, got {got}")
     _, y = np.unique([row["label"] for row in rows], return_inverse=True)
     return Files(images, np.array([os.fsencode(row["filename"]) for row in rows]), torch.from_numpy(y))
 
