@@ -89,13 +89,13 @@ _ONE_NUMBER = Card("one number for all", False, True, True, False, False, "none"
 CARDS: dict[str, Card] = {
     "backprop": Card("backpropagation", True, False, True, True, True, "none", False),
     "symmetric_alignment": _NON_LOCAL,
-    "activation_alignment": _NON_LOCAL,
+    "activation_alignment": _NON_LOCAL._replace(reads_W=False),  # y = W x alone
     "sign_symmetry": _NON_LOCAL._replace(extra="signs of W"),
     "exact_probing": _NON_LOCAL,  # impulses read W entry by entry: an upper bound
     "kolen_pollack": _FEEDBACK,
     "mirrored_kolen_pollack": _FEEDBACK._replace(phases=True),
     "white_noise_mirror": _FEEDBACK._replace(phases=True),
-    "error_correcting_mirror": _FEEDBACK._replace(phases=True, local=False),
+    "error_correcting_mirror": _NON_LOCAL._replace(reads_W=False, phases=True),
     "weight_mirror": _FEEDBACK,
     "information_alignment": _FEEDBACK,
     "feedback_alignment": _FIXED,
@@ -103,7 +103,7 @@ CARDS: dict[str, Card] = {
     "direct_feedback_alignment": _FIXED,
     "direct_kolen_pollack": _FEEDBACK,
     "direct_random_target_projection": _FIXED._replace(locking=False, signed=False),
-    "error_broadcast": _FIXED._replace(extra="a correlation with the error"),
+    "error_broadcast": _FEEDBACK._replace(extra="a correlation with the error"),
     "local_errors": _LOCAL_LOSS,
     "layerwise": _LOCAL_LOSS,
     "mono_forward": _LOCAL_LOSS._replace(extra="a projection a block"),
