@@ -57,6 +57,17 @@ RULES: dict[str, br.FeedbackRule] = {
         amp=0.3, sparse=0.4, operations=br.Operations(center_input=True, normalize_backward_output=True)
     ),
 }
+# Rules that draw: noise, impulses, or a part of the batch.
+NOISY: dict[str, br.FeedbackRule] = {
+    "weight_mirror, noise": br.rules.weight_mirror(drive=br.WhiteNoise(std=1.0)),
+    "all five, on a part": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, cadence=br.Cadence(fraction=0.5)),
+    "white-noise mirror": br.rules.white_noise_mirror(),
+    "error-correcting mirror": br.rules.error_correcting_mirror(images=3),
+    "exact probing": br.rules.exact_probing(),
+    "an estimate, sparse and noisy": br.rules.symmetric_alignment(
+        view=br.WeightEstimate(noise_std=0.1, keep_probability=0.5, bits=4)
+    ),
+}
 # Rules under which something stands in for W on the way back; under the others the output's error is broadcast.
 LAYERWISE = {name: rule for name, rule in RULES.items() if not rule.broadcasts}
 # Rules whose backward weights are an Alignment's.

@@ -9,19 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import LAYERWISE, batch, small_network
+from problems import LAYERWISE, NOISY, batch, small_network
 
 import backroads as br
 from backroads.train.settings import resolve
 from backroads.train.trainer import train
 
+TABLE = {**LAYERWISE, **NOISY}
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERWISE if "batch_random" not in name])  # whose B is drawn anew
+@pytest.mark.parametrize("name", [name for name in TABLE if "batch_random" not in name])  # whose B is drawn anew
 def test_gradients_of_W_are_those_of_the_cpu(name: str) -> None:
     """In float64; the noise that a rule draws teaches B, and is not in the gradient of W in the first step."""
-    model = small_network(LAYERWISE[name])
+    model = small_network(TABLE[name])
     there = copy.deepcopy(model).cuda()
     x, y = batch()
     F.cross_entropy(model(x), y).backward()
@@ -32,13 +33,13 @@ def test_gradients_of_W_are_those_of_the_cpu(name: str) -> None:
             torch.testing.assert_close(other.grad.cpu(), own.grad, rtol=1e-9, atol=1e-11, msg=parameter)
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERWISE if "batch_random" not in name])
+@pytest.mark.parametrize("name", [name for name in TABLE if "batch_random" not in name])
 def test_gradients_under_bfloat16_are_finite_and_those_of_W_near_float32(name: str) -> None:
     """Under autocast a GPU refuses operands of different dtypes which a CPU takes.
 
     On so small a batch torch's own gradients are up to a fifth off in bfloat16.
     """
-    model = small_network(LAYERWISE[name]).float().cuda()
+    model = small_network(TABLE[name]).float().cuda()
     there = copy.deepcopy(model)
     x, y = (t.cuda() for t in batch())
     F.cross_entropy(model(x.float()), y).backward()

@@ -131,7 +131,7 @@ def test_transfer_tells_what_is_lost_beside_backprop(study: Path, capsys: pytest
     assert "mlp" in (study / "report.html").read_text()
 
 
-def test_other_settings_are_refused_and_more_trials_are_not(study: Path) -> None:
+def test_other_settings_are_refused(study: Path) -> None:
     cwd = study.parent
     words = ["search", "--rules", "symmetric_alignment", "backprop", "--workers", "1", *QUICK, "--pruner", "none"]
     before = (study / "config.toml").read_text()

@@ -86,7 +86,7 @@ def test_the_report_is_made_on_demand(run: Path) -> None:
     assert "symmetric" in (run / "report.html").read_text()
 
 
-def test_other_settings_are_refused_with_a_list_and_more_epochs_are_not(run: Path) -> None:
+def test_other_settings_are_refused_with_a_list(run: Path) -> None:
     done = backroads("train", "--resume", "--out", "run", "--learning-rate", "0.2", "--seed", "3", cwd=run.parent)
     assert done.returncode == 2
     assert "optimizer.learning_rate: the run has 0.1, now 0.2" in done.stderr

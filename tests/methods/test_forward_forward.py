@@ -125,7 +125,7 @@ def test_convolutions_see_a_wave_over_the_whole_input() -> None:
     method = ForwardForward(strength=0.5)
     method.prepare(net, x, 0)
     codes = method.labelled(net, x, torch.arange(OUTPUTS).repeat(2)) - x
-    assert float(codes[0, :, :5].abs().min()) < 0.5 + 1e-12
+    assert float(F.max_pool2d(codes.abs(), 3, 1).min()) > 0.1  # a kernel of 3x3 meets it everywhere
     assert float(codes.abs().max()) == pytest.approx(0.5)
     torch.testing.assert_close(codes[:3], codes[3:])
     neutral = method.labelled(net, x, None) - x

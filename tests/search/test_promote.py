@@ -96,6 +96,17 @@ def test_what_diverges_comes_after_what_does_not(
     assert lost == {A: 0.0, B: pytest.approx(0.0)}  # of the one seed with which backprop is there on both
 
 
+def test_of_each_group_the_best_where_that_is_asked_for(tmp_path: Path) -> None:
+    with client_at(f"journal:{tmp_path}/study.log", CONFIG) as client:
+        for group, values in ((A, (0.7, 0.75)), (B, (0.6, 0.5))):
+            for value in values:
+                client.run_trial(group, lambda trial, record, params, value=value: value)
+        best = promote(client, tmp_path, top=2, seeds=1, log=lambda line: None)
+        assert [(row.group, row.validation) for row in best.rows] == [(A, 0.75), (A, 0.7)]
+        each = promote(client, tmp_path, top=2, seeds=1, each=True, log=lambda line: None)
+        assert [(row.group, row.validation) for row in each.rows] == [(A, 0.75), (B, 0.6)]
+
+
 def test_trainings_of_earlier_calls_are_kept(client: StudyClient, seeds: list[int], tmp_path: Path) -> None:
     promote(client, tmp_path, top=2, seeds=3, log=lambda line: None)
     promote(client, tmp_path, top=1, seeds=1, log=lambda line: None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -373,10 +374,15 @@ def test_a_training_warns_once_of_a_layer_whose_norms_have_parted(tmp_path: Path
         lines.extend((progress.line or "").splitlines())
 
     settings = {**QUICK, "epochs": 3, "rule": "feedback_alignment", "learning_rate": 1e-4}
-    train(resolve({**settings, "hardware_backward": {"drift": 0.5, "drift_to": 5.0}}), tmp_path / "run", listen)
+    drifting = resolve({**settings, "hardware_backward": {"drift": 0.5, "drift_to": 5.0}})
+    results = train(drifting, tmp_path / "run", listen)
+    assert isinstance(results, TrainingResults)
     warned = [line for line in lines if line.startswith("warning: |B| / |W|")]
     assert len(warned) == 1
-    assert "head" in warned[0] or "fc" in warned[0] or "1" in warned[0]
+    (arm,) = results.arms
+    named = set(re.findall(r"([\w.]+) \([0-9.]+\)", warned[0]))
+    assert named == {name for name, ratio in arm.readings["norm_ratio"].items() if ratio > 10}
+    assert named
     lines.clear()
     train(resolve(settings), tmp_path / "well", listen)
     assert lines

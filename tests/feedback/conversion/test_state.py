@@ -277,7 +277,7 @@ def test_inside_a_wrapper_the_whole_converted_part_is_unchanged_and_keys_have_th
         state[key] = torch.zeros(1, 1)
     model = nn.ModuleDict({"net": small_network("symmetric_alignment", seed=2)})
     message = refuse(model, state, "state dict")
-    assert key.rpartition(".")[2] in message
+    assert ("net.0.sign_magnitude" if case == "other rules" else key) in message  # of many, the first
 
 
 def test_two_converted_models_in_one_wrapper_are_checked_each_for_itself() -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
-from problems import LAYERWISE, OUTPUTS, PROBLEMS, RULES, OperandsOfOneDtype, batch, small_network
+from problems import LAYERWISE, NOISY, OUTPUTS, PROBLEMS, RULES, OperandsOfOneDtype, batch, small_network
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, vmap
@@ -28,16 +28,6 @@ from backroads.feedback.primitives import PRIMITIVES
 from backroads.feedback.primitives.value import per_tap
 
 DIRECT = "direct_feedback_alignment"
-NOISY = {
-    "weight_mirror, noise": br.rules.weight_mirror(drive=br.WhiteNoise(std=1.0)),
-    "all five, on a part": br.Alignment(0.2, 0.3, 0.1, 0.4, 0.5, cadence=br.Cadence(fraction=0.5)),
-    "white-noise mirror": br.rules.white_noise_mirror(),
-    "error-correcting mirror": br.rules.error_correcting_mirror(images=3),
-    "exact probing": br.rules.exact_probing(),
-    "an estimate, sparse and noisy": br.rules.symmetric_alignment(
-        view=br.WeightEstimate(noise_std=0.1, keep_probability=0.5, bits=4)
-    ),
-}
 every_rule = pytest.mark.parametrize("name", RULES)
 Gradients = dict[str, Tensor | None]
 
@@ -396,20 +386,23 @@ def test_autocast_computes_forward_as_torch_and_gradients_in_float32(name):
             assert float((g - expected[k]).norm() / expected[k].norm()) < bound, k
 
 
-@pytest.mark.parametrize("name", LAYERWISE)
+@pytest.mark.parametrize("name", {**LAYERWISE, **NOISY})
 @pytest.mark.parametrize("problem", [name for name in PROBLEMS if name.startswith("conv")])
 def test_under_autocast_all_operands_of_a_convolution_have_one_dtype(name, problem):
-    layer, x = PROBLEMS[problem].layer(RULES[name], torch.float32), PROBLEMS[problem].input(torch.float32)
+    layer, x = (
+        PROBLEMS[problem].layer({**LAYERWISE, **NOISY}[name], torch.float32),
+        PROBLEMS[problem].input(torch.float32),
+    )
     with OperandsOfOneDtype():
         with low_precision(torch.bfloat16):
             y = layer(x.requires_grad_())
         y.float().sum().backward()
 
 
-@every_rule
+@pytest.mark.parametrize("name", {**RULES, **NOISY})
 def test_a_step_asks_for_no_number_and_keeps_to_one_device(name):
     """On the meta device, whose tensors have no numbers: a GPU would be waited for where one is asked for."""
-    net = network(RULES[name], torch.float32).to("meta")
+    net = network({**RULES, **NOISY}[name], torch.float32).to("meta")
     x, y = (t.to("meta") for t in batch(dtype=torch.float32))
     for _ in range(2):
         F.cross_entropy(net(x), y).backward()
