@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 import backroads as br
 from backroads.errors import ConfigError
@@ -16,6 +18,7 @@ from backroads.models import fast_cnn
 from backroads.models.fast import Whitening
 from backroads.runs.settings import read_settings
 from backroads.train.settings import resolve
+from backroads.train.step import of_six_views
 from backroads.train.trainer import train
 
 
@@ -54,7 +57,7 @@ def test_images_that_are_too_small_are_refused() -> None:
         fast_cnn(shape=(3, 24, 24))
 
 
-def test_its_recipe_trains_from_whitened_patches(tmp_path: Path) -> None:
+def test_its_recipe_trains_from_whitened_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a few images of one colour each, at the start as well as at the end; six views at the end only."""
     colours = torch.randint(0, 255, (4, 3, 1, 1), generator=torch.Generator().manual_seed(0))
     noise = torch.randint(0, 60, (96, 3, 32, 32), generator=torch.Generator().manual_seed(1))
@@ -64,7 +67,15 @@ def test_its_recipe_trains_from_whitened_patches(tmp_path: Path) -> None:
     recipe = read_settings("cifar10-fast")
     few = {"data": f"npz:{tmp_path / 'few.npz'}", "batch_size": 16, "learning_rate": 0.1, "threads": 1}
     few |= {"model_options": {"width": 16}}
+    splits: list[int] = []
+
+    def six_views(predict: Any, x: Tensor) -> Tensor:
+        splits.append(len(x))
+        return of_six_views(predict, x)
+
+    monkeypatch.setattr("backroads.train.arm.of_six_views", six_views)
     train(resolve(recipe, few), tmp_path / "run", lambda _: None)
+    assert sum(splits) == 32  # the test images, once
     (arm,) = json.loads((tmp_path / "run" / "results.json").read_text())["arms"]
     assert arm["accuracy"] > 0.9
     assert arm["readings"]["weight_angle"]

@@ -18,7 +18,7 @@ from gloo import results
 
 from backroads.errors import ConfigError, StateError
 from backroads.plasticity.analysis import analyse, degrees, feedback_angles, interference
-from backroads.plasticity.evaluate import Measured, measure
+from backroads.plasticity.evaluate import Measured, choose_rate, measure
 from backroads.plasticity.lifetime import Stream, lifetime, loss_of, predict
 from backroads.plasticity.network import Convolutions, MetaNetwork
 from backroads.plasticity.rule import LocalRule
@@ -290,6 +290,42 @@ def test_a_meta_step_is_the_gradient_of_the_mean_query_loss() -> None:
     expected.backward()
     for name, value in meta.items():
         torch.testing.assert_close(network.meta_parameters[name].grad, value.grad)
+
+
+def test_pretraining_is_plain_supervised_learning_on_the_query() -> None:
+    network, tasks = made(small(learner="sgd_pretrained", meta_batch_size=2))
+    episodes = tasks.episodes("train", 0, 2)
+    loss = meta_gradient(network, episodes, 0)
+    meta = {name: value.detach().clone().requires_grad_() for name, value in network.meta_parameters.items()}
+    expected = loss_of(predict(meta, {}, episodes.inputs[episodes.query]), episodes.y_query).mean()
+    torch.testing.assert_close(loss, expected.detach())
+    expected.backward()
+    for name, value in meta.items():
+        torch.testing.assert_close(network.meta_parameters[name].grad, value.grad)
+
+
+def test_batch_learning_is_a_lifetime_of_one_step_with_all_samples() -> None:
+    network, tasks = made(small(batch_learning=True, initial_plasticity=1e-3))
+    episodes = tasks.episodes("train", 0, 1)
+    samples = episodes.support.flatten(1)[:, None]  # (1, one step, all of them)
+    y = episodes.y.flatten(1, 2)[:, None]
+    weights, _ = lifetime(network.meta_parameters, Stream(episodes.inputs[samples], y), network.rule)
+    answers = predict(network.meta_parameters, weights, episodes.inputs[episodes.query])
+    torch.testing.assert_close(meta_gradient(network, episodes, 0), loss_of(answers, episodes.y_query).mean().detach())
+
+
+def test_the_rate_that_is_best_on_validation_tasks_is_chosen() -> None:
+    network, tasks = made(small(learner="sgd_scratch"))
+    rule, rates, errors = network.rule, (1e-4, 0.03, 1e4), {}
+    for rate in rates:
+        network.rule = rule.model_copy(update={"inner_lr": rate})
+        scores = measure(network, tasks, "validation", 4).scores
+        errors[rate] = sum(scores) / len(scores) if all(map(math.isfinite, scores)) else math.inf
+    assert errors[1e4] == math.inf or errors[1e4] > errors[1e-4]
+    best = min(rates, key=lambda rate: errors[rate])
+    assert choose_rate(network, tasks, rates, 4) == network.rule.inner_lr == best
+    with pytest.raises(ConfigError, match="rates: expected a run of rule 'gradient'"):
+        choose_rate(made(small())[0], tasks, rates, 4)
 
 
 def test_the_rate_of_forward_weights_drops_at_its_meta_steps_and_no_other_rate_does() -> None:
