@@ -31,6 +31,21 @@ from backroads.methods.three_factor import ThreeFactor, reinforce
 OUTPUTS = 3  # outputs of the networks below, for direct feedback
 
 
+def agree(actual: Any, expected: Any, tolerance: float = 1e-10) -> None:
+    """Equal but for rounding in float64."""
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def randn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def unit_vectors(noise: br.WhiteNoise, x: Tensor, images: int | None = None, generator: Any = None) -> Tensor:
+    """In place of noise: examples (n, ...), n the entries of one, whose second moment is exactly std^2 times 1."""
+    n = x[0].numel()
+    return noise.std * n**0.5 * torch.eye(n, dtype=x.dtype).view(n, *x.shape[1:])
+
+
 def on_the_whole_batch(rule: br.FeedbackRule) -> br.FeedbackRule:
     """A rule on all of the activity, not a drawn part or noise, so that its gradients can be written down."""
     whole = {"cadence": br.Cadence(), "drive": br.Activity()}

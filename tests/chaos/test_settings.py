@@ -56,7 +56,6 @@ SMALL: dict[str, tuple[type[Any], str]] = {
     "theory": (TheoryConfig, "--points 5 --simulated 2 --network-points 2 --network-steps 10 --time 2"),
 }
 SHARES = {"train": 50, "compare": 15, "meta train": 30, "theory": 5}  # of 100 cases
-KEYS = ["amp", "decay", "self", "width", "hidden", "rate", "cadence.every", "kolen_pollack.decay", "view.bits", "*"]
 CHUNKS, CASES = 20, 50
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import PROBLEMS, small_network
+from problems import PROBLEMS, agree, small_network, unit_vectors
 from torch import Tensor
 
 import backroads as br
@@ -16,16 +16,6 @@ from backroads.feedback.rules import error_correcting_mirror, white_noise_mirror
 from backroads.phases import PHASES, Phase, Taught, get_phase, register_phase
 
 CORRECTING = error_correcting_mirror()
-
-
-def agree(actual: Any, expected: Any, tolerance: float = 1e-10) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def unit_vectors(noise: br.WhiteNoise, x: Tensor, images: int | None = None, generator: Any = None) -> Tensor:
-    """In place of noise: examples whose second moment is exactly std^2 times 1."""
-    n = x[0].numel()
-    return noise.std * n**0.5 * torch.eye(n, dtype=x.dtype).view(n, *x.shape[1:])
 
 
 @pytest.mark.parametrize("make", [white_noise_mirror, error_correcting_mirror])

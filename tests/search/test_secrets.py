@@ -51,7 +51,6 @@ def forms() -> list[tuple[str, str | None]]:
     return found
 
 
-RAW = {url: url.partition("@")[0] for url, password in forms() if password is None}
 REFUSED = [
     # other secrets than a password, and a file of passwords
     *(f"postgresql://me@host/db?sslpassword={encoded(HEAD + middle + TAIL)}" for middle in BETWEEN[:6]),

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from problems import agree, randn
 from torch import Tensor
 
 import backroads as br
@@ -25,14 +26,6 @@ VALUES = {"decay": 0.3, "amp": 0.7, "null": 0.4, "sparse": 0.2, "self_": 0.6}
 
 def rule_of(subset: dict[str, int]) -> br.Alignment:
     return A(**{name: VALUES[name] * on for name, on in subset.items()})
-
-
-def randn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def agree(actual: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 # --- the boundaries of the mirror and of information alignment ---

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from problems import ALIGNMENTS, SUBSETS
+from problems import ALIGNMENTS, SUBSETS, agree, randn
 from torch import Tensor
 
 import backroads as br
@@ -32,14 +32,6 @@ PRIMITIVES = ("decay", "amp", "null", "sparse", "self_")
 # tests/rules/test_fixed_points.py and tests/rules/test_mirrors.py.
 REDUCTIONS = ("sum", "overlap", "mean", "unit_power")
 LINEAR = LinearMap()
-
-
-def randn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def agree(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 # --- the table, written out ---

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import ALIGNMENTS, PROBLEMS
+from problems import ALIGNMENTS, PROBLEMS, agree
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -65,10 +65,6 @@ class Operands:
 
 def error_of(y: Tensor) -> Tensor:
     return torch.randn(y.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(y.dtype)
-
-
-def agree(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 # --- gradients against explicit formulas ---

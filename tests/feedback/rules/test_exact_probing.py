@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import BORDERS, PROBLEMS, batch, small_network
+from problems import BORDERS, PROBLEMS, agree, batch, small_network
 from torch import Tensor
 
 import backroads as br
@@ -17,10 +17,6 @@ from backroads.feedback.nn import AlignedLayer
 from backroads.feedback.rules import exact_probing
 
 ALL = {**PROBLEMS, **BORDERS}
-
-
-def agree(actual: Any, expected: Any, tolerance: float = 1e-10) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def mean_gradient(layer: AlignedLayer, x: Tensor) -> Tensor:

@@ -6,26 +6,17 @@ C is M[x x^T], the uncentered second moment of a layer's input; for a convolutio
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import PROBLEMS
+from problems import PROBLEMS, agree, randn
 from torch import Tensor
 
 import backroads as br
 from backroads.feedback.functional import LinearMap, propagate
 
 A = br.Alignment
-
-
-def randn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def agree(actual: Any, expected: Any, tolerance: float = 1e-9) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 class Held:

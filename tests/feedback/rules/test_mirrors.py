@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import BORDERS, PROBLEMS, small_network
+from problems import BORDERS, PROBLEMS, agree, small_network, unit_vectors
 from torch import Tensor
 
 import backroads as br
@@ -27,16 +27,6 @@ LOCAL, CORRECTING = (make(0.25, rows_per_input=8.0, most=1e9) for make in MIRROR
 each_form = pytest.mark.parametrize("rule", [LOCAL, CORRECTING], ids=["local", "error-correcting"])
 each_mirror = pytest.mark.parametrize("make", MIRRORS)
 ALL = {**PROBLEMS, **BORDERS}
-
-
-def agree(actual: Any, expected: Any, tolerance: float = 1e-10) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def unit_vectors(noise: br.WhiteNoise, x: Tensor, images: int | None = None, generator: Any = None) -> Tensor:
-    """In place of noise: examples (n, ...), n the entries of one, whose second moment is exactly std^2 times 1."""
-    n = x[0].numel()
-    return noise.std * n**0.5 * torch.eye(n, dtype=x.dtype).view(n, *x.shape[1:])
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import PROBLEMS, batch, small_network
+from problems import PROBLEMS, agree, batch, small_network
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -21,10 +21,6 @@ Estimate = br.WeightEstimate
 
 def rule(decay: float = 0.25, self_: float = 0.25, **fields: Any) -> br.Alignment:
     return br.rules.symmetric_alignment(decay, self_, view=Estimate(**fields))
-
-
-def agree(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def gradient(layer: AlignedLayer, x: Tensor) -> Tensor:
