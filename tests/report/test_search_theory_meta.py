@@ -228,6 +228,8 @@ def test_what_has_an_order_is_shown_as_lines_and_what_has_none_as_rows(tmp_path:
     page = page_of(folder, tmp_path)
     assert not section(page, "K5").all("div", class_="panel")
     assert "1 of 6 trainings" in section(page, "K5").text
+    line = folder.results.claims[0].lines[0]
+    assert set(line.labels) <= {label.text for label in section(page, folder.results.claims[0].id).all("text")}
     panels = {panel.one("p").text: panel for panel in section(page, "K7").all("div", class_="panel")}
     names = [line.name for line in folder.results.claims[1].lines]
     assert list(panels) == ["0", "0.001", "0.01"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,8 +124,15 @@ def lines(
     y: str = "",
     size: Size = PANEL,
     places: Sequence[float] = (),
+    names: Mapping[float, str] | None = None,
 ) -> Markup:
-    """A chart of lines with their bands; x and y name the axes, and the horizontal one holds ``places`` as well."""
+    """A chart of lines with their bands.
+
+    Args:
+        label: for those who do not see it. series: curves and how they look. scale: of the vertical axis.
+        x, y: names of the axes. places: which the horizontal axis holds as well. names: of places on it, in place of
+            numbers.
+    """
 
     def paint(axes: Axes) -> None:
         apply(axes.yaxis, scale)
@@ -133,6 +140,8 @@ def lines(
         first, last = min(held), max(held)
         margin = 0.03 * (last - first) or 0.5
         apply(axes.xaxis, Scale(first - margin, last + margin, ticks=(first,) if first == last else ()))
+        if names:
+            axes.set_xticks(list(names), list(names.values()), parse_math=False)
         axes.set(xlabel=x, ylabel=y)
         for number, (curve, own) in enumerate(series):
             if curve.low and not np.isnan(curve.low).all():

@@ -125,12 +125,7 @@ def _lines(claim: ClaimResult, unit: float, y: str) -> Figure:
     series = [(_curve(line, unit), look(n)) for n, line in enumerate(claim.lines)]
     x = "trials, the lowest first" if trials else claim.over
     told = "; ".join(f"{line.name} {_told(line, unit)}" for line in claim.lines)
-    names = {
-        int(place) if place == int(place) else place: label
-        for line in claim.lines
-        for place, label in zip(line.x, line.labels, strict=True)
-    }
-    places = "" if trials else " ".join(f"{text.number(place)}: {label}." for place, label in sorted(names.items()))
+    named = {} if trials else {at: name for line in claim.lines for at, name in zip(line.x, line.labels, strict=True)}
     drawing = figure.lines(
         f"{y} against {x}. {told}.",
         series,
@@ -138,8 +133,9 @@ def _lines(claim: ClaimResult, unit: float, y: str) -> Figure:
         x=x,
         y=y,
         size=OVERVIEW,
+        names=named,
     )
-    caption = text.caption("reproduce_lines", value=text.capital(y), over=x, places=places).strip()
+    caption = text.caption("reproduce_lines", value=text.capital(y), over=x)
     return Figure(caption, overview=drawing, key=key({line.name: look(n) for n, line in enumerate(claim.lines)}))
 
 
