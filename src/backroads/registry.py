@@ -130,10 +130,9 @@ class Registry(Generic[T]):
             ) from error
         entry = getattr(found, name, None)
         if not isinstance(entry, self._of):
-            has = "has" if hasattr(found, name) else "has no"
-            raise self._error(
-                f"{self._kind} {path!r}: {module} {has} {name!r}, expected {self._expected}.{nearest(name, dir(found))}"
-            )
+            there = hasattr(found, name)
+            has, hint = ("has", "") if there else ("has no", nearest(name, dir(found)))
+            raise self._error(f"{self._kind} {path!r}: {module} {has} {name!r}, expected {self._expected}.{hint}")
         return cast("T", entry)
 
 

@@ -76,6 +76,10 @@ def test_the_gap_of_a_comparison_is_accuracy_less_the_baselines_of_the_same_seed
         (["compare", "--epoch", "3"], "Did you mean --epochs?"),
         (["train", "--drop-epochs", "[]", "1"], 'Invalid value for --drop-epochs: unable to convert "[]" into float.'),
         (["comare"], 'Did you mean "compare"?'),
+        (["train", "--resume"], "out: expected the folder of the run to resume or restart"),
+        (["meta", "train", "--restart-from-scratch"], "out: expected the folder of the run to resume or restart"),
+        (["inspect", "mlp", "--shape", "0,28,28"], "expected three whole numbers of 1 or more"),
+        (["eval", "study"], "expected the folder of a training, and study is that of a search"),
         (["compare", "--epochs", "0"], "epochs: expected greater than or equal to 1, got 0"),
         (["compare", "--rules", "feedback_alignmnt"], "Did you mean 'feedback_alignment'?"),
         (["compare", "--config", "nowhere.toml"], "cannot read nowhere.toml"),
@@ -89,6 +93,8 @@ def test_mistakes_get_one_message_and_leave_nothing_behind(tmp_path: Path, words
     (tmp_path / "misspelt.toml").write_text("epoch = 3")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "config.toml").write_text("[study]\ntrials = 3\n")
     before = sorted(tmp_path.rglob("*"))
     done = backroads(*words, cwd=tmp_path)
     assert done.returncode == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from backroads.runs import checkpoint
 from backroads.runs.arm import Arm
 from backroads.runs.loop import Loop, Times, failures_explained
 from backroads.runs.runtime import Runtime
+from backroads.runs.signals import Stopper
 
 HERE = Runtime(torch.device("cpu"))
 
@@ -93,3 +96,15 @@ def test_a_reader_of_the_output_who_leaves_is_no_full_disk(tmp_path: Path) -> No
         raise BrokenPipeError(32, "Broken pipe")
     with pytest.raises(RunError, match="No space left"), failures_explained(tmp_path, HERE):
         raise OSError(28, "No space left on device")
+
+
+def test_a_signal_that_comes_too_late_for_a_run_is_handed_on_to_what_is_around_it() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Stopper() as outer:
+        with Stopper() as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert inner() == outer() == signal.SIGTERM
+    with Stopper() as other:
+        pass
+    assert other() == 0
+    assert signal.getsignal(signal.SIGTERM) is before

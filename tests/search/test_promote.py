@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from backroads.cli import main
-from backroads.errors import RunError
+from backroads.errors import ConfigError, RunError
 from backroads.search import promote as module
 from backroads.search.promote import fresh_seeds, promote, transfer
 from backroads.search.run import client_at, prepare, study_in
 from backroads.search.settings import resolve
+from backroads.search.space import DIMENSIONS, groups_of
 from backroads.search.study import StudyClient
 
 A, B = "backprop", "feedback_alignment"
@@ -143,3 +144,32 @@ def test_backprop_has_its_own_best_rates_whatever_its_rank(
         monkeypatch.setattr(module, "final_accuracy", tested)
         transfer(other, tmp_path, models=[], top=1, seeds=1, log=lambda line: None)
     assert rates == {A: best[A], B: best[B]}
+
+
+def test_a_search_whose_storage_is_gone_is_not_begun_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    prepare(CONFIG, folder)
+    prepare(CONFIG, folder)  # nothing has come of it yet
+    (folder / "results.json").write_text("{}")
+    prepare(CONFIG, folder)
+    (folder / "study.db").unlink()
+    before = sorted(folder.iterdir())
+    with pytest.raises(ConfigError, match=r"has the results of a search, and .* has no study"):
+        prepare(CONFIG, folder)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_of_a_rule_of_ones_own_only_what_it_takes_varies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_rules.py").write_text(
+        "import backroads as br\n"
+        "def half(): return 0.5 * br.rules.weight_mirror()\n"
+        "def scaled(amp=0.1, cadence=br.Cadence()): return br.rules.weight_mirror(amp, cadence=cadence)\n"
+        "def any_of_them(**options): return br.rules.weight_mirror(**options)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ["own_rules:half", "own_rules:scaled", "own_rules:any_of_them", "weight_mirror"]
+    vary = ["learning_rate", "backward_rate", "amp", "decay", "every", "reduction"]
+    half, scaled, some, named = (set(group.space) for group in groups_of(names, [], {n: DIMENSIONS[n] for n in vary}))
+    assert half == {"learning_rate", "backward_rate"}
+    assert scaled == {"learning_rate", "backward_rate", "amp", "every"}
+    assert some == named == set(vary)

@@ -99,6 +99,9 @@ def test_what_spells_no_value_stays_text_which_toml_can_write(text: str) -> None
         ({"mirror_steps": -1}, "mirror_steps: expected greater than or equal to 0"),
         ({"epoch": 3}, "unknown setting 'epoch'. Did you mean 'epochs' in [run]?"),
         ({"run": 3, "seed": 1}, "run: expected a table of settings"),
+        ({"learning_rate": True}, "learning_rate: expected a number, got true"),
+        ({"max_steps": False}, "max_steps: expected a number, got false"),
+        ({"epochs": 3, "delay_epochs": 3.0}, "delay_epochs: expected less than the 3 epochs"),
         ({"run": {"epoch": 3}}, "unknown setting 'run.epoch'. Did you mean 'epochs'?"),
         (
             {"schedule": {"learning_rate": 1.0}},

@@ -39,7 +39,7 @@ def compare(
     All take their steps side by side, on the same data from the same initial weights. Writes a run folder like that of
     `backroads train`, and prints a table. It can be interrupted and resumed like a training.
     """
-    folder = folder_of(out, "compare")
+    folder = folder_of(out, "compare", again=resume or restart)
     resolved = run_settings(resolve_comparison, folder, settings, resume=resume or restart, config=config, trust=trust)
     resolved.arms()  # says what is wrong with the names, if anything is
 

@@ -97,6 +97,6 @@ def _local_bytes(model: torch.nn.Module, rule: str) -> int:
 def _shape(text: str) -> tuple[int, int, int]:
     parts = text.replace("x", ",").split(",")
     if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise ConfigError(f"shape: expected three whole numbers such as 3,32,32, got {text!r}")
+        raise ConfigError(f"shape: expected three whole numbers of 1 or more, such as 3,32,32, got {text!r}")
     channels, height, width = map(int, parts)
     return channels, height, width

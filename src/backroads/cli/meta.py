@@ -62,7 +62,7 @@ def train(
     --resume goes on, bit for bit.
     """
     recipe = read_settings(config, "meta") if config is not None else {}
-    folder = folder_of(out, "meta")
+    folder = folder_of(out, "meta", again=resume or restart)
     if (resume or restart) and (old := settings_in(folder)) is not None:
         recipe = merged(MetaConfig, resolve(old).model_dump(exclude_none=True), recipe)
     resolved = resolve(recipe, settings)

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from backroads.cli.flags import with_flags
-from backroads.cli.shared import Config, Trust, print_line
+from backroads.cli.shared import INTERRUPTED, Config, Trust, print_line
 from backroads.runs.settings import read_settings
 from backroads.runs.table import aligned
 from backroads.search.settings import SearchSettings, resolve
@@ -56,10 +56,10 @@ def search(
     from backroads.search.run import study_in
 
     with progress(unit="trial") as show:
-        status = run(resolved, folder, show)
-    if status == "stopped":
+        ended = run(resolved, folder, show)
+    if ended:
         print(f"backroads: stopped; the same command resumes {folder}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED + ended)
     # What was written there are the settings of this very command.
     with study_in(folder, storage=resolved.study.storage, trust=True) as client:
         print(_table(client))

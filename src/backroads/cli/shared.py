@@ -13,11 +13,11 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from cyclopts import Parameter
 
-from backroads.errors import BackroadsError, RunError
+from backroads.errors import BackroadsError, ConfigError, RunError
 from backroads.runs.groups import Group, merged
 from backroads.runs.schema import Stopped
 from backroads.runs.settings import read_settings, settings_in
-from backroads.runs.trust import check_trusted
+from backroads.runs.trust import check_trusted, needs_consent
 
 Schema = TypeVar("Schema", bound=Group)
 
@@ -50,8 +50,10 @@ Trust = Annotated[
 ]
 
 
-def folder_of(out: Path | None, command: str) -> Path:
-    """The folder of a run: the one that was given, or a new name with the present time."""
+def folder_of(out: Path | None, command: str, *, again: bool = False) -> Path:
+    """The folder of a run: the one that was given, or a new name by the time; ``again``: it has to be given."""
+    if out is None and again:
+        raise ConfigError("out: expected the folder of the run to resume or restart, got none; give it by --out")
     return out if out is not None else Path("runs") / f"{command}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
@@ -89,9 +91,10 @@ def is_first_process() -> bool:
 def leave(stopped: Stopped, command: str, folder: Path) -> NoReturn:
     """Say how a run goes on that a signal has ended, and exit."""
     if is_first_process():
+        trust = " --trust" if needs_consent(settings_in(folder) or {}) else ""
         print(
             f"backroads: stopped by signal {stopped.signal} after step {stopped.step}; "
-            f"saved, go on with: backroads {command} --resume --out {shlex.quote(str(folder))}",
+            f"saved, go on with: backroads {command} --resume --out {shlex.quote(str(folder))}{trust}",
             file=sys.stderr,
         )
     sys.exit(INTERRUPTED + stopped.signal)

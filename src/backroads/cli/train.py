@@ -40,7 +40,7 @@ def train(
     report.html. SIGTERM and Ctrl-C save a checkpoint and leave with status 128 + signal; the same command with
     --resume goes on, bit for bit.
     """
-    folder = folder_of(out, "train")
+    folder = folder_of(out, "train", again=resume or restart)
     resolved = run_settings(resolve, folder, settings, resume=resume or restart, config=config, trust=trust)
 
     # After the settings are known to be right: torch takes seconds to import.
@@ -65,7 +65,7 @@ def summary(results: TrainingResults) -> str:
     if arm.status == "finished":
         lines.append(f"{results.split} accuracy {100 * (arm.accuracy or 0):.2f} % after {arm.epochs:.4g} epochs")
     else:
-        lines.append(f"diverged: {arm.reason}; the last good checkpoint is kept")
+        lines.append(f"diverged: {arm.reason}" + ("; the last good checkpoint is kept" if arm.epochs else ""))
     if arm.best_accuracy is not None:
         lines.append(f"best validation accuracy {100 * arm.best_accuracy:.2f} %, after epoch {arm.best_epoch}")
     if arm.collapsed:

@@ -22,7 +22,7 @@ def chosen(part: Any, besides: Collection[str] = ()) -> str:
 
 
 @functools.cache
-def _options(make: Callable[..., Any]) -> tuple[str, ...] | None:
+def options_taken(make: Callable[..., Any]) -> tuple[str, ...] | None:
     """The names of what a callable takes by keyword; None if it takes any."""
     parameters = list(inspect.signature(make).parameters.values())
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
@@ -31,7 +31,7 @@ def _options(make: Callable[..., Any]) -> tuple[str, ...] | None:
 
 
 def _check_options(make: Callable[..., Any], name: str, options: Collection[str]) -> None:
-    known = _options(make)
+    known = options_taken(make)
     if known is not None:
         for option in options:
             if option not in known:

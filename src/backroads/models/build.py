@@ -134,7 +134,7 @@ def _check(name: str, model: torch.nn.Module, classes: int, shape: tuple[int, in
             raise
         raise ConfigError(
             f"model {name!r} does not take images of shape {shape}: {str(error).splitlines()[0]}; choose another "
-            f"model, or other options or another image_size"
+            f"model, other options, or images of another size"
         ) from error
     finally:
         model.train(training)

@@ -317,8 +317,9 @@ def _check_version(data: Mapping[str, Any], where: object) -> None:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    content = _read(path)
     try:
-        return tomllib.loads(_read(path).decode())
+        return tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise _damaged(path, "TOML", str(error)) from error
 

@@ -29,6 +29,7 @@ from backroads.runs.pool import in_processes
 from backroads.runs.progress import Progress, Report
 from backroads.runs.schema import Stopped
 from backroads.runs.settings import read_toml
+from backroads.runs.signals import Stopper
 from backroads.runs.verdicts import ClaimResult, Reproduction, Trained, Verdict
 
 NAMES = ("scale", "claims", "seeds", "data")
@@ -57,7 +58,10 @@ def begin(campaign: Campaign, out: Path, *, resume: bool) -> None:
         RunError: the folder cannot be written into.
     """
     settings = settings_of(campaign)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out: cannot make the folder {out}: {error.strerror}; choose another place") from None
     with locked(out, patience=30.0):  # several that begin at the same time take turns
         if (out / CONFIG).exists():
             old = read_toml(out / CONFIG)
@@ -248,8 +252,9 @@ def _trained(arm: Arm, folder: Path, report: Report) -> str | int:
         return _meta(arm, arm.config, folder, report)
     from backroads.train.trainer import train
 
-    found = train(arm.config, folder, report, resume=True)
-    return found.signal if isinstance(found, Stopped) else ""
+    with Stopper() as stopper:  # a signal may come in the last step, which ends the campaign and not the training
+        found = train(arm.config, folder, report, resume=True)
+    return found.signal if isinstance(found, Stopped) else stopper() or ""
 
 
 def unreadable(campaign: Campaign) -> dict[str, str]:
@@ -286,9 +291,10 @@ def _meta(arm: Arm, config: MetaConfig, folder: Path, report: Report) -> str | i
     from backroads.plasticity.trainer import load_run, meta_train
     from backroads.runs.results import MetaEvaluation
 
-    found = meta_train(config, folder, report, resume=True)
-    if isinstance(found, Stopped):
-        return found.signal
+    with Stopper() as stopper:
+        found = meta_train(config, folder, report, resume=True)
+    if ended := found.signal if isinstance(found, Stopped) else stopper():
+        return ended
     network, tasks, used = load_run(folder, "best")
     if config.meta.pretrain:  # what no meta-training has chosen
         choose_rate(network, tasks, RATES, VALIDATED)

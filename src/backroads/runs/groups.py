@@ -8,9 +8,9 @@ a "seed".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Group(BaseModel):
@@ -26,6 +26,18 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
     flags: ClassVar[dict[str, str]] = {}
     without_flag: ClassVar[dict[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, data: Any) -> Any:
+        """True would be taken for 1."""
+        for name, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None:
+                kinds = get_args(field.annotation) or (field.annotation,)
+                if (int in kinds or float in kinds) and bool not in kinds:
+                    raise ValueError(f"{name}: expected a number, got {str(value).lower()}")
+        return data
 
     def as_toml(self) -> dict[str, Any]:
         """The settings as plain data in tables, without those that are None or have no flag."""

@@ -13,6 +13,8 @@ from typing import Any
 class Stopper:
     """Notes SIGTERM and SIGINT, so that a run can save and leave; a second signal ends the process at once.
 
+    One within another hands on at its end what came to it, too late perhaps for its own run.
+
     A cluster sends a signal to every process, and torchrun sends its own to the processes it started: there, a second
     signal within ten seconds counts as the same one.
 
@@ -35,6 +37,9 @@ class Stopper:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        outer = getattr(self._before.get(self()), "__self__", None)
+        if isinstance(outer, Stopper):
+            outer.signal = outer.signal or self.signal
 
     def __call__(self) -> int:
         """The signal that came, 0 for none."""

@@ -16,6 +16,7 @@ import tomli_w
 from backroads.errors import ConfigError, RunError
 from backroads.runs.environment import environment
 from backroads.runs.files import open_plain, write_atomically, write_json
+from backroads.runs.folder import RESULTS
 from backroads.runs.groups import groups
 from backroads.runs.lock import LOCK, locked
 from backroads.runs.progress import Progress, Report
@@ -74,6 +75,11 @@ def prepare(config: SearchSettings, folder: Path) -> tuple[SearchSettings, str]:
             f"storage: the search in {folder} began in {moved}, and {plain(url)} has no study {config.study.name!r}; "
             f"give the storage that has it, or another --out"
         )
+    if not known and (folder / RESULTS).is_file():
+        raise ConfigError(
+            f"storage: {folder} has the results of a search, and {plain(url)} has no study {config.study.name!r}; "
+            f"put the storage back (is a disk not mounted?), or choose another --out; nothing was changed"
+        )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "environment.json").is_file():
@@ -102,7 +108,7 @@ def _without_password(config: SearchSettings) -> SearchSettings:
     return config if url is None else resolve(config.as_toml(), {"storage": hide_password(url)})
 
 
-def search(config: SearchSettings, folder: Path, report: Report) -> str:
+def search(config: SearchSettings, folder: Path, report: Report) -> int:
     """Run a search to its end with ``config.study.workers`` processes on this machine.
 
     Args:
@@ -110,7 +116,7 @@ def search(config: SearchSettings, folder: Path, report: Report) -> str:
             a line about each trial that ended.
 
     Returns:
-        "settled", or "stopped" by a signal: the same call goes on.
+        0, or the signal that ended it before its time: the same call goes on.
 
     Raises:
         ConfigError: before anything is trained. RunError: all workers are gone, or the storage is, or another process
@@ -126,7 +132,7 @@ def search(config: SearchSettings, folder: Path, report: Report) -> str:
         return _search(config, url, folder, report)
 
 
-def _search(config: SearchSettings, url: str, folder: Path, report: Report) -> str:
+def _search(config: SearchSettings, url: str, folder: Path, report: Report) -> int:
     with client_at(url, config) as client:
         for group in client.groups:  # trials of workers that died with an earlier search
             client.release(group)
@@ -147,9 +153,9 @@ def _search(config: SearchSettings, url: str, folder: Path, report: Report) -> s
                 seen = len(done)
                 report(Progress(seen, config.search.trials))
                 if seen >= config.search.trials:
-                    return "settled"
+                    return 0
                 if stopper():
-                    return "stopped"
+                    return stopper()
                 _check(workers, client, folder)
                 time.sleep(LOOK * max(1.0, len(client.groups) / 8))
 

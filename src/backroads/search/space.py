@@ -178,7 +178,7 @@ def groups_of(rules: Iterable[str], methods: Iterable[str], varies: Mapping[str,
     Raises:
         RuleError, ConfigError: for an unknown rule or method.
     """
-    from backroads.feedback.rules import get_rule
+    from backroads.feedback.rules import get_rule, options_of
     from backroads.methods import get_method
 
     groups: list[RuleSpace] = []
@@ -188,14 +188,18 @@ def groups_of(rules: Iterable[str], methods: Iterable[str], varies: Mapping[str,
                 rule = get_rule("alignment", **dict.fromkeys(subset, 1.0))
                 groups.append(RuleSpace(key, "alignment", subset, _varying(varies, rule)))
         else:
-            groups.append(RuleSpace(name, name, None, _varying(varies, get_rule(name))))
+            takes = options_of(name) if ":" in name else None  # a rule of the user's own may have none
+            groups.append(RuleSpace(name, name, None, _varying(varies, get_rule(name), takes)))
     for name in methods:
         get_method(name)
         groups.append(RuleSpace(name, None, None, {key: varies[key] for key in varies if key in FORWARD}))
     return groups
 
 
-def _varying(varies: Mapping[str, Range], rule: FeedbackRule) -> dict[str, Range]:
-    """What makes a difference for a rule: W's own settings, and what the rule names."""
+def _varying(varies: Mapping[str, Range], rule: FeedbackRule, takes: tuple[str, ...] | None = None) -> dict[str, Range]:
+    """What makes a difference for a rule: W's own settings, and what the rule names and takes."""
     own = {name.rstrip("_") for name in rule.searchable}  # "self", which cannot be the name of an argument
+    if takes is not None:
+        whole = {**dict.fromkeys(OPERATIONS, "operations"), "every": "cadence", "noise": "drive", "self": "self_"}
+        own = {name for name in own if name in BACKWARD or whole.get(name, name) in takes}
     return {name: found for name, found in varies.items() if name in FORWARD or name in own}

@@ -14,6 +14,14 @@ from backroads.runs.trust import check_trusted
 from backroads.train.build import check_names, dataset_of, make_model, method_of
 from backroads.train.settings import TrainSettings, resolve
 
+# What else a folder may be of, by a table that no training has in its settings.
+OTHERS = {
+    "compare": "comparison",
+    "study": "search",
+    "meta": "meta-training; use backroads meta eval",
+    "power": "theory diagram",
+}
+
 
 def load_config(run: Path, *, trust: bool = False) -> TrainSettings:
     """The settings of a run.
@@ -25,8 +33,9 @@ def load_config(run: Path, *, trust: bool = False) -> TrainSettings:
         ConfigError: for a folder that is none, and for settings that need ``trust``.
     """
     data = read_run(run)
-    if "compare" in data:
-        raise ConfigError(f"expected the folder of a training, and {run} is that of a comparison")
+    for table, kind in OTHERS.items():
+        if table in data:
+            raise ConfigError(f"expected the folder of a training, and {run} is that of a {kind}")
     config = resolve(data)
     check_trusted(config.model_dump(), run, trust=trust)
     return config

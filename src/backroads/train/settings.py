@@ -287,6 +287,11 @@ class TrainSettings(Group):
             raise ValueError(
                 f"rule: expected no feedback rule for the method {self.method.name!r}, which has none; leave it out"
             )
+        if self.backward.delay_epochs >= run.epochs:
+            raise ValueError(
+                f"delay_epochs: expected less than the {run.epochs} epochs, after which W would not have learned, "
+                f"got {self.backward.delay_epochs:g}"
+            )
         if self.schedule.coefficients and self.rule.layers:
             raise ValueError("coefficients: expected one rule for all layers, got rules for some layers too")
         return self

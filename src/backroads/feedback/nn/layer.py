@@ -89,6 +89,8 @@ class AlignedLayer(WithRule, torch.nn.Module):
         self.announces_draws = True
         self.register_parameter("backward_weight", None)
         state = rule.state(self.W, self._features(), generator)
+        if not isinstance(state, dict):
+            raise RuleError(f"rule {rule!r}: expected state() to return tensors by name, got {type(state).__name__}")
         self.state_names = tuple(state)
         for name, value in state.items():
             if isinstance(value, torch.nn.Parameter):

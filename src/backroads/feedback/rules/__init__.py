@@ -16,6 +16,7 @@ from typing import Any
 
 from backroads.errors import RuleError, nearest
 from backroads.extras import extra_named
+from backroads.feedback.checks import options_taken
 from backroads.feedback.drive import Activity, Drive, Impulses, WhiteNoise
 from backroads.feedback.primitives import Operations
 from backroads.feedback.rules.activation_alignment import activation_alignment
@@ -97,6 +98,11 @@ def get_rule(name: str, /, **options: Any) -> FeedbackRule:
     if not isinstance(rule, FeedbackRule):
         raise RuleError(f"rule {name!r}: expected it to make a FeedbackRule, got {rule!r}")
     return rule
+
+
+def options_of(name: str) -> tuple[str, ...] | None:
+    """The options that a rule takes by keyword, by its name; None: any. Raises as :func:`get_rule`."""
+    return options_taken(Alignment if name == Alignment.kind else _RULES.resolve(name))
 
 
 def register_rule(name: str, make: Callable[..., FeedbackRule]) -> None:
