@@ -29,7 +29,7 @@ class Group(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, data: Any) -> Any:
+    def _refuse_bools_for_numbers(cls, data: Any) -> Any:
         """True would be taken for 1."""
         for name, value in data.items() if isinstance(data, dict) else ():
             field = cls.model_fields.get(name)
