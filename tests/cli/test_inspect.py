@@ -29,7 +29,7 @@ def test_it_prints_the_plan_and_a_row_a_rule(capsys: pytest.CaptureFixture[str])
     ("words", "message"),
     [
         (["resnet8", "--rule", "kolen"], "Did you mean 'kolen_pollack'?"),
-        (["resnet8", "--shape", "32"], "expected three whole numbers such as 3,32,32, got '32'"),
+        (["resnet8", "--shape", "32"], "expected three whole numbers of 1 or more, such as 3,32,32, got '32'"),
         (["resnet8", "--batch-size", "0"], "expected a batch size"),
         (["rsenet8"], "Did you mean 'resnet8'?"),
     ],

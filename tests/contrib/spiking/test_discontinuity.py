@@ -165,7 +165,7 @@ def test_correlated_noise_fools_the_naive_dependence_and_not_the_discontinuity()
     ("options", "message"),
     [
         ({"window": 0.0}, "window must be > 0"),
-        ({"least": 2}, "least must be a whole number of windows >= 3"),
+        ({"least": 2}, "least must be a whole number >= 3"),
         ({"block": 0.03}, "block must hold some windows"),
         ({"shrinkage": -1.0}, "shrinkage must be a finite number >= 0"),
     ],
