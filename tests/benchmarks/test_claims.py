@@ -97,3 +97,11 @@ def test_committed_verdicts_follow_from_the_committed_trainings(tmp_path: Path) 
             assert (here.low, here.mean, here.high) == pytest.approx(
                 (there["low"], there["mean"], there["high"]), abs=1e-12
             )
+
+
+def test_the_table_of_the_mirrored_rule_in_the_readme_is_that_of_the_committed_results() -> None:
+    results = json.loads((ROOT / "benchmarks/results/local_rules.json").read_text(encoding="utf-8"))
+    _, _, *rows = script("local_rules")["claims"](results).splitlines()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(rows) == 15
+    assert [row for row in rows if row not in text] == []
