@@ -34,7 +34,7 @@ def list_folder(path: Path, split: str, evaluation: Sequence[str] = ("test", "va
         ConfigError: for what is missing: a folder, classes, images of a class, a class in one of the splits.
     """
     if not path.is_dir():
-        raise ConfigError(f"data: expected a folder of images, and {path} is none; check the path")
+        raise ConfigError(f"data: expected a folder of images, and {path.absolute()} is none; check the path")
     if not (path / "train").is_dir():
         raise ConfigError(f"data: expected {path / 'train'} with a folder for each class, and there is none")
     train, classes = list_classes(path / "train")

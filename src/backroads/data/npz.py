@@ -51,7 +51,9 @@ def open_npz(path: Path) -> Iterator[Mapping[str, Any]]:
         ConfigError: there is no such file, or it is none, or an array turns out to be damaged or pickled.
     """
     if not path.is_file():
-        raise ConfigError(f"data: expected a file that numpy.savez wrote, and {path} is none; check the path")
+        raise ConfigError(
+            f"data: expected a file that numpy.savez wrote, and {path.absolute()} is none; check the path"
+        )
     try:
         with path.open("rb") as file:  # numpy leaves the file of a broken archive open
             arrays = np.load(file, allow_pickle=False)
