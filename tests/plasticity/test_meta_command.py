@@ -37,6 +37,8 @@ def test_two_learners_are_trained_measured_analysed_and_shown_side_by_side(
     said = capsys.readouterr().out
     assert "flp: 3 tasks, continual, mean squared error" in said
     assert "n = 4 lifetimes of test, 95 % interval" in said
+    change = json.loads((tmp_path / "flp" / "analysis.json").read_text())["interference"]
+    assert f"its own task by {change['own']:+.3g} and that of others by {change['others']:+.3g}, as long" in said
     evaluation = json.loads((tmp_path / "oml" / "evaluation.json").read_text())
     assert list(evaluation["ways"]) == ["2", "3"]
     assert evaluation["environment"]["torch"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -170,7 +170,7 @@ def analyse(
         about: dict[str, Any] = {"probes": probes, "step": used.manifest.step, "environment": environment()}
         with progress() as report:
             found = analysis.analyse(network, untrained, tasks, split, lifetimes, report=report, **about)
-        print(json.dumps(found.interference))
+        print(f"{run.name}: {_interference(found.interference)}")
         _write(run, "analysis.json", found)
 
 
@@ -188,6 +188,18 @@ def report(
     with writing(target):
         write_meta_report(runs, target)
     print(target)
+
+
+def _interference(found: Mapping[str, float | None]) -> str:
+    """What a step does to losses, in words."""
+    own, others, down, down_others = (
+        "-" if (change := found.get(name)) is None else f"{change:+.3g}"
+        for name in ("own", "others", "gradient_own", "gradient_others")
+    )
+    return (
+        f"a step changes the loss of its own task by {own} and that of others by {others}, as long a one down the "
+        f"gradient by {down} and {down_others}"
+    )
 
 
 def _loaded(run: Path, which: Literal["best", "newest"]) -> Any:
