@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from backroads.cli import main
 from backroads.errors import ConfigError, RunError
 from backroads.search import promote as module
 from backroads.search.promote import fresh_seeds, promote, transfer
+from backroads.search.results import seconds_of
 from backroads.search.run import client_at, prepare, study_in
 from backroads.search.settings import resolve
 from backroads.search.space import DIMENSIONS, groups_of
@@ -173,3 +175,11 @@ def test_of_a_rule_of_ones_own_only_what_it_takes_varies(tmp_path: Path, monkeyp
     assert half == {"learning_rate", "backward_rate"}
     assert scaled == {"learning_rate", "backward_rate", "amp", "every"}
     assert some == named == set(vary)
+
+
+def test_the_time_of_a_search_is_that_in_which_a_trial_ran() -> None:
+    def at(*seconds: int) -> Any:
+        return tuple(datetime(2026, 1, 1) + timedelta(seconds=second) for second in seconds)
+
+    assert seconds_of([]) is None
+    assert seconds_of([(None, None), at(0, 10), at(5, 12), at(6, 8), at(100, 103)]) == 15

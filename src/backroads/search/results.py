@@ -6,6 +6,7 @@ import math
 import statistics
 import warnings
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,7 @@ def gather(client: StudyClient) -> SearchResults:
     by_group = {group: client.records(group) for group in client.groups}
     records = [record for own in by_group.values() for record in own]
     done = settled(records)
-    began = [record.trial.datetime_start for record in done if record.trial.datetime_start is not None]
-    ended = [record.trial.datetime_complete for record in done if record.trial.datetime_complete is not None]
+    spans = [(trial.datetime_start, trial.datetime_complete) for trial in (record.trial for record in done)]
     return SearchResults(
         kind="search",
         settings=client.config.as_toml(),
@@ -53,8 +53,17 @@ def gather(client: StudyClient) -> SearchResults:
         trials=tuple(_trial(record) for record in done),
         importances={group: found for group, own in by_group.items() if (found := _importances(client, group, own))},
         lost_attempts=sum(record.outcome in (LOST, RETRIED) for record in records),
-        seconds=(max(ended) - min(began)).total_seconds() if began and ended else None,
+        seconds=seconds_of(spans),
     )
+
+
+def seconds_of(spans: Iterable[tuple[datetime | None, datetime | None]]) -> float | None:
+    """How long some trial was under way, from when each began and ended; None without any. A search may rest."""
+    seconds, until = None, datetime.min
+    for began, ended in sorted((began, ended) for began, ended in spans if began is not None and ended is not None):
+        seconds = (seconds or 0.0) + max(0.0, (ended - max(began, until)).total_seconds())
+        until = max(until, ended)
+    return seconds
 
 
 def _group(client: StudyClient, group: str, records: list[Record]) -> SearchGroup:
