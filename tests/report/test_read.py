@@ -77,18 +77,18 @@ def test_a_run_that_has_not_begun_is_told_to_wait(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", FOLDERS)
-@pytest.mark.parametrize(("version", "said"), [(..., "without a version, from backroads 0.1"), (1, "of version 1")])
+@pytest.mark.parametrize(("version", "said"), [(..., "got None"), (1, "got 1")])
 def test_files_of_another_version_are_named(kind: str, version: Any, said: str, tmp_path: Path) -> None:
     folder = FOLDERS[kind]().write(tmp_path)
     change(folder / "results.json", version=version)
-    refused(folder, rf"results\.json: expected a file of version 2, but it is {said}")
+    refused(folder, rf"results\.json: expected a file of version 2, {said}")
     if (folder / "events.jsonl").exists():
         (folder / "results.json").unlink()
         first, *rest = (folder / "events.jsonl").read_text().splitlines(keepends=True)
         start = json.loads(first) | {"version": version}
         first = json.dumps({name: value for name, value in start.items() if value is not ...}) + "\n"
         (folder / "events.jsonl").write_text("".join([first, *rest]))
-        refused(folder, rf"events\.jsonl, line 1: expected a file of version 2, but it is {said}")
+        refused(folder, rf"events\.jsonl, line 1: expected a file of version 2, {said}")
 
 
 START = json.dumps({"event": "start", **as_data(training(epochs=1).of(Start)[0])}) + "\n"

@@ -232,9 +232,7 @@ def meta_train(
                 skipped_by_parameter=dict(arm.by_parameter),
                 seconds=time.perf_counter() - began,
             )
-            new = loop.resumed_from != (loop.step, len(loop.failed))
-            if loop.folder is not None and (new or not (path / "results.json").exists()):
-                loop.folder.results(results)
+            loop.end(results)
             return results
         finally:
             loop.close()

@@ -309,10 +309,9 @@ def _read_results(path: Path) -> Any:
 
 def _check_version(data: Mapping[str, Any], where: object) -> None:
     if data.get("version") != schema.VERSION:
-        came = f"of version {data['version']}" if "version" in data else "without a version, from backroads 0.1"
         raise ConfigError(
-            f"{where}: expected a file of version {schema.VERSION}, but it is {came}: make its report with the version "
-            "of backroads that wrote it, or run its command again"
+            f"{where}: expected a file of version {schema.VERSION}, got {data.get('version')}: make its report with "
+            "the version of backroads that wrote it, or run its command again"
         )
 
 

@@ -93,8 +93,10 @@ def _half(interval: float | None) -> str:
 def _ranking(
     ranked: Sequence[SearchGroup], complete: Sequence[SearchTrial], promotion: Promotion, low: float
 ) -> list[Block]:
-    rows_tested = _tested(ranked, promotion)
-    tested = {row.group: Cell(text.percent(row.mean), _half(row.interval).strip()) for row in rows_tested}
+    tested = {
+        group: Cell(text.percent(row.mean), _half(row.interval).strip())
+        for group, row in _tested(ranked, promotion).items()
+    }
     rows = list[list[Cell | str]]()
     for group in ranked:
         values = sorted(trial.value or 0.0 for trial in complete if trial.group == group.group)
@@ -114,10 +116,10 @@ def _ranking(
     return [Table([*heads, "Complete", "Pruned", "Failed", "All trials"], rows), Pairs(list(words.items()))]
 
 
-def _tested(groups: Sequence[SearchGroup], promotion: Promotion) -> list[PromotedTrial]:
+def _tested(groups: Sequence[SearchGroup], promotion: Promotion) -> dict[str, PromotedTrial]:
     """Of each group the trial that was best in the search, if it was trained again."""
     best = {(group.group, group.best_number) for group in groups}
-    return [row for row in promotion.rows if (row.group, row.number) in best]
+    return {row.group: row for row in promotion.rows if (row.group, row.number) in best}
 
 
 def _every(values: Sequence[Any], most: int = MOST) -> Sequence[Any]:
@@ -138,7 +140,7 @@ def _scores(results: SearchResults, promotion: Promotion) -> tuple[Scores, bool]
         found = sorted(0.0 if accuracy is None else accuracy for accuracy in accuracies)
         return None if 2 * accuracies.count(None) >= len(accuracies) else statistics.median(found)
 
-    tested = {row.group: median(row.accuracies) for row in _tested(results.groups, promotion)}
+    tested = {group: median(row.accuracies) for group, row in _tested(results.groups, promotion).items()}
     whole = all(group.group in tested for group in results.groups)
     return {frozenset(g.subset or ()): tested[g.group] if whole else g.best for g in results.groups}, whole
 

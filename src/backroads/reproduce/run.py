@@ -22,7 +22,7 @@ from backroads.reproduce.outcome import known_beside
 from backroads.reproduce.storage import exchange, taken
 from backroads.reproduce.verdict import decide, is_decisive, lines, verdict_of
 from backroads.runs.environment import environment
-from backroads.runs.files import folder_within, free_name, write_atomically, write_json
+from backroads.runs.files import folder_within, free_name, make_folder, write_atomically, write_json
 from backroads.runs.folder import CONFIG, ENVIRONMENT, RESULTS
 from backroads.runs.lock import InUseError, locked
 from backroads.runs.pool import in_processes
@@ -58,10 +58,7 @@ def begin(campaign: Campaign, out: Path, *, resume: bool) -> None:
         RunError: the folder cannot be written into.
     """
     settings = settings_of(campaign)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"out: cannot make the folder {out}: {error.strerror}; choose another place") from None
+    make_folder(out)
     with locked(out, patience=30.0):  # several that begin at the same time take turns
         if (out / CONFIG).exists():
             old = read_toml(out / CONFIG)

@@ -24,6 +24,14 @@ def write_json(path: Path, data: Any, indent: int | None = 2) -> None:
     write_atomically(path, json.dumps(as_data(data), indent=indent) + "\n")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for what a command writes; raises ConfigError where it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out: cannot make the folder {path}: {error.strerror}; choose another place") from None
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file aside, wait until it is on the disk, and rename it: a reader sees the old content or the new.
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import tomli_w
 
 from backroads.errors import ConfigError
-from backroads.runs.files import folder_within, free_name, open_plain, write_atomically, write_json
+from backroads.runs.files import folder_within, free_name, make_folder, open_plain, write_atomically, write_json
 from backroads.runs.lock import LOCK, locked
 from backroads.runs.schema import Event, Saved, as_data
 
@@ -44,10 +44,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._open = contextlib.ExitStack()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"out: cannot make the folder {path}: {error.strerror}; choose another place") from None
+        make_folder(path)
         self._open.enter_context(locked(path))
 
     # -- a new run ------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from backroads.errors import ConfigError, DivergedError, RunError
 from backroads.runs import checkpoint
 from backroads.runs.arm import Arm
 from backroads.runs.environment import environment
-from backroads.runs.folder import CONFIG, RESTART, RunFolder
+from backroads.runs.folder import CONFIG, RESTART, RESULTS, RunFolder
 from backroads.runs.manifest import steps_in
 from backroads.runs.progress import Progress, Report
 from backroads.runs.runtime import Runtime, is_lost_process
@@ -211,6 +211,12 @@ class Loop:
         if self.folder is not None:
             self.folder.system(Stopped(self.step, signal))
         return signal
+
+    def end(self, results: Any) -> None:
+        """Write the results, unless the run had ended before and they are there."""
+        ended = self.resumed_from == (self.step, len(self.failed))
+        if self.folder is not None and not (ended and (self.folder.path / RESULTS).exists()):
+            self.folder.results(results)
 
     def _due(self, every: float | None) -> bool:
         """Whether a multiple of ``every`` was reached with the last step."""

@@ -17,7 +17,6 @@ from backroads.errors import ConfigError, RunError
 from backroads.runs.environment import environment
 from backroads.runs.files import open_plain, write_atomically, write_json
 from backroads.runs.folder import RESULTS
-from backroads.runs.groups import groups
 from backroads.runs.lock import LOCK, locked
 from backroads.runs.progress import Progress, Report
 from backroads.runs.settings import check_resume, read_run
@@ -91,15 +90,8 @@ def prepare(config: SearchSettings, folder: Path) -> tuple[SearchSettings, str]:
 
 
 def load_settings(folder: Path) -> SearchSettings:
-    """The settings of the study in ``folder``; raises ConfigError if it holds none, or those of another version."""
-    found = read_run(folder, "study")
-    flat = [name for name in groups(SearchSettings) if not isinstance(found.get(name, {}), dict)]
-    if flat:
-        raise ConfigError(
-            f"study: {folder} has the settings of backroads 0.1, which knew no table [{flat[0]}]: go on with that "
-            "version, or read the page report.html, if it is there"
-        )
-    return _without_password(resolve(found))
+    """The settings of the study in ``folder``; raises ConfigError if it holds none."""
+    return _without_password(resolve(read_run(folder, "study")))
 
 
 def _without_password(config: SearchSettings) -> SearchSettings:

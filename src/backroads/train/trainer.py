@@ -122,9 +122,7 @@ def run_arms(
                 corrupt_examples=dict(data.train.corrupt),
                 seconds=time.perf_counter() - began,
             )
-            new = loop.resumed_from != (loop.step, len(loop.failed))
-            if loop.folder is not None and (new or not (path / "results.json").exists()):
-                loop.folder.results(results)
+            loop.end(results)
             return results
         finally:
             loop.close()

@@ -185,8 +185,8 @@ def _backward(ctx: Any, dy: Tensor, e: Tensor | None = None) -> tuple[Any, ...]:
     call, state = ctx.call, dict(zip(ctx.call.names, tensors, strict=True))
     rule = call.rule
     if call.counts and call.memory is not None:
-        taught = next((tensor for name, tensor in state.items() if needs[_FIXED + call.names.index(name)]), None)
-        if taught is not None and not call.memory.count(torch._C._current_graph_task_id(), taught):
+        taught = next(tensor for name, tensor in state.items() if needs[_FIXED + call.names.index(name)])
+        if not call.memory.count(torch._C._current_graph_task_id(), taught):
             rule = rule.without_own()
     step = LayerStep(
         op=call.op,

@@ -227,7 +227,7 @@ class AlignedLayer(WithRule, torch.nn.Module):
                 feedback = rule.feedback(W, state)
         known = None if traced() else memory
         in_effect = self._in_effect[active]
-        made = propagate(x, W, self.bias, self.operator, in_effect, tensors, feedback, known, bool(taught))
+        made = propagate(x, W, self.bias, self.operator, in_effect, tensors, feedback, known, bool(taught and tensors))
         return attach_carrier(*made) if rule.broadcasts else made
 
     def _taught(self, gradients: bool, state: State) -> list[Tensor]:

@@ -77,23 +77,14 @@ class Operations(Part):
                     )
             elif not isinstance(value, bool):
                 raise RuleError(f"Operations: {field.name} must be True or False, got {value!r}")
+        others = {field.name for field in dataclasses.fields(self)} - {"activation", *ON_INPUT}
+        # Made once, as it is asked for in every pass of every layer.
+        object.__setattr__(self, "_only_on_input", not any(getattr(self, name) for name in others))
 
     @property
     def only_on_input(self) -> bool:
-        """Whether nothing is done but to the input. Written out, as it is asked in every pass of every layer."""
-        return not (
-            self.use_bias_forward
-            or self.use_bias_backward
-            or self.activation_forward
-            or self.activation_backward
-            or self.center_forward_output
-            or self.normalize_forward_output
-            or self.batch_center_forward_output
-            or self.center_backward_output
-            or self.normalize_backward_output
-            or self.reconstruction_reversal
-            or self.reconstruction_amp
-        )
+        """Whether nothing is done but to the input."""
+        return self._only_on_input  # type: ignore[attr-defined, no-any-return]
 
     def on_input(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs of the W and of the B projection. x: (N, ...)."""
