@@ -75,7 +75,7 @@ def outcome(folder: Path, kind: str, *, analysed: bool = False) -> Outcome:
         (found,) = evaluation.ways.values()
         values = of_lifetimes(found)
         if analysed:
-            values |= _of_analysis(_ANALYSIS.validate_json((folder / names[2]).read_bytes(), strict=True))
+            values |= of_analysis(_ANALYSIS.validate_json((folder / names[2]).read_bytes(), strict=True))
     except (ValidationError, ValueError, OSError) as error:
         return Outcome("damaged", problem=f"{folder}: {str(error).splitlines()[0]}")
     return Outcome(results.status, values, results.reason or "")
@@ -105,7 +105,8 @@ def of_lifetimes(found: Lifetimes) -> Values:
     return {"score": -math.log(found.mean) if found.mean else None, "retention": kept}
 
 
-def _of_analysis(found: MetaAnalysis) -> Values:
+def of_analysis(found: MetaAnalysis) -> Values:
+    """Numbers of a comparison of updates with gradients: means over layers, steps and lifetimes."""
     layers: Any = found.update_angle.get("step", {})
     angles = [angle for layer in layers.values() for angle in layer if angle is not None]
     return {
