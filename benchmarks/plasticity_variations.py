@@ -4,8 +4,8 @@
 
 The claims L1 and L5 are about FLP with the settings of the recipes ``sinusoid-small`` and ``omniglot-small``. Here its
 signal, strength, plasticity and depth, the order of the tasks and the front are others; each is meta-trained with
-plasticity in all layers that the recipe does not freeze and with plasticity in the output layer alone, and tested on the
-test split. Meta-trainings are shorter than those of the claims: half as long on Omniglot, a quarter on sinusoids.
+plasticity in all layers that the recipe does not freeze and with plasticity in the output layer alone, and tested on
+the test split. Meta-trainings are shorter than those of the claims: half as long on Omniglot, a quarter on sinusoids.
 """
 
 from __future__ import annotations
