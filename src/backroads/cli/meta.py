@@ -19,6 +19,7 @@ from backroads.cli.shared import (
     Out,
     Restart,
     Resume,
+    Root,
     folder_of,
     is_first_process,
     leave,
@@ -94,6 +95,7 @@ def evaluate(
     checkpoint: Which = "best",
     split: SplitName = "test",
     lifetimes: Lifetimes = 200,
+    root: Root = None,
     ways: Annotated[
         list[int] | None,
         Parameter(
@@ -118,7 +120,7 @@ def evaluate(
     from backroads.runs.results import MetaEvaluation
 
     for run in runs:
-        network, tasks, found = _loaded(run, checkpoint)
+        network, tasks, found = _loaded(run, checkpoint, root)
         step = found.manifest.step
         if rates:
             chosen = choose_rate(network, tasks, rates, min(lifetimes, 50))
@@ -151,6 +153,7 @@ def analyse(
     checkpoint: Which = "best",
     split: SplitName = "test",
     lifetimes: Lifetimes = 10,
+    root: Root = None,
     probes: Annotated[
         int,
         Parameter(help="Steps of each lifetime at which updates and gradients are compared.", validator=Number(gte=1)),
@@ -165,7 +168,7 @@ def analyse(
     from backroads.runs.environment import environment
 
     for run in runs:
-        network, tasks, used = _loaded(run, checkpoint)
+        network, tasks, used = _loaded(run, checkpoint, root)
         untrained = MetaNetwork(network.config, tasks.shape)
         about: dict[str, Any] = {"probes": probes, "step": used.manifest.step, "environment": environment()}
         with progress() as report:
@@ -202,11 +205,11 @@ def _interference(found: Mapping[str, float | None]) -> str:
     )
 
 
-def _loaded(run: Path, which: Literal["best", "newest"]) -> Any:
+def _loaded(run: Path, which: Literal["best", "newest"], root: str | None) -> Any:
     """Network, tasks and checkpoint of a run; prints which weights these are."""
     from backroads.plasticity.trainer import load_run
 
-    network, tasks, found = load_run(run, which)
+    network, tasks, found = load_run(run, which, root)
     print_passed_over(found.passed_over)
     print(f"{run.name}: {which} weights, of meta-step {found.manifest.step} of {network.config.meta.meta_steps}")
     return network, tasks, found

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from backroads.cli.shared import Trust, writing
+from backroads.cli.shared import Root, Trust, writing
 from backroads.errors import ConfigError
 
 Which = Annotated[
@@ -26,6 +26,7 @@ def evaluate(
         Literal["test", "validation"] | None,
         Parameter(help="What to evaluate on; by default the test split, unless the run did not read it."),
     ] = None,
+    root: Root = None,
     trust: Trust = False,
 ) -> None:
     """Evaluate a run's model: loss, top-1 and top-5 over every image once."""
@@ -39,7 +40,7 @@ def evaluate(
     from backroads.train.step import evaluate as measure
     from backroads.train.step import of_six_views
 
-    config = load_config(run, trust=trust)
+    config = load_config(run, root, trust=trust)
     split = split or ("validation" if config.data.split == "validation" else "test")
     if split == "validation" and config.data.split == "test":
         raise ConfigError("split: expected 'test', as this run trained on the whole training split, got 'validation'")
@@ -69,6 +70,7 @@ def export(
     out: Annotated[Path | None, Parameter(help="New folder to write into; by default RUN/export.")] = None,
     checkpoint: Which = "last",
     program: Annotated[bool, Parameter(help="Write a torch.export program, model.pt2, as well.")] = True,
+    root: Root = None,
     trust: Trust = False,
 ) -> None:
     """Write a run's model as plain torch weights (safetensors) and as a torch.export program."""
@@ -78,7 +80,7 @@ def export(
 
     folder = out if out is not None else folder_within(run, "export")
     with writing(folder):
-        about = write(run, folder, checkpoint, program=program, trust=trust)
+        about = write(run, folder, checkpoint, program=program, root=root, trust=trust)
     print_passed_over(about["passed_over"])
     print(f"{about['model']} of step {about['step']} (bit-identical outputs): {folder}")
 

@@ -40,6 +40,10 @@ Restart = Annotated[
         help="Set aside what is in the folder of --out, under a new name within it, and start anew with its settings.",
     ),
 ]
+Root = Annotated[
+    str | None,
+    Parameter(help="Folder of the data, as --root of the training, if they no longer lie where that found them."),
+]
 Trust = Annotated[
     bool,
     Parameter(

@@ -303,9 +303,13 @@ def _check(config: MetaConfig) -> None:
         raise ConfigError("\n".join(found))
 
 
-def load_config(run: Path) -> MetaConfig:
-    """The settings of a meta-training from its folder; raises ConfigError for a folder that is none."""
+def load_config(run: Path, root: str | None = None) -> MetaConfig:
+    """The settings of a meta-training from its folder, with ``root`` as that of the data, if it is given.
+
+    Raises:
+        ConfigError: for a folder that is none.
+    """
     given = read_run(run)
     if "learner" not in given:
         raise ConfigError(f"expected the folder of a meta-training, and {run} is another run's")
-    return resolve(given)
+    return resolve(given, {} if root is None else {"root": root})

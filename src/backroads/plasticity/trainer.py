@@ -238,19 +238,22 @@ def meta_train(
             loop.close()
 
 
-def load_run(path: Path, which: Literal["newest", "best"]) -> tuple[MetaNetwork, Tasks, checkpoint.Checkpoint]:
+def load_run(
+    path: Path, which: Literal["newest", "best"], root: str | None = None
+) -> tuple[MetaNetwork, Tasks, checkpoint.Checkpoint]:
     """The network of a run on the CPU, its tasks, and the checkpoint it came from.
 
     Args:
         path: the run's folder.
         which: checkpoint, the "newest" whole one or the "best" on validation tasks.
+        root: folder of the data in place of the one in the settings.
 
     Raises:
         ConfigError: there is no such run.
         StateError: it has no whole checkpoint, or one that does not fit the network of its settings.
         RunError: its weights are not finite.
     """
-    config, folder = load_config(path), path / "checkpoints"
+    config, folder = load_config(path, root), path / "checkpoints"
     found = checkpoint.load_last(folder) if which == "newest" else checkpoint.load_best(folder)
     checkpoint.require_finite(found.model, found.path)
     tasks = load_tasks(config)

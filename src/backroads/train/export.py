@@ -31,7 +31,15 @@ class Prediction(torch.nn.Module):
         return self.method.predict(self.model, x)
 
 
-def export(run: Path, out: Path, which: str = "last", *, program: bool = True, trust: bool = False) -> dict[str, Any]:
+def export(
+    run: Path,
+    out: Path,
+    which: str = "last",
+    *,
+    program: bool = True,
+    root: str | None = None,
+    trust: bool = False,
+) -> dict[str, Any]:
     """Write ``model.safetensors`` (plain torch names, no backward weights), ``model.json`` and ``model.pt2``.
 
     The outputs of the plain model are compared with the method's predictions, bit for bit, before anything is written.
@@ -41,6 +49,7 @@ def export(run: Path, out: Path, which: str = "last", *, program: bool = True, t
     Args:
         run: folder of the run. out: folder to write into. which: "last", or "best" on the validation part.
         program: also torch.export.
+        root: folder of the data in place of the one in the settings; one batch is compared.
         trust: whether the run's settings may name code outside of the package, which is then run.
 
     Returns:
@@ -54,7 +63,7 @@ def export(run: Path, out: Path, which: str = "last", *, program: bool = True, t
     taken = [name for name in names if os.path.lexists(out / name)]
     if taken:
         raise ConfigError(f"out: {out} has {', '.join(taken)} already; choose another folder, nothing was overwritten")
-    config = load_config(run, trust=trust)
+    config = load_config(run, root, trust=trust)
     model, dataset, found = load_model(run, config, which)
     method = method_of(config)
     x = next(iter(dataset.evaluate.eval_batches(4)))[0]

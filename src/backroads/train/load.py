@@ -23,11 +23,12 @@ OTHERS = {
 }
 
 
-def load_config(run: Path, *, trust: bool = False) -> TrainSettings:
+def load_config(run: Path, root: str | None = None, *, trust: bool = False) -> TrainSettings:
     """The settings of a run.
 
     Args:
-        run: its folder. trust: whether they may name code outside of the package, which a model made of them runs.
+        run: its folder. root: folder of the data in place of the one in the settings.
+        trust: whether they may name code outside of the package, which a model made of them runs.
 
     Raises:
         ConfigError: for a folder that is none, and for settings that need ``trust``.
@@ -36,7 +37,7 @@ def load_config(run: Path, *, trust: bool = False) -> TrainSettings:
     for table, kind in OTHERS.items():
         if table in data:
             raise ConfigError(f"expected the folder of a training, and {run} is that of a {kind}")
-    config = resolve(data)
+    config = resolve(data, {} if root is None else {"root": root})
     check_trusted(config.model_dump(), run, trust=trust)
     return config
 
