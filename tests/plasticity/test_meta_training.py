@@ -25,6 +25,7 @@ from backroads.plasticity.rule import LocalRule
 from backroads.plasticity.settings import IMAGES, LEARNERS, MetaConfig, resolve
 from backroads.plasticity.tasks.episode import Episodes, Tasks
 from backroads.plasticity.tasks.load import load_tasks
+from backroads.plasticity.tasks.sinusoids import Sinusoids
 from backroads.plasticity.trainer import MetaTraining, load_run, meta_gradient, meta_train, not_finite
 from backroads.reproduce.outcome import of_lifetimes
 from backroads.runs import checkpoint
@@ -411,6 +412,12 @@ def test_lifetimes_that_explode_are_not_left_out_where_something_is_chosen() -> 
     assert Measured([1.0, 3.0], [[2.0]], accuracy=False).quality == -2.0
     assert Measured([], [], accuracy=False).quality == -math.inf
     assert of_lifetimes(Measured([0.75, math.nan, 0.75], [[0.75]], accuracy=True).summary(0))["score"] == 0.5
+    # An error counts as that of who answers 0 to sinusoids, which has the mean of y^2.
+    y = Sinusoids(resolve({}).task, seed=0).episodes("test", 0, 100).y_query
+    zero = math.exp(-(of_lifetimes(Measured([math.nan], [[math.nan]], accuracy=False).summary(0))["score"] or 0.0))
+    assert zero == pytest.approx(float(y.square().mean()), rel=0.05)
+    half = of_lifetimes(Measured([math.nan, 0.5], [[0.5]], accuracy=False).summary(0))["score"]
+    assert half == pytest.approx(-math.log((zero + 0.5) / 2))
 
 
 def test_the_course_of_a_lifetime_ends_in_its_score_and_is_the_same_in_any_batch() -> None:
