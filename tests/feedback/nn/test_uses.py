@@ -218,3 +218,23 @@ class Unrolled(torch.nn.Module):
         for _ in range(self.uses):
             h = self.cell(h) + x
         return self.readout(h)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("name", UNTIED)
+def test_gradients_of_the_input_alone_are_no_uses(name, set_to_none):
+    """As of adversarial examples: torch.autograd.grad before each part of a batch brings no gradient to B."""
+    nets = [small_network(RULES[name]) for _ in range(2)]
+    for step in range(2):
+        for net in nets:
+            net.zero_grad(set_to_none=set_to_none)
+        for part in range(2):
+            x, y = batch(seed=2 * step + part)
+            loss = torch.nn.functional.cross_entropy(nets[1](x.requires_grad_()), y)
+            torch.autograd.grad(loss, x)
+            for net in nets:
+                torch.nn.functional.cross_entropy(net(x.detach()), y).backward()
+        for (key, p), (_, q) in zip(nets[0].named_parameters(), nets[1].named_parameters(), strict=True):
+            torch.testing.assert_close(
+                p.grad, q.grad, rtol=1e-12, atol=1e-14, msg=lambda text, key=key: f"{key}: {text}"
+            )
