@@ -40,6 +40,7 @@ VARIATIONS: dict[str, dict[str, Data]] = {
         "strength 0.5": {"initial_strength": 0.5},
         "plasticity x 3.3": {"initial_plasticity": 0.01},
         "hidden plasticity x 10": {"hidden_multiplier": 10.0},
+        "hidden plasticity / 10": {"hidden_multiplier": 0.1},
     },
     "sinusoid": {
         AS_IT_IS: {},
@@ -49,6 +50,7 @@ VARIATIONS: dict[str, dict[str, Data]] = {
         "strength 0.3": {"initial_strength": 0.3},
         "plasticity / 3": {"initial_plasticity": 1.0},
         "hidden plasticity x 10": {"hidden_multiplier": 1.0},
+        "hidden plasticity / 10": {"hidden_multiplier": 0.01},
     },
 }
 # What these change is in hidden layers that do not change where the output layer alone does.
@@ -58,6 +60,7 @@ OF_HIDDEN_LAYERS = {
     "strength 0.5",
     "strength 0.3",
     "hidden plasticity x 10",
+    "hidden plasticity / 10",
 }
 
 

@@ -60,10 +60,10 @@ def step_time() -> str:
     return "\n\n".join(parts)
 
 
-def lifetime_speed() -> str:
-    """What part of a large product's speed lifetimes reach, from ``benchmarks/lifetime_speed.py``."""
-    where = results("lifetime_speed")["environment"]
-    return f"{table_of('lifetime_speed')}\n\n{source('python benchmarks/' + where['command'], where)}"
+def lifetime_speed(file: str = "lifetime_speed") -> str:
+    """What part of a large product's speed lifetimes reach, from ``benchmarks/lifetime_speed.py``; of one machine."""
+    where = results(file)["environment"]
+    return f"{table_of('lifetime_speed', file=file)}\n\n{source('python benchmarks/' + where['command'], where)}"
 
 
 def front_speed() -> str:
