@@ -216,7 +216,7 @@ class AlignedLayer(WithRule, torch.nn.Module):
         taught, memory, repeated = self._taught(gradients, state), self.memory, recomputing()
         first = not taught or (not repeated and memory.begins(taught))
         if taught and first and training:
-            memory.last = memory.before + memory.uses * memory.wanted
+            memory.last = memory.before + memory.uses
         use = Use(self.operator, x, W, memory, training, repeated, first, self._factor)
         active, tensors = rule.begin(use, state)
         if taught and training and not repeated:

@@ -22,8 +22,9 @@ class Memory:
         late: what the last pass saw of W.
         backward: number of the backward pass that is, or was last, under way.
         uses: how often the layer was used in what that went through.
-        wanted: whether that brings gradients to what the rule teaches; torch.autograd.grad of an input brings none.
         before: how often in earlier backward passes of the same step, whose gradients are there (accumulation).
+        landed: how often in those of them that brought gradients to what is averaged; torch.autograd.grad of an input
+            brings none. lands: whether the pass under way has brought some.
         last: how often in the whole step before.
         version: of a tensor that the rule teaches, at the last backward pass, as torch counts its changes: it moves
             when an optimiser steps. seen: the sum for all of them, at the last forward pass of training; -1: there was
@@ -40,8 +41,8 @@ class Memory:
         self.place = 0
         self.late: Tensor | None = None
         self.backward = self.version = self.seen = self.passed = -1
-        self.uses = self.before = self.last = 0
-        self.wanted = True
+        self.uses = self.before = self.landed = self.last = 0
+        self.lands = False
         self.weighted = False
         self.carried: list[Tensor] | None = None
 
@@ -68,9 +69,10 @@ class Memory:
         """
         if backward != self.backward:
             stepped = taught.grad is None or taught._version != self.version
-            self.before = 0 if stepped else self.before + self.uses * self.wanted
+            self.before = 0 if stepped else self.before + self.uses
+            self.landed = 0 if stepped else self.landed + self.uses * self.lands
+            self.lands = False
             self.uses, self.backward, self.version = 0, backward, taught._version
-            self.wanted = not taught._backward_hooks  # without a hook nothing says so
         self.uses += 1
         return self.uses == 1 and (self.weighted or not self.before)
 
@@ -83,8 +85,8 @@ class Memory:
         Returns:
             None where that is the sum itself. A factor of the user's makes it the mean over this pass alone.
         """
-        self.wanted = True
-        before = 0 if self.weighted else self.before
+        self.lands = True
+        before = 0 if self.weighted else self.landed
         if before + self.uses == 1:
             return None
         if before and taught.grad is not None:
