@@ -10,19 +10,19 @@ the test split. Meta-trainings are shorter than those of the claims: half as lon
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import math
-import statistics
 from pathlib import Path
 
-from grid import Arm, Data, markdown, parser, run_grid
+from grid import Arm, Data, gap_of, markdown, parser, run_grid, spread
 from meta_rates import meta_training, summary
 
 from backroads.plasticity.analysis import analyse
 from backroads.plasticity.network import MetaNetwork
 from backroads.plasticity.trainer import load_run
-from backroads.reproduce.outcome import of_analysis
-from backroads.runs.statistics import paired
+from backroads.reproduce.outcome import of_analysis, of_lifetimes
+from backroads.runs.schema import Lifetimes
+from backroads.runs.statistics import estimate, paired
 
 LEARNERS = ("flp", "flp_output_only")
 TASKS: dict[str, Data] = {
@@ -84,10 +84,10 @@ def measured(arm: Arm, seed: int, folder: Path, machine: Data, *, lifetimes: int
 
 
 def score(run: Data) -> float | None:
-    """Points of accuracy, or minus the logarithm of the mean squared error."""
-    if run["mean"] is None:
-        return None
-    return 100 * run["mean"] if run["measure"] == "accuracy" else -math.log(run["mean"])
+    """As in the claims: points of accuracy, or minus the logarithm of the mean squared error."""
+    known = {field.name for field in dataclasses.fields(Lifetimes)}
+    found = of_lifetimes(Lifetimes(**{name: value for name, value in run.items() if name in known}))["score"]
+    return found if found is None or run["measure"] != "accuracy" else 100 * found
 
 
 def table(results: Data) -> str:
@@ -103,23 +103,15 @@ def table(results: Data) -> str:
         seeds = sorted(flp.keys() & alone.keys(), key=int)
         if seeds:
             gap = paired([score(flp[seed]) for seed in seeds], [score(alone[seed]) for seed in seeds])
-            shown = "-" if gap.mean is None else f"{gap.mean:+.2f}"
-            if gap.mean is not None and gap.half is not None:
-                shown += f" [{gap.mean - gap.half:+.2f}, {gap.mean + gap.half:+.2f}]"
-            means = [mean_of([score(runs[seed]) for seed in seeds]) for runs in (flp, alone)]
+            means = [spread(estimate(score(runs[seed]) for seed in seeds).mean, None, 1) for runs in (flp, alone)]
+            shown = gap_of({"gap_points": gap.mean, "gap_half": gap.half})
             steps = [
-                mean_of([flp[seed]["interference"].get(name) for seed in seeds], "+")
+                spread(estimate(flp[seed]["interference"].get(name) for seed in seeds).mean, None, 1, sign="+")
                 for name in ("own", "others", "gradient_own", "gradient_others")
             ]
             cells.append([task, variation, *means, shown, *steps, str(len(seeds))])
     head = ["task", "variation", "FLP", "output alone", "difference", "own", "others", "own, gradient"]
     return markdown([*head, "others, gradient", "seeds"], cells)
-
-
-def mean_of(numbers: list[float | None], sign: str = "") -> str:
-    """Of the numbers that there are."""
-    there = [number for number in numbers if number is not None]
-    return f"{statistics.fmean(there):{sign}.2f}" if there else "-"
 
 
 def main() -> None:

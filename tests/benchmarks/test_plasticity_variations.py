@@ -11,7 +11,10 @@ from scripts import script
 
 def arm(task: str, variation: str, learner: str, by_seed: dict[int, float], measure: str) -> dict[str, Any]:
     steps = {"own": -2.0, "others": 0.5, "gradient_own": -1.0, "gradient_others": 4.0}
-    seeds = {str(seed): {"mean": mean, "measure": measure, "interference": steps} for seed, mean in by_seed.items()}
+    seeds = {
+        str(seed): {"mean": mean, "measure": measure, "lifetimes": 4, "skipped": 0, "interference": steps}
+        for seed, mean in by_seed.items()
+    }
     return {"labels": {"experiment": task, "variation": variation, "learner": learner}, "seeds": seeds}
 
 
@@ -38,7 +41,9 @@ def test_what_concerns_hidden_layers_alone_is_trained_once_and_compared_with_the
     assert head.count("|") == sinusoid.count("|")
 
 
-def test_an_error_that_is_not_finite_has_no_score() -> None:
+def test_lifetimes_that_exploded_count_as_in_the_claims() -> None:
     score = script("plasticity_variations")["score"]
-    assert score({"mean": None, "measure": "mean squared error"}) is None
-    assert score({"mean": 0.25, "measure": "accuracy"}) == pytest.approx(25.0)
+    # Half of them with the error of answering 0 to sinusoids: half of the mean of A^2, for A uniform in [0.1, 5.1).
+    half = {"mean": 0.5, "measure": "mean squared error", "lifetimes": 4, "skipped": 2}
+    assert math.exp(-score(half)) == pytest.approx((0.5 + (5.1**3 - 0.1**3) / 30) / 2)
+    assert score({**half, "measure": "accuracy"}) == pytest.approx(25.0)
